@@ -1,0 +1,1 @@
+"""Merge fine-tuned models with every trade-off in view."""
