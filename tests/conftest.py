@@ -1,0 +1,18 @@
+"""Fixtures that every folder of tests may use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.tiny import build_tiny_zoo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def tiny_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the demo zoo's format with one tiny CLIP and three fine-tuned towers."""
+    return build_tiny_zoo(tmp_path_factory.mktemp("tiny-zoo"))
