@@ -1,0 +1,104 @@
+"""The store's longer queries, and how their results become rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from sqlalchemy import Select, distinct, func, select
+
+from mapmerge_core.studies.rows import PickRow, RunRow, RunStatus, StudyRow
+from mapmerge_core.studies.spec import RunSettings, Source, StudySpec
+from mapmerge_core.studies.tables import Evaluation, Pick, Run, Study
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+
+def select_studies() -> Select[Any]:
+    """Studies, each with its counts, its latest run's status and evaluation's time (see ``study_row``)."""
+    evaluations = Evaluation.study_id == Study.id
+    latest = select(Run.status).where(Run.study_id == Study.id).order_by(Run.id.desc()).limit(1)
+    return select(
+        Study,
+        select(func.count(distinct(Evaluation.c)))
+        .where(evaluations, Evaluation.split == "val")
+        .scalar_subquery(),
+        select(func.count()).where(evaluations).scalar_subquery(),
+        select(func.count()).where(Run.study_id == Study.id).scalar_subquery(),
+        select(func.count()).where(Pick.study_id == Study.id).scalar_subquery(),
+        latest.scalar_subquery(),
+        select(func.max(Evaluation.created)).where(evaluations).scalar_subquery(),
+    )
+
+
+def study_row(
+    study: Study,
+    n_points: int,
+    n_evaluations: int,
+    n_runs: int,
+    n_picks: int,
+    status: RunStatus | None,
+    changed: datetime | None,
+) -> StudyRow:
+    """One result of ``select_studies``."""
+    return StudyRow(
+        id=study.id,
+        name=study.name,
+        spec=StudySpec.from_dict(study.spec),
+        sources=tuple(source_from_dict(source) for source in study.sources),
+        created=study.created,
+        n_points=n_points,
+        n_evaluations=n_evaluations,
+        n_runs=n_runs,
+        n_picks=n_picks,
+        status=status,
+        changed=changed or study.created,
+    )
+
+
+def select_runs() -> Select[Any]:
+    """Runs, each with the number of its measurements and the seconds they took (see ``run_row``)."""
+    mine = Evaluation.run_id == Run.id
+    return select(
+        Run,
+        select(func.count()).where(mine).scalar_subquery(),
+        select(func.coalesce(func.sum(Evaluation.seconds), 0.0)).where(mine).scalar_subquery(),
+    )
+
+
+def run_row(run: Run, n_evaluations: int, seconds: float) -> RunRow:
+    """One result of ``select_runs``."""
+    return RunRow(
+        id=run.id,
+        study_id=run.study_id,
+        method=run.method,
+        settings=RunSettings(**run.settings),
+        status=cast("RunStatus", run.status),
+        error=run.error,
+        created=run.created,
+        started=run.started,
+        finished=run.finished,
+        n_evaluations=n_evaluations,
+        seconds=seconds,
+    )
+
+
+def pick_row(pick: Pick) -> PickRow:
+    """A pick that no longer depends on its session."""
+    return PickRow(pick.id, pick.study_id, pick.c, pick.how, pick.name, pick.shortlisted, pick.created)
+
+
+def source_to_dict(source: Source) -> dict[str, Any]:
+    """Plain values for JSON."""
+    return {
+        "role": source.role,
+        "path": str(source.path),
+        "sha256": source.sha256,
+        "n_bytes": source.n_bytes,
+    }
+
+
+def source_from_dict(values: dict[str, Any]) -> Source:
+    """The source that ``source_to_dict`` described."""
+    return Source(values["role"], Path(values["path"]), values["sha256"], values["n_bytes"])

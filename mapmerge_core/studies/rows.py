@@ -1,0 +1,108 @@
+"""What the store hands out: frozen rows that outlive the database session, for any thread to read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    import numpy as np
+
+    from mapmerge_core.studies.spec import RunSettings, Source, StudySpec
+
+RunStatus = Literal["queued", "running", "stopped", "interrupted", "done", "failed"]
+Split = Literal["val", "test"]
+
+
+@dataclass(frozen=True, eq=False)
+class StudyRow:
+    """A study.
+
+    Attributes:
+        sources: Its files as they were when it was created.
+        n_points: Different c with a validation value.
+        n_evaluations: Measurements, on either split.
+        n_runs: Runs, whatever their state.
+        n_picks: Picks.
+        status: The latest run's status, None before the first run.
+        changed: Time (UTC) of the latest evaluation, else of its creation.
+    """
+
+    id: int
+    name: str
+    spec: StudySpec
+    sources: tuple[Source, ...]
+    created: datetime
+    n_points: int
+    n_evaluations: int
+    n_runs: int
+    n_picks: int
+    status: RunStatus | None
+    changed: datetime
+
+
+@dataclass(frozen=True, eq=False)
+class RunRow:
+    """A run; times are UTC.
+
+    Attributes:
+        error: One sentence, where the run failed.
+        n_evaluations: Measurements that this run made (others it found in the store).
+        seconds: What those measurements took.
+    """
+
+    id: int
+    study_id: int
+    method: str
+    settings: RunSettings
+    status: RunStatus
+    error: str | None
+    created: datetime
+    started: datetime | None
+    finished: datetime | None
+    n_evaluations: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationRow:
+    """One measurement: ``value`` of ``task`` at ``c`` (read-only, length N).
+
+    Attributes:
+        correct: One bit per example, packed as ``np.packbits`` does.
+        seconds: What measuring took.
+    """
+
+    id: int
+    study_id: int
+    run_id: int | None
+    c: np.ndarray
+    task: str
+    split: Split
+    value: float
+    n_examples: int
+    correct: bytes
+    seconds: float
+    created: datetime
+
+
+@dataclass(frozen=True, eq=False)
+class PickRow:
+    """Coefficients ``c`` (read-only, length N) that a person chose.
+
+    Attributes:
+        how: {"kind": "preference", "weights": {task: weight}}, {"kind": "rule", "text": ...} or
+            {"kind": "point"}.
+        shortlisted: Whether the person keeps it in sight.
+    """
+
+    id: int
+    study_id: int
+    c: np.ndarray
+    how: Mapping[str, Any]
+    name: str
+    shortlisted: bool
+    created: datetime

@@ -1,0 +1,296 @@
+"""What a study is made of, where its files lie, and which studies the demo zoo offers.
+
+Nothing here imports torch, so that pages can list and describe studies at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mapmerge_core.errors import StudyError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mapmerge_core.search.design import Kind
+
+DEMO_ZOO = Path(__file__).resolve().parents[2] / "assets" / "zoo"
+# In this order each demo holds the smaller ones, and its first tasks are the ones that clash most visibly.
+_DEMO_ORDER = ("MNIST", "Emoji", "Letters", "Textures", "Fashion", "QuickDraw", "Flags", "Street")
+
+
+def _absolute(path: Path | str) -> Path:
+    return Path(path).expanduser().absolute()
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task: its name, its fine-tuned checkpoint and the .npz file it is measured on; absolute paths."""
+
+    name: str
+    checkpoint: Path
+    data: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "checkpoint", _absolute(self.checkpoint))
+        object.__setattr__(self, "data", _absolute(self.data))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySpec:
+    """The fixed parts of a study; the order of its tasks is the order of every c's coefficients.
+
+    Paths become absolute, so that a study opens from any folder.
+
+    Attributes:
+        family: How parameters become predictions; "clip" is CLIP zero-shot.
+        architecture: Path of an open_clip configuration JSON, or the name of an open_clip architecture.
+        pretrained: Checkpoint that all the fine-tuned models started from.
+        tasks: Two tasks or more, with different names.
+
+    Raises:
+        StudyError: for fewer than two tasks, and for names that are empty, taken or reserved.
+    """
+
+    family: str = "clip"
+    architecture: str
+    pretrained: Path
+    tasks: tuple[TaskSpec, ...]
+
+    def __post_init__(self) -> None:
+        if self.family != "clip":
+            raise StudyError(f"The model family '{self.family}' is unknown: use 'clip'.")
+        if len(self.tasks) < 2:
+            raise StudyError(
+                f"A study merges two tasks or more, but {len(self.tasks)} was given: add another."
+            )
+        names = [task.name for task in self.tasks]
+        for name in names:
+            if not name.strip():
+                raise StudyError("A task has no name: give every task a name of its own.")
+            if name == "pretrained":
+                raise StudyError("'pretrained' means the pre-trained model: give that task another name.")
+            if names.count(name) > 1:
+                raise StudyError(f"Two tasks are called '{name}': give every task a name of its own.")
+        object.__setattr__(self, "pretrained", _absolute(self.pretrained))
+        if self.architecture.endswith(".json"):
+            object.__setattr__(self, "architecture", str(_absolute(self.architecture)))
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Names in the order of the coefficients."""
+        return tuple(task.name for task in self.tasks)
+
+    def files(self) -> dict[str, Path]:
+        """Every file that an evaluation depends on, by its role ("pretrained", "MNIST data", ...)."""
+        files = {"pretrained": self.pretrained}
+        if self.architecture.endswith(".json"):
+            files["architecture"] = Path(self.architecture)
+        for task in self.tasks:
+            files[f"{task.name} checkpoint"] = task.checkpoint
+            files[f"{task.name} data"] = task.data
+        return files
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "family": self.family,
+            "architecture": self.architecture,
+            "pretrained": str(self.pretrained),
+            "tasks": [
+                {"name": task.name, "checkpoint": str(task.checkpoint), "data": str(task.data)}
+                for task in self.tasks
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> StudySpec:
+        """The spec that ``to_dict`` described."""
+        return cls(
+            family=values["family"],
+            architecture=values["architecture"],
+            pretrained=Path(values["pretrained"]),
+            tasks=tuple(
+                TaskSpec(task["name"], Path(task["checkpoint"]), Path(task["data"]))
+                for task in values["tasks"]
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run was asked to do.
+
+    Attributes:
+        points: Budget: coefficient vectors to evaluate on every task, anchors included.
+        seed: Seed of the design; the same seed asks for the same coefficients.
+        low: Lower corner of the sampled box, the same for every coefficient.
+        high: Upper corner of the sampled box.
+        design: "uniform" (the paper's), "sobol" or "grid".
+        anchors: Whether the origin and the unit vectors (pre-trained and single-task models) come first.
+        device: "auto", "cuda", "mps", "cpu" or a torch device such as "cuda:1".
+        precision: "auto", "float32" or "bfloat16", for the validation split.
+    """
+
+    points: int
+    seed: int = 0
+    low: float = 0.0
+    high: float = 1.0
+    design: Kind = "uniform"
+    anchors: bool = True
+    device: str = "auto"
+    precision: str = "auto"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file as it was when its study was created."""
+
+    role: str
+    path: Path
+    sha256: str
+    n_bytes: int
+
+
+def read_sources(spec: StudySpec) -> tuple[Source, ...]:
+    """Hashes every file of a study (once per process, as long as size and time of change stay the same).
+
+    Raises:
+        StudyError: where a file is missing or can't be read.
+    """
+    return tuple(_read_source(role, path) for role, path in spec.files().items())
+
+
+def check_sources(sources: Sequence[Source]) -> None:
+    """Makes sure that a study's files are still those that its evaluations were made with.
+
+    Raises:
+        StudyError: naming the first file that is missing or has changed.
+    """
+    for source in sources:
+        now = _read_source(source.role, source.path)
+        if now.sha256 != source.sha256:
+            raise StudyError(
+                f"{source.path} has changed since this study was created, and evaluations of two different "
+                "files can't be mixed: restore the file or start a new study."
+            )
+
+
+def _read_source(role: str, path: Path) -> Source:
+    try:
+        stat = path.stat()
+        return Source(role, path, _hash_file(path, stat.st_size, stat.st_mtime_ns), stat.st_size)
+    except OSError as error:
+        raise StudyError(f"{path} ({role}) can't be read: {error.strerror or error}.") from error
+
+
+@lru_cache(maxsize=1024)
+def _hash_file(path: Path, n_bytes: int, mtime_ns: int) -> str:  # noqa: ARG001 - size and time are the cache's key
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class ManifestTask:
+    """A task that a zoo offers."""
+
+    name: str
+    title: str
+    checkpoint: Path
+    data: Path
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A folder of models that belong together, as its manifest.json describes it; all paths are absolute."""
+
+    name: str
+    title: str
+    family: str
+    architecture: str
+    pretrained: Path
+    tasks: tuple[ManifestTask, ...]
+    results: Mapping[str, Any]
+
+
+def read_manifest(folder: Path | str) -> Manifest:
+    """Reads the manifest.json of a folder of models.
+
+    Raises:
+        StudyError: where there is none, or it isn't what a manifest should be.
+    """
+    folder = _absolute(folder)
+    path = folder / "manifest.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StudyError(
+            f"{folder} has no manifest.json: choose a folder with one, or add the checkpoints one by one."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{path} can't be read as JSON: {error}.") from error
+    try:
+        architecture = values["architecture"]
+        if architecture.endswith(".json"):
+            architecture = str(folder / architecture)
+        return Manifest(
+            name=values["name"],
+            title=values.get("title", values["name"]),
+            family=values["family"],
+            architecture=architecture,
+            pretrained=folder / values["pretrained"],
+            tasks=tuple(
+                ManifestTask(
+                    name=task["name"],
+                    title=task.get("title", task["name"]),
+                    checkpoint=folder / task["checkpoint"],
+                    data=folder / task["data"],
+                )
+                for task in values["tasks"]
+            ),
+            results=values.get("results", {}),
+        )
+    except KeyError as error:
+        raise StudyError(f"{path} has no {error}: add it, as the README's manifest shows.") from error
+    except (TypeError, AttributeError) as error:
+        raise StudyError(f"{path} isn't a manifest ({error}): compare it with the README's.") from error
+
+
+def spec_from_manifest(folder: Path | str, task_names: Sequence[str] | None = None) -> StudySpec:
+    """The study of a zoo's tasks, all of them or those named, in the order given.
+
+    Raises:
+        StudyError: for a folder without a good manifest, and for a task that it doesn't have.
+    """
+    manifest = read_manifest(folder)
+    offered = {task.name: task for task in manifest.tasks}
+    chosen = list(offered) if task_names is None else list(task_names)
+    for name in chosen:
+        if name not in offered:
+            raise StudyError(f"{folder} has no task '{name}': choose among {', '.join(offered)}.")
+    return StudySpec(
+        family=manifest.family,
+        architecture=manifest.architecture,
+        pretrained=manifest.pretrained,
+        tasks=tuple(TaskSpec(name, offered[name].checkpoint, offered[name].data) for name in chosen),
+    )
+
+
+def demo_tasks(n_tasks: int) -> tuple[str, ...]:
+    """Names of the demo zoo's tasks that the demo with ``n_tasks`` (2 to 8) merges.
+
+    Raises:
+        StudyError: for any other number.
+    """
+    if not 2 <= n_tasks <= len(_DEMO_ORDER):
+        raise StudyError(f"The demo merges 2 to {len(_DEMO_ORDER)} tasks, not {n_tasks}: choose 2, 4 or 8.")
+    return _DEMO_ORDER[:n_tasks]

@@ -1,0 +1,332 @@
+"""Studies, runs, evaluations and picks in one SQLite file, shared by every page, thread and process.
+
+Each evaluation is committed to disk the moment it is added, at most once for a (study, c, task, split).
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+from platformdirs import user_data_path
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects.sqlite import insert
+
+from mapmerge_core.errors import CoefficientError, StudyError
+from mapmerge_core.studies.queries import (
+    pick_row,
+    select_studies,
+    source_to_dict,
+    study_row,
+)
+from mapmerge_core.studies.rows import EvaluationRow, PickRow, Split, StudyRow
+from mapmerge_core.studies.run_store import ACTIVE, RunStore
+from mapmerge_core.studies.spec import StudySpec, read_sources
+from mapmerge_core.studies.tables import Evaluation, Pick, Run, Study
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mapmerge_core.tasks.metric import Outcome
+
+
+def home() -> Path:
+    """The data folder: $MAPMERGE_HOME, or the platform's place for user data."""
+    folder = os.environ.get("MAPMERGE_HOME")
+    return Path(folder).expanduser().absolute() if folder else user_data_path("mapmerge", appauthor=False)
+
+
+class Store(RunStore):
+    """Everything that is kept.
+
+    Safe to share between threads; several processes can open the same file.
+
+    Args:
+        folder: Data folder, by default ``home()``; the database is ``mapmerge.db`` in it.
+        url: SQLite URL of the database, where it should lie elsewhere; by default $MAPMERGE_DATABASE.
+
+    Raises:
+        StudyError: where the file can't be opened, or a newer mapmerge wrote it.
+    """
+
+    def __init__(self, folder: Path | str | None = None, *, url: str | None = None) -> None:
+        if url is None and folder is None:
+            url = os.environ.get("MAPMERGE_DATABASE")
+        self.folder = Path(folder).absolute() if folder is not None else home()
+        super().__init__(url or self.folder / "mapmerge.db")
+
+    # Studies
+
+    def create_study(self, name: str | None, spec: StudySpec) -> StudyRow:
+        """Keeps a new study and the hashes of its files.
+
+        Args:
+            name: Its name, which gets a number if it is taken; None makes one from the tasks.
+            spec: What it is made of.
+
+        Raises:
+            StudyError: where one of its files can't be read.
+        """
+        sources = read_sources(spec)
+        wanted = " ".join((name or "").split()) or _name_tasks(spec.task_names)
+        with self._write() as session:
+            taken = set(session.scalars(select(Study.name)))
+            number = 2
+            free = wanted
+            while free in taken:
+                free = f"{wanted} ({number})"
+                number += 1
+            study = Study(
+                name=free,
+                spec=spec.to_dict(),
+                sources=[source_to_dict(source) for source in sources],
+                created=_now(),
+            )
+            session.add(study)
+            session.flush()
+            study_id = study.id
+        return self.study(study_id)
+
+    def studies(self) -> list[StudyRow]:
+        """Every study, the one that changed last first."""
+        with self._read() as session:
+            rows = [study_row(*values) for values in session.execute(select_studies())]
+        return sorted(rows, key=lambda row: (row.changed, row.id), reverse=True)
+
+    def study(self, study_id: int) -> StudyRow:
+        """One study.
+
+        Raises:
+            StudyError: where there is none with this id.
+        """
+        with self._read() as session:
+            values = session.execute(select_studies().where(Study.id == study_id)).one_or_none()
+        if values is None:
+            raise StudyError(f"There is no study {study_id}: it may have been deleted.")
+        return study_row(*values)
+
+    def find_study(self, name_or_id: str) -> StudyRow:
+        """The study with this name, else with this id.
+
+        Raises:
+            StudyError: where there is none.
+        """
+        with self._read() as session:
+            found = session.scalar(select(Study.id).where(Study.name == name_or_id))
+            if found is None and name_or_id.isdecimal():
+                found = session.scalar(select(Study.id).where(Study.id == int(name_or_id)))
+        if found is None:
+            raise StudyError(
+                f"There is no study '{name_or_id}': the command `studies` lists those there are."
+            )
+        return self.study(found)
+
+    def rename_study(self, study_id: int, name: str) -> None:
+        """Gives a study another name.
+
+        Raises:
+            StudyError: for an empty name and for one that another study has.
+        """
+        name = " ".join(name.split())
+        if not name:
+            raise StudyError("A study needs a name: type one.")
+        with self._write() as session:
+            if session.scalar(select(Study.id).where(Study.name == name, Study.id != study_id)):
+                raise StudyError(f"Another study is called '{name}': choose a different name.")
+            session.execute(update(Study).where(Study.id == study_id).values(name=name))
+
+    def delete_study(self, study_id: int) -> None:
+        """Deletes a study with its runs, evaluations and picks.
+
+        Raises:
+            StudyError: while one of its runs is going on.
+        """
+        study = self.study(study_id)
+        for run in self.runs(study_id):
+            if run.status in ACTIVE and self.is_claimed(run.id):
+                raise StudyError(f"'{study.name}' has a run going on: stop it before deleting the study.")
+        with self._write() as session:
+            session.execute(delete(Study).where(Study.id == study_id))
+
+    # Evaluations
+
+    def add_evaluation(
+        self,
+        study_id: int,
+        c: np.ndarray,
+        task: str,
+        split: Split,
+        outcome: Outcome,
+        *,
+        run_id: int | None = None,
+    ) -> bool:
+        """Commits a measurement; returns False and changes nothing where it was measured before.
+
+        Raises:
+            CoefficientError: where ``c`` isn't N finite numbers.
+            StudyError: for a split other than "val" and "test".
+        """
+        c = self._check(study_id, c, task)
+        if split not in get_args(Split):
+            raise StudyError(f"The split '{split}' is unknown: use 'val' or 'test'.")
+        statement = (
+            insert(Evaluation)
+            .values(
+                study_id=study_id,
+                run_id=run_id,
+                c=c,
+                task=task,
+                split=split,
+                value=outcome.value,
+                n_examples=outcome.n_examples,
+                correct=outcome.correct,
+                seconds=outcome.seconds,
+                created=_now(),
+            )
+            .on_conflict_do_nothing(index_elements=["study_id", "c", "task", "split"])
+            .returning(Evaluation.id)
+        )
+        with self._write() as session:
+            return session.scalar(statement) is not None
+
+    def evaluations(self, study_id: int, split: Split = "val") -> list[EvaluationRow]:
+        """A study's measurements on a split, in the order in which they were made."""
+        columns = [getattr(Evaluation, name) for name in EvaluationRow.__dataclass_fields__]
+        query = select(*columns).where(Evaluation.study_id == study_id, Evaluation.split == split)
+        with self._read() as session:
+            return [EvaluationRow(*values) for values in session.execute(query.order_by(Evaluation.id))]
+
+    def measured(self, study_id: int, c: np.ndarray, split: Split) -> dict[str, float]:
+        """Values measured at one c, by task.
+
+        Raises:
+            CoefficientError: where ``c`` isn't N finite numbers.
+        """
+        c = self._check(study_id, c)
+        query = select(Evaluation.task, Evaluation.value).where(
+            Evaluation.study_id == study_id, Evaluation.c == c, Evaluation.split == split
+        )
+        with self._read() as session:
+            return {row.task: row.value for row in session.execute(query)}
+
+    def table(self, study_id: int, split: Split = "val") -> tuple[np.ndarray, np.ndarray]:
+        """A study's measurements on a split as arrays.
+
+        Returns:
+            C (``n x N``), different coefficients in the order in which they were first measured, and Y
+            (``n x K``), the values, NaN where a task hasn't been measured.
+        """
+        tasks = self.study(study_id).spec.task_names
+        query = select(Evaluation.c, Evaluation.task, Evaluation.value).where(
+            Evaluation.study_id == study_id, Evaluation.split == split
+        )
+        with self._read() as session:
+            measurements = session.execute(query.order_by(Evaluation.id)).all()
+        columns = {task: k for k, task in enumerate(tasks)}
+        rows: dict[bytes, int] = {}
+        for c, _, _ in measurements:
+            rows.setdefault(c.tobytes(), len(rows))
+        C = np.array([np.frombuffer(c) for c in rows]).reshape(len(rows), len(tasks))
+        Y = np.full((len(rows), len(tasks)), np.nan)
+        for c, task, value in measurements:
+            Y[rows[c.tobytes()], columns[task]] = value
+        return C, Y
+
+    def fingerprint(self, study_id: int) -> tuple[int, int, int]:
+        """Changes whenever evaluations or runs are added (evaluations, latest evaluation, latest run)."""
+        with self._read() as session:
+            count, latest = session.execute(
+                select(func.count(), func.coalesce(func.max(Evaluation.id), 0)).where(
+                    Evaluation.study_id == study_id
+                )
+            ).one()
+            run = session.scalar(select(func.coalesce(func.max(Run.id), 0)).where(Run.study_id == study_id))
+        return count, latest, run or 0
+
+    # Picks
+
+    def add_pick(
+        self,
+        study_id: int,
+        c: np.ndarray,
+        how: Mapping[str, Any],
+        *,
+        name: str = "",
+        shortlisted: bool = False,
+    ) -> PickRow:
+        """Keeps coefficients that a person chose.
+
+        Raises:
+            CoefficientError: where ``c`` isn't N finite numbers.
+        """
+        c = self._check(study_id, c)
+        with self._write() as session:
+            pick = Pick(
+                study_id=study_id, c=c, how=dict(how), name=name, shortlisted=shortlisted, created=_now()
+            )
+            session.add(pick)
+            session.flush()
+            pick_id = pick.id
+        return self.pick(pick_id)
+
+    def picks(self, study_id: int) -> list[PickRow]:
+        """A study's picks, oldest first."""
+        with self._read() as session:
+            query = select(Pick).where(Pick.study_id == study_id).order_by(Pick.id)
+            return [pick_row(pick) for pick in session.scalars(query)]
+
+    def pick(self, pick_id: int) -> PickRow:
+        """One pick.
+
+        Raises:
+            StudyError: where there is none with this id.
+        """
+        with self._read() as session:
+            pick = session.get(Pick, pick_id)
+            if pick is None:
+                raise StudyError(f"There is no pick {pick_id}: it may have been deleted.")
+            return pick_row(pick)
+
+    def update_pick(
+        self, pick_id: int, *, name: str | None = None, shortlisted: bool | None = None
+    ) -> PickRow:
+        """Renames a pick, or puts it on or off the shortlist."""
+        changes = {"name": name, "shortlisted": shortlisted}
+        with self._write() as session:
+            session.execute(
+                update(Pick)
+                .where(Pick.id == pick_id)
+                .values(**{key: value for key, value in changes.items() if value is not None}, id=pick_id)
+            )
+        return self.pick(pick_id)
+
+    def delete_pick(self, pick_id: int) -> None:
+        """Forgets a pick; its evaluations stay."""
+        with self._write() as session:
+            session.execute(delete(Pick).where(Pick.id == pick_id))
+
+    def _check(self, study_id: int, c: np.ndarray, task: str | None = None) -> np.ndarray:
+        with self._read() as session:
+            spec = session.scalar(select(Study.spec).where(Study.id == study_id))
+        if spec is None:
+            raise StudyError(f"There is no study {study_id}: it may have been deleted.")
+        tasks = [values["name"] for values in spec["tasks"]]
+        if task is not None and task not in tasks:
+            raise StudyError(f"The study has no task '{task}': it has {', '.join(tasks)}.")
+        c = np.asarray(c, dtype=np.float64)
+        if c.shape != (len(tasks),) or not np.isfinite(c).all():
+            raise CoefficientError(
+                f"A study of {len(tasks)} task vectors needs as many finite coefficients, not {c.tolist()}."
+            )
+        return c
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _name_tasks(names: tuple[str, ...]) -> str:
+    return " + ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
