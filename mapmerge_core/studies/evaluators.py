@@ -1,0 +1,65 @@
+"""From a study's files to an evaluator: models read, images on the device, ready to measure any c."""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from mapmerge_core.studies.spec import check_sources
+
+if TYPE_CHECKING:
+    from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.tasks.evaluator import Evaluator
+
+
+def load_evaluator(study: StudyRow, device: str = "auto", precision: str = "auto") -> Evaluator:
+    """Reads a study's checkpoints and datasets.
+
+    Raises:
+        StudyError: where a file has changed since the study was created.
+        CheckpointError: where a checkpoint can't be read or doesn't fit.
+        DatasetError: where a dataset can't be read.
+    """
+    from mapmerge_core.tasks.datasets import Task
+    from mapmerge_core.tasks.evaluator import Evaluator, choose_device
+    from mapmerge_core.tasks.families.clip import ClipZeroShot
+    from mapmerge_core.weights.task_vectors import TaskVectors
+
+    check_sources(study.sources)
+    spec = study.spec
+    chosen = choose_device(device)
+    family = ClipZeroShot(spec.architecture, spec.pretrained, chosen)
+    vectors = TaskVectors.from_files(
+        spec.pretrained, {task.name: task.checkpoint for task in spec.tasks}, part=family.part
+    )
+    tasks = [Task.from_file(task.name, task.data) for task in spec.tasks]
+    return Evaluator(family, vectors, tasks, device=chosen, precision=precision)
+
+
+class EvaluatorCache:
+    """Keeps the evaluator that was used last, since reading large models takes long and two may not fit."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._key: tuple[int, str, str] | None = None
+        self._evaluator: Evaluator | None = None
+
+    def get(self, study: StudyRow, device: str = "auto", precision: str = "auto") -> Evaluator:
+        """The study's evaluator, read anew where another was used last (errors as ``load_evaluator``)."""
+        key = (study.id, device, precision)
+        with self._lock:
+            if key != self._key or self._evaluator is None:
+                self._clear()
+                self._evaluator = load_evaluator(study, device, precision)
+                self._key = key
+            else:
+                check_sources(study.sources)
+            return self._evaluator
+
+    def clear(self) -> None:
+        """Lets go of the models and the device's memory."""
+        with self._lock:
+            self._clear()
+
+    def _clear(self) -> None:
+        self._key = self._evaluator = None

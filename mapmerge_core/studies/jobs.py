@@ -1,0 +1,374 @@
+"""Work in the background: one thread per device, a queue, progress with a time left, stop and resume.
+
+Workers write to the store and to their job alone; whoever shows a job reads frozen snapshots of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from mapmerge_core.errors import MapMergeError, StudyError
+from mapmerge_core.studies.evaluators import EvaluatorCache
+from mapmerge_core.studies.runner import Cancelled, Estimate, estimate, execute_run, explain, measure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from filelock import FileLock
+
+    from mapmerge_core.studies.rows import Split
+    from mapmerge_core.studies.store import Store
+
+JobKind = Literal["run", "measure", "estimate", "export"]
+JobStatus = Literal["queued", "running", "done", "stopped", "failed"]
+
+LIVE: tuple[JobStatus, ...] = ("queued", "running")
+# Exporting reads and writes files only, so it needn't wait for a device.
+_FILES = "files"
+_KEPT_JOBS = 200
+# Weight of the latest evaluation in the smoothed time that one takes.
+_SMOOTHING = 0.2
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class JobSnapshot:
+    """A job as it was at one moment.
+
+    Attributes:
+        run_id: The run it executes, if it does.
+        title: What it does, in a few words.
+        done: Evaluations in the store, of ``total`` wanted (0 of 0 while models are read, and for exports).
+        seconds: Since it started.
+        seconds_left: From the smoothed time that an evaluation takes; None before the first.
+        error: One sentence, where it failed.
+        result: Of a run its ``RunRow``, of a measurement the values (``m x K``), of an estimate the ``Estimate``,
+            of an export the ``ExportResult``; None until it is done.
+    """
+
+    id: int
+    kind: JobKind
+    study_id: int
+    run_id: int | None
+    title: str
+    status: JobStatus
+    done: int
+    total: int
+    seconds: float
+    seconds_left: float | None
+    error: str | None
+    result: Any
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it waits or runs."""
+        return self.status in LIVE
+
+
+@dataclass(eq=False)
+class _Job:
+    """A job as its worker sees it; changed under the manager's lock only."""
+
+    id: int
+    kind: JobKind
+    study_id: int
+    title: str
+    work: Callable[[_Job], Any]
+    run_id: int | None = None
+    claim: FileLock | None = None
+    cancel: threading.Event = field(default_factory=threading.Event)
+    status: JobStatus = "queued"
+    done: int = 0
+    total: int = 0
+    started: float | None = None
+    ended: float | None = None
+    reported: float | None = None
+    seconds_each: float | None = None
+    error: str | None = None
+    result: Any = None
+
+    def count(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self.reported is not None and done > self.done:
+            each = (now - self.reported) / (done - self.done)
+            before = each if self.seconds_each is None else self.seconds_each
+            self.seconds_each = _SMOOTHING * each + (1 - _SMOOTHING) * before
+        self.done, self.total, self.reported = done, total, now
+
+    def snapshot(self) -> JobSnapshot:
+        now = time.monotonic()
+        left = None
+        if self.status == "running" and self.seconds_each is not None and self.reported is not None:
+            left = max(0.0, self.seconds_each * (self.total - self.done) - (now - self.reported))
+        return JobSnapshot(
+            id=self.id,
+            kind=self.kind,
+            study_id=self.study_id,
+            run_id=self.run_id,
+            title=self.title,
+            status=self.status,
+            done=self.done,
+            total=self.total,
+            seconds=0.0 if self.started is None else (self.ended or now) - self.started,
+            seconds_left=left,
+            error=self.error,
+            result=self.result,
+        )
+
+
+class Jobs:
+    """All background work of one process; make one and share it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.RLock()
+        self._ids = itertools.count(1)
+        self._jobs: dict[int, _Job] = {}
+        self._queues: dict[str, SimpleQueue[_Job | None]] = {}
+        self._threads: list[threading.Thread] = []
+        self._device_locks: dict[str, threading.Lock] = {}
+        self._evaluators: dict[str, EvaluatorCache] = {}
+        self._closed = False
+
+    def start_run(self, run_id: int) -> int:
+        """Starts a queued run, or resumes a stopped, interrupted or failed one.
+
+        Returns:
+            The job's id.
+
+        Raises:
+            StudyError: where there is no such run, it is done, or somebody is running it.
+        """
+        claim = self._store.claim_run(run_id)
+        run = self._store.run(run_id)
+        device = run.settings.device
+
+        def work(job: _Job) -> Any:  # noqa: ANN401
+            get = self._cache(device).get
+            return execute_run(self._store, run_id, get, cancel=job.cancel, progress=self._counter(job))
+
+        return self._add(
+            "run", run.study_id, f"Evaluate {run.settings.points} points", work, device, run_id, claim
+        )
+
+    def measure(
+        self,
+        study_id: int,
+        C: np.ndarray,
+        split: Split,
+        title: str,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> int:
+        """Measures every task at the rows of ``C`` (``m x N``), as far as they haven't been, and stores the values.
+
+        Returns:
+            The job's id; its result is the values (``m x K``).
+        """
+        study = self._store.study(study_id)
+        rows = np.array(C, dtype=np.float64)
+
+        def work(job: _Job) -> np.ndarray:
+            evaluator = self._cache(device).get(study, device, precision)
+            return measure(
+                self._store,
+                study,
+                evaluator,
+                rows,
+                split=split,
+                cancel=job.cancel,
+                progress=self._counter(job),
+            )
+
+        return self._add("measure", study_id, title, work, device)
+
+    def estimate(self, study_id: int, device: str = "auto", precision: str = "auto") -> int:
+        """Times real evaluations, which count as the study's; its result is an ``Estimate``.
+
+        Returns:
+            The job's id.
+        """
+        study = self._store.study(study_id)
+
+        def work(job: _Job) -> Estimate:
+            evaluator = self._cache(device).get(study, device, precision)
+            return estimate(self._store, study, evaluator, cancel=job.cancel, progress=self._counter(job))
+
+        return self._add("estimate", study_id, "Time an evaluation", work, device)
+
+    def export(self, pick_id: int) -> int:
+        """Writes a pick's merged model; its result is an ``ExportResult``.
+
+        Returns:
+            The job's id.
+
+        Raises:
+            StudyError: where there is no such pick.
+        """
+        pick = self._store.pick(pick_id)
+
+        def work(_: _Job) -> Any:  # noqa: ANN401
+            from mapmerge_core.studies.exporting import export_pick
+
+            return export_pick(self._store, pick_id)
+
+        return self._add("export", pick.study_id, "Export the merged model", work, _FILES)
+
+    def stop(self, job_id: int) -> None:
+        """Stops a job: at once while it waits, after the evaluation in flight while it runs.
+
+        Raises:
+            StudyError: where there is no such job.
+        """
+        with self._lock:
+            job = self._find(job_id)
+            job.cancel.set()
+            if job.status == "queued":
+                self._end(job, "stopped")
+
+    def snapshot(self, job_id: int) -> JobSnapshot:
+        """How a job stands.
+
+        Raises:
+            StudyError: where there is no such job.
+        """
+        with self._lock:
+            return self._find(job_id).snapshot()
+
+    def for_study(self, study_id: int) -> list[JobSnapshot]:
+        """A study's jobs since this process started, latest first."""
+        with self._lock:
+            return [job.snapshot() for job in reversed(self._jobs.values()) if job.study_id == study_id]
+
+    def for_run(self, run_id: int) -> JobSnapshot | None:
+        """The latest job of a run, None where this process has none."""
+        with self._lock:
+            found = [job for job in self._jobs.values() if job.run_id == run_id]
+            return found[-1].snapshot() if found else None
+
+    def wait(self, job_id: int, timeout: float | None = None) -> JobSnapshot:
+        """Blocks until a job has ended or ``timeout`` seconds have passed, and returns how it stands."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (now := self.snapshot(job_id)).is_live and (deadline is None or time.monotonic() < deadline):
+            time.sleep(0.02)
+        return now
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Stops everything and waits up to ``timeout`` seconds for evaluations in flight.
+
+        A run whose evaluation takes longer is found interrupted by ``Store.recover`` later; no evaluation is lost.
+        """
+        with self._lock:
+            self._closed = True
+            for job_id, job in self._jobs.items():
+                if job.status in LIVE:
+                    self.stop(job_id)
+            for queue in self._queues.values():
+                queue.put(None)
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _add(
+        self,
+        kind: JobKind,
+        study_id: int,
+        title: str,
+        work: Callable[[_Job], Any],
+        worker: str,
+        run_id: int | None = None,
+        claim: FileLock | None = None,
+    ) -> int:
+        with self._lock:
+            if self._closed:
+                if claim:
+                    claim.release()
+                raise StudyError("mapmerge is shutting down: start it again first.")
+            job = _Job(next(self._ids), kind, study_id, title, work, run_id, claim)
+            self._jobs[job.id] = job
+            for old in [old for old in self._jobs.values() if old.status not in LIVE][:-_KEPT_JOBS]:
+                del self._jobs[old.id]
+            if worker not in self._queues:
+                self._queues[worker] = SimpleQueue()
+                thread = threading.Thread(
+                    target=self._serve, args=(worker,), name=f"mapmerge-{worker}", daemon=True
+                )
+                self._threads.append(thread)
+                thread.start()
+            self._queues[worker].put(job)
+            return job.id
+
+    def _serve(self, worker: str) -> None:
+        queue = self._queues[worker]
+        while (job := queue.get()) is not None:
+            try:
+                self._execute(job, worker)
+            except Exception:  # noqa: BLE001 - the thread must live on for the jobs that wait
+                _log.exception("Job %d (%s) broke its worker", job.id, job.title)
+
+    def _execute(self, job: _Job, worker: str) -> None:
+        try:
+            with self._device_lock(worker):
+                with self._lock:
+                    if job.status != "queued":
+                        return
+                    job.status, job.started = "running", time.monotonic()
+                result = job.work(job)
+        except Cancelled:
+            self._end(job, "stopped")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the person must see that the job failed
+            if not isinstance(error, MapMergeError):
+                _log.exception("Job %d (%s) failed", job.id, job.title)
+            self._cache(worker).clear()
+            self._end(job, "failed", error=explain(error))
+        else:
+            stopped = job.kind == "run" and result.status == "stopped"
+            self._end(job, "stopped" if stopped else "done", result=result)
+
+    def _end(self, job: _Job, status: JobStatus, *, error: str | None = None, result: object = None) -> None:
+        with self._lock:
+            if job.run_id is not None and job.started is None:
+                # The runner records how a run ended; this one never reached it.
+                self._store.set_status(job.run_id, "failed" if error else "stopped", error)
+            if job.claim:
+                job.claim.release()
+            job.ended = time.monotonic()
+            job.error, job.result = error, result
+            job.status = status
+
+    def _counter(self, job: _Job) -> Callable[[int, int], None]:
+        def count(done: int, total: int) -> None:
+            with self._lock:
+                job.count(done, total)
+
+        return count
+
+    def _find(self, job_id: int) -> _Job:
+        if job_id not in self._jobs:
+            raise StudyError(
+                f"There is no job {job_id}: it ended long ago, or before mapmerge was restarted."
+            )
+        return self._jobs[job_id]
+
+    def _cache(self, device: str) -> EvaluatorCache:
+        with self._lock:
+            return self._evaluators.setdefault(device, EvaluatorCache())
+
+    def _device_lock(self, worker: str) -> threading.Lock:
+        # "auto" may be the same device as "cuda" or "cpu", and two jobs on one device would only slow each other.
+        name = worker
+        if worker != _FILES:
+            from mapmerge_core.tasks.evaluator import choose_device
+
+            name = str(choose_device(worker))
+        with self._lock:
+            return self._device_locks.setdefault(name, threading.Lock())

@@ -1,0 +1,186 @@
+"""Ask, evaluate what is missing, store each value at once, tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Event
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mapmerge_core.errors import MapMergeError, StudyError
+from mapmerge_core.methods.map import MAP
+
+if TYPE_CHECKING:
+    from mapmerge_core.methods.base import Method
+    from mapmerge_core.studies.rows import RunRow, Split, StudyRow
+    from mapmerge_core.studies.store import Store
+    from mapmerge_core.tasks.evaluator import Evaluator
+
+Progress = Callable[[int, int], None]
+"""Called with the evaluations that the store has and those wanted in all, at the start and after each."""
+
+
+class Cancelled(Exception):  # noqa: N818 - not an error
+    """Somebody asked to stop; everything measured until then is in the store."""
+
+
+def make_method(run: RunRow, n_vectors: int) -> Method:
+    """The method that a run asked for.
+
+    Raises:
+        StudyError: for a method that this version doesn't know.
+        SearchError: for settings that can't be sampled.
+    """
+    if run.method != "map":
+        raise StudyError(f"The method '{run.method}' is unknown: use 'map'.")
+    settings = run.settings
+    return MAP(
+        n_vectors,
+        settings.points,
+        seed=settings.seed,
+        low=settings.low,
+        high=settings.high,
+        design=settings.design,
+        anchors=settings.anchors,
+    )
+
+
+def execute_run(
+    store: Store,
+    run_id: int,
+    get_evaluator: Callable[[StudyRow, str, str], Evaluator],
+    *,
+    cancel: Event | None = None,
+    progress: Progress | None = None,
+) -> RunRow:
+    """Runs or resumes a run that the caller has claimed (``Store.claim_run``), and records how it ended.
+
+    Args:
+        store: Where evaluations go, and where those that are there already are not made again.
+        run_id: The run.
+        get_evaluator: Gives the evaluator of (study, device, precision), as ``EvaluatorCache.get`` does.
+        cancel: Set it to stop after the evaluation in flight.
+        progress: Called after every evaluation.
+
+    Returns:
+        The run, "done" or "stopped".
+
+    Raises:
+        MapMergeError: where the run failed, for which it is "failed" with the same sentence.
+    """
+    run = store.run(run_id)
+    study = store.study(run.study_id)
+    cancel = cancel or Event()
+    store.set_status(run_id, "running")
+    try:
+        method = make_method(run, len(study.spec.tasks))
+        evaluator = get_evaluator(study, run.settings.device, run.settings.precision)
+        done, total = 0, method.points * len(study.spec.tasks)
+        while len(C := method.ask()):
+            before = done
+
+            def report(done_of_batch: int, _: int, before: int = before) -> None:
+                if progress:
+                    progress(before + done_of_batch, total)
+
+            values = measure(store, study, evaluator, C, run_id=run_id, cancel=cancel, progress=report)
+            done += values.size
+            method.tell(C, values)
+    except (Cancelled, KeyboardInterrupt) as stop:
+        store.set_status(run_id, "stopped")
+        if isinstance(stop, KeyboardInterrupt):
+            raise
+    except Exception as error:
+        store.set_status(run_id, "failed", explain(error))
+        raise
+    else:
+        store.set_status(run_id, "done")
+    return store.run(run_id)
+
+
+def measure(
+    store: Store,
+    study: StudyRow,
+    evaluator: Evaluator,
+    C: np.ndarray,
+    *,
+    split: Split = "val",
+    run_id: int | None = None,
+    cancel: Event | None = None,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Measures every task at the rows of ``C`` (``m x N``), as far as the store doesn't know the values yet.
+
+    Returns:
+        The values (``m x K``).
+
+    Raises:
+        Cancelled: once ``cancel`` is set.
+    """
+    tasks = study.spec.task_names
+    values = np.full((len(C), len(tasks)), np.nan)
+    for i, c in enumerate(C):
+        known = store.measured(study.id, c, split)
+        values[i] = [known.get(task, np.nan) for task in tasks]
+    done = int(np.isfinite(values).sum())
+    if progress:
+        progress(done, values.size)
+    for i, k in np.argwhere(np.isnan(values)):
+        if cancel and cancel.is_set():
+            raise Cancelled
+        outcome = evaluator.evaluate(C[i], [tasks[k]], split)[tasks[k]]
+        store.add_evaluation(study.id, C[i], tasks[k], split, outcome, run_id=run_id)
+        values[i, k] = outcome.value
+        done += 1
+        if progress:
+            progress(done, values.size)
+    return values
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What measuring one point costs.
+
+    Attributes:
+        seconds_per_point: To measure one c on the validation split of every task.
+        device: Where it was measured, such as "cpu" or "cuda".
+        precision: What it was computed in, "float32" or "bfloat16".
+    """
+
+    seconds_per_point: float
+    device: str
+    precision: str
+
+
+def estimate(
+    store: Store,
+    study: StudyRow,
+    evaluator: Evaluator,
+    *,
+    cancel: Event | None = None,
+    progress: Progress | None = None,
+) -> Estimate:
+    """Times a real evaluation, of a model that every comparison needs, so that nothing is wasted.
+
+    The pre-trained model warms up, the first single-task model is timed. Where the study has them already, the
+    time they took then is the answer.
+
+    Raises:
+        Cancelled: once ``cancel`` is set.
+    """
+    n = len(study.spec.tasks)
+    C = np.eye(n + 1, n, k=-1)[:2]
+    measure(store, study, evaluator, C, cancel=cancel, progress=progress)
+    timed = [row.seconds for row in store.evaluations(study.id) if np.array_equal(row.c, C[1])]
+    return Estimate(sum(timed), str(evaluator.device), str(evaluator.precision))
+
+
+def explain(error: Exception) -> str:
+    """One sentence for a person, whatever went wrong."""
+    if isinstance(error, MapMergeError):
+        return str(error)
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return "The device ran out of memory: choose fewer tasks, another device, or close other programs."
+    return f"Unexpected error: {type(error).__name__}: {' '.join(str(error).split())}"
