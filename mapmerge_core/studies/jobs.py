@@ -51,8 +51,8 @@ class JobSnapshot:
         seconds: Since it started.
         seconds_left: From the smoothed time that an evaluation takes; None before the first.
         error: One sentence, where it failed.
-        result: Of a run its ``RunRow``, of a measurement the values (``m x K``), of an estimate the ``Estimate``,
-            of an export the ``ExportResult``; None until it is done.
+        result: A run's ``RunRow``, a measurement's values (``m x K``), an ``Estimate``, an export's
+            ``ExportResult``; None until it is done.
     """
 
     id: int
@@ -169,7 +169,7 @@ class Jobs:
         device: str = "auto",
         precision: str = "auto",
     ) -> int:
-        """Measures every task at the rows of ``C`` (``m x N``), as far as they haven't been, and stores the values.
+        """Measures every task at the rows of ``C`` (``m x N``) and stores what isn't known yet.
 
         Returns:
             The job's id; its result is the values (``m x K``).
@@ -265,7 +265,7 @@ class Jobs:
     def close(self, timeout: float = 10.0) -> None:
         """Stops everything and waits up to ``timeout`` seconds for evaluations in flight.
 
-        A run whose evaluation takes longer is found interrupted by ``Store.recover`` later; no evaluation is lost.
+        A run whose evaluation takes longer is found interrupted by ``Store.recover`` later.
         """
         with self._lock:
             self._closed = True
@@ -364,7 +364,7 @@ class Jobs:
             return self._evaluators.setdefault(device, EvaluatorCache())
 
     def _device_lock(self, worker: str) -> threading.Lock:
-        # "auto" may be the same device as "cuda" or "cpu", and two jobs on one device would only slow each other.
+        # "auto" may be the same device as "cuda" or "cpu", and two jobs on one would only slow each other.
         name = worker
         if worker != _FILES:
             from mapmerge_core.tasks.evaluator import choose_device

@@ -86,7 +86,16 @@ def run_row(run: Run, n_evaluations: int, seconds: float) -> RunRow:
 
 def pick_row(pick: Pick) -> PickRow:
     """A pick that no longer depends on its session."""
-    return PickRow(pick.id, pick.study_id, pick.c, pick.how, pick.name, pick.shortlisted, pick.created)
+    return PickRow(
+        id=pick.id,
+        study_id=pick.study_id,
+        c=pick.c,
+        how=pick.how,
+        name=pick.name,
+        shortlisted=pick.shortlisted,
+        exported=None if pick.exported is None else Path(pick.exported),
+        created=pick.created,
+    )
 
 
 def source_to_dict(source: Source) -> dict[str, Any]:

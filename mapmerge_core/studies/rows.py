@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
+    from pathlib import Path
 
     import numpy as np
 
@@ -97,6 +98,7 @@ class PickRow:
         how: {"kind": "preference", "weights": {task: weight}}, {"kind": "rule", "text": ...} or
             {"kind": "point"}.
         shortlisted: Whether the person keeps it in sight.
+        exported: The file that it was last exported to.
     """
 
     id: int
@@ -105,4 +107,5 @@ class PickRow:
     how: Mapping[str, Any]
     name: str
     shortlisted: bool
+    exported: Path | None
     created: datetime

@@ -164,8 +164,8 @@ def estimate(
 ) -> Estimate:
     """Times a real evaluation, of a model that every comparison needs, so that nothing is wasted.
 
-    The pre-trained model warms up, the first single-task model is timed. Where the study has them already, the
-    time they took then is the answer.
+    The pre-trained model warms up, the first single-task model is timed. Where the study has them already,
+    the time they took then is the answer.
 
     Raises:
         Cancelled: once ``cancel`` is set.

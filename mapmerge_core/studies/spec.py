@@ -285,12 +285,27 @@ def spec_from_manifest(folder: Path | str, task_names: Sequence[str] | None = No
     )
 
 
-def demo_tasks(n_tasks: int) -> tuple[str, ...]:
-    """Names of the demo zoo's tasks that the demo with ``n_tasks`` (2 to 8) merges.
+def demo_tasks(n_tasks: int, zoo: Path | str = DEMO_ZOO) -> tuple[str, ...]:
+    """Names of the tasks that the demo with ``n_tasks`` merges, of the demo zoo or of another.
 
     Raises:
-        StudyError: for any other number.
+        StudyError: for fewer than two tasks, for more than the zoo has, and for a folder without a manifest.
     """
-    if not 2 <= n_tasks <= len(_DEMO_ORDER):
-        raise StudyError(f"The demo merges 2 to {len(_DEMO_ORDER)} tasks, not {n_tasks}: choose 2, 4 or 8.")
-    return _DEMO_ORDER[:n_tasks]
+    offered = [task.name for task in read_manifest(zoo).tasks]
+    if not 2 <= n_tasks <= len(offered):
+        raise StudyError(f"The demo merges 2 to {len(offered)} tasks, not {n_tasks}.")
+    known = [name for name in _DEMO_ORDER if name in offered]
+    return tuple([*known, *(name for name in offered if name not in known)][:n_tasks])
+
+
+def demo_settings(n_tasks: int, points: int | None = None, seed: int = 0) -> RunSettings:
+    """What the demo with ``n_tasks`` evaluates.
+
+    The paper's budgets, but at most 100 points, which do for the demo's quick models. Many full task vectors at
+    once ruin a model, so from five tasks on the box ends at 0.6.
+    """
+    from mapmerge_core.methods.map import default_points
+
+    if points is None:
+        points = min(default_points(n_tasks), 100)
+    return RunSettings(points=points, seed=seed, high=1.0 if n_tasks <= 4 else 0.6)

@@ -291,16 +291,27 @@ class Store(RunStore):
             return pick_row(pick)
 
     def update_pick(
-        self, pick_id: int, *, name: str | None = None, shortlisted: bool | None = None
+        self,
+        pick_id: int,
+        *,
+        name: str | None = None,
+        shortlisted: bool | None = None,
+        exported: Path | None = None,
     ) -> PickRow:
-        """Renames a pick, or puts it on or off the shortlist."""
-        changes = {"name": name, "shortlisted": shortlisted}
-        with self._write() as session:
-            session.execute(
-                update(Pick)
-                .where(Pick.id == pick_id)
-                .values(**{key: value for key, value in changes.items() if value is not None}, id=pick_id)
-            )
+        """Renames a pick, puts it on or off the shortlist, or records the file that it was exported to.
+
+        Raises:
+            StudyError: where there is no pick with this id.
+        """
+        changes = {
+            "name": name,
+            "shortlisted": shortlisted,
+            "exported": None if exported is None else str(exported),
+        }
+        changes = {column: value for column, value in changes.items() if value is not None}
+        if changes:
+            with self._write() as session:
+                session.execute(update(Pick).where(Pick.id == pick_id).values(**changes))
         return self.pick(pick_id)
 
     def delete_pick(self, pick_id: int) -> None:

@@ -124,4 +124,5 @@ class Pick(Base):
     how: Mapped[dict[str, Any]]
     name: Mapped[str]
     shortlisted: Mapped[bool]
+    exported: Mapped[str | None]
     created: Mapped[datetime]

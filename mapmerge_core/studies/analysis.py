@@ -1,0 +1,231 @@
+"""From a study's evaluations to surrogates, a front, and a choice on it, for pages and command line alike."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from mapmerge_core.errors import SearchError, StudyError
+from mapmerge_core.search.front import GENERATIONS, Front, find_front
+from mapmerge_core.search.preferences import Scalarisation, choose_by_preference
+from mapmerge_core.search.rules import RuleResult, apply_rule, parse_rule
+from mapmerge_core.search.surrogate import QuadraticSurrogate
+from mapmerge_core.tasks.metric import ACCURACY, Metric
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mapmerge_core.studies.spec import StudySpec
+    from mapmerge_core.studies.store import Store
+
+
+@dataclass(frozen=True, eq=False)
+class Anchor:
+    """A model that every comparison needs: metrics ``values`` (K,) measured at ``c`` (N,)."""
+
+    kind: Literal["pretrained", "single"]
+    name: str
+    c: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """What a study's validation points say.
+
+    Attributes:
+        study_id: The study.
+        tasks: K names; task k belongs to task vector k, so K = N.
+        metrics: Their metrics.
+        C: Measured coefficients (``n x N``), in the order of measuring.
+        Y: Their values (``n x K``), NaN where a task hasn't been measured.
+        inside: Which rows lie in the box (n,); surrogates are fitted to these alone.
+        low: Lower corner of the box that the study's runs sampled.
+        high: Upper corner.
+        needed: Points that are still missing before the surrogates can be fitted.
+        problem: One sentence on why there are no surrogates; None where there are.
+        surrogates: One for each task, None until there are points enough.
+        r2: Leave-one-out R² (K,), NaN until there are surrogates.
+        front: The front inside the box, None until there are surrogates.
+        single: Each task's metric of its own single-task model (K,), NaN where it hasn't been measured.
+        pretrained: The pre-trained model's metrics (K,), NaN where they haven't been measured.
+        fit_seconds: What fitting took.
+        front_seconds: What finding the front took.
+    """
+
+    study_id: int
+    tasks: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    C: np.ndarray
+    Y: np.ndarray
+    inside: np.ndarray
+    low: float
+    high: float
+    needed: int
+    problem: str | None
+    surrogates: tuple[QuadraticSurrogate, ...] | None
+    r2: np.ndarray
+    front: Front | None
+    single: np.ndarray
+    pretrained: np.ndarray
+    fit_seconds: float
+    front_seconds: float
+
+    @property
+    def maximize(self) -> tuple[bool, ...]:
+        """For each task, whether more is better."""
+        return tuple(metric.maximize for metric in self.metrics)
+
+    def predict(self, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The surrogates' metrics at one c (N,).
+
+        Returns:
+            Values and the ends of their 90 % intervals, each (K,).
+
+        Raises:
+            StudyError: while there are no surrogates.
+        """
+        surrogates, _ = self._fitted()
+        row = np.asarray(c, dtype=np.float64)[None]
+        values = np.array([surrogate.predict(row)[0] for surrogate in surrogates])
+        ends = np.array([surrogate.predict_interval(row) for surrogate in surrogates])
+        return values, ends[:, 0, 0], ends[:, 1, 0]
+
+    def anchors(self) -> list[Anchor]:
+        """The pre-trained and the single-task models, as far as every task was measured on them."""
+        n = len(self.tasks)
+        corners = np.vstack([np.zeros(n), np.eye(n)])
+        names: list[tuple[Literal["pretrained", "single"], str]] = [("pretrained", "Pre-trained")]
+        names += [("single", name) for name in self.tasks]
+        found = []
+        for (kind, name), c in zip(names, corners, strict=True):
+            values = _values_at(self.C, self.Y, c)
+            if not np.isnan(values).any():
+                found.append(Anchor(kind, name, c, values))
+        return found
+
+    def by_preference(
+        self,
+        weights: Mapping[str, float],
+        *,
+        scalarisation: Scalarisation = "weighted_sum",
+        normalise: bool = False,
+    ) -> int:
+        """The front's row that suits a preference best; tasks without a weight have none.
+
+        Raises:
+            StudyError: while there is no front, and for a task that the study doesn't have.
+            SearchError: for weights that can't be used, and where normalising lacks single-task models.
+        """
+        _, front = self._fitted()
+        for name in weights:
+            if name not in self.tasks:
+                raise StudyError(f"There is no task '{name}': the study has {', '.join(self.tasks)}.")
+        return choose_by_preference(
+            front.predicted,
+            [weights.get(task, 0.0) for task in self.tasks],
+            maximize=self.maximize,
+            scale=self.single if normalise else None,
+            scalarisation=scalarisation,
+        )
+
+    def by_rule(self, text: str) -> RuleResult:
+        """The model in the box that a rule asks for.
+
+        Raises:
+            RuleError: where the text is no rule over the study's tasks.
+            StudyError: while there is no front.
+            SearchError: where the rule needs single-task models that haven't been measured.
+        """
+        bounds = [metric.bounds for metric in self.metrics]
+        rule = parse_rule(text, self.tasks, maximize=self.maximize, bounds=bounds)
+        surrogates, front = self._fitted()
+        return apply_rule(
+            rule, front, surrogates, low=self.low, high=self.high, single=self.single, maximize=self.maximize
+        )
+
+    def _fitted(self) -> tuple[tuple[QuadraticSurrogate, ...], Front]:
+        if self.surrogates is None or self.front is None:
+            raise StudyError(self.problem or "The study has no surrogates yet.")
+        return self.surrogates, self.front
+
+
+def study_metrics(spec: StudySpec) -> tuple[Metric, ...]:
+    """The metric of each task; zero-shot classifiers are measured by accuracy."""
+    return (ACCURACY,) * len(spec.tasks)
+
+
+def analyse(store: Store, study_id: int, *, seed: int = 0, generations: int = GENERATIONS) -> Analysis:
+    """Fits each task's surrogate to the study's validation points and finds the front (MAP, Algorithm 1).
+
+    The box is the one that the study's runs sampled (the smallest that holds them all). Points outside it, as
+    the single-task models are where it ends below 1, aren't fitted: the front can't reach them, and they would
+    bend the surrogates. The same evaluations and seed give the same front; ``Store.fingerprint`` tells whether there are new ones.
+
+    Raises:
+        StudyError: where there is no such study.
+    """
+    study = store.study(study_id)
+    metrics = study_metrics(study.spec)
+    settings = [run.settings for run in store.runs(study_id)]
+    low = min((s.low for s in settings), default=0.0)
+    high = max((s.high for s in settings), default=1.0)
+    C, Y = store.table(study_id)
+    n = len(metrics)
+    inside = np.array([low <= c.min() and c.max() <= high for c in C], dtype=bool)
+    usable = [inside & ~np.isnan(y) for y in Y.T]
+    needed = max(0, QuadraticSurrogate.n_parameters(n) - min(int(rows.sum()) for rows in usable))
+
+    surrogates: tuple[QuadraticSurrogate, ...] | None = None
+    front: Front | None = None
+    problem: str | None = None
+    started = fitted = time.perf_counter()
+    if needed:
+        problem = f"{needed} more points are needed before the surrogates can be fitted: evaluate them first."
+    else:
+        try:
+            surrogates = tuple(
+                QuadraticSurrogate(link=metric.link, bounds=metric.bounds).fit(C[rows], y[rows])
+                for metric, y, rows in zip(metrics, Y.T, usable, strict=True)
+            )
+        except SearchError as error:
+            problem = str(error)
+        else:
+            fitted = time.perf_counter()
+            front = find_front(
+                surrogates,
+                low,
+                high,
+                maximize=[metric.maximize for metric in metrics],
+                seed=seed,
+                generations=generations,
+                include=C[inside],
+            )
+    return Analysis(
+        study_id=study_id,
+        tasks=study.spec.task_names,
+        metrics=metrics,
+        C=C,
+        Y=Y,
+        inside=inside,
+        low=low,
+        high=high,
+        needed=needed,
+        problem=problem,
+        surrogates=surrogates,
+        r2=np.array([s.loo_r2_ for s in surrogates]) if surrogates else np.full(n, np.nan),
+        front=front,
+        single=np.diag([_values_at(C, Y, c) for c in np.eye(n)]).copy(),
+        pretrained=_values_at(C, Y, np.zeros(n)),
+        fit_seconds=fitted - started,
+        front_seconds=time.perf_counter() - fitted,
+    )
+
+
+def _values_at(C: np.ndarray, Y: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """The values (K,) measured at one c, NaN where there are none."""
+    rows = [i for i, row in enumerate(C) if np.array_equal(row, c)]
+    return Y[rows[0]] if len(rows) else np.full(Y.shape[1], np.nan)
