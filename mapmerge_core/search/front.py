@@ -1,0 +1,325 @@
+"""The Pareto front of the surrogates, by NSGA-III inside the sampled box (MAP, Algorithm 1, line 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from math import comb
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.optimize import minimize
+
+from mapmerge_core.errors import SearchError
+from mapmerge_core.search.design import sobol
+from mapmerge_core.search.surrogate import Surrogate, predict_all
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from mapmerge_core.search.links import Array
+
+SIZE_OF_TWO, SIZE = 200, 400
+"""The most rows of a front of two metrics, and of more."""
+GENERATIONS = 60
+"""NSGA-III generations unless told otherwise: more raise two tasks' hypervolume by less than 0.01 %."""
+SAME = 1e-4
+"""Front points nearer than this, as a share of the metrics' spread over the box, are one point."""
+
+
+@dataclass(frozen=True, eq=False)
+class Front:
+    """Coefficients that no others dominate, sorted by the first metric, lowest first.
+
+    Attributes:
+        c: Coefficients, ``m x N``.
+        predicted: The surrogates' metrics, ``m x K``.
+        lower: Lower ends of the metrics' 90 % prediction intervals, ``m x K``.
+        upper: Upper ends, ``m x K``.
+    """
+
+    c: Array
+    predicted: Array
+    lower: Array
+    upper: Array
+
+    def __len__(self) -> int:
+        return len(self.c)
+
+    @property
+    def is_single_point(self) -> bool:
+        """Whether one model is best at everything, so that there is no trade-off to choose (Section 6)."""
+        return len(self.c) == 1
+
+
+def non_dominated(values: ArrayLike, maximize: Sequence[bool]) -> NDArray[np.bool_]:
+    """Which rows no other row dominates: none is as good in every column and better in one.
+
+    Args:
+        values: ``m x K`` metrics. Equal rows do not dominate each other.
+        maximize: For each column, whether more is better.
+
+    Returns:
+        A mask (m,).
+
+    Raises:
+        SearchError: A value is not finite, or the directions don't match the columns.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    if table.ndim != 2 or table.shape[1] != len(maximize):
+        raise SearchError(f"{len(maximize)} directions don't fit metrics of shape {table.shape}.")
+    if not np.isfinite(table).all():
+        raise SearchError("Only finite metrics can be compared: there is a NaN or an infinity among them.")
+    goodness = table * signs(maximize)
+    # A row can only be dominated by one that is lexicographically better, which comes first in this order.
+    order = np.lexsort(-goodness.T[::-1])
+    kept = np.empty_like(goodness)
+    n_kept = 0
+    mask = np.zeros(len(table), dtype=bool)
+    for index in order:
+        row, front = goodness[index], kept[:n_kept]
+        if not np.any((front >= row).all(axis=1) & (front > row).any(axis=1)):
+            mask[index] = True
+            kept[n_kept] = row
+            n_kept += 1
+    return mask
+
+
+def find_front(
+    surrogates: Sequence[Surrogate],
+    low: ArrayLike,
+    high: ArrayLike,
+    *,
+    maximize: Sequence[bool] | None = None,
+    seed: int = 0,
+    generations: int = GENERATIONS,
+    include: ArrayLike | None = None,
+) -> Front:
+    """The non-dominated coefficients of the box [low, high]^N as the surrogates see them.
+
+    NSGA-III starts from the maximisers of every metric and of many weighted sums (L-BFGS-B), so that the ends
+    and the bulges of the front are there from the beginning; every point it ever evaluates competes for the
+    result. At most ``SIZE`` rows are kept (``SIZE_OF_TWO`` for two metrics): the best for each metric and
+    each weighted sum, then always the one farthest from those kept.
+
+    Args:
+        surrogates: K fitted surrogates of N coefficients each.
+        low: Lower end of the box, a number or one for each coefficient.
+        high: Upper end.
+        maximize: For each metric, whether more is better; all are, unless told otherwise.
+        seed: Same seed, same front.
+        generations: NSGA-III generations; 0 leaves the maximisers and a Sobol sample.
+        include: Further coefficients (any number x N) that compete, such as those measured.
+
+    Raises:
+        SearchError: No surrogate, surrogates of different N, an empty box, or coefficients outside it.
+    """
+    box = _check_box(surrogates, low, high)
+    if maximize is None:
+        maximize = [True] * len(surrogates)
+    if len(maximize) != len(surrogates):
+        raise SearchError(f"{len(surrogates)} surrogates need as many directions, not {len(maximize)}.")
+    search = _Search(surrogates, box, signs(maximize))
+    search.add(_candidates(box, seed))
+    if include is not None:
+        search.add(_check_inside(include, box))
+    search.polish()
+    if len(surrogates) > 1 and generations > 0:
+        _nsga3(search, generations, seed)
+    c = search.best_spread(SIZE_OF_TWO if len(surrogates) == 2 else SIZE)
+    predicted = predict_all(surrogates, c)
+    ends = [surrogate.predict_interval(c) for surrogate in surrogates]
+    order = np.lexsort(predicted.T[::-1])
+    lower, upper = (np.column_stack(side)[order] for side in zip(*ends, strict=True))
+    return Front(c[order], predicted[order], lower, upper)
+
+
+def signs(maximize: Sequence[bool]) -> Array:
+    """+1 for metrics that go up and -1 for those that go down (K,): metrics times these are maximised."""
+    return np.where(np.asarray(maximize, dtype=bool), 1.0, -1.0)
+
+
+class _Search:
+    """Every point evaluated so far, with its goodness: metrics, turned so that more is better."""
+
+    def __init__(self, surrogates: Sequence[Surrogate], box: tuple[Array, Array], directions: Array) -> None:
+        self.surrogates, self.box, self.directions = surrogates, box, directions
+        self._points: list[Array] = []
+        self._goodness: list[Array] = []
+
+    def add(self, points: Array) -> Array:
+        """Evaluate ``n x N`` points, remember them, and return their goodness ``n x K``."""
+        goodness = predict_all(self.surrogates, points) * self.directions
+        self._points.append(points.copy())
+        self._goodness.append(goodness)
+        return goodness
+
+    def polish(self) -> None:
+        """Add the maximisers of the weighted sums: one by one for each metric, all alike, and in between."""
+        points, goodness = np.vstack(self._points), np.vstack(self._goodness)
+        found = []
+        for weights in _sums(goodness.shape[1]) / _spread(goodness):
+            n_starts = 1 if 1 < np.count_nonzero(weights) < len(weights) else 4
+            ranked = np.argsort(-(goodness @ weights), kind="stable")
+            found += [self._ascend(points[start], weights) for start in ranked[:n_starts]]
+        self.add(np.array(found))
+
+    def best_spread(self, size: int) -> Array:
+        """At most ``size`` non-dominated points: the best for each weighted sum, then the farthest from them.
+
+        With many metrics nearly everything is non-dominated, so what the latest points dominate is dropped
+        first, a few times ``size`` well spread points are taken, and only these are compared with all.
+        """
+        points, goodness = np.vstack(self._points), np.vstack(self._goodness)
+        scaled = goodness / _spread(goodness)
+        sums = _sums(scaled.shape[1])
+        if scaled.shape[1] == 2:
+            front = np.flatnonzero(non_dominated(scaled, [True, True]))
+        else:
+            strong = np.vstack([scaled[np.argmax(scaled @ sums.T, axis=0)], scaled[-SIZE:]])
+            front = np.flatnonzero(~_dominated(scaled, strong))
+            front = front[_farthest(scaled[front], 3 * size, sums)]
+            front = front[~_dominated(scaled[front], scaled)]
+        return np.asarray(points[front[_farthest(scaled[front], size, sums)]])
+
+    def _ascend(self, start: Array, weights: Array) -> Array:
+        """The local maximiser of a weighted sum of goodness inside the box, by L-BFGS-B."""
+        used = [(s, w) for s, w in zip(self.surrogates, weights * self.directions, strict=True) if w != 0]
+
+        def loss(c: Array) -> tuple[float, Array]:
+            row = c[None]
+            value = sum(w * float(s.predict(row)[0]) for s, w in used)
+            return -value, -np.sum([w * s.gradient(row)[0] for s, w in used], axis=0)
+
+        bounds = np.column_stack(self.box)
+        result = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-12})
+        return np.asarray(np.clip(result.x, *self.box))
+
+
+@lru_cache(maxsize=32)
+def reference_directions(n_metrics: int) -> Array:
+    """NSGA-III's directions, ``about 100 x K``: Das and Dennis' simplex lattice, for K > 3 in two layers.
+
+    The inner layer, one step coarser and shrunk by half, is what looks inside: the lattice of many
+    metrics lies on the simplex's border (Deb and Jain, NSGA-III, 2014, Section VI).
+    """
+    from pymoo.util.ref_dirs import get_reference_directions
+
+    if n_metrics == 1:
+        return np.ones((1, 1))
+    steps = 1
+    while comb(steps + n_metrics, n_metrics - 1) <= 120:
+        steps += 1
+    directions = get_reference_directions("das-dennis", n_metrics, n_partitions=min(steps, 99))
+    if n_metrics > 3:
+        inner = get_reference_directions("das-dennis", n_metrics, n_partitions=max(1, steps - 1))
+        directions = np.vstack([directions, (inner + 1 / n_metrics) / 2])
+    return np.asarray(directions, dtype=np.float64)
+
+
+def _nsga3(search: _Search, generations: int, seed: int) -> None:
+    """Run NSGA-III from the best points known; all that it evaluates ends up in ``search``."""
+    from pymoo.algorithms.moo.nsga3 import NSGA3
+    from pymoo.core.problem import Problem
+    from pymoo.optimize import minimize as evolve
+
+    n_metrics, n_vectors = len(search.surrogates), len(search.box[0])
+
+    class Surrogates(Problem):
+        def __init__(self) -> None:
+            super().__init__(n_var=n_vectors, n_obj=n_metrics, xl=search.box[0], xu=search.box[1])
+
+        def _evaluate(self, x: Array, out: dict[str, Any], *_: object, **__: object) -> None:
+            out["F"] = -search.add(x)
+
+    directions = reference_directions(n_metrics)
+    first = np.vstack(
+        [search.best_spread(len(directions)), _in_box(sobol(len(directions), n_vectors, seed), search.box)]
+    )
+    algorithm = NSGA3(directions, pop_size=len(directions), sampling=first[: len(directions)])
+    evolve(Surrogates(), algorithm, ("n_gen", generations), seed=seed, verbose=False)
+
+
+def _sums(n_metrics: int) -> Array:
+    """Weights of sums of metrics: each alone, all alike, and at most two dozen in between."""
+    directions = reference_directions(n_metrics)
+    between = directions[(directions > 0).sum(axis=1) > 1]
+    return np.vstack([np.eye(n_metrics), np.ones((1, n_metrics)), between[:: max(1, len(between) // 24)]])
+
+
+def _farthest(values: Array, size: int, sums: Array) -> NDArray[np.intp]:
+    """Indices of at most ``size`` rows: the best for every sum, then always the farthest from those taken.
+
+    Rows nearer than ``SAME`` to one that is taken are left out.
+    """
+    distance = np.full(len(values), np.inf)
+    taken: list[int] = []
+
+    def take(index: int) -> None:
+        if distance[index] > SAME:
+            taken.append(index)
+            np.minimum(distance, np.sqrt(((values - values[index]) ** 2).sum(axis=1)), out=distance)
+
+    for index in np.argmax(values @ sums.T, axis=0)[:size]:
+        take(int(index))
+    while len(taken) < min(size, len(values)) and distance.max() > SAME:
+        take(int(np.argmax(distance)))
+    return np.array(taken, dtype=np.intp)
+
+
+def _dominated(values: Array, others: Array) -> NDArray[np.bool_]:
+    """Which rows of ``values`` some row of ``others`` dominates (more is better), a mask."""
+    mask = np.zeros(len(values), dtype=bool)
+    for other in others:
+        mask |= (values <= other).all(axis=1) & (values < other).any(axis=1)
+    return mask
+
+
+def _spread(goodness: Array) -> Array:
+    """How far each metric ranges over what was evaluated, at least a rounding error (K,)."""
+    spread = np.ptp(goodness, axis=0)
+    return np.where(spread > 1e-12, spread, 1.0)
+
+
+def _candidates(box: tuple[Array, Array], seed: int) -> Array:
+    """A Sobol sample of the box, and its corners where they are not too many."""
+    n_vectors = len(box[0])
+    unit = sobol(1024, n_vectors, seed)
+    if n_vectors <= 8:
+        corners = np.array(list(product((0.0, 1.0), repeat=n_vectors)))
+        unit = np.vstack([corners, unit])
+    return _in_box(unit, box)
+
+
+def _in_box(unit: Array, box: tuple[Array, Array]) -> Array:
+    return np.asarray(box[0] + (box[1] - box[0]) * unit)
+
+
+def _check_box(surrogates: Sequence[Surrogate], low: ArrayLike, high: ArrayLike) -> tuple[Array, Array]:
+    widths = {surrogate.n_features_in_ for surrogate in surrogates}
+    if len(widths) != 1:
+        raise SearchError("A front needs fitted surrogates of the same coefficients, at least one.")
+    n_vectors = widths.pop()
+    try:
+        ends = [
+            np.broadcast_to(np.asarray(end, dtype=np.float64), (n_vectors,)).copy() for end in (low, high)
+        ]
+    except ValueError as error:
+        raise SearchError(f"The box needs one number for all or each of {n_vectors} coefficients.") from error
+    if not (np.isfinite(ends).all() and (ends[0] < ends[1]).all()):
+        raise SearchError("The box is empty: its lowest coefficients must be finite and below its highest.")
+    return ends[0], ends[1]
+
+
+def _check_inside(include: ArrayLike, box: tuple[Array, Array]) -> Array:
+    points = np.asarray(include, dtype=np.float64)
+    if points.ndim != 2 or points.shape[1] != len(box[0]):
+        raise SearchError(
+            f"Points to include have {len(box[0])} coefficients each, not shape {points.shape}."
+        )
+    if not ((points >= box[0]) & (points <= box[1])).all():
+        raise SearchError("Points to include must lie inside the box: a surrogate says nothing outside it.")
+    return points

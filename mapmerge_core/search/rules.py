@@ -1,0 +1,7 @@
+"""Rules, all of them: what a rule is, from text to a rule, and from a rule to a model."""
+
+from mapmerge_core.search.rule import Objective, Rule, Threshold
+from mapmerge_core.search.rule_parser import parse_rule
+from mapmerge_core.search.rule_search import Miss, RuleResult, apply_rule
+
+__all__ = ["Miss", "Objective", "Rule", "RuleResult", "Threshold", "apply_rule", "parse_rule"]
