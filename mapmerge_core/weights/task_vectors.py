@@ -1,0 +1,251 @@
+"""Task vectors: what fine-tuning changed, as rows of one matrix, and the models that they merge to."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mapmerge_core.errors import CoefficientError
+from mapmerge_core.weights.checkpoints import read_state_dict
+from mapmerge_core.weights.layout import Layout, StateDict, check_keys, check_shape, lay_out
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import ArrayLike
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A module's parameter or buffer, looked up each time (moving a module may replace it), and its value."""
+
+    owner: weakref.ref[nn.Module]
+    attribute: str
+    view: Tensor
+
+    @property
+    def tensor(self) -> Tensor:
+        tensor: Tensor = getattr(self.owner(), self.attribute)
+        return tensor
+
+
+@dataclass(frozen=True)
+class _Binding:
+    """How a module receives merges: flat buffers, places that are views of them, places that need a copy."""
+
+    flats: tuple[Tensor, ...]
+    views: tuple[_Place, ...]
+    copies: tuple[_Place, ...]
+
+    def holds(self) -> bool:
+        return all(place.tensor.data_ptr() == place.view.data_ptr() for place in self.views)
+
+
+class TaskVectors:
+    """A pre-trained model θ_pre and N task vectors v_n = θ_n − θ_pre, merged to θ(c) = θ_pre + Σ c_n v_n.
+
+    Tensors that differ in any model lie in one flat float32 buffer (and one more where the pre-trained model
+    is float64); task vectors are the rows of a matrix V (N x d), so a merge is one matrix-vector product.
+    Left out, with the pre-trained model's values kept: tensors that are identical in all models, everything
+    outside ``part``, and integer or boolean tensors, even if they differ (BatchNorm's
+    ``num_batches_tracked``). Tied tensors are merged once.
+
+    Results are rounded to the pre-trained checkpoint's dtypes, also inside a wider module: a float16
+    checkpoint merges to float16 values, so that what is evaluated is what is exported.
+
+    Build one with `from_state_dicts` or `from_files`.
+
+    Attributes:
+        names: The fine-tuned models' names, in the order of the coefficients.
+        part: The prefix of the keys that are merged, ``""`` for all.
+        n_parameters: How many floating-point parameters ``part`` has, tied ones counted once.
+    """
+
+    def __init__(self, names: Sequence[str], part: str, layout: Layout) -> None:
+        self.names = tuple(names)
+        self.part = part
+        self.n_parameters = layout.n_parameters
+        self._layout = layout
+        self._bindings: weakref.WeakKeyDictionary[nn.Module, _Binding] = weakref.WeakKeyDictionary()
+
+    @classmethod
+    def from_state_dicts(
+        cls, pretrained: StateDict, finetuned: Mapping[str, StateDict], *, part: str = ""
+    ) -> TaskVectors:
+        """Takes the difference of each fine-tuned model to the pre-trained one.
+
+        Args:
+            pretrained: The model that all others started from; its tensors are copied.
+            finetuned: One state dict per name, with the pre-trained model's keys and shapes. Other float
+                dtypes are fine.
+            part: Merge only keys with this prefix, such as ``"visual."``; a fine-tuned model's other keys, if
+                it has any, are ignored.
+
+        Raises:
+            CheckpointError: There is no fine-tuned model, no key starts with ``part``, keys or shapes don't
+                match, or a tensor holds NaN or infinity; the sentence names the model and the tensor.
+        """
+        layout = lay_out(pretrained, finetuned, part)
+        layout = replace(layout, kept={name: tensor.clone() for name, tensor in layout.kept.items()})
+        return cls(tuple(finetuned), part, layout)
+
+    @classmethod
+    def from_files(
+        cls, pretrained: Path | str, finetuned: Mapping[str, Path], *, part: str = ""
+    ) -> TaskVectors:
+        """Does the same with checkpoint files, memory-mapped: what is not merged is never copied.
+
+        Raises:
+            CheckpointError: As for `from_state_dicts` and `read_state_dict`.
+        """
+        base = read_state_dict(pretrained)
+        layout = lay_out(base, {name: read_state_dict(path) for name, path in finetuned.items()}, part)
+        return cls(tuple(finetuned), part, layout)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def device(self) -> torch.device:
+        """Where V lies and merges are computed."""
+        return self._layout.groups[0].V.device if self._layout.groups else torch.device("cpu")
+
+    def to(self, device: torch.device | str) -> TaskVectors:
+        """Returns the same task vectors on ``device`` (this object if they are there already)."""
+        device = torch.device(device)
+        if self.device == device:
+            return self
+        groups = tuple(replace(g, base=g.base.to(device), V=g.V.to(device)) for g in self._layout.groups)
+        return TaskVectors(self.names, self.part, replace(self._layout, groups=groups))
+
+    def merge(self, c: ArrayLike) -> dict[str, Tensor]:
+        """Returns θ(c) with all the pre-trained model's keys and its dtypes.
+
+        Tensors that are not merged are returned as they are held, not copied: don't write into them.
+
+        Args:
+            c: N coefficients.
+
+        Raises:
+            CoefficientError: ``c`` has another length, or holds NaN or infinity.
+        """
+        row = self._checked(c, ndim=1)
+        return self._state_dict([torch.addmv(g.base, g.V.T, g.cast(row)) for g in self._layout.groups])
+
+    def merge_many(self, C: ArrayLike) -> list[dict[str, Tensor]]:
+        """Returns a state dict as `merge` does for each row of ``C`` (m x N), from one matrix product.
+
+        Raises:
+            CoefficientError: ``C`` is not m x N, or holds NaN or infinity.
+        """
+        rows = self._checked(C, ndim=2)
+        flats = [torch.addmm(g.base, g.cast(rows), g.V) for g in self._layout.groups]
+        return [self._state_dict([flat[i] for flat in flats]) for i in range(len(rows))]
+
+    @torch.no_grad()
+    def merge_into(self, module: nn.Module, c: ArrayLike) -> None:
+        """Makes ``module`` the model θ(c), in place.
+
+        The first call writes every tensor and turns the merged parameters (those of the arithmetic's dtype
+        and device) into views of one flat buffer; later calls write that buffer with one matrix-vector
+        product and allocate no model. Tensors that are not merged are written only the first time, and after
+        the module was moved or cast.
+
+        Args:
+            module: A module whose state dict has the pre-trained model's keys and shapes, in any float dtype.
+            c: N coefficients.
+
+        Raises:
+            CoefficientError: ``c`` has another length, or holds NaN or infinity.
+            CheckpointError: The module's keys or shapes are not the pre-trained model's.
+        """
+        row = self._checked(c, ndim=1)
+        binding = self._bindings.get(module)
+        if binding is None or not binding.holds():
+            binding = self._bindings[module] = self._bind(module)
+        for group, flat in zip(self._layout.groups, binding.flats, strict=True):
+            group.write(row, flat)
+        for place in binding.copies:
+            place.tensor.copy_(place.view)
+
+    def l1_ratios(self) -> np.ndarray:
+        """Returns |v_n|_1 / |θ_pre|_1 over ``part`` for each task vector, shape (N,)."""
+        sums = torch.zeros(len(self), dtype=torch.float64)
+        for group in self._layout.groups:
+            for slot in group.slots:
+                sums += slot.columns(group.V).abs().sum(dim=1).cpu().double()
+        return sums.numpy() / self._layout.l1
+
+    def l2_ratios(self) -> np.ndarray:
+        """Returns |v_n|_2 / |θ_pre|_2 over ``part`` for each task vector, shape (N,)."""
+        return np.sqrt(np.diag(self._gram())) / self._layout.l2
+
+    def cosines(self) -> np.ndarray:
+        """Returns the cosine similarity of each pair of task vectors, shape (N, N); 0 for a zero vector."""
+        gram = self._gram()
+        norms = np.sqrt(np.diag(gram))
+        return gram / np.where(norms > 0, norms, 1)[:, None] / np.where(norms > 0, norms, 1)
+
+    def differing(self) -> dict[str, int]:
+        """Returns for each fine-tuned model how many tensors of ``part`` fine-tuning changed."""
+        return dict(self._layout.differing)
+
+    def _gram(self) -> np.ndarray:
+        # One tensor at a time, summed in float64: exact for billions of parameters without a wider copy of V.
+        # copy of V.
+        gram = torch.zeros(len(self), len(self), dtype=torch.float64)
+        for group in self._layout.groups:
+            for slot in group.slots:
+                columns = slot.columns(group.V)
+                gram += (columns @ columns.T).cpu().double()
+        return gram.numpy()
+
+    def _checked(self, coefficients: ArrayLike, ndim: int) -> np.ndarray:
+        array = np.asarray(coefficients, dtype=np.float64)
+        if array.ndim != ndim or array.shape[-1] != len(self):
+            expected = f"({len(self)},)" if ndim == 1 else f"(m, {len(self)})"
+            raise CoefficientError(
+                f"The coefficients have shape {array.shape}, but the {len(self)} task vectors "
+                f"({', '.join(self.names)}) need {expected}."
+            )
+        if not np.isfinite(array).all():
+            raise CoefficientError(
+                "The coefficients hold NaN or infinity: every coefficient must be a finite number."
+            )
+        return array
+
+    def _state_dict(self, flats: Sequence[Tensor]) -> dict[str, Tensor]:
+        tensors = {name: tensor.to(self.device) for name, tensor in self._layout.kept.items()}
+        for group, flat in zip(self._layout.groups, flats, strict=True):
+            tensors.update({slot.name: slot.view(flat).to(slot.dtype) for slot in group.slots})
+        return {name: tensors[self._layout.aliases.get(name, name)] for name in self._layout.order}
+
+    def _bind(self, module: nn.Module) -> _Binding:
+        targets = module.state_dict(keep_vars=True)
+        check_keys("The module", targets, dict.fromkeys(self._layout.order))
+        flats = tuple(torch.empty_like(group.base) for group in self._layout.groups)
+        merged = {s.name: s.view(f) for g, f in zip(self._layout.groups, flats, strict=True) for s in g.slots}
+        views, copies, seen = [], [], set()
+        for name, target in targets.items():
+            source_name = self._layout.aliases.get(name, name)
+            source = merged[source_name] if source_name in merged else self._layout.kept[source_name]
+            check_shape("the module", name, target, source)
+            if id(target) in seen:  # tied in the module: one tensor, written once
+                continue
+            seen.add(id(target))
+            owner, _, attribute = name.rpartition(".")
+            place = _Place(weakref.ref(module.get_submodule(owner)), attribute, source)
+            if source_name not in merged:
+                target.copy_(source)
+            elif target.dtype == source.dtype and target.device == source.device:
+                target.data = source
+                views.append(place)
+            else:
+                copies.append(place)
+        return _Binding(flats, tuple(views), tuple(copies))
