@@ -1,0 +1,193 @@
+"""open_clip models as zero-shot classifiers: merged vision towers, heads from prompts."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+from open_clip.zero_shot_classifier import build_zero_shot_classifier
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mapmerge_core.errors import CheckpointError
+from mapmerge_core.weights.checkpoints import read_state_dict
+
+if TYPE_CHECKING:
+    from mapmerge_core.tasks.datasets import Task
+
+
+class ClipZeroShot:
+    """An open_clip model that classifies images by the prompt whose text embedding is nearest.
+
+    Heads come from the text tower, which is never merged, so they are computed once per task. Images are
+    brought to the model's size once and kept as uint8, a quarter of float32's memory; each batch is
+    normalised as it is used, which costs about a hundredth of the model's forward pass.
+
+    Args:
+        architecture: The path of an open_clip configuration file (``.json``, either the model's configuration
+            alone or an ``open_clip_config.json`` with ``model_cfg`` and ``preprocess_cfg``), or the name of
+            an open_clip architecture, then with open_clip's default preprocessing.
+        pretrained: The checkpoint of the whole pre-trained model.
+        device: Where the model, heads and images are.
+
+    Attributes:
+        part: The prefix of the keys that are merged.
+        model: The model in float32, in eval mode.
+        image_size: Height and width of the model's input.
+
+    Raises:
+        CheckpointError: The configuration or the checkpoint can't be read, or they don't fit each other.
+    """
+
+    part = "visual."
+
+    def __init__(self, architecture: str, pretrained: Path | str, device: torch.device | str = "cpu") -> None:
+        model_config, preprocess_config = _read_architecture(architecture)
+        self.model = _build(model_config, architecture)
+        _load(self.model, architecture, pretrained)
+        self.model.eval().requires_grad_(requires_grad=False)
+        self._tokenizer = _tokenizer(model_config["text_cfg"], self.model.context_length)
+        size = self.model.visual.image_size
+        self.image_size = (size, size) if isinstance(size, int) else tuple(size)
+        preprocess = PreprocessCfg(
+            **merge_preprocess_dict(PreprocessCfg(size=self.image_size), preprocess_config)
+        )
+        # The last two steps turn an image into a tensor and normalise it; `normalise` does them for a whole
+        # batch.
+        self._resize = image_transform_v2(preprocess, is_train=False).transforms[:-2]
+        self._mean = torch.tensor(preprocess.mean).view(3, 1, 1)
+        self._std = torch.tensor(preprocess.std).view(3, 1, 1)
+        self._heads: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = {}
+        self._narrow: open_clip.CLIP | open_clip.CustomTextCLIP | None = None
+        self.to(device)
+
+    def to(self, device: torch.device | str) -> None:
+        """Moves the model, in place."""
+        self.device = torch.device(device)
+        self.model.to(self.device)
+        self._mean, self._std = self._mean.to(self.device), self._std.to(self.device)
+        self._heads.clear()
+        self._narrow = None
+
+    def model_in(self, dtype: torch.dtype) -> open_clip.CLIP | open_clip.CustomTextCLIP:
+        """Returns the model to merge into for ``dtype``: `model` for float32, a copy of it for bfloat16."""
+        if dtype == torch.float32:
+            return self.model
+        if self._narrow is None:
+            self._narrow = copy.deepcopy(self.model).to(dtype)
+        return self._narrow
+
+    def head(self, task: Task) -> Tensor:
+        """Returns the task's head, d x classes, float32: the normalised mean of its normalised prompts."""
+        key = (task.class_names, task.templates)
+        if key not in self._heads:
+            self._heads[key] = build_zero_shot_classifier(
+                self.model, self._tokenizer, task.class_names, task.templates, device=self.device
+            )
+        return self._heads[key]
+
+    def prepare(self, images: np.ndarray) -> Tensor:
+        """Brings images to the model's size exactly as open_clip's eval transform does.
+
+        Args:
+            images: uint8, n x H x W x 3, or n x H x W for gray ones.
+
+        Returns:
+            uint8, n x 3 x height x width, on the model's device; see `normalise`.
+        """
+        tensor = torch.from_numpy(images)
+        if images.shape[1:3] != self.image_size:
+            tensor = torch.stack([self._resized(image) for image in images])
+        if tensor.ndim == 3:
+            tensor = tensor.unsqueeze(-1).expand(-1, -1, -1, 3)
+        return tensor.permute(0, 3, 1, 2).contiguous().to(self.device)
+
+    def normalise(self, batch: Tensor) -> Tensor:
+        """Turns prepared images into the model's input, float32, by the very operations of open_clip."""
+        return batch.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+
+    def logits(self, batch: Tensor, head: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Classifies prepared images with the model as it was last merged for ``dtype``.
+
+        Args:
+            batch: Prepared images, n x 3 x height x width.
+            head: From `head`, d x classes.
+            dtype: float32 or bfloat16; normalisation and the head are in float32 always.
+
+        Returns:
+            Cosine similarities, n x classes, float32 (the logit scale would not change their order).
+        """
+        features = self.model_in(dtype).visual(self.normalise(batch).to(dtype))
+        return functional.normalize(features.float(), dim=-1) @ head
+
+    def _resized(self, image: np.ndarray) -> Tensor:
+        picture = Image.fromarray(image)
+        for step in self._resize:
+            picture = step(picture)
+        return torch.from_numpy(np.array(picture))
+
+
+def _read_architecture(architecture: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns an architecture's model and preprocessing configurations."""
+    if not architecture.endswith(".json"):
+        config = open_clip.get_model_config(architecture)
+        if config is None:
+            raise CheckpointError(
+                f"open_clip has no architecture '{architecture}': give a name or a .json configuration file."
+            )
+        return config, {}
+    try:
+        config = json.loads(Path(architecture).read_text(encoding="utf-8"))
+        return dict(config.get("model_cfg", config)), dict(config.get("preprocess_cfg", {}))
+    except OSError as error:
+        raise CheckpointError(f"The configuration {architecture} can't be read: {error.strerror}.") from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{architecture} is not an open_clip configuration in JSON.") from error
+
+
+def _build(config: dict[str, Any], architecture: str) -> open_clip.CLIP | open_clip.CustomTextCLIP:
+    # Built directly: open_clip's registry of configurations is global, and two folders may use one name.
+    config = copy.deepcopy(config)
+    try:
+        custom_text = config.pop("custom_text", False)
+        if "hf_model_name" in config["text_cfg"]:
+            custom_text = True
+            config["text_cfg"]["hf_model_pretrained"] = False  # the checkpoint brings the weights
+        return open_clip.CustomTextCLIP(**config) if custom_text else open_clip.CLIP(**config)
+    except (TypeError, KeyError, AttributeError, ValueError, AssertionError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"open_clip can't build a CLIP model from the configuration {architecture}: {error}."
+        ) from error
+
+
+def _load(model: nn.Module, architecture: str, pretrained: Path | str) -> None:
+    """Loads a checkpoint that must fit exactly."""
+    state_dict, expected = read_state_dict(pretrained), model.state_dict()
+    for key in [*expected, *state_dict]:
+        if key not in state_dict:
+            problem = f"lacks the tensor '{key}'"
+        elif key not in expected:
+            problem = f"holds the tensor '{key}', which the architecture lacks"
+        elif state_dict[key].shape != expected[key].shape:
+            found, wanted = tuple(state_dict[key].shape), tuple(expected[key].shape)
+            problem = f"holds '{key}' with shape {found} where the architecture has {wanted}"
+        else:
+            continue
+        raise CheckpointError(f"{pretrained} does not fit the architecture {architecture}: it {problem}.")
+    model.load_state_dict(state_dict)
+
+
+def _tokenizer(text_config: dict[str, Any], context_length: int) -> SimpleTokenizer | HFTokenizer:
+    options = text_config.get("tokenizer_kwargs", {})
+    if name := text_config.get("hf_tokenizer_name"):
+        mode = text_config.get("tokenizer_mode")
+        return HFTokenizer(name, context_length=context_length, tokenizer_mode=mode, **options)
+    return SimpleTokenizer(context_length=context_length, **options)
