@@ -79,6 +79,17 @@ class Analysis:
         """For each task, whether more is better."""
         return tuple(metric.maximize for metric in self.metrics)
 
+    @property
+    def fitted_front(self) -> Front:
+        """The front, for whoever can't do without.
+
+        Raises:
+            StudyError: while there is none; says why.
+        """
+        if self.front is None:
+            raise StudyError(self.problem or "The study has no front yet.")
+        return self.front
+
     def predict(self, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The surrogates' metrics at one c (N,).
 
@@ -88,7 +99,7 @@ class Analysis:
         Raises:
             StudyError: while there are no surrogates.
         """
-        surrogates, _ = self._fitted()
+        surrogates = self._fitted()
         row = np.asarray(c, dtype=np.float64)[None]
         values = np.array([surrogate.predict(row)[0] for surrogate in surrogates])
         ends = np.array([surrogate.predict_interval(row) for surrogate in surrogates])
@@ -120,7 +131,7 @@ class Analysis:
             StudyError: while there is no front, and for a task that the study doesn't have.
             SearchError: for weights that can't be used, and where normalising lacks single-task models.
         """
-        _, front = self._fitted()
+        front = self.fitted_front
         for name in weights:
             if name not in self.tasks:
                 raise StudyError(f"There is no task '{name}': the study has {', '.join(self.tasks)}.")
@@ -142,15 +153,20 @@ class Analysis:
         """
         bounds = [metric.bounds for metric in self.metrics]
         rule = parse_rule(text, self.tasks, maximize=self.maximize, bounds=bounds)
-        surrogates, front = self._fitted()
         return apply_rule(
-            rule, front, surrogates, low=self.low, high=self.high, single=self.single, maximize=self.maximize
+            rule,
+            self.fitted_front,
+            self._fitted(),
+            low=self.low,
+            high=self.high,
+            single=self.single,
+            maximize=self.maximize,
         )
 
-    def _fitted(self) -> tuple[tuple[QuadraticSurrogate, ...], Front]:
-        if self.surrogates is None or self.front is None:
+    def _fitted(self) -> tuple[QuadraticSurrogate, ...]:
+        if self.surrogates is None:
             raise StudyError(self.problem or "The study has no surrogates yet.")
-        return self.surrogates, self.front
+        return self.surrogates
 
 
 def study_metrics(spec: StudySpec) -> tuple[Metric, ...]:
@@ -162,8 +178,9 @@ def analyse(store: Store, study_id: int, *, seed: int = 0, generations: int = GE
     """Fits each task's surrogate to the study's validation points and finds the front (MAP, Algorithm 1).
 
     The box is the one that the study's runs sampled (the smallest that holds them all). Points outside it, as
-    the single-task models are where it ends below 1, aren't fitted: the front can't reach them, and they would
-    bend the surrogates. The same evaluations and seed give the same front; ``Store.fingerprint`` tells whether there are new ones.
+    the single-task models are where it ends below 1, aren't fitted: the front can't reach them, and they
+    would bend the surrogates. The same evaluations and seed give the same front; ``Store.fingerprint`` tells
+    whether there are new ones.
 
     Raises:
         StudyError: where there is no such study.
@@ -228,4 +245,4 @@ def analyse(store: Store, study_id: int, *, seed: int = 0, generations: int = GE
 def _values_at(C: np.ndarray, Y: np.ndarray, c: np.ndarray) -> np.ndarray:
     """The values (K,) measured at one c, NaN where there are none."""
     rows = [i for i, row in enumerate(C) if np.array_equal(row, c)]
-    return Y[rows[0]] if len(rows) else np.full(Y.shape[1], np.nan)
+    return Y[rows[0]] if rows else np.full(Y.shape[1], np.nan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mapmerge_core.studies.spec import (
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
 
 
 def create_demo_study(
-    store: Store, n_tasks: int, *, points: int | None = None, seed: int = 0, zoo: Path | str = DEMO_ZOO
+    store: Store,
+    n_tasks: int,
+    *,
+    points: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    zoo: Path | str = DEMO_ZOO,
 ) -> RunRow:
     """Keeps a new study of a zoo's first tasks and a run of MAP for it, both in their default settings.
 
@@ -34,4 +41,4 @@ def create_demo_study(
     everything = n_tasks > 4 and n_tasks == len(read_manifest(zoo).tasks)
     names = f"all {n_tasks} tasks" if everything else " + ".join(spec.task_names)
     study = store.create_study(f"Demo: {names}", spec)
-    return store.create_run(study.id, demo_settings(n_tasks, points, seed))
+    return store.create_run(study.id, replace(demo_settings(n_tasks, points, seed), device=device))

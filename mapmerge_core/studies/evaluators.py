@@ -5,6 +5,7 @@ from __future__ import annotations
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from mapmerge_core.errors import StudyError
 from mapmerge_core.studies.spec import check_sources
 
 if TYPE_CHECKING:
@@ -16,10 +17,12 @@ def load_evaluator(study: StudyRow, device: str = "auto", precision: str = "auto
     """Reads a study's checkpoints and datasets.
 
     Raises:
-        StudyError: where a file has changed since the study was created.
+        StudyError: where a file has changed since the study was created, and where memory is too small.
         CheckpointError: where a checkpoint can't be read or doesn't fit.
         DatasetError: where a dataset can't be read.
     """
+    import torch
+
     from mapmerge_core.tasks.datasets import Task
     from mapmerge_core.tasks.evaluator import Evaluator, choose_device
     from mapmerge_core.tasks.families.clip import ClipZeroShot
@@ -28,12 +31,18 @@ def load_evaluator(study: StudyRow, device: str = "auto", precision: str = "auto
     check_sources(study.sources)
     spec = study.spec
     chosen = choose_device(device)
-    family = ClipZeroShot(spec.architecture, spec.pretrained, chosen)
-    vectors = TaskVectors.from_files(
-        spec.pretrained, {task.name: task.checkpoint for task in spec.tasks}, part=family.part
-    )
     tasks = [Task.from_file(task.name, task.data) for task in spec.tasks]
-    return Evaluator(family, vectors, tasks, device=chosen, precision=precision)
+    try:
+        family = ClipZeroShot(spec.architecture, spec.pretrained, chosen)
+        vectors = TaskVectors.from_files(
+            spec.pretrained, {task.name: task.checkpoint for task in spec.tasks}, part=family.part
+        )
+        return Evaluator(family, vectors, tasks, device=chosen, precision=precision)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise StudyError(
+            f"The models of '{study.name}' don't fit into the memory of {chosen}: merge fewer tasks, choose "
+            "another device, or close other programs."
+        ) from error
 
 
 class EvaluatorCache:

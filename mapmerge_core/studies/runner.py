@@ -181,6 +181,4 @@ def explain(error: Exception) -> str:
     """One sentence for a person, whatever went wrong."""
     if isinstance(error, MapMergeError):
         return str(error)
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return "The device ran out of memory: choose fewer tasks, another device, or close other programs."
     return f"Unexpected error: {type(error).__name__}: {' '.join(str(error).split())}"

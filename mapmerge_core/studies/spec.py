@@ -301,8 +301,8 @@ def demo_tasks(n_tasks: int, zoo: Path | str = DEMO_ZOO) -> tuple[str, ...]:
 def demo_settings(n_tasks: int, points: int | None = None, seed: int = 0) -> RunSettings:
     """What the demo with ``n_tasks`` evaluates.
 
-    The paper's budgets, but at most 100 points, which do for the demo's quick models. Many full task vectors at
-    once ruin a model, so from five tasks on the box ends at 0.6.
+    The paper's budgets, but at most 100 points, enough for the demo's models. Many full task vectors at once
+    ruin a model, so from five tasks on the box ends at 0.6.
     """
     from mapmerge_core.methods.map import default_points
 

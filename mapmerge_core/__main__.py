@@ -1,0 +1,47 @@
+"""The command line: ``python -m mapmerge_core COMMAND``; ``--help`` lists commands and exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from mapmerge_core.cli.parser import build_parser
+from mapmerge_core.errors import MapMergeError, RuleError
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable, Sequence
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: What was typed after the program's name, by default ``sys.argv[1:]``.
+
+    Returns:
+        The exit code.
+    """
+    options = build_parser().parse_args(arguments)
+    from mapmerge_core.cli import commands
+
+    command: Callable[[Namespace], int] = getattr(commands, options.command)
+    try:
+        return command(options)
+    except RuleError as error:
+        sys.stderr.write(f"{error}\n{error.pointer}\n")
+        return BAD_INPUT
+    except MapMergeError as error:
+        sys.stderr.write(f"{error}\n")
+        return BAD_INPUT
+    except commands.Interrupted as stop:
+        sys.stderr.write(f"{stop}\n")
+        return INTERRUPTED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

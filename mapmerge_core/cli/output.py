@@ -1,0 +1,71 @@
+"""What people see: progress on standard error, tables on standard output."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from mapmerge_core.studies.runner import Progress
+
+
+def say(text: str = "") -> None:
+    """One line on standard output."""
+    sys.stdout.write(f"{text}\n")
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Progress | None]:
+    """A bar with a time left on standard error, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    """One JSON object; NaN, which JSON doesn't know, becomes null."""
+    say(json.dumps(_plain(values), allow_nan=False))
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Aligned columns; the first to the left, the others to the right."""
+    widths = [max(len(line[k]) for line in [headers, *rows]) for k in range(len(headers))]
+    for line in [headers, *rows]:
+        cells = [f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)]
+        cells[0] = f"{line[0]:<{widths[0]}}"
+        say("  ".join(cells).rstrip())
+
+
+def percent(value: float | None) -> str:
+    """A fraction as people read it, a dash where there is none."""
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def number(value: float) -> str:
+    """A coefficient or an R², a dash where there is none."""
+    return "-" if math.isnan(value) else f"{value:.3f}"

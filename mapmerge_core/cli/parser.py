@@ -1,0 +1,120 @@
+"""What can be typed after ``python -m mapmerge_core``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mapmerge_core.studies.spec import DEMO_ZOO
+
+_EPILOG = """\
+Everything is kept where the dashboard keeps it: in $MAPMERGE_HOME, by default the platform's data folder.
+STUDY is a study's name or number, as `studies` lists them.
+
+exit status:
+  0    done
+  2    something is wrong with what was asked; one sentence on standard error says what
+  3    no model meets the rule; the nearest one is named
+  130  interrupted; everything measured is kept, and `run --study STUDY` goes on
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mapmerge_core",
+        description="See every trade-off of a model merge, pick one, export it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_run(commands)
+    _add_front(commands)
+    _add_pick(commands)
+    _add_export(commands)
+    _add_studies(commands)
+    for command in commands.choices.values():
+        command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+        command.epilog = _EPILOG
+        command.formatter_class = argparse.RawDescriptionHelpFormatter
+    return parser
+
+
+Commands = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for it
+
+
+def _add_demo(commands: Commands) -> None:
+    demo = commands.add_parser("demo", help="evaluate, pick, measure and export on the bundled models")
+    demo.add_argument("--tasks", type=int, default=2, metavar="N", help="tasks to merge (default 2)")
+    demo.add_argument(
+        "--points", type=int, metavar="P", help="points to evaluate (default: the paper's, at most 100)"
+    )
+    demo.add_argument("--seed", type=int, default=0, help="seed of the points (default 0)")
+    demo.add_argument("--out", type=Path, metavar="DIR", help="folder for the exported model")
+    demo.add_argument("--zoo", type=Path, default=DEMO_ZOO, metavar="DIR", help="another folder of models")
+    _add_device(demo)
+
+
+def _add_run(commands: Commands) -> None:
+    run = commands.add_parser("run", help="evaluate points of a new study, or go on with one")
+    run.add_argument(
+        "folder", nargs="?", type=Path, metavar="FOLDER", help="new study of a folder with a manifest.json"
+    )
+    run.add_argument("--study", help="go on with this study: resume its run, or with --points add one")
+    run.add_argument(
+        "--tasks", metavar="A,B", help="the folder's tasks to merge, in this order (default: all)"
+    )
+    run.add_argument("--name", help="the new study's name")
+    run.add_argument("--points", type=int, metavar="P", help="points to evaluate (default: the paper's)")
+    run.add_argument("--seed", type=int, default=0, help="seed of the points (default 0)")
+    run.add_argument(
+        "--design", choices=["uniform", "sobol", "grid"], default="uniform", help="default: uniform"
+    )
+    run.add_argument("--low", type=float, default=0.0, help="least coefficient (default 0)")
+    run.add_argument("--high", type=float, default=1.0, help="greatest coefficient (default 1)")
+    run.add_argument(
+        "--no-anchors", action="store_true", help="leave the pre-trained and single-task models out"
+    )
+    run.add_argument(
+        "--precision", choices=["auto", "float32", "bfloat16"], default="auto", help="default: what is fast"
+    )
+    _add_device(run)
+
+
+def _add_front(commands: Commands) -> None:
+    front = commands.add_parser("front", help="print a study's front")
+    front.add_argument("study", metavar="STUDY")
+    front.add_argument("--seed", type=int, default=0, help="seed of the search (default 0)")
+
+
+def _add_pick(commands: Commands) -> None:
+    pick = commands.add_parser("pick", help="pick a model of a study's front")
+    pick.add_argument("study", metavar="STUDY")
+    how = pick.add_mutually_exclusive_group(required=True)
+    how.add_argument("--rule", help='such as "all >= 70%%, maximize MNIST"')
+    how.add_argument("--preference", help='weights such as "MNIST=2,Emoji=1", or "equal"')
+    pick.add_argument(
+        "--normalise", action="store_true", help="weigh metrics as shares of the single-task models'"
+    )
+    pick.add_argument("--name", default="", help="a name for the pick")
+    pick.add_argument("--measure", action="store_true", help="measure the pick on the test split")
+    _add_device(pick)
+
+
+def _add_export(commands: Commands) -> None:
+    export = commands.add_parser("export", help="write a picked model as safetensors")
+    export.add_argument("study", metavar="STUDY")
+    export.add_argument(
+        "--pick", type=int, metavar="N", help="the pick's number (default: the study's latest)"
+    )
+    export.add_argument("--out", type=Path, metavar="FILE", help="file ending in .safetensors, or a folder")
+
+
+def _add_studies(commands: Commands) -> None:
+    studies = commands.add_parser("studies", help="list the studies")
+    studies.add_argument("--delete", metavar="STUDY", help="delete a study with its evaluations and picks")
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", default="auto", help="cuda, mps or cpu (default: the fastest there is)")
