@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mapmerge_core.cli.output import number, percent, print_json, print_table, progress_bar, say
 from mapmerge_core.errors import StudyError
 from mapmerge_core.methods.map import default_points
@@ -19,8 +21,6 @@ from mapmerge_core.studies.store import Store
 
 if TYPE_CHECKING:
     from argparse import Namespace
-
-    import numpy as np
 
     from mapmerge_core.studies.rows import RunRow, StudyRow
 

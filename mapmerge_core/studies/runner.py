@@ -127,15 +127,20 @@ def measure(
     done = int(np.isfinite(values).sum())
     if progress:
         progress(done, values.size)
-    for i, k in np.argwhere(np.isnan(values)):
+    for c, row in zip(C, values, strict=True):
+        missing = [task for task, value in zip(tasks, row, strict=True) if np.isnan(value)]
+        if not missing:
+            continue
         if cancel and cancel.is_set():
             raise Cancelled
-        outcome = evaluator.evaluate(C[i], [tasks[k]], split)[tasks[k]]
-        store.add_evaluation(study.id, C[i], tasks[k], split, outcome, run_id=run_id)
-        values[i, k] = outcome.value
-        done += 1
-        if progress:
-            progress(done, values.size)
+        for task, outcome in evaluator.outcomes(c, missing, split):
+            store.add_evaluation(study.id, c, task, split, outcome, run_id=run_id)
+            row[tasks.index(task)] = outcome.value
+            done += 1
+            if progress:
+                progress(done, values.size)
+            if cancel and cancel.is_set() and done < values.size:
+                raise Cancelled
     return values
 
 

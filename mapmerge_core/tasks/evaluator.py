@@ -14,7 +14,7 @@ from mapmerge_core.tasks.datasets import load_split
 from mapmerge_core.tasks.metric import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike
     from torch import Tensor
@@ -157,29 +157,37 @@ class Evaluator:
             DatasetError: A task is unknown, or its dataset can't be read.
             MapMergeError: The device runs out of memory.
         """
+        return dict(self.outcomes(c, tasks, split, precision))
+
+    def outcomes(
+        self,
+        c: ArrayLike,
+        tasks: Sequence[str] | None = None,
+        split: str = "val",
+        precision: str | None = None,
+    ) -> Iterator[tuple[str, Outcome]]:
+        """As `evaluate`, but hands out each task's name and outcome as soon as it is measured."""
         chosen = self._chosen(tasks)
         dtype = _dtype(precision or ("float32" if split == "test" else self.precision))
         try:
             self.prepare(tasks, split)
             start = time.perf_counter()
             self.vectors.merge_into(self.family.model_in(dtype), c)
-            outcomes = {}
             for task in chosen:
                 correct = self._correct(task, split, dtype)
-                end = time.perf_counter()
-                outcomes[task.name] = Outcome(
+                outcome = Outcome(
                     value=float(correct.mean()),
                     n_examples=len(correct),
                     correct=np.packbits(correct).tobytes(),
-                    seconds=end - start,
+                    seconds=time.perf_counter() - start,
                 )
-                start = end
+                yield task.name, outcome
+                start = time.perf_counter()
         except torch.OutOfMemoryError as error:
             raise MapMergeError(
                 f"The device {self.device} ran out of memory with {self.batch_size} images in a batch: "
                 "choose a smaller batch size."
             ) from error
-        return outcomes
 
     def _chosen(self, names: Sequence[str] | None) -> list[Task]:
         for name in names or ():

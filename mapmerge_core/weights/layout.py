@@ -58,7 +58,7 @@ class Group:
 
     def cast(self, coefficients: np.ndarray) -> Tensor:
         """Coefficients (float64) in this group's dtype and on its device."""
-        return torch.from_numpy(coefficients).to(self.V.dtype).to(self.V.device)
+        return torch.tensor(coefficients).to(self.V.dtype).to(self.V.device)
 
     def write(self, c: np.ndarray, flat: Tensor) -> None:
         """Writes θ(c), rounded as the checkpoint would store it, into ``flat`` (d,)."""
