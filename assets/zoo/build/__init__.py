@@ -1,0 +1,1 @@
+"""Build the demo zoo: fetch sources, draw images, pre-train, fine-tune, measure, publish."""
