@@ -1,0 +1,199 @@
+"""Evaluations as they come in, and how well a surrogate explains them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from mapmerge_core.charts.palette import Palette, dress, translucent
+from mapmerge_core.charts.units import axis_title, hover_texts, shown, unit
+from mapmerge_core.search.front import non_dominated
+from mapmerge_core.tasks.metric import Metric
+
+
+@dataclass(frozen=True)
+class EvaluationsInfo:
+    """Evaluated points in the order in which they were measured.
+
+    Attributes:
+        tasks: K names.
+        metrics: K metrics.
+        C: n x N coefficients.
+        Y: n x K metrics.
+        best: (n,) whether no other measured point dominates it.
+    """
+
+    tasks: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    C: NDArray[np.float64]
+    Y: NDArray[np.float64]
+    best: NDArray[np.bool_]
+
+
+def evaluations_info(
+    tasks: Sequence[str], metrics: Sequence[Metric], C: NDArray[np.float64], Y: NDArray[np.float64]
+) -> EvaluationsInfo:
+    """Gather the rows that were measured on every task.
+
+    Args:
+        tasks: K names.
+        metrics: K metrics.
+        C: n x N coefficients, oldest first.
+        Y: n x K metrics, NaN where not measured (yet).
+    """
+    whole = ~np.isnan(Y).any(axis=1)
+    C, Y = C[whole], Y[whole]
+    best = non_dominated(Y, [metric.maximize for metric in metrics]) if len(Y) else np.zeros(0, bool)
+    return EvaluationsInfo(tuple(tasks), tuple(metrics), C, Y, best)
+
+
+def evaluations_scatter(info: EvaluationsInfo, palette: Palette, *, height: int = 400) -> go.Figure:
+    """The points measured so far: two tasks against each other, or one column of dots a task for more."""
+    if len(info.tasks) == 2:
+        return _plane(info, palette, height)
+    return _columns(info, palette, height)
+
+
+def _plane(info: EvaluationsInfo, palette: Palette, height: int) -> go.Figure:
+    figure = go.Figure()
+    hovers = np.array(hover_texts(info.C, info.Y, info.tasks, info.metrics), dtype=object)
+    groups = (
+        ("Dominated", ~info.best, {"size": 8, "color": translucent(palette.measured, 0.75)}),
+        ("Not dominated so far", info.best, {"size": 10, "color": palette.front}),
+    )
+    for name, members, marker in groups:
+        figure.add_scatter(
+            x=shown(info.Y[members, 0], info.metrics[0]),
+            y=shown(info.Y[members, 1], info.metrics[1]),
+            mode="markers",
+            marker=marker,
+            name=name,
+            text=hovers[members],
+            hovertemplate="%{text}<extra>Measured</extra>",
+        )
+    if len(info.Y):
+        figure.add_scatter(
+            x=shown(info.Y[-1:, 0], info.metrics[0]),
+            y=shown(info.Y[-1:, 1], info.metrics[1]),
+            mode="markers",
+            marker={"size": 17, "symbol": "circle-open", "color": palette.pick, "line": {"width": 2}},
+            name="Newest",
+            hoverinfo="skip",
+        )
+    dress(figure, palette, height=height, live=True)
+    figure.update_xaxes(title_text=axis_title(info.tasks[0], info.metrics[0]))
+    figure.update_yaxes(title_text=axis_title(info.tasks[1], info.metrics[1]))
+    return figure
+
+
+def _columns(info: EvaluationsInfo, palette: Palette, height: int) -> go.Figure:
+    figure = go.Figure()
+    count = len(info.Y)
+    # A low-discrepancy sequence spreads the dots of a column without randomness.
+    spread = (np.arange(count) * 0.618034 % 1.0 - 0.5) * 0.5
+    hovers = hover_texts(info.C, info.Y, info.tasks, info.metrics)
+    for k, metric in enumerate(info.metrics):
+        figure.add_scatter(
+            x=k + spread,
+            y=shown(info.Y[:, k], metric),
+            mode="markers",
+            marker={"size": 6, "color": translucent(palette.front, 0.55)},
+            text=hovers,
+            hovertemplate="%{text}<extra>Measured</extra>",
+            name="Measured",
+            legendgroup="measured",
+            showlegend=k == 0,
+        )
+    if count:
+        figure.add_scatter(
+            x=np.arange(len(info.tasks)) + spread[-1],
+            y=[float(shown(value, metric)) for value, metric in zip(info.Y[-1], info.metrics, strict=True)],
+            mode="markers",
+            marker={"size": 11, "symbol": "circle-open", "color": palette.pick, "line": {"width": 2}},
+            name="Newest",
+            hoverinfo="skip",
+        )
+    dress(figure, palette, height=height, live=True)
+    figure.update_xaxes(
+        tickvals=list(range(len(info.tasks))),
+        ticktext=list(info.tasks),
+        range=[-0.6, len(info.tasks) - 0.4],
+        showgrid=False,
+    )
+    name = info.metrics[0].name
+    figure.update_yaxes(title_text=f"{name[:1].upper() + name[1:]} ({unit(info.metrics[0])})")
+    return figure
+
+
+@dataclass(frozen=True)
+class FitInfo:
+    """How well surrogates predict points that they did not see.
+
+    Attributes:
+        tasks: K names.
+        metrics: K metrics.
+        measured: For each task its measured values (n_k,).
+        left_out: For each task the prediction of each by a surrogate that did not see it (n_k,).
+    """
+
+    tasks: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    measured: tuple[NDArray[np.float64], ...]
+    left_out: tuple[NDArray[np.float64], ...]
+
+
+def fit_info(
+    tasks: Sequence[str],
+    metrics: Sequence[Metric],
+    Y: NDArray[np.float64],
+    inside: NDArray[np.bool_],
+    left_out: Sequence[NDArray[np.float64]],
+) -> FitInfo:
+    """Pair measured values with left-out predictions.
+
+    Args:
+        tasks: K names.
+        metrics: K metrics.
+        Y: n x K metrics, NaN where not measured.
+        inside: (n,) rows that surrogates were fitted to, where measured.
+        left_out: For each task the predictions of its fitted rows, in their order.
+    """
+    measured = tuple(column[inside & ~np.isnan(column)] for column in Y.T)
+    return FitInfo(tuple(tasks), tuple(metrics), measured, tuple(left_out))
+
+
+def fit_scatter(info: FitInfo, palette: Palette, *, height: int = 400) -> go.Figure:
+    """Measured metrics against leave-one-out predictions, one colour a task; the diagonal is a perfect fit."""
+    figure = go.Figure()
+    everything: list[float] = []
+    for k, (task, metric) in enumerate(zip(info.tasks, info.metrics, strict=True)):
+        x, y = shown(info.measured[k], metric), shown(info.left_out[k], metric)
+        everything += [*x.tolist(), *y.tolist()]
+        figure.add_scatter(
+            x=x,
+            y=y,
+            mode="markers",
+            name=task,
+            marker={"size": 7, "color": palette.categorical[k % len(palette.categorical)], "opacity": 0.8},
+            hovertemplate=f"<b>{task}</b><br>measured %{{x:.1f}}{unit(metric)}"
+            f"<br>predicted %{{y:.1f}}{unit(metric)}<extra></extra>",
+        )
+    if everything:
+        ends = [min(everything), max(everything)]
+        figure.add_scatter(
+            x=ends,
+            y=ends,
+            mode="lines",
+            line={"color": palette.muted, "width": 1, "dash": "dot"},
+            showlegend=False,
+            hoverinfo="skip",
+        )
+    dress(figure, palette, height=height, live=True)
+    sign = f" ({unit(info.metrics[0])})" if unit(info.metrics[0]) else ""
+    figure.update_xaxes(title_text=f"Measured{sign}")
+    figure.update_yaxes(title_text=f"Predicted, left out{sign}")
+    return figure

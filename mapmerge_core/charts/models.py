@@ -1,0 +1,145 @@
+"""Models against each other: metric bars, cosines of task vectors, contact sheets of their images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from mapmerge_core.charts.palette import Palette, dress, translucent
+from mapmerge_core.charts.units import shown, unit, value_text
+from mapmerge_core.tasks.metric import Metric
+
+
+@dataclass(frozen=True)
+class BarsInfo:
+    """One group of bars a task.
+
+    Attributes:
+        tasks: K names.
+        metrics: K metrics.
+        pretrained: (K,) the pre-trained model's metrics; NaN where unknown.
+        single: (K,) each task's own model's metrics; NaN where unknown.
+        predicted: (K,) the pick's.
+        lower: (K,) lower ends of its prediction intervals.
+        upper: (K,) upper ends.
+        measured: (K,) the pick measured on the test split; None before that.
+    """
+
+    tasks: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    pretrained: NDArray[np.float64]
+    single: NDArray[np.float64]
+    predicted: NDArray[np.float64]
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+    measured: NDArray[np.float64] | None = None
+
+    def share_of_single(self) -> NDArray[np.float64]:
+        """(K,) the pick's predicted metric as a fraction of the task's own model's."""
+        return self.predicted / self.single
+
+
+def _as_shown(values: NDArray[np.float64], metrics: Sequence[Metric]) -> NDArray[np.float64]:
+    return np.array([float(shown(value, metric)) for value, metric in zip(values, metrics, strict=True)])
+
+
+def metric_bars(info: BarsInfo, palette: Palette, *, height: int = 320) -> go.Figure:
+    """Bars of the pre-trained model, the pick (with interval and, if any, measurement) and the own model."""
+    figure = go.Figure()
+    predicted = _as_shown(info.predicted, info.metrics)
+    series: list[tuple[str, NDArray[np.float64], str, dict[str, object] | None]] = [
+        ("Pre-trained", info.pretrained, translucent(palette.pretrained, 0.55), None),
+        (
+            "Pick, predicted",
+            info.predicted,
+            palette.pick,
+            {
+                "type": "data",
+                "symmetric": False,
+                "array": _as_shown(info.upper, info.metrics) - predicted,
+                "arrayminus": predicted - _as_shown(info.lower, info.metrics),
+                "color": palette.text,
+                "thickness": 1.4,
+                "width": 4,
+            },
+        ),
+    ]
+    if info.measured is not None:
+        series.append(("Pick, measured on test", info.measured, translucent(palette.pick, 0.55), None))
+    series.append(("Its own model", info.single, palette.single, None))
+    for name, values, colour, error in series:
+        figure.add_bar(
+            x=list(info.tasks),
+            y=_as_shown(values, info.metrics),
+            name=name,
+            marker={"color": colour, "cornerradius": 3, "line": {"width": 0}},
+            error_y=error,
+            customdata=[
+                "–" if np.isnan(value) else value_text(value, metric)
+                for value, metric in zip(values, info.metrics, strict=True)
+            ],
+            hovertemplate=f"<b>%{{x}}</b><br>{name} %{{customdata}}<extra></extra>",
+        )
+    dress(figure, palette, height=height)
+    figure.update_layout(barmode="group", bargap=0.28, bargroupgap=0.06)
+    figure.update_xaxes(showgrid=False, tickfont={"color": palette.text, "size": 13})
+    name = info.metrics[0].name
+    sign = f" ({unit(info.metrics[0])})" if unit(info.metrics[0]) else ""
+    figure.update_yaxes(title_text=f"{name[:1].upper() + name[1:]}{sign}")
+    return figure
+
+
+def cosine_heatmap(
+    names: Sequence[str], cosines: NDArray[np.float64], palette: Palette, *, height: int | None = None
+) -> go.Figure:
+    """Cosines between task vectors (N x N), the diagonal left blank, each cell with its figure."""
+    values = np.array(cosines, dtype=np.float64)
+    np.fill_diagonal(values, np.nan)
+    limit = max(0.1, float(np.nanmax(np.abs(values)))) if len(names) > 1 else 1.0
+    texts = [["" if np.isnan(value) else f"{value:.2f}" for value in row] for row in values]
+    figure = go.Figure(
+        go.Heatmap(
+            z=values,
+            x=list(names),
+            y=list(names),
+            text=texts,
+            texttemplate="%{text}",
+            textfont={"size": 12},
+            colorscale=palette.scale,
+            zmin=min(0.0, float(np.nanmin(values))) if len(names) > 1 else 0.0,
+            zmax=limit,
+            xgap=2,
+            ygap=2,
+            hovertemplate="%{y} and %{x}<br>cosine %{z:.3f}<extra></extra>",
+            showscale=False,
+        )
+    )
+    dress(figure, palette, height=height or 140 + 40 * len(names))
+    figure.update_xaxes(showgrid=False, tickangle=0 if len(names) <= 4 else -35)
+    figure.update_yaxes(showgrid=False, autorange="reversed")
+    return figure
+
+
+def enlarged(images: NDArray[np.uint8], side: int = 64) -> list[NDArray[np.uint8]]:
+    """Small images (n x H x W [x 3], uint8) blown up by whole factors to at least ``side`` pixels, unblurred."""
+    factor = max(1, -(-side // images.shape[1]))
+    grown = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    return [np.ascontiguousarray(image) for image in grown]
+
+
+def one_of_each(labels: NDArray[np.integer], count: int) -> NDArray[np.int64]:
+    """Row numbers of ``count`` examples of as many different classes as possible, spread over the classes.
+
+    Args:
+        labels: (n,) class numbers.
+        count: How many examples are wanted; fewer come back when there are fewer examples.
+    """
+    classes, first = np.unique(labels, return_index=True)
+    step = max(1, len(classes) // max(1, count))
+    rows = list(first[::step][:count])
+    rest = [row for row in range(len(labels)) if row not in set(rows)]
+    return np.array([*rows, *rest[: count - len(rows)]], dtype=np.int64)

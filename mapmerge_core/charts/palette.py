@@ -1,0 +1,118 @@
+"""Colours, and the look that every figure shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+
+@dataclass(frozen=True)
+class Palette:
+    """The colours of one theme, as CSS hex strings; those of ``.streamlit/config.toml``.
+
+    Each role keeps its colour in every figure: the front, the pick, single-task models and so on.
+    """
+
+    text: str
+    muted: str
+    grid: str
+    background: str
+    front: str
+    pick: str
+    single: str
+    pretrained: str
+    measured: str
+    categorical: tuple[str, ...]
+    sequential: tuple[str, ...]
+
+    @property
+    def scale(self) -> list[list[float | str]]:
+        """``sequential`` as a Plotly colour scale, low values nearest to the background."""
+        last = len(self.sequential) - 1
+        return [[index / last, colour] for index, colour in enumerate(self.sequential)]
+
+
+LIGHT = Palette(
+    text="#1c2526",
+    muted="#687476",
+    grid="#e4e8e6",
+    background="#fbfbfa",
+    front="#0b7a75",
+    pick="#d9730d",
+    single="#3b6fb6",
+    pretrained="#5b6770",
+    measured="#98a3a4",
+    categorical=(
+        "#0b7a75", "#d9730d", "#3b6fb6", "#c2456f", "#7a8b1f", "#7b5ea7", "#8c5a3c", "#2a9db5", "#c49a12", "#5b6770",
+    ),
+    sequential=(
+        "#edf6f1", "#d8ece3", "#bfe0d4", "#a2d3c6", "#82c4b8", "#60b2aa", "#3f9e9b", "#21878a", "#0f6d74", "#0a515b",
+    ),
+)  # fmt: skip
+
+DARK = Palette(
+    text="#e3e9e7",
+    muted="#94a1a2",
+    grid="#273132",
+    background="#121819",
+    front="#3fbfb2",
+    pick="#f0a04b",
+    single="#7fa9e6",
+    pretrained="#a3b0b8",
+    measured="#65727a",
+    categorical=(
+        "#3fbfb2", "#f0a04b", "#7fa9e6", "#ea86a8", "#b5c65a", "#b49ae0", "#c99a7c", "#6dcbe0", "#e3c35a", "#a3b0b8",
+    ),
+    sequential=(
+        "#15282b", "#173a3d", "#194d50", "#1c6163", "#227776", "#2f8e89", "#4aa59b", "#70bbad", "#9bd0c0", "#cbe6d7",
+    ),
+)  # fmt: skip
+
+
+def dress(figure: go.Figure, palette: Palette, *, height: int, live: bool = False) -> go.Figure:
+    """Give ``figure`` the shared look: quiet grid, legend above, margins that clip nothing.
+
+    Args:
+        figure: The figure to change in place.
+        palette: Its colours.
+        height: Pixels.
+        live: Whether the figure is redrawn while a person may be zooming in it (keeps their zoom).
+
+    Returns:
+        The same figure.
+    """
+    figure.update_layout(
+        height=height,
+        margin={"l": 16, "r": 16, "t": 40, "b": 16},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": palette.text, "size": 13},
+        legend={
+            "orientation": "h", "yanchor": "bottom", "y": 1.02, "xanchor": "left", "x": 0.0,
+            "font": {"color": palette.text, "size": 12}, "itemsizing": "constant", "title": None,
+        },
+        hoverlabel={
+            "bgcolor": palette.background, "bordercolor": palette.grid,
+            "font": {"color": palette.text, "size": 12}, "align": "left",
+        },
+        uirevision="live" if live else None,
+        modebar={"remove": ["select2d", "lasso2d", "autoScale2d"]},
+    )  # fmt: skip
+    axis = {
+        "gridcolor": palette.grid,
+        "linecolor": palette.grid,
+        "zeroline": False,
+        "automargin": True,
+        "title": {"font": {"color": palette.text, "size": 13}, "standoff": 10},
+        "tickfont": {"color": palette.muted, "size": 12},
+    }
+    figure.update_xaxes(**axis)
+    figure.update_yaxes(**axis)
+    return figure
+
+
+def translucent(colour: str, opacity: float) -> str:
+    """``colour`` (``#rrggbb``) as a CSS ``rgba()`` with the given opacity in [0, 1]."""
+    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity:g})"

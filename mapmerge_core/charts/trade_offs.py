@@ -1,0 +1,330 @@
+"""The front and what stands beside it: a scatter for two or three tasks, parallel coordinates for more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from mapmerge_core.charts.palette import Palette, dress, translucent
+from mapmerge_core.charts.units import axis_title, hover_texts, shown, unit
+from mapmerge_core.tasks.metric import Metric
+
+MOST_LINES = 120
+"""Lines that parallel coordinates draw at most: more is slower and shows less."""
+
+
+@dataclass(frozen=True)
+class Spot:
+    """One model drawn by itself: a single-task model, the pre-trained one, the pick, a measured one.
+
+    Attributes:
+        kind: "pretrained", "single", "shortlist", "pick" or "measured".
+        label: What the hover and the legend call it.
+        c: Its coefficients (N,).
+        values: Its metrics (K,), as fractions.
+        lower: Lower ends of the prediction intervals (K,), if predicted.
+        upper: Upper ends.
+    """
+
+    kind: str
+    label: str
+    c: NDArray[np.float64]
+    values: NDArray[np.float64]
+    lower: NDArray[np.float64] | None = None
+    upper: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class FrontInfo:
+    """What the trade-off figures show.
+
+    Attributes:
+        tasks: K names.
+        metrics: K metrics.
+        rows: (m,) row numbers in the whole front of the rows drawn.
+        c: Coefficients of the rows drawn, m x N.
+        predicted: Their predicted metrics, m x K.
+        hovers: m texts.
+        spots: Models drawn by themselves.
+    """
+
+    tasks: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    rows: NDArray[np.int64]
+    c: NDArray[np.float64]
+    predicted: NDArray[np.float64]
+    hovers: tuple[str, ...]
+    spots: tuple[Spot, ...]
+
+
+def front_info(
+    tasks: Sequence[str],
+    metrics: Sequence[Metric],
+    c: NDArray[np.float64],
+    predicted: NDArray[np.float64],
+    *,
+    spots: Sequence[Spot] = (),
+    most: int | None = None,
+) -> FrontInfo:
+    """Gather a front for drawing, thinned evenly to ``most`` rows if it has more.
+
+    Args:
+        tasks: K names.
+        metrics: K metrics.
+        c: The front's coefficients, m x N.
+        predicted: The front's metrics, m x K.
+        spots: Models drawn by themselves.
+        most: The number of rows to keep at most; all if None.
+    """
+    rows = np.arange(len(c))
+    if most is not None and len(rows) > most:
+        rows = np.unique(np.linspace(0, len(c) - 1, most).round().astype(int))
+    return FrontInfo(
+        tuple(tasks),
+        tuple(metrics),
+        rows,
+        c[rows],
+        predicted[rows],
+        tuple(hover_texts(c[rows], predicted[rows], tasks, metrics)),
+        tuple(spots),
+    )
+
+
+def _symbol(spot: Spot, palette: Palette) -> dict[str, object]:
+    if spot.kind == "pick":
+        return {
+            "symbol": "circle",
+            "size": 17,
+            "color": palette.pick,
+            "line": {"width": 3, "color": palette.background},
+        }
+    if spot.kind == "measured":
+        return {"symbol": "x-thin", "size": 12, "line": {"width": 3, "color": palette.text}}
+    if spot.kind == "shortlist":
+        return {
+            "symbol": "circle-open",
+            "size": 13,
+            "color": palette.pick,
+            "line": {"width": 2, "color": palette.pick},
+        }
+    if spot.kind == "single":
+        return {"symbol": "diamond", "size": 11, "color": palette.single}
+    return {"symbol": "square", "size": 10, "color": palette.pretrained}
+
+
+LEGEND_NAMES = {
+    "pick": "Pick (predicted, 90% interval)",
+    "measured": "Pick (measured on test)",
+    "shortlist": "Shortlist",
+    "single": "Single-task models",
+    "pretrained": "Pre-trained",
+}
+
+
+def _error(spot: Spot, task: int, info: FrontInfo, palette: Palette) -> dict[str, object] | None:
+    if spot.lower is None or spot.upper is None:
+        return None
+    value, low, high = (
+        float(shown(array[task], info.metrics[task])) for array in (spot.values, spot.lower, spot.upper)
+    )
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [high - value],
+        "arrayminus": [value - low],
+        "color": palette.pick,
+        "thickness": 1.5,
+        "width": 4,
+    }
+
+
+def front_scatter(
+    info: FrontInfo,
+    palette: Palette,
+    *,
+    x: int = 0,
+    y: int = 1,
+    colour: int | None = None,
+    height: int = 520,
+) -> go.Figure:
+    """The front as points, task ``x`` against task ``y``, coloured by task ``colour`` if given.
+
+    The first trace is the front; its ``customdata`` holds the row numbers of the whole front, so that a
+    click says which row was meant. With two tasks a line joins the points.
+    """
+    figure = go.Figure()
+    marker: dict[str, object] = {"size": 7, "color": palette.front, "line": {"width": 0}}
+    if colour is not None:
+        marker |= {
+            "color": shown(info.predicted[:, colour], info.metrics[colour]),
+            "coloraxis": "coloraxis",
+            "size": 9,
+        }
+    figure.add_scatter(
+        x=shown(info.predicted[:, x], info.metrics[x]),
+        y=shown(info.predicted[:, y], info.metrics[y]),
+        mode="markers" if len(info.tasks) > 2 else "lines+markers",
+        line={"color": translucent(palette.front, 0.35), "width": 2},
+        marker=marker,
+        customdata=info.rows,
+        text=info.hovers,
+        hovertemplate="%{text}<extra>Front, predicted</extra>",
+        name="Front (click a point to pick it)",
+        selected={"marker": {"opacity": 1}},
+        unselected={"marker": {"opacity": 1}},
+    )
+    named: set[str] = set()
+    for spot in info.spots:
+        figure.add_scatter(
+            x=[float(shown(spot.values[x], info.metrics[x]))],
+            y=[float(shown(spot.values[y], info.metrics[y]))],
+            error_x=_error(spot, x, info, palette),
+            error_y=_error(spot, y, info, palette),
+            mode="markers+text" if spot.kind == "single" else "markers",
+            text=[spot.label] if spot.kind == "single" else None,
+            textposition="bottom left" if spot.values[x] > info.predicted[:, x].mean() else "bottom right",
+            textfont={"color": palette.single, "size": 12},
+            marker=_symbol(spot, palette),
+            name=LEGEND_NAMES[spot.kind],
+            legendgroup=spot.kind,
+            showlegend=spot.kind not in named,
+            customdata=hover_texts(spot.c[None], spot.values[None], info.tasks, info.metrics),
+            hovertemplate=f"<b>{spot.label}</b><br>%{{customdata}}<extra></extra>",
+        )
+        named.add(spot.kind)
+    dress(figure, palette, height=height)
+    figure.update_xaxes(title_text=axis_title(info.tasks[x], info.metrics[x]))
+    figure.update_yaxes(title_text=axis_title(info.tasks[y], info.metrics[y]))
+    if colour is not None:
+        figure.update_layout(
+            coloraxis={
+                "colorscale": palette.scale,
+                "colorbar": {
+                    "title": {"text": axis_title(info.tasks[colour], info.metrics[colour]), "side": "right"},
+                    "thickness": 12,
+                    "outlinewidth": 0,
+                    "tickfont": {"color": palette.muted},
+                },
+            }
+        )
+    return figure
+
+
+def _polyline(values: NDArray[np.float64]) -> tuple[list[int | None], list[float | None]]:
+    """Rows (r x K) as one broken line: x is the task's position, None ends a row."""
+    xs: list[int | None] = []
+    ys: list[float | None] = []
+    for row in values:
+        xs += [*range(len(row)), None]
+        ys += [*row.tolist(), None]
+    return xs, ys
+
+
+def colour_bins(values: NDArray[np.float64], n_bins: int) -> NDArray[np.int64]:
+    """The bin in [0, n_bins) of each of ``values`` (m,), bins being equally wide from the least to the most."""
+    spread = float(np.ptp(values))
+    if spread == 0.0:
+        return np.full(len(values), n_bins - 1)
+    bins = ((values - values.min()) / spread * n_bins).astype(np.int64)
+    return np.minimum(bins, n_bins - 1, dtype=np.int64)
+
+
+def front_parallel(info: FrontInfo, palette: Palette, *, colour: int = 0, height: int = 520) -> go.Figure:
+    """The front as one line a model over all tasks, coloured by task ``colour``.
+
+    ``customdata`` of every vertex holds the row number in the whole front, so that a click says which model
+    was meant. Drawn as SVG scatter lines: ``go.Parcoords`` can't be clicked and needs WebGL.
+    """
+    figure = go.Figure()
+    percent = np.column_stack(
+        [shown(info.predicted[:, k], metric) for k, metric in enumerate(info.metrics)]
+    ).reshape(len(info.rows), len(info.tasks))
+    bins = colour_bins(info.predicted[:, colour], len(palette.sequential) - 2)
+    for number in np.unique(bins):
+        members = bins == number
+        xs, ys = _polyline(percent[members])
+        rows = np.repeat(info.rows[members], len(info.tasks) + 1)
+        shade = palette.sequential[int(number) + 2]
+        figure.add_scatter(
+            x=xs,
+            y=ys,
+            mode="lines+markers",
+            line={"color": translucent(shade, 0.55), "width": 1.2},
+            marker={"size": 5, "color": translucent(shade, 0.8)},
+            customdata=rows,
+            hovertemplate="%{y:.1f}" + unit(info.metrics[0]) + "<extra>Front, predicted</extra>",
+            showlegend=False,
+            selected={"marker": {"opacity": 1}},
+            unselected={"marker": {"opacity": 1}},
+        )
+    for spot in info.spots:
+        if spot.kind == "single":
+            continue
+        values = [
+            float(shown(value, metric)) for value, metric in zip(spot.values, info.metrics, strict=True)
+        ]
+        strong = spot.kind == "pick"
+        error = None
+        if strong and spot.lower is not None and spot.upper is not None:
+            ends = [
+                (float(shown(low, metric)), float(shown(high, metric)))
+                for low, high, metric in zip(spot.lower, spot.upper, info.metrics, strict=True)
+            ]
+            error = {
+                "type": "data",
+                "symmetric": False,
+                "array": [high - value for (_, high), value in zip(ends, values, strict=True)],
+                "arrayminus": [value - low for (low, _), value in zip(ends, values, strict=True)],
+                "color": palette.pick,
+                "thickness": 1.5,
+                "width": 4,
+            }
+        figure.add_scatter(
+            x=list(range(len(info.tasks))),
+            y=values,
+            error_y=error,
+            mode="markers" if spot.kind == "measured" else "lines+markers",
+            line={
+                "color": {"pick": palette.pick, "shortlist": palette.pick}.get(spot.kind, palette.pretrained),
+                "width": 3.5 if strong else 2,
+                "dash": "solid" if strong else "dot",
+            },
+            marker={**_symbol(spot, palette), **({"size": 10} if strong else {})},
+            name=LEGEND_NAMES[spot.kind],
+            legendgroup=spot.kind,
+            hovertemplate=f"<b>{spot.label}</b>  %{{y:.1f}}" + unit(info.metrics[0]) + "<extra></extra>",
+        )
+    own = own_values(info)
+    if own is not None:
+        figure.add_scatter(
+            x=list(range(len(info.tasks))),
+            y=own,
+            mode="markers",
+            marker={"symbol": "diamond", "size": 11, "color": palette.single},
+            name="Each task's own model",
+            hovertemplate="<b>%{text}</b>  %{y:.1f}" + unit(info.metrics[0]) + "<extra></extra>",
+            text=[f"{task}, its own model" for task in info.tasks],
+        )
+    dress(figure, palette, height=height)
+    figure.update_xaxes(
+        tickvals=list(range(len(info.tasks))),
+        ticktext=list(info.tasks),
+        range=[-0.3, len(info.tasks) - 0.7],
+        tickfont={"color": palette.text, "size": 13},
+        gridcolor=palette.grid,
+    )
+    name = info.metrics[0].name
+    figure.update_yaxes(title_text=f"{name[:1].upper() + name[1:]} ({unit(info.metrics[0])})")
+    return figure
+
+
+def own_values(info: FrontInfo) -> list[float] | None:
+    """Each task's metric under its own single-task model, as shown; None unless every task has one."""
+    singles = {int(np.argmax(spot.c)): spot for spot in info.spots if spot.kind == "single"}
+    if len(singles) < len(info.tasks):
+        return None
+    return [float(shown(singles[k].values[k], metric)) for k, metric in enumerate(info.metrics)]

@@ -1,0 +1,52 @@
+"""Reading large files outside the script threads: one worker, answers kept, a spinner meanwhile."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import streamlit as st
+
+from mapmerge_core.studies.checking import SpecCheck, check_spec
+from mapmerge_core.studies.spec import StudySpec
+from pages.parts import pictures
+from pages.parts.live import EVERY
+
+
+@st.cache_resource(show_spinner=False)
+def _worker() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="mapmerge-check")
+
+
+@st.cache_resource(show_spinner=False, max_entries=16)
+def _checking(_spec: StudySpec, key: object) -> Future[SpecCheck]:  # noqa: ARG001 - the cache's key
+    return _worker().submit(check_spec, _spec)
+
+
+def check(spec: StudySpec) -> SpecCheck | None:
+    """What ``check_spec`` finds; None, and a spinner that redraws the page by itself, until it has ended.
+
+    Raises:
+        MapMergeError: where the models don't fit.
+    """
+    # A file that was changed is read again.
+    changed = [path.stat().st_mtime_ns if path.exists() else 0 for path in spec.files().values()]
+    future = _checking(spec, (str(spec.to_dict()), str(changed)))
+    if future.done():
+        return future.result()
+    st.fragment(_wait, run_every=EVERY)(future)
+    return None
+
+
+def _wait(future: Future[SpecCheck]) -> None:
+    if future.done():
+        st.rerun()
+    pictures.busy("Reading and comparing the models…")
+
+
+@st.cache_data(show_spinner="Reading the folder…", ttl=10)
+def list_checkpoints(folder: Path) -> list[str]:
+    """Names of the checkpoints in a folder."""
+    from mapmerge_core.weights.checkpoints import find_checkpoints  # noqa: PLC0415 - imports torch
+
+    return [path.name for path in find_checkpoints(folder)]

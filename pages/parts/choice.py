@@ -1,0 +1,121 @@
+"""The coefficients that one visitor has chosen on one study, and how; kept in their session only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from mapmerge_core.charts.models import BarsInfo
+from mapmerge_core.charts.trade_offs import Spot
+from mapmerge_core.search.preferences import Scalarisation
+from mapmerge_core.studies.analysis import Analysis
+from mapmerge_core.studies.rows import PickRow
+from pages.parts import state
+
+HOW_BADGES = {
+    "preference": ("By preference", ":material/tune:"),
+    "rule": ("By rule", ":material/rule:"),
+    "point": ("Point of the front", ":material/ads_click:"),
+    "shortlist": ("From the shortlist", ":material/bookmark:"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What was chosen: ``kind`` is a key of HOW_BADGES, ``c`` the coefficients (N,), ``how`` as a PickRow keeps it."""
+
+    kind: str
+    c: np.ndarray
+    how: Mapping[str, Any]
+
+
+def remember(study_id: int, choice: Choice) -> None:
+    """Make ``choice`` the visitor's pick on the study."""
+    st.session_state[f"choice_{study_id}"] = choice
+
+
+def recall(study_id: int, analysis: Analysis) -> Choice:
+    """The visitor's pick on the study; at first the one that equal preferences give."""
+    choice = st.session_state.get(f"choice_{study_id}")
+    if choice is None or len(choice.c) != len(analysis.tasks):
+        return by_preference(analysis, dict.fromkeys(analysis.tasks, 1.0))
+    if choice.kind == "preference":
+        # More points may have been measured since: the preference stays, the front moves.
+        how = choice.how
+        return by_preference(analysis, how["weights"], how["scalarisation"], normalise=how["normalise"])
+    return choice
+
+
+def by_preference(
+    analysis: Analysis,
+    weights: Mapping[str, float],
+    scalarisation: Scalarisation = "weighted_sum",
+    *,
+    normalise: bool = False,
+) -> Choice:
+    """The front's model that suits the weights best.
+
+    Raises:
+        SearchError: where all weights are zero, or single-task models are needed and were not measured.
+    """
+    row = analysis.by_preference(weights, scalarisation=scalarisation, normalise=normalise)
+    how = {
+        "kind": "preference",
+        "weights": dict(weights),
+        "scalarisation": scalarisation,
+        "normalise": normalise,
+    }
+    return Choice("preference", analysis.front.c[row], how)
+
+
+def kept(study_id: int, choice: Choice, *, name: str = "", shortlisted: bool = False) -> PickRow:
+    """The store's pick with these coefficients, made now if there is none."""
+    store = state.store()
+    for pick in store.picks(study_id):
+        if np.array_equal(pick.c, choice.c):
+            if shortlisted:
+                return store.update_pick(pick.id, name=name or pick.name, shortlisted=True)
+            return pick
+    return store.add_pick(study_id, choice.c, choice.how, name=name, shortlisted=shortlisted)
+
+
+def pick_info(study_id: int, analysis: Analysis, c: np.ndarray) -> BarsInfo:
+    """What the pick's card and bars show of coefficients ``c``."""
+    predicted, lower, upper = analysis.predict(c)
+    known = state.store().measured(study_id, c, "test")
+    measured = np.array([known.get(task, np.nan) for task in analysis.tasks]) if known else None
+    return BarsInfo(
+        tasks=analysis.tasks,
+        metrics=analysis.metrics,
+        pretrained=analysis.pretrained,
+        single=analysis.single,
+        predicted=predicted,
+        lower=lower,
+        upper=upper,
+        measured=measured,
+    )
+
+
+def spots(study_id: int, analysis: Analysis, choice: Choice, info: BarsInfo) -> list[Spot]:
+    """The models drawn beside the front: pre-trained, single-task, shortlist, the pick and its measurement."""
+    drawn = [
+        Spot(
+            anchor.kind,
+            anchor.name if anchor.kind == "pretrained" else f"{anchor.name}'s model",
+            anchor.c,
+            anchor.values,
+        )
+        for anchor in analysis.anchors()
+    ]
+    for pick in state.store().picks(study_id):
+        if pick.shortlisted and not np.array_equal(pick.c, choice.c):
+            predicted, _, _ = analysis.predict(pick.c)
+            drawn.append(Spot("shortlist", pick.name or f"Pick {pick.id}", pick.c, predicted))
+    drawn.append(Spot("pick", "Your pick", choice.c, info.predicted, info.lower, info.upper))
+    if info.measured is not None and not np.isnan(info.measured).any():
+        drawn.append(Spot("measured", "Your pick, measured on the test split", choice.c, info.measured))
+    return drawn

@@ -1,0 +1,53 @@
+"""What the server does besides drawing pages: starts, stops, and hands out exported files."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import streamlit as st
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from streamlit.runtime.pages_manager import PagesManager
+
+from mapmerge_core.errors import MapMergeError
+
+# Without this, a deep link on a cold server would run a page without app.py, because a folder is called pages.
+PagesManager.uses_pages_directory = False
+
+
+@asynccontextmanager
+async def lifespan(_app: st.App) -> AsyncIterator[None]:
+    """Open the store before the first visit; stop the jobs when the server stops."""
+    # Imported here because its caches need the runtime that the app starts before this.
+    from pages.parts import state  # noqa: PLC0415
+
+    await asyncio.to_thread(state.jobs)
+    freeze()
+    yield
+    await asyncio.to_thread(state.jobs().close)
+
+
+def freeze() -> None:
+    """Keep what was imported so far out of the garbage collector's sight."""
+    # Streamlit collects garbage after every rerun, which takes long once large packages are imported.
+    gc.collect()
+    gc.freeze()
+
+
+async def download(request: Request) -> Response:
+    """The file that a pick was exported to, found by the pick's number and never by a path."""
+    from pages.parts import state  # noqa: PLC0415
+
+    try:
+        path = await asyncio.to_thread(state.exported_file, request.path_params["pick_id"])
+    except MapMergeError as error:
+        return PlainTextResponse(str(error), status_code=404)
+    # Compressing weights again gains nothing and makes downloads many times slower.
+    return FileResponse(path, filename=path.name, headers={"Content-Encoding": "identity"})
+
+
+ROUTES = [Route("/download/{pick_id:int}", download)]
