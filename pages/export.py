@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from mapmerge_core.studies.rows import PickRow, StudyRow
 from pages.parts import live, pictures, shell, state
 from pages.parts.words import size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mapmerge_core.studies.rows import PickRow
 
 
 def draw() -> None:
@@ -25,7 +29,7 @@ def draw() -> None:
             study.id,
         )
         return
-    pick = chosen(study, picks)
+    pick = chosen(picks)
     left, right = st.columns([1, 1.5], gap="large")
     with left:
         with st.container(border=True, key="card_export"):
@@ -39,7 +43,7 @@ def draw() -> None:
         card(pick)
 
 
-def chosen(study: StudyRow, picks: list[PickRow]) -> PickRow:
+def chosen(picks: list[PickRow]) -> PickRow:
     """The pick in view, kept in the address (``?pick=5``)."""
     by_id = {pick.id: pick for pick in reversed(picks)}
     asked = st.query_params.get("pick", "")
@@ -50,13 +54,17 @@ def chosen(study: StudyRow, picks: list[PickRow]) -> PickRow:
         st.query_params["pick"] = str(st.session_state["pick"])
 
     st.selectbox(
-        "Model", list(by_id), key="pick", format_func=lambda number: describe(study, by_id[number]),
-        on_change=remember, width=560,
-    )  # fmt: skip
+        "Model",
+        list(by_id),
+        key="pick",
+        format_func=lambda number: describe(by_id[number]),
+        on_change=remember,
+        width=560,
+    )
     return by_id[st.session_state["pick"]]
 
 
-def describe(study: StudyRow, pick: PickRow) -> str:
+def describe(pick: PickRow) -> str:
     """A pick in one line."""
     how = {
         "preference": "by preference",

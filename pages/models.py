@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import streamlit as st
 
 from mapmerge_core.charts.models import cosine_heatmap
 from mapmerge_core.errors import MapMergeError, StudyError
-from mapmerge_core.studies.checking import SpecCheck
 from mapmerge_core.studies.spec import StudySpec, TaskSpec, read_manifest, spec_from_manifest
 from pages.parts import background, pictures, shell, state
 from pages.parts.words import size
+
+if TYPE_CHECKING:
+    from mapmerge_core.studies.checking import SpecCheck
 
 
 def draw() -> None:
@@ -23,9 +26,12 @@ def draw() -> None:
     )
     with st.container(border=True, key="card_folder"):
         text = st.text_input(
-            "Folder with the models", str(state.zoo()), key="folder", persist_state="session",
-            help="A folder with a manifest.json, or with checkpoints (.safetensors, .pt) and datasets (.npz).",
-        )  # fmt: skip
+            "Folder with the models",
+            str(state.zoo()),
+            key="folder",
+            persist_state="session",
+            help="With a manifest.json, or with checkpoints (.safetensors, .pt) and datasets (.npz).",
+        )
         folder = Path(text.strip()).expanduser()
         if not folder.is_dir():
             st.error(
@@ -63,7 +69,8 @@ def from_files(folder: Path) -> StudySpec | None:
     datasets = sorted(path.name for path in folder.glob("*.npz"))
     if len(checkpoints) < 3:
         raise StudyError(
-            f"{folder} holds {len(checkpoints)} checkpoints: merging takes a pre-trained and two fine-tuned ones."
+            f"{folder} holds {len(checkpoints)} checkpoints: merging takes a pre-trained model and at least "
+            "two fine-tuned ones."
         )
     if not datasets:
         raise StudyError(f"{folder} holds no dataset (.npz) to measure models on: add one for each task.")
@@ -73,9 +80,13 @@ def from_files(folder: Path) -> StudySpec | None:
     pretrained = left.selectbox("Pre-trained model", checkpoints, guess, key="pretrained")
     configurations = sorted(path.name for path in folder.glob("*.json"))
     architecture = right.selectbox(
-        "Architecture", configurations, 0 if configurations else None, key="architecture", accept_new_options=True,
+        "Architecture",
+        configurations,
+        0 if configurations else None,
+        key="architecture",
+        accept_new_options=True,
         placeholder="A configuration file, or type an open_clip name such as ViT-B-32",
-    )  # fmt: skip
+    )
     others = [name for name in checkpoints if name != pretrained]
     frame = pd.DataFrame(
         {
@@ -86,14 +97,17 @@ def from_files(folder: Path) -> StudySpec | None:
         }
     )
     rows = st.data_editor(
-        frame, key=f"files_{folder}_{pretrained}", hide_index=True, width="stretch",
+        frame,
+        key=f"files_{folder}_{pretrained}",
+        hide_index=True,
+        width="stretch",
         column_config={
             "use": st.column_config.CheckboxColumn("Merge", width="small"),
             "task": st.column_config.TextColumn("Task", required=True),
             "checkpoint": st.column_config.TextColumn("Fine-tuned model", disabled=True),
             "data": st.column_config.SelectboxColumn("Dataset", options=datasets),
         },
-    )  # fmt: skip
+    )
     if not architecture:
         st.info("Choose the architecture.", icon=":material/info:")
         return None
@@ -128,7 +142,8 @@ def findings(spec: StudySpec) -> None:
         return
     create(spec)
     st.success(
-        f"All {len(check.models)} models fit the pre-trained one: {check.n_parameters:,} parameters are merged.",
+        f"All {len(check.models)} models fit the pre-trained one; {check.n_parameters:,} parameters are "
+        "merged.",
         icon=":material/check_circle:",
     )
     table(check)
@@ -137,8 +152,9 @@ def findings(spec: StudySpec) -> None:
         st.subheader("How alike the task vectors are", anchor=False)
         st.plotly_chart(
             cosine_heatmap([model.task for model in check.models], check.cosines, shell.palette()),
-            key="cosines", config={"displayModeBar": False},
-        )  # fmt: skip
+            key="cosines",
+            config={"displayModeBar": False},
+        )
         st.caption("Cosine between what each fine-tuning changed. Near 0: merging disturbs little.")
     with right:
         st.subheader("What the tasks look like", anchor=False)
@@ -165,7 +181,10 @@ def table(check: SpecCheck) -> None:
     top = frame[["L1", "L2"]].max().max()
     bar = {"format": "percent", "min_value": 0.0, "max_value": float(top)}
     st.dataframe(
-        frame, hide_index=True, height="content", key="models_table",
+        frame,
+        hide_index=True,
+        height="content",
+        key="models_table",
         column_config={
             "Fits": st.column_config.TextColumn("Keys, shapes, dtypes fit"),
             "L1": st.column_config.ProgressColumn("Task vector, L1", help="|v|₁ / |θ_pre|₁", **bar),
@@ -173,7 +192,7 @@ def table(check: SpecCheck) -> None:
             "Validation": st.column_config.NumberColumn("Validation images"),
             "Test": st.column_config.NumberColumn("Test images"),
         },
-    )  # fmt: skip
+    )
 
 
 def create(spec: StudySpec) -> None:

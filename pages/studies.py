@@ -10,8 +10,11 @@ from mapmerge_core.studies.spec import demo_settings, demo_tasks, read_manifest
 from pages.parts import pictures, shell, state
 from pages.parts.words import STATUS, ago
 
-DEMOS = ((2, "Two tasks", "A front you can see whole."), (4, "Four tasks", "Trade-offs that no table shows."),
-         (8, "Eight tasks", "Preferences and rules decide."))  # fmt: skip
+DEMOS = (
+    (2, "Two tasks", "A front you can see whole."),
+    (4, "Four tasks", "Trade-offs that no table shows."),
+    (8, "Eight tasks", "Preferences and rules decide."),
+)
 
 
 def draw() -> None:
@@ -54,9 +57,12 @@ def demos() -> None:
             pictures.strip(images, "even")
             st.caption(" · ".join(names))
             pictures.facts(
-                [("Models merged", str(count)), ("Points evaluated", str(settings.points)),
-                 ("Takes about", EXPECTED[count])]
-            )  # fmt: skip
+                [
+                    ("Models merged", str(count)),
+                    ("Points evaluated", str(settings.points)),
+                    ("Takes about", EXPECTED[count]),
+                ]
+            )
             st.space("stretch")
             kind = "primary" if count == 2 else "secondary"
             if st.button(
@@ -103,9 +109,13 @@ def study_card(row: state.StudyRow) -> None:
             with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
                 st.badge(label, icon=icon, color=colour)
                 pictures.facts(
-                    [("Tasks", str(len(row.spec.tasks))), ("Points", str(row.n_points)), ("Fit R²", fit_text(row)),
-                     ("Changed", ago(row.changed))]
-                )  # fmt: skip
+                    [
+                        ("Tasks", str(len(row.spec.tasks))),
+                        ("Points", str(row.n_points)),
+                        ("Fit R²", fit_text(row)),
+                        ("Changed", ago(row.changed)),
+                    ]
+                )
         with buttons, st.container(horizontal=True, horizontal_alignment="right"):
             if st.button("Open", key=f"open_{row.id}", icon=":material/arrow_forward:"):
                 page = "pages/trade_offs.py" if row.status == "done" else "pages/evaluate.py"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import streamlit as st
 
-from mapmerge_core.charts.models import metric_bars
 from mapmerge_core.charts.trade_offs import MOST_LINES, front_info, front_parallel, front_scatter
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.studies.analysis import Analysis
 from pages.parts import choice as choosing
 from pages.parts import pick_card, rule_editor, shell, state
 
+if TYPE_CHECKING:
+    from mapmerge_core.studies.analysis import Analysis
+
 SCALARISATIONS = {"weighted_sum": "Weighted sum", "tchebycheff": "Tchebycheff (evens out)"}
-PLOT = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 
 
 def draw() -> None:
@@ -45,7 +47,7 @@ def draw() -> None:
         )
     if analysis.front.is_single_point:
         st.info(
-            "The front is a single point: one merged model is best at every task, so there is nothing to trade off.",
+            "The front is a single point: one model is best at every task, so there is nothing to trade off.",
             icon=":material/adjust:",
         )
     workbench(study.id)
@@ -183,12 +185,12 @@ def front(study_id: int, analysis: Analysis, spots: list) -> None:
         key="front_chart",
         on_select=lambda: point_clicked(study_id, analysis),
         selection_mode="points",
-        config=PLOT,
+        config=shell.PLOT,
     )
 
 
 def point_clicked(study_id: int, analysis: Analysis) -> None:
-    """A point of the front was clicked: it becomes the pick. A second click on it, which unselects, does too."""
+    """A clicked point of the front becomes the pick; so does one clicked again, which unselects it."""
     points = st.session_state["front_chart"]["selection"]["points"]
     rows = [point["customdata"] for point in points if isinstance(point.get("customdata"), int | float)]
     row = int(rows[0]) if rows else st.session_state.get("clicked_row")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import plotly.graph_objects as go
-from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import QhullError
 
 from mapmerge_core.charts.palette import Palette, dress
 from mapmerge_core.charts.units import axis_title, shown, unit
-from mapmerge_core.tasks.metric import Metric
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import plotly.graph_objects as go
+    from numpy.typing import NDArray
+
+    from mapmerge_core.tasks.metric import Metric
 
 GRID = 33
 """Fitted values along each side of a contour."""
@@ -90,7 +94,7 @@ def near_plane(
 ) -> NDArray[np.bool_]:
     """Which rows of ``C`` (n x N) have all other coefficients within ``reach`` of those of ``c`` (N,)."""
     others = np.delete(np.arange(C.shape[1]), axes)
-    return np.all(np.abs(C[:, others] - c[others]) <= reach, axis=1)
+    return np.asarray((np.abs(C[:, others] - c[others]) <= reach).all(axis=1))
 
 
 def plane_info(
@@ -129,7 +133,7 @@ def plane_info(
     fitted = surrogate.predict(grid).reshape(GRID, GRID) if surrogate is not None else None
     reach = NEAR * (high - low)
     chosen = ~np.isnan(y) & near_plane(C, through, axes, reach)
-    chosen &= ((C >= low - 1e-9) & (C <= high + 1e-9)).all(axis=1)
+    chosen &= ((low - 1e-9 <= C) & (high + 1e-9 >= C)).all(axis=1)
     flat = C[chosen][:, axes]
     points = np.column_stack([flat, y[chosen]])
     if front is None:

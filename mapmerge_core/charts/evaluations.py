@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 
 from mapmerge_core.charts.palette import Palette, dress, translucent
 from mapmerge_core.charts.units import axis_title, hover_texts, shown, unit
 from mapmerge_core.search.front import non_dominated
-from mapmerge_core.tasks.metric import Metric
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from mapmerge_core.tasks.metric import Metric
 
 
 @dataclass(frozen=True)
@@ -167,7 +172,7 @@ def fit_info(
 
 
 def fit_scatter(info: FitInfo, palette: Palette, *, height: int = 400) -> go.Figure:
-    """Measured metrics against leave-one-out predictions, one colour a task; the diagonal is a perfect fit."""
+    """Measured metrics against left-out predictions, one colour a task; the diagonal is a perfect fit."""
     figure = go.Figure()
     everything: list[float] = []
     for k, (task, metric) in enumerate(zip(info.tasks, info.metrics, strict=True)):

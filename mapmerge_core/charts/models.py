@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 
 from mapmerge_core.charts.palette import Palette, dress, translucent
 from mapmerge_core.charts.units import shown, unit, value_text
-from mapmerge_core.tasks.metric import Metric
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from mapmerge_core.tasks.metric import Metric
 
 
 @dataclass(frozen=True)
@@ -122,13 +127,6 @@ def cosine_heatmap(
     figure.update_xaxes(showgrid=False, tickangle=0 if len(names) <= 4 else -35)
     figure.update_yaxes(showgrid=False, autorange="reversed")
     return figure
-
-
-def enlarged(images: NDArray[np.uint8], side: int = 64) -> list[NDArray[np.uint8]]:
-    """Small images (n x H x W [x 3], uint8) blown up by whole factors to at least ``side`` pixels, unblurred."""
-    factor = max(1, -(-side // images.shape[1]))
-    grown = images.repeat(factor, axis=1).repeat(factor, axis=2)
-    return [np.ascontiguousarray(image) for image in grown]
 
 
 def one_of_each(labels: NDArray[np.integer], count: int) -> NDArray[np.int64]:

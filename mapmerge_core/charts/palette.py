@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import plotly.graph_objects as go
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,30 @@ LIGHT = Palette(
     pretrained="#5b6770",
     measured="#98a3a4",
     categorical=(
-        "#0b7a75", "#d9730d", "#3b6fb6", "#c2456f", "#7a8b1f", "#7b5ea7", "#8c5a3c", "#2a9db5", "#c49a12", "#5b6770",
+        "#0b7a75",
+        "#d9730d",
+        "#3b6fb6",
+        "#c2456f",
+        "#7a8b1f",
+        "#7b5ea7",
+        "#8c5a3c",
+        "#2a9db5",
+        "#c49a12",
+        "#5b6770",
     ),
     sequential=(
-        "#edf6f1", "#d8ece3", "#bfe0d4", "#a2d3c6", "#82c4b8", "#60b2aa", "#3f9e9b", "#21878a", "#0f6d74", "#0a515b",
+        "#edf6f1",
+        "#d8ece3",
+        "#bfe0d4",
+        "#a2d3c6",
+        "#82c4b8",
+        "#60b2aa",
+        "#3f9e9b",
+        "#21878a",
+        "#0f6d74",
+        "#0a515b",
     ),
-)  # fmt: skip
+)
 
 DARK = Palette(
     text="#e3e9e7",
@@ -62,12 +82,30 @@ DARK = Palette(
     pretrained="#a3b0b8",
     measured="#65727a",
     categorical=(
-        "#3fbfb2", "#f0a04b", "#7fa9e6", "#ea86a8", "#b5c65a", "#b49ae0", "#c99a7c", "#6dcbe0", "#e3c35a", "#a3b0b8",
+        "#3fbfb2",
+        "#f0a04b",
+        "#7fa9e6",
+        "#ea86a8",
+        "#b5c65a",
+        "#b49ae0",
+        "#c99a7c",
+        "#6dcbe0",
+        "#e3c35a",
+        "#a3b0b8",
     ),
     sequential=(
-        "#15282b", "#173a3d", "#194d50", "#1c6163", "#227776", "#2f8e89", "#4aa59b", "#70bbad", "#9bd0c0", "#cbe6d7",
+        "#15282b",
+        "#173a3d",
+        "#194d50",
+        "#1c6163",
+        "#227776",
+        "#2f8e89",
+        "#4aa59b",
+        "#70bbad",
+        "#9bd0c0",
+        "#cbe6d7",
     ),
-)  # fmt: skip
+)
 
 
 def dress(figure: go.Figure, palette: Palette, *, height: int, live: bool = False) -> go.Figure:
@@ -89,16 +127,24 @@ def dress(figure: go.Figure, palette: Palette, *, height: int, live: bool = Fals
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": palette.text, "size": 13},
         legend={
-            "orientation": "h", "yanchor": "bottom", "y": 1.02, "xanchor": "left", "x": 0.0,
-            "font": {"color": palette.text, "size": 12}, "itemsizing": "constant", "title": None,
+            "orientation": "h",
+            "yanchor": "bottom",
+            "y": 1.02,
+            "xanchor": "left",
+            "x": 0.0,
+            "font": {"color": palette.text, "size": 12},
+            "itemsizing": "constant",
+            "title": None,
         },
         hoverlabel={
-            "bgcolor": palette.background, "bordercolor": palette.grid,
-            "font": {"color": palette.text, "size": 12}, "align": "left",
+            "bgcolor": palette.background,
+            "bordercolor": palette.grid,
+            "font": {"color": palette.text, "size": 12},
+            "align": "left",
         },
         uirevision="live" if live else None,
         modebar={"remove": ["select2d", "lasso2d", "autoScale2d"]},
-    )  # fmt: skip
+    )
     axis = {
         "gridcolor": palette.grid,
         "linecolor": palette.grid,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 
 from mapmerge_core.charts.palette import Palette, dress, translucent
 from mapmerge_core.charts.units import axis_title, hover_texts, shown, unit
-from mapmerge_core.tasks.metric import Metric
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from mapmerge_core.tasks.metric import Metric
 
 MOST_LINES = 120
 """Lines that parallel coordinates draw at most: more is slower and shows less."""
@@ -225,12 +230,13 @@ def _polyline(values: NDArray[np.float64]) -> tuple[list[int | None], list[float
 
 
 def colour_bins(values: NDArray[np.float64], n_bins: int) -> NDArray[np.int64]:
-    """The bin in [0, n_bins) of each of ``values`` (m,), bins being equally wide from the least to the most."""
+    """The bin in [0, n_bins) of each of ``values`` (m,); bins are equally wide from the least to the most."""
     spread = float(np.ptp(values))
     if spread == 0.0:
         return np.full(len(values), n_bins - 1)
-    bins = ((values - values.min()) / spread * n_bins).astype(np.int64)
-    return np.minimum(bins, n_bins - 1, dtype=np.int64)
+    edges = values.min() + spread * np.arange(1, n_bins) / n_bins
+    bins: NDArray[np.int64] = np.searchsorted(edges, values, side="right").astype(np.int64)
+    return bins
 
 
 def front_parallel(info: FrontInfo, palette: Palette, *, colour: int = 0, height: int = 520) -> go.Figure:

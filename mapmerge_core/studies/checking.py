@@ -46,7 +46,7 @@ class ModelCheck:
 
 @dataclass(frozen=True, eq=False)
 class SpecCheck:
-    """Models that fit together: one row a task, the cosines between their task vectors (N x N), merged parameters."""
+    """Models that fit together: one row a task, cosines of the task vectors (N x N), merged parameters."""
 
     models: tuple[ModelCheck, ...]
     cosines: np.ndarray

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from mapmerge_core.studies.checking import SpecCheck, check_spec
-from mapmerge_core.studies.spec import StudySpec
 from pages.parts import pictures
 from pages.parts.live import EVERY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mapmerge_core.studies.spec import StudySpec
 
 
 @st.cache_resource(show_spinner=False)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import streamlit as st
 
 from mapmerge_core.charts.models import BarsInfo
 from mapmerge_core.charts.trade_offs import Spot
-from mapmerge_core.search.preferences import Scalarisation
-from mapmerge_core.studies.analysis import Analysis
-from mapmerge_core.studies.rows import PickRow
 from pages.parts import state
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mapmerge_core.search.preferences import Scalarisation
+    from mapmerge_core.studies.analysis import Analysis
+    from mapmerge_core.studies.rows import PickRow
 
 HOW_BADGES = {
     "preference": ("By preference", ":material/tune:"),
@@ -26,7 +29,7 @@ HOW_BADGES = {
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What was chosen: ``kind`` is a key of HOW_BADGES, ``c`` the coefficients (N,), ``how`` as a PickRow keeps it."""
+    """Coefficients ``c`` (N,), the ``kind`` of choice (see HOW_BADGES), and ``how`` as a PickRow keeps it."""
 
     kind: str
     c: np.ndarray
@@ -101,7 +104,7 @@ def pick_info(study_id: int, analysis: Analysis, c: np.ndarray) -> BarsInfo:
 
 
 def spots(study_id: int, analysis: Analysis, choice: Choice, info: BarsInfo) -> list[Spot]:
-    """The models drawn beside the front: pre-trained, single-task, shortlist, the pick and its measurement."""
+    """Models drawn beside the front: pre-trained, single-task, shortlist, the pick and its measurement."""
     drawn = [
         Spot(
             anchor.kind,

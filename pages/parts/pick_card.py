@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import html
+from typing import TYPE_CHECKING
 
 import numpy as np
 import streamlit as st
 
 from mapmerge_core.charts.models import BarsInfo, metric_bars
 from mapmerge_core.charts.units import value_text
-from mapmerge_core.studies.analysis import Analysis
 from pages.parts import choice as choosing
 from pages.parts import shell, state
 from pages.parts.choice import HOW_BADGES, Choice
 from pages.parts.live import watch
+
+if TYPE_CHECKING:
+    from mapmerge_core.studies.analysis import Analysis
 
 
 def draw(study_id: int, analysis: Analysis, choice: Choice, info: BarsInfo) -> None:
@@ -34,10 +37,12 @@ def draw(study_id: int, analysis: Analysis, choice: Choice, info: BarsInfo) -> N
                     choosing.kept(study_id, choice, name=note.strip(), shortlisted=True)
                     st.rerun(scope="fragment")
             if st.button(
-                "Measure", key="measure", icon=":material/straighten:",
+                "Measure",
+                key="measure",
+                icon=":material/straighten:",
                 disabled=info.measured is not None and not np.isnan(info.measured).any(),
                 help="Evaluate this very model on the test split, which no fit has seen.",
-            ):  # fmt: skip
+            ):
                 state.jobs().measure(study_id, choice.c[None], "test", "Measure the pick")
                 st.rerun()
             if st.button("Export this model", key="export", type="primary", icon=":material/download:"):
@@ -57,7 +62,7 @@ def draw(study_id: int, analysis: Analysis, choice: Choice, info: BarsInfo) -> N
 
 
 def tiles(info: BarsInfo, c: np.ndarray) -> str:
-    """One tile a task: predicted metric and interval, measured metric, share of its own model's, coefficient."""
+    """One tile a task: predicted and measured metric, interval, share of its own model's, coefficient."""
     cells = []
     shares = info.share_of_single()
     for k, (task, metric) in enumerate(zip(info.tasks, info.metrics, strict=True)):
@@ -67,7 +72,8 @@ def tiles(info: BarsInfo, c: np.ndarray) -> str:
         if info.measured is not None and not np.isnan(info.measured[k]):
             measured = f'<p class="measured">{value_text(info.measured[k], metric)} measured</p>'
         cells.append(
-            f'<div class="tile"><h4>{html.escape(task)}</h4><b>{value_text(info.predicted[k], metric)}</b>{measured}'
+            f'<div class="tile"><h4>{html.escape(task)}</h4>'
+            f"<b>{value_text(info.predicted[k], metric)}</b>{measured}"
             f"<p>{interval}</p><p>{own}</p><p>coefficient {c[k]:.3f}</p></div>"
         )
     return f'<div class="tiles">{"".join(cells)}</div>'
@@ -95,8 +101,11 @@ def shortlist(study_id: int, analysis: Analysis) -> None:
                     choosing.remember(study_id, Choice("shortlist", pick.c, pick.how))
                     st.rerun(scope="fragment")
                 if st.button(
-                    "", key=f"shortlist_remove_{pick.id}", icon=":material/close:", type="tertiary",
+                    "",
+                    key=f"shortlist_remove_{pick.id}",
+                    icon=":material/close:",
+                    type="tertiary",
                     help="Take off the shortlist",
-                ):  # fmt: skip
+                ):
                     state.store().update_pick(pick.id, shortlisted=False)
                     st.rerun(scope="fragment")

@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import streamlit as st
 from PIL import Image
 
 from mapmerge_core.charts.models import one_of_each
 from mapmerge_core.tasks.datasets import inspect_dataset, load_split
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
 
 
 @st.cache_data(show_spinner=False, max_entries=64)

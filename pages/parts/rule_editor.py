@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pandas as pd
 import streamlit as st
 
 from mapmerge_core.errors import MapMergeError, RuleError
 from mapmerge_core.search.rule import Row, Rule, quoted
 from mapmerge_core.search.rules import RuleResult, parse_rule
-from mapmerge_core.studies.analysis import Analysis
 from pages.parts import choice as choosing
 from pages.parts import shell
+
+if TYPE_CHECKING:
+    from mapmerge_core.studies.analysis import Analysis
 
 COMPARISONS = ("at least", "at most")
 UNITS = ("%", "% of single")
@@ -28,9 +32,9 @@ def draw(study_id: int, analysis: Analysis) -> None:
         on_change=_text_changed,
         args=(study_id, analysis),
         persist_state="session",
-        help="Thresholds and one objective, separated by commas. A threshold names a task, `all` or `others`, and may "
-        "be `of single`: a share of what the task's own model reaches. The objective is a task, `mean`, `worst`, or "
-        "a sum such as `2 MNIST + Emoji`.",
+        help="Thresholds and one objective, separated by commas. A threshold names a task, `all` or "
+        "`others`, and may be `of single`: a share of what the task's own model reaches. The objective is a "
+        "task, `mean`, `worst`, or a sum such as `2 MNIST + Emoji`.",
     )
     problem: MapMergeError | None = st.session_state.get("rule_problem")
     if problem is not None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
-import streamlit as st
-from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from streamlit.runtime.pages_manager import PagesManager
 
 from mapmerge_core.errors import MapMergeError
 
-# Without this, a deep link on a cold server would run a page without app.py, because a folder is called pages.
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import streamlit as st
+    from starlette.requests import Request
+
+# Without this, a deep link on a cold server runs a page without app.py, as a folder is called pages.
 PagesManager.uses_pages_directory = False
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -14,8 +14,14 @@ from mapmerge_core.charts.palette import DARK, LIGHT, Palette
 from mapmerge_core.errors import MapMergeError, RuleError
 from pages.parts import server, state
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 ROOT = Path(__file__).resolve().parents[2]
 ASSETS = ROOT / "assets"
+
+PLOT = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
+"""How Plotly's tool bar looks."""
 
 PAGES = (
     ("pages/studies.py", "Studies", ":material/folder_open:"),
@@ -58,7 +64,7 @@ def warm_up() -> threading.Thread:
 
 
 def theme() -> str:
-    """ "light" or "dark", as the browser shows it."""
+    """The browser's theme, "light" or "dark"."""
     return st.context.theme.type or "light"
 
 

@@ -15,7 +15,6 @@ from mapmerge_core.studies.rows import StudyRow
 from mapmerge_core.studies.spec import DEMO_ZOO
 from mapmerge_core.studies.store import Store
 
-
 __all__ = [
     "JobSnapshot",
     "StudyRow",
@@ -64,7 +63,7 @@ def analysis(study_id: int, *, rough: bool = False) -> Analysis:
 
 
 @st.cache_data(show_spinner=False, max_entries=512)
-def _mean_r2(study_id: int, fingerprint: object) -> float | None:  # noqa: ARG001 - the cache's key
+def _mean_r2(study_id: int, fingerprint: object) -> float | None:
     analysis = _rough_analysis(study_id, fingerprint)
     return float(analysis.r2.mean()) if analysis.surrogates else None
 

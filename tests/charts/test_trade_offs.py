@@ -1,0 +1,98 @@
+"""The front's figures show the numbers that they are given."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mapmerge_core.charts.palette import LIGHT
+from mapmerge_core.charts.trade_offs import (
+    Spot,
+    colour_bins,
+    front_info,
+    front_parallel,
+    front_scatter,
+    own_values,
+)
+from mapmerge_core.tasks.metric import ACCURACY, Metric
+
+TASKS = ("MNIST", "Emoji", "Flags")
+METRICS = (ACCURACY,) * 3
+C = np.array([[0.1, 0.9, 0.2], [0.5, 0.5, 0.3], [0.9, 0.1, 0.4], [0.7, 0.2, 0.1]])
+PREDICTED = np.array([[0.50, 0.95, 0.3], [0.70, 0.80, 0.4], [0.90, 0.40, 0.5], [0.80, 0.60, 0.6]])
+
+
+def spots() -> list[Spot]:
+    own = [Spot("single", f"{task}'s model", np.eye(3)[k], np.full(3, 0.9 - k / 10)) for k, task in enumerate(TASKS)]
+    pick = Spot("pick", "Your pick", C[1], PREDICTED[1], PREDICTED[1] - 0.02, PREDICTED[1] + 0.03)
+    return [Spot("pretrained", "Pre-trained", np.zeros(3), np.full(3, 0.3)), *own, pick]
+
+
+def test_scatter_shows_percent_and_says_which_row_was_clicked() -> None:
+    figure = front_scatter(front_info(TASKS, METRICS, C, PREDICTED), LIGHT, x=0, y=2, colour=1)
+    front = figure.data[0]
+    np.testing.assert_allclose(front.x, [50, 70, 90, 80])
+    np.testing.assert_allclose(front.y, [30, 40, 50, 60])
+    np.testing.assert_allclose(front.marker.color, [95, 80, 40, 60])
+    assert list(front.customdata) == [0, 1, 2, 3]
+    assert figure.layout.xaxis.title.text == "Accuracy on MNIST (%)"
+    assert figure.layout.yaxis.title.text == "Accuracy on Flags (%)"
+    assert "<b>Emoji</b>  95.0%  (c = 0.900)" in front.text[0]
+
+
+def test_the_pick_stands_on_the_front_with_its_interval() -> None:
+    figure = front_scatter(front_info(TASKS, METRICS, C, PREDICTED, spots=spots()), LIGHT)
+    pick = next(trace for trace in figure.data if trace.name and trace.name.startswith("Pick"))
+    assert pick.x[0] == pytest.approx(70)
+    assert pick.y[0] == pytest.approx(80)
+    assert pick.error_x.array[0] == pytest.approx(3)
+    assert pick.error_x.arrayminus[0] == pytest.approx(2)
+
+
+def test_one_legend_entry_for_all_single_task_models() -> None:
+    figure = front_scatter(front_info(TASKS, METRICS, C, PREDICTED, spots=spots()), LIGHT)
+    singles = [trace.showlegend for trace in figure.data if trace.name == "Single-task models"]
+    assert singles == [True, False, False]
+
+
+def test_a_long_front_is_thinned_evenly_and_keeps_its_row_numbers() -> None:
+    c = np.linspace(0, 1, 900).reshape(300, 3)
+    info = front_info(TASKS, METRICS, c, c, most=50)
+    assert len(info.rows) == 50
+    assert info.rows[0] == 0
+    assert info.rows[-1] == 299
+    np.testing.assert_array_equal(info.c, c[info.rows])
+
+
+def test_parallel_lines_hold_every_model_once_and_know_their_rows() -> None:
+    figure = front_parallel(front_info(TASKS, METRICS, C, PREDICTED), LIGHT, colour=0)
+    seen = {}
+    for trace in figure.data:
+        width = len(TASKS) + 1
+        for start in range(0, len(trace.y), width):
+            seen[int(trace.customdata[start])] = list(trace.y[start : start + width - 1])
+    assert sorted(seen) == [0, 1, 2, 3]
+    for row, values in seen.items():
+        np.testing.assert_allclose(values, 100 * PREDICTED[row])
+    assert list(figure.layout.xaxis.ticktext) == list(TASKS)
+
+
+def test_parallel_shows_each_task_under_its_own_model() -> None:
+    info = front_info(TASKS, METRICS, C, PREDICTED, spots=spots())
+    np.testing.assert_allclose(own_values(info), [90, 80, 70])
+    figure = front_parallel(info, LIGHT)
+    own = next(trace for trace in figure.data if trace.name == "Each task's own model")
+    np.testing.assert_allclose(own.y, [90, 80, 70])
+    assert own_values(front_info(TASKS, METRICS, C, PREDICTED, spots=spots()[:3])) is None
+
+
+def test_colour_bins_are_equally_wide() -> None:
+    np.testing.assert_array_equal(colour_bins(np.array([0.0, 0.24, 0.26, 0.74, 1.0]), 4), [0, 0, 1, 2, 3])
+    np.testing.assert_array_equal(colour_bins(np.array([0.5, 0.5]), 4), [3, 3])
+
+
+def test_metrics_without_bounds_are_not_percent() -> None:
+    loss = Metric("loss", maximize=False, low=0.0)
+    figure = front_scatter(front_info(TASKS, (loss,) * 3, C, PREDICTED), LIGHT)
+    np.testing.assert_allclose(figure.data[0].x, PREDICTED[:, 0])
+    assert figure.layout.xaxis.title.text == "Loss on MNIST"
