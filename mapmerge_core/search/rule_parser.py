@@ -219,9 +219,9 @@ class _Parser:
                 continue
             if high == 1 and 1 < threshold.value <= 100 and not threshold.percent:
                 raise self._error(f"{value.text} is more than all: did you mean {value.text}%?", value)
+            said, least, most = (number_text(x, threshold.percent) for x in (threshold.value, low, high))
             raise self._error(
-                f"{quoted(self.tasks[index])} can't be {number_text(threshold.value, threshold.percent)}: it lies "
-                f"between {number_text(low, threshold.percent)} and {number_text(high, threshold.percent)}.",
+                f"{quoted(self.tasks[index])} can't be {said}: it lies between {least} and {most}.",
                 value,
             )
 

@@ -135,7 +135,8 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
         Raises:
             SearchError: C has another width than the points fitted, or is not finite.
         """
-        return self.link_.value(self._quadratic(self._check_points(C)))
+        points = self._check_points(C)
+        return self.link_.value(self._quadratic(points))
 
     def gradient(self, C: ArrayLike) -> Array:
         """Derivatives of the predicted metric by the coefficients, ``n x N``."""
