@@ -101,27 +101,25 @@ def inspect(path: Path | str) -> CheckpointInfo:
 def _read_safetensors(path: Path) -> object:
     try:
         return load_file(path)
+    except PermissionError as error:
+        raise CheckpointError(f"{path} can't be read: {error.strerror}.") from error
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or not a safetensors file: {_first_line(error)}."
-        ) from error
+        raise CheckpointError(f"{path} is damaged or not a safetensors file.") from error
 
 
 def _read_pickle(path: Path) -> object:
     try:
         # Only torch's zip format can be memory-mapped, older files are read as a whole.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except PermissionError as error:
+        raise CheckpointError(f"{path} can't be read: {error.strerror}.") from error
     except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
-            raise CheckpointError(
-                f"{path} holds Python objects besides tensors, which are never executed here: "
-                "save its state dict alone, best as safetensors."
-            ) from error
-        raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint.") from error
-    except (OSError, RuntimeError, ValueError, TypeError, EOFError, LookupError, AttributeError) as error:
         raise CheckpointError(
-            f"{path} is damaged or not a PyTorch checkpoint: {_first_line(error)}."
+            f"{path} is damaged, or holds Python objects besides tensors, which are never executed here: "
+            "save its state dict alone, best as safetensors."
         ) from error
+    except (OSError, RuntimeError, ValueError, TypeError, EOFError, LookupError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint.") from error
 
 
 def _named_tensors(content: object, path: Path) -> dict[str, Tensor]:
@@ -137,8 +135,3 @@ def _named_tensors(content: object, path: Path) -> dict[str, Tensor]:
                 f"{path} is not a state dict: {name!r} is a {type(value).__name__}, not a named tensor."
             )
     return {name: tensor.detach() for name, tensor in content.items()}
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".")

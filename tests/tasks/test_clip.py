@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from mapmerge_core.errors import CheckpointError
+from mapmerge_core.tasks.datasets import Task
+from mapmerge_core.tasks.families.clip import ClipZeroShot
+from tests.tiny import ARCHITECTURE, plain_head
+
+
+@pytest.fixture(scope="module")
+def family(tiny_zoo):
+    return ClipZeroShot(str(tiny_zoo / "tiny-clip.json"), tiny_zoo / "pretrained.safetensors")
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_zoo):
+    """The same model, built and loaded by open_clip alone, and its own eval transform."""
+    open_clip.add_model_config(tiny_zoo / "tiny-clip.json")
+    model, _, transform = open_clip.create_model_and_transforms(
+        "tiny-clip", pretrained=str(tiny_zoo / "pretrained.safetensors")
+    )
+    return model.eval(), transform
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 3), (16, 16), (40, 28, 3), (9, 12, 3), (20, 33)])
+def test_images_are_prepared_exactly_as_open_clip_does(family, plain, shape):
+    images = np.random.default_rng(0).integers(0, 256, (5, *shape), dtype=np.uint8)
+    expected = torch.stack([plain[1](Image.fromarray(image)) for image in images])
+    prepared = family.prepare(images)
+    assert prepared.dtype == torch.uint8
+    assert torch.equal(family.normalise(prepared), expected)
+
+
+def test_heads_and_logits_are_open_clips_own(family, plain, tiny_zoo):
+    task = Task.from_file("Stripes", tiny_zoo / "Stripes.npz")
+    head = plain_head(plain[0], list(task.class_names), list(task.templates))
+    assert torch.equal(family.head(task), head)
+    assert family.head(task) is family.head(task), "heads are computed once"
+    images = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        pixels = torch.stack([plain[1](Image.fromarray(image)) for image in images])
+        expected = plain[0].encode_image(pixels, normalize=True) @ head
+        assert torch.equal(family.logits(family.prepare(images), head), expected)
+        low = family.logits(family.prepare(images), head, torch.bfloat16)
+    torch.testing.assert_close(low, expected, atol=0.02, rtol=0)
+    assert low.dtype == torch.float32
+    assert not torch.equal(low, expected)
+
+
+def test_quick_gelu_and_preprocessing_come_from_the_configuration(tmp_path, tiny_zoo, family):
+    config = {
+        "model_cfg": {**ARCHITECTURE, "quick_gelu": True},
+        "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3},
+    }
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    other = ClipZeroShot(str(tmp_path / "open_clip_config.json"), tiny_zoo / "pretrained.safetensors")
+    black = np.zeros((1, 16, 16, 3), np.uint8)
+    assert torch.equal(other.normalise(other.prepare(black)), -torch.ones(1, 3, 16, 16))
+    same_pixels = torch.randn(1, 3, 16, 16)
+    with torch.inference_mode():
+        assert not torch.allclose(other.model.visual(same_pixels), family.model.visual(same_pixels))
+
+
+def test_two_folders_may_use_one_name_for_different_models(tmp_path, family):
+    config = {**ARCHITECTURE, "embed_dim": 8}
+    (tmp_path / "tiny-clip.json").write_text(json.dumps(config))
+    torch.save(open_clip.CLIP(**config).state_dict(), tmp_path / "pretrained.pt")
+    other = ClipZeroShot(str(tmp_path / "tiny-clip.json"), tmp_path / "pretrained.pt")
+    assert (other.model.visual.output_dim, family.model.visual.output_dim) == (8, 32)
+
+
+def test_a_custom_text_tower(tmp_path, tiny_zoo):
+    config = {**ARCHITECTURE, "custom_text": True}
+    (tmp_path / "custom.json").write_text(json.dumps(config))
+    state_dict = open_clip.CustomTextCLIP(**ARCHITECTURE).state_dict()
+    save_file(state_dict, tmp_path / "custom.safetensors")
+    family = ClipZeroShot(str(tmp_path / "custom.json"), tmp_path / "custom.safetensors")
+    head = family.head(Task.from_file("Light", tiny_zoo / "Light.npz"))
+    assert head.shape == (32, 3)
+    torch.testing.assert_close(head.norm(dim=0), torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "can't be read: No such file"),
+        ("not json", "is not an open_clip configuration"),
+        ("[1]", "is not an open_clip configuration"),
+        ('{"embed_dim": 8}', "can't build a CLIP model"),
+        (json.dumps({**ARCHITECTURE, "unknown": 1}), "can't build a CLIP model"),
+    ],
+)
+def test_configurations_that_are_none(tmp_path, tiny_zoo, text, says):
+    if text is not None:
+        (tmp_path / "a.json").write_text(text)
+    with pytest.raises(CheckpointError, match=says) as error:
+        ClipZeroShot(str(tmp_path / "a.json"), tiny_zoo / "pretrained.safetensors")
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_of_another_architecture(tmp_path, tiny_zoo):
+    with pytest.raises(CheckpointError, match="open_clip has no architecture 'ViT-XXL'"):
+        ClipZeroShot("ViT-XXL", tiny_zoo / "pretrained.safetensors")
+    weights = load_file(tiny_zoo / "pretrained.safetensors")
+    for says, changed in (
+        ("lacks the tensor 'visual.proj'", {k: t for k, t in weights.items() if k != "visual.proj"}),
+        ("holds the tensor 'extra', which the architecture lacks", {**weights, "extra": torch.zeros(1)}),
+        (r"holds 'visual.proj' with shape \(2,\) where the architecture has \(32, 32\)",
+         {**weights, "visual.proj": torch.zeros(2)}),
+    ):  # fmt: skip
+        save_file(changed, tmp_path / "m.safetensors")
+        with pytest.raises(CheckpointError, match=says):
+            ClipZeroShot(str(tiny_zoo / "tiny-clip.json"), tmp_path / "m.safetensors")

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+
+from mapmerge_core.errors import CheckpointError, CoefficientError, DatasetError, MapMergeError
+from mapmerge_core.tasks.datasets import Task
+from mapmerge_core.tasks.evaluator import Evaluator, choose_device, choose_precision
+from mapmerge_core.tasks.families.clip import ClipZeroShot
+from mapmerge_core.weights.export import Recipe, save_merged
+from mapmerge_core.weights.task_vectors import TaskVectors
+from tests.tiny import ARCHITECTURE, CLASS_NAMES, plain_head, plain_transform
+
+TASKS = tuple(CLASS_NAMES)
+POINTS = [(0, 0, 0), (0, 1, 0), (0.3, 0.4, 0.2), (1.2, -0.3, 0.5)]
+
+
+def make_evaluator(zoo, **options):
+    family = ClipZeroShot(str(zoo / "tiny-clip.json"), zoo / "pretrained.safetensors")
+    checkpoints = {task: zoo / f"{task}.safetensors" for task in TASKS}
+    vectors = TaskVectors.from_files(zoo / "pretrained.safetensors", checkpoints, part=family.part)
+    tasks = [Task.from_file(task, zoo / f"{task}.npz") for task in TASKS]
+    return Evaluator(family, vectors, tasks, **{"device": "cpu", **options})
+
+
+@pytest.fixture(scope="module")
+def evaluator(tiny_zoo):
+    return make_evaluator(tiny_zoo, precision="float32", batch_size=25)
+
+
+def slowly(evaluator, zoo, c, split):
+    """Which examples are right by way of a state dict, PIL, open_clip and NumPy."""
+    model = open_clip.CLIP(**ARCHITECTURE).eval()
+    model.load_state_dict(evaluator.vectors.merge(c))
+    right = {}
+    for task, class_names in CLASS_NAMES.items():
+        arrays = np.load(zoo / f"{task}.npz")
+        head = plain_head(model, class_names, arrays["templates"].tolist())
+        with torch.inference_mode():
+            logits = (
+                model.encode_image(plain_transform(arrays[f"{split}_images"], model), normalize=True) @ head
+            )
+        right[task] = logits.argmax(1).numpy() == arrays[f"{split}_labels"]
+    return right
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_every_example_agrees_with_the_slow_path(evaluator, tiny_zoo, split):
+    for c in POINTS:
+        outcomes = evaluator.evaluate(c, split=split)
+        assert tuple(outcomes) == TASKS
+        for task, right in slowly(evaluator, tiny_zoo, c, split).items():
+            outcome = outcomes[task]
+            assert (
+                np.unpackbits(np.frombuffer(outcome.correct, np.uint8), count=60).tolist() == right.tolist()
+            )
+            assert (outcome.value, outcome.n_examples) == (right.mean(), 60)
+            assert 0 < outcome.seconds < 10
+
+
+def test_every_fine_tuned_model_is_good_at_its_own_task(evaluator):
+    values = np.array([[o.value for o in evaluator.evaluate(c).values()] for c in np.eye(3)])
+    assert (np.diag(values) > 0.85).all()
+    assert (values.argmax(axis=0) == [0, 1, 2]).all()
+
+
+def test_bfloat16_agrees_but_for_a_few_examples_and_test_is_always_float32(tiny_zoo, evaluator):
+    low = make_evaluator(tiny_zoo, precision="bfloat16")
+    assert low.precision == "bfloat16"
+    for c in POINTS:
+        exact = evaluator.evaluate(c)
+        for task, outcome in low.evaluate(c).items():
+            assert abs(outcome.value - exact[task].value) <= 3 / 60
+        for task, outcome in low.evaluate(c, precision="float32").items():
+            assert outcome.correct == exact[task].correct
+        tested = low.evaluate(c, split="test")
+        assert {t: o.correct for t, o in tested.items()} == {
+            t: o.correct for t, o in evaluator.evaluate(c, split="test").items()
+        }
+
+
+def test_evaluating_again_and_in_another_order_gives_the_same(evaluator):
+    first = [evaluator.evaluate(c) for c in POINTS]
+    again = [evaluator.evaluate(c) for c in POINTS[::-1]][::-1]
+    for one, other in zip(first, again, strict=True):
+        assert {t: o.correct for t, o in one.items()} == {t: o.correct for t, o in other.items()}
+    some = evaluator.evaluate(POINTS[2], ["Light", "Colours"])
+    assert list(some) == ["Light", "Colours"]
+    assert some["Light"].correct == first[2]["Light"].correct
+
+
+def test_images_are_read_once(tmp_path, tiny_zoo):
+    evaluator = make_evaluator(tiny_zoo)
+    copy = tmp_path / "Light.npz"
+    copy.write_bytes((tiny_zoo / "Light.npz").read_bytes())
+    evaluator = Evaluator(evaluator.family, evaluator.vectors, [Task.from_file("Light", copy)], device="cpu")
+    evaluator.prepare()
+    copy.unlink()
+    assert evaluator.evaluate([0, 0, 1])["Light"].n_examples == 60
+
+
+def test_the_precision_is_chosen_once_for_a_process():
+    assert choose_precision("cpu") in ("float32", "bfloat16")
+    assert choose_precision("cpu") == choose_precision("cpu")
+    assert choose_precision("mps") == "float32"
+
+
+def test_devices():
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type == (
+        "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    )
+    with pytest.raises(MapMergeError, match=r"no device 'cuda:99' here: choose auto or one of .*cpu\.$"):
+        choose_device("cuda:99")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_agrees_with_the_cpu(tiny_zoo, evaluator):
+    on_gpu = make_evaluator(tiny_zoo, device="cuda", precision="float32")
+    for c in POINTS:
+        for task, outcome in on_gpu.evaluate(c).items():
+            assert abs(outcome.value - evaluator.evaluate(c)[task].value) <= 1 / 60
+
+
+def test_what_can_not_be_measured(tiny_zoo, evaluator):
+    with pytest.raises(DatasetError, match="no task 'Lights': choose from Colours, Stripes, Light"):
+        evaluator.evaluate([0, 0, 0], ["Lights"])
+    with pytest.raises(DatasetError, match="no split 'train'"):
+        evaluator.evaluate([0, 0, 0], split="train")
+    with pytest.raises(CoefficientError, match=r"shape \(2,\)"):
+        evaluator.evaluate([0, 0])
+    with pytest.raises(MapMergeError, match="no precision 'float8': choose auto or one of float32, bfloat16"):
+        make_evaluator(tiny_zoo, precision="float8")
+    task = evaluator.tasks["Light"]
+    with pytest.raises(DatasetError, match="Two tasks are named 'Light'"):
+        Evaluator(evaluator.family, evaluator.vectors, [task, task], device="cpu")
+    whole = TaskVectors.from_files(
+        tiny_zoo / "pretrained.safetensors", {"a": tiny_zoo / "pretrained.safetensors"}
+    )
+    with pytest.raises(CheckpointError, match=r"merges 'visual\.'"):
+        Evaluator(evaluator.family, whole, [task], device="cpu")
+
+
+def test_running_out_of_memory_says_to_choose_a_smaller_batch(tiny_zoo):
+    evaluator = make_evaluator(tiny_zoo, batch_size=50)
+
+    def run_out(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+
+    for dtype in (torch.float32, torch.bfloat16):
+        evaluator.family.model_in(dtype).visual.register_forward_hook(run_out)
+    with pytest.raises(MapMergeError, match="ran out of memory with 50 images in a batch: choose a smaller"):
+        evaluator.evaluate([0, 0, 0])
+
+
+PLAIN_OPEN_CLIP = """
+import sys, numpy as np, open_clip, torch
+from PIL import Image
+from open_clip.zero_shot_classifier import build_zero_shot_classifier
+folder, data = sys.argv[1:]
+open_clip.add_model_config(folder + "/merged.json")
+weights = folder + "/merged.safetensors"
+model, _, preprocess = open_clip.create_model_and_transforms("merged", pretrained=weights)
+tokenizer = open_clip.get_tokenizer("merged")
+model.eval()
+with torch.no_grad():
+    for name in ("Colours", "Stripes", "Light"):
+        d = np.load(f"{data}/{name}.npz")
+        texts = d["class_names"].tolist(), d["templates"].tolist()
+        head = build_zero_shot_classifier(model, tokenizer, *texts)
+        images = torch.stack([preprocess(Image.fromarray(image)) for image in d["test_images"]])
+        right = (model.encode_image(images, normalize=True) @ head).argmax(1).numpy() == d["test_labels"]
+        print(right.mean())
+assert "mapmerge_core" not in sys.modules
+"""
+
+
+def test_an_exported_model_scores_in_plain_open_clip_exactly_what_was_measured(tmp_path, tiny_zoo):
+    evaluator = make_evaluator(tiny_zoo)
+    c = [0.5, 0.45, 0.3]
+    measured = [outcome.value for outcome in evaluator.evaluate(c, split="test").values()]
+    recipe = Recipe(architecture=str(tiny_zoo / "tiny-clip.json"))
+    save_merged(tmp_path / "merged.safetensors", evaluator.vectors, c, recipe=recipe)
+    ran = subprocess.run(
+        [sys.executable, "-c", PLAIN_OPEN_CLIP, str(tmp_path), str(tiny_zoo)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert [float(line) for line in ran.stdout.split()] == measured
