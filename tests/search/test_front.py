@@ -27,7 +27,7 @@ def hypervolume(points, reference):
 
 
 def accuracies(n_tasks, n_points=None, high=1.0, seed=0):
-    """Sigmoid surrogates in the likeness of merging: every task wants its own vector and suffers the others."""
+    """Sigmoid surrogates in the likeness of merging: each task wants its vector and suffers the others."""
     rng = np.random.default_rng(seed)
     C = rng.uniform(0, high, (n_points or 3 * QuadraticSurrogate.n_parameters(n_tasks), n_tasks))
     surrogates = []

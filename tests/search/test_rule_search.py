@@ -117,8 +117,8 @@ def test_an_impossible_rule_names_the_nearest_and_what_it_misses(hills):
 
 
 def test_the_message_is_one_sentence_with_figures(hills):
-    result = answer("left >= 10%, right >= 120% of single, maximize worst", hills, single=[0.5, 0.82])
-    # 0.984 of right is reached, but not with 0.1 of left: 1 − x² = 0.1 + t and 1 − (1 − x)² = 0.984 + t.
+    result = answer("left >= 50%, right >= 120% of single, maximize worst", hills, single=[0.5, 0.82])
+    # Right reaches 0.984 where left is down to 0.237.
     assert not result.feasible
     missed = " and ".join(
         f"{m.task} by {100 * (m.wanted - m.got):.1f} points ({100 * m.got:.1f} % of {100 * m.wanted:.1f} %)"
