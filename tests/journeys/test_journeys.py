@@ -1,0 +1,184 @@
+"""What people do with the dashboard, done in a real browser on the bundled demo zoo."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from safetensors import safe_open
+
+from tests.journeys.conftest import Server, settle
+
+pytestmark = pytest.mark.journey
+
+# From key press to the pick's new numbers in the page, as the browser sees it.
+SLIDER_LIMIT_MS = 300
+
+
+def button(page: Page, key: str):
+    return page.locator(f".st-key-{key} button").first
+
+
+def text_of_pick(page: Page) -> str:
+    return page.locator(".st-key-card_pick .tiles").inner_text()
+
+
+def evaluations(home: Path) -> list[tuple]:
+    with sqlite3.connect(f"file:{home / 'mapmerge.db'}?mode=ro", uri=True) as database:
+        return database.execute("SELECT id, c, task, split, value FROM evaluations ORDER BY id").fetchall()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose two-task demo the first journey runs and the others use."""
+    server = Server(tmp_path_factory.mktemp("shared") / "home")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def evaluated(shared: Server, page: Page) -> Server:
+    """The shared server with the two-task demo evaluated."""
+    if not (shared.home / "mapmerge.db").exists() or len(evaluations(shared.home)) < 60:
+        page.goto(shared.url)
+        button(page, "demo_2").click()
+        expect(button(page, "see_tradeoffs")).to_be_enabled(timeout=120_000)
+    return shared
+
+
+def test_from_home_to_an_exported_file_in_three_clicks(shared: Server, page: Page) -> None:
+    start = time.monotonic()
+    page.goto(shared.url)
+    button(page, "demo_2").click()
+    expect(button(page, "see_tradeoffs")).to_be_enabled(timeout=100_000)
+    button(page, "see_tradeoffs").click()
+    expect(page.get_by_role("heading", name="Trade-offs")).to_be_visible()
+    button(page, "export").click()
+    expect(page.get_by_role("heading", name="Export")).to_be_visible()
+    expect(page.get_by_text("SHA-256").first).to_be_visible(timeout=30_000)
+    seconds = time.monotonic() - start
+    files = list(shared.home.rglob("*.safetensors"))
+    assert len(files) == 1
+    with safe_open(files[0], "pt") as file:
+        assert "visual.conv1.weight" in set(file.keys())
+        recipe = json.loads(file.metadata()["mapmerge"])
+    assert set(recipe["coefficients"]) == {"MNIST", "Emoji"}
+    assert seconds < 120
+
+    with page.expect_download() as download:
+        page.locator(".st-key-download a, .st-key-download button").first.click()
+    assert Path(download.value.path()).read_bytes() == files[0].read_bytes()
+
+
+def test_a_slider_moved_by_keyboard_updates_the_pick_at_once(evaluated: Server, page: Page) -> None:
+    page.goto(f"{evaluated.url}/trade_offs?study=1")
+    page.wait_for_selector(".st-key-card_pick .tiles")
+    settle(page)
+    slider = page.locator(".st-key-pref_MNIST").get_by_role("slider")
+    slider.focus()
+    times = []
+    for key in ["End", "Home", "End", "Home", "End", "Home"]:
+        before = text_of_pick(page)
+        page.evaluate(
+            """() => {
+                const card = document.querySelector('.st-key-card_pick');
+                const text = () => card.querySelector('.tiles')?.innerText;
+                const before = text();
+                window.waited = new Promise(done => {
+                    window.addEventListener('keydown', () => { window.pressed = performance.now(); },
+                        {capture: true, once: true});
+                    new MutationObserver((_, observer) => {
+                        if (text() && text() !== before) {
+                            observer.disconnect();
+                            done(performance.now() - window.pressed);
+                        }
+                    }).observe(document.body, {childList: true, subtree: true, characterData: true});
+                });
+            }"""
+        )
+        page.keyboard.press(key)
+        times.append(page.evaluate("() => window.waited"))
+        assert text_of_pick(page) != before
+        settle(page)
+    # The first moves warm caches and charts up; what follows is what dragging on feels like.
+    assert sorted(times)[len(times) // 2] < SLIDER_LIMIT_MS, times
+
+
+def test_a_rule_typed_wrongly_points_at_the_word_and_then_works(evaluated: Server, page: Page) -> None:
+    page.goto(f"{evaluated.url}/trade_offs?study=1")
+    page.get_by_text("Rule", exact=True).click()
+    field = page.locator(".st-key-rule_text").locator("input, textarea").first
+    field.fill("MNIST >= 60%, maximise Emojy")
+    field.press("Enter")
+    alert = page.get_by_test_id("stAlert").first
+    expect(alert).to_contain_text(re.compile("maximise|Emojy"))
+    assert "Traceback" not in page.inner_text("body")
+    field = page.locator(".st-key-rule_text").locator("input, textarea").first
+    field.fill("MNIST >= 60%, maximize Emoji")
+    field.press("Enter")
+    expect(page.locator(".st-key-card_pick")).to_contain_text("By rule")
+    expect(page.get_by_test_id("stAlert")).to_have_count(0)
+
+
+def test_a_deep_link_works_on_a_cold_server(evaluated: Server, browser: Browser) -> None:
+    evaluated.stop()
+    evaluated.start()
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.goto(f"{evaluated.url}/trade_offs?study=1")
+    expect(page.get_by_role("heading", name="Trade-offs")).to_be_visible(timeout=30_000)
+    page.wait_for_selector(".st-key-card_pick .tiles", timeout=30_000)
+    expect(page.get_by_role("link", name=re.compile("Evaluate"))).to_be_visible()
+    context.close()
+
+
+def test_a_run_outlives_a_refresh_a_second_browser_stops_it_and_a_kill_loses_nothing(
+    server: Server, browser: Browser
+) -> None:
+    first, second = (browser.new_context(viewport={"width": 1280, "height": 900}) for _ in range(2))
+    page = first.new_page()
+    page.goto(server.url)
+    button(page, "demo_4").click()
+    expect(page.get_by_role("progressbar").first).to_be_visible(timeout=60_000)
+    wait_for_evaluations(server.home, 6)
+
+    page.reload()
+    expect(page.get_by_role("progressbar").first).to_be_visible(timeout=30_000)
+    wait_for_evaluations(server.home, len(evaluations(server.home)) + 4)
+
+    other = second.new_page()
+    other.goto(f"{server.url}/evaluate?study=1")
+    button(other, "stop").click(timeout=30_000)
+    expect(button(other, "resume")).to_be_visible(timeout=30_000)
+    expect(button(page, "resume")).to_be_visible(timeout=30_000)
+
+    button(page, "resume").click()
+    wait_for_evaluations(server.home, len(evaluations(server.home)) + 4)
+    server.stop(signal.SIGKILL)
+    before = evaluations(server.home)
+
+    server.start()
+    page.goto(f"{server.url}/evaluate?study=1")
+    button(page, "resume").click(timeout=30_000)
+    wait_for_evaluations(server.home, len(before) + 4)
+    after = evaluations(server.home)
+    assert after[: len(before)] == before
+    keys = [row[1:4] for row in after]
+    assert len(set(keys)) == len(keys)
+    first.close()
+    second.close()
+
+
+def wait_for_evaluations(home: Path, count: int, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while len(evaluations(home)) < count:
+        assert time.monotonic() < deadline, f"only {len(evaluations(home))} of {count} evaluations came"
+        time.sleep(0.1)
