@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mapmerge_core.studies.evaluators import load_evaluator
     from mapmerge_core.studies.exporting import export_pick
     from mapmerge_core.studies.jobs import Jobs, JobSnapshot
-    from mapmerge_core.studies.spec import RunSettings, StudySpec, TaskSpec, spec_from_manifest
+    from mapmerge_core.studies.spec import DEMO_ZOO, RunSettings, StudySpec, TaskSpec, spec_from_manifest
     from mapmerge_core.studies.store import Store, home
     from mapmerge_core.tasks.datasets import Task
     from mapmerge_core.tasks.evaluator import Evaluator, choose_device
@@ -44,6 +44,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ACCURACY",
+    "DEMO_ZOO",
     "MAP",
     "Analysis",
     "CheckpointError",
@@ -130,6 +131,7 @@ _MODULES = {
         "JobSnapshot",
     ),
     "studies.spec": (
+        "DEMO_ZOO",
         "RunSettings",
         "StudySpec",
         "TaskSpec",

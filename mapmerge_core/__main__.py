@@ -25,22 +25,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     options = build_parser().parse_args(arguments)
-    from mapmerge_core.cli import commands
-
-    command: Callable[[Namespace], int] = getattr(commands, options.command)
     try:
+        from mapmerge_core.cli import commands
+
+        command: Callable[[Namespace], int] = getattr(commands, options.command)
         return command(options)
     except RuleError as error:
-        sys.stderr.write(f"{error}\n{error.pointer}\n")
-        return BAD_INPUT
+        return _end(BAD_INPUT, str(error), error.pointer)
     except MapMergeError as error:
-        sys.stderr.write(f"{error}\n")
-        return BAD_INPUT
-    except commands.Interrupted as stop:
-        sys.stderr.write(f"{stop}\n")
-        return INTERRUPTED
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        return _end(BAD_INPUT, str(error))
+    except KeyboardInterrupt as stop:
+        return _end(INTERRUPTED, *map(str, stop.args))
+
+
+def _end(code: int, *lines: str) -> int:
+    sys.stderr.writelines(f"{line}\n" for line in lines)
+    return code
 
 
 if __name__ == "__main__":

@@ -28,10 +28,6 @@ INFEASIBLE = 3
 _SHOWN_ROWS = 20
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error
-    """The person pressed Ctrl-C during a run; its message says how to go on."""
-
-
 @dataclass
 class Session:
     """One command's store and evaluators."""
@@ -50,7 +46,7 @@ class Session:
             with progress_bar("Evaluating") as progress:
                 return execute_run(self.store, run_id, self.evaluators.get, progress=progress)
         except KeyboardInterrupt:
-            raise Interrupted(
+            raise KeyboardInterrupt(
                 f"Stopped; everything measured is kept, and `run --study {study_id}` goes on."
             ) from None
         finally:

@@ -83,7 +83,9 @@ class ExportResult:
     n_bytes: int
 
 
-def save_merged(path: Path | str, vectors: TaskVectors, c: ArrayLike, *, recipe: Recipe) -> ExportResult:
+def save_merged(
+    path: Path | str, vectors: TaskVectors, c: ArrayLike, *, recipe: Recipe | None = None
+) -> ExportResult:
     """Writes θ(c) with the pre-trained model's keys and dtypes, and its card and recipes beside it.
 
     Everything is written to a temporary folder beside ``path``, synced, read back and compared, and only then
@@ -106,7 +108,8 @@ def save_merged(path: Path | str, vectors: TaskVectors, c: ArrayLike, *, recipe:
         raise ExportError(f"{path} is a folder: choose a file name for the merged model.")
     merged = _storable(vectors.merge(c))
     recipe = replace(
-        recipe, coefficients=dict(zip(vectors.names, np.asarray(c, dtype=np.float64).tolist(), strict=True))
+        recipe or Recipe(),
+        coefficients=dict(zip(vectors.names, np.asarray(c, dtype=np.float64).tolist(), strict=True)),
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,10 @@ class ClipZeroShot:
 
     part = "visual."
 
-    def __init__(self, architecture: str, pretrained: Path | str, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, architecture: Path | str, pretrained: Path | str, device: torch.device | str = "cpu"
+    ) -> None:
+        architecture = str(architecture)
         model_config, preprocess_config = _read_architecture(architecture)
         self.model = _build(model_config, architecture)
         _load(self.model, architecture, pretrained)

@@ -1,0 +1,247 @@
+"""Runs evaluate what is missing, survive kill -9, and resume where they were."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from mapmerge_core.errors import SearchError, StudyError
+from mapmerge_core.studies.runner import estimate, execute_run, explain, measure
+from mapmerge_core.studies.spec import RunSettings, StudySpec, TaskSpec, spec_from_manifest
+from mapmerge_core.studies.store import Store
+
+if TYPE_CHECKING:
+    from mapmerge_core.studies.evaluators import EvaluatorCache
+    from mapmerge_core.studies.rows import RunRow, StudyRow
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(store: Store, study: StudyRow, evaluators: EvaluatorCache, **settings: object) -> RunRow:
+    """Claims and executes a new run of few points in float32."""
+    run = store.create_run(study.id, RunSettings(**{"points": 6, "precision": "float32", **settings}))
+    claim = store.claim_run(run.id)
+    try:
+        return execute_run(store, run.id, evaluators.get)
+    finally:
+        claim.release()
+
+
+def test_a_run_stores_what_a_plain_model_scores(store: Store, study: StudyRow, evaluators: EvaluatorCache):
+    run = start(store, study, evaluators, points=5)
+    assert (run.status, run.n_evaluations) == ("done", 10)
+    C, Y = store.table(study.id)
+    np.testing.assert_array_equal(C[:3], [[0, 0], [1, 0], [0, 1]])
+    # The reference: θ_pre + Σ c_n v_n written out, and open_clip's own transform, head and model.
+    for c, values in zip(C[[0, 3]], Y[[0, 3]], strict=True):
+        np.testing.assert_allclose(values, plain_accuracies(study.spec, c), atol=1e-9)
+
+
+def plain_accuracies(spec: StudySpec, c: np.ndarray) -> list[float]:
+    import json
+
+    import open_clip
+    import torch
+    from safetensors.torch import load_file
+
+    from tests.tiny import plain_head, plain_transform
+
+    model = open_clip.CLIP(**json.loads(Path(spec.architecture).read_text()))
+    pretrained = load_file(spec.pretrained)
+    merged = {name: tensor.clone() for name, tensor in pretrained.items()}
+    for name, tensor in pretrained.items():
+        if name.startswith("visual."):
+            total = tensor.double()
+            for weight, task in zip(c, spec.tasks, strict=True):
+                total += weight * (load_file(task.checkpoint)[name].double() - tensor.double())
+            merged[name] = total.to(tensor.dtype)
+    model.load_state_dict(merged)
+    model.eval()
+    accuracies = []
+    for task in spec.tasks:
+        with np.load(task.data) as data, torch.inference_mode():
+            features = model.encode_image(plain_transform(data["val_images"], model), normalize=True)
+            head = plain_head(model, data["class_names"].tolist(), data["templates"].tolist())
+            guesses = (features @ head).argmax(dim=1).numpy()
+            accuracies.append(float((guesses == data["val_labels"]).mean()))
+    return accuracies
+
+
+def test_what_another_run_measured_is_not_measured_again(
+    store: Store, study: StudyRow, evaluators: EvaluatorCache
+):
+    start(store, study, evaluators, points=5)
+    before = [row.id for row in store.evaluations(study.id)]
+    longer = start(store, study, evaluators, points=7)  # the same seed: the first five points are the same
+    assert longer.n_evaluations == 4
+    assert [row.id for row in store.evaluations(study.id)][:10] == before
+    other = start(store, study, evaluators, points=7, seed=1)  # only the three anchors are the same
+    assert other.n_evaluations == 8
+
+
+def test_progress_counts_up_to_the_total(store: Store, study: StudyRow, evaluators: EvaluatorCache):
+    run = store.create_run(study.id, RunSettings(points=4))
+    seen: list[tuple[int, int]] = []
+    execute_run(store, run.id, evaluators.get, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 8) for done in range(9)]
+
+
+def test_a_stopped_run_keeps_its_evaluations_and_goes_on(
+    store: Store, study: StudyRow, evaluators: EvaluatorCache
+):
+    run = store.create_run(study.id, RunSettings(points=6))
+    cancel = Event()
+
+    def stop_at_five(done: int, _: int) -> None:
+        if done == 5:
+            cancel.set()
+
+    stopped = execute_run(store, run.id, evaluators.get, cancel=cancel, progress=stop_at_five)
+    assert (stopped.status, stopped.n_evaluations) == ("stopped", 5)
+    kept = [row.id for row in store.evaluations(study.id)]
+    done = execute_run(store, run.id, evaluators.get)
+    assert (done.status, done.n_evaluations) == ("done", 12)
+    assert [row.id for row in store.evaluations(study.id)][:5] == kept
+
+
+def test_ctrl_c_stops_a_run(store: Store, study: StudyRow, evaluators: EvaluatorCache):
+    run = store.create_run(study.id, RunSettings(points=6))
+
+    def press(done: int, _: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute_run(store, run.id, evaluators.get, progress=press)
+    assert (store.run(run.id).status, store.run(run.id).n_evaluations) == ("stopped", 3)
+
+
+def test_settings_that_cannot_be_sampled_fail_the_run_with_a_sentence(
+    store: Store, study: StudyRow, evaluators: EvaluatorCache
+):
+    run = store.create_run(study.id, RunSettings(points=2))
+    with pytest.raises(SearchError, match="too few"):
+        execute_run(store, run.id, evaluators.get)
+    failed = store.run(run.id)
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert "2 points are too few" in failed.error
+
+
+def test_a_method_of_another_version_fails_the_run(store: Store, study: StudyRow, evaluators: EvaluatorCache):
+    run = store.create_run(study.id, RunSettings(points=5), method="magic")
+    with pytest.raises(StudyError, match="method 'magic' is unknown"):
+        execute_run(store, run.id, evaluators.get)
+
+
+def test_a_changed_file_ends_the_study_and_not_its_evaluations(
+    store: Store, spec: StudySpec, evaluators: EvaluatorCache, tmp_path: Path
+):
+    copy = tmp_path / "Colours.safetensors"
+    copy.write_bytes(spec.tasks[0].checkpoint.read_bytes())
+    own = replace(spec, tasks=(TaskSpec("Colours", copy, spec.tasks[0].data), spec.tasks[1]))
+    study = store.create_study("Own", own)
+    start(store, study, evaluators, points=4)
+    copy.write_bytes(spec.tasks[1].checkpoint.read_bytes())
+    with pytest.raises(StudyError, match=r"Colours\.safetensors has changed since this study was created"):
+        start(store, study, evaluators, points=6)
+    assert len(store.evaluations(study.id)) == 8
+    assert [run.status for run in store.runs(study.id)] == ["done", "failed"]
+
+
+def test_measuring_fills_the_gaps_and_returns_all(store: Store, study: StudyRow, evaluators: EvaluatorCache):
+    evaluator = evaluators.get(study)
+    C = np.array([[0.2, 0.3], [0.4, 0.1]])
+    store.add_evaluation(
+        study.id, C[0], "Stripes", "test", evaluator.evaluate(C[0], ["Stripes"], "test")["Stripes"]
+    )
+    first = store.evaluations(study.id, "test")[0]
+    values = measure(store, study, evaluator, C, split="test")
+    assert values.shape == (2, 2)
+    assert values[0, 1] == first.value
+    rows = store.evaluations(study.id, "test")
+    assert [(row.c.tolist(), row.task) for row in rows] == [
+        ([0.2, 0.3], "Stripes"), ([0.2, 0.3], "Colours"), ([0.4, 0.1], "Colours"), ([0.4, 0.1], "Stripes"),
+    ]  # fmt: skip
+    assert store.evaluations(study.id, "val") == []
+
+
+def test_the_estimate_comes_from_evaluations_that_count(
+    store: Store, study: StudyRow, evaluators: EvaluatorCache
+):
+    evaluator = evaluators.get(study, "cpu", "float32")
+    result = estimate(store, study, evaluator)
+    C, Y = store.table(study.id)
+    np.testing.assert_array_equal(C, [[0, 0], [1, 0]])
+    assert np.isfinite(Y).all()
+    assert 0 < result.seconds_per_point < 30
+    assert (result.device, result.precision) == ("cpu", "float32")
+    assert estimate(store, study, evaluator) == result
+    assert len(store.evaluations(study.id)) == 4
+
+
+def test_what_nobody_expected_is_one_sentence_too():
+    assert explain(ValueError("first\nsecond")) == "Unexpected error: ValueError: first second"
+    assert explain(StudyError("As it is.")) == "As it is."
+
+
+def test_kill_9_loses_nothing_and_repeats_nothing(tiny_zoo: Path, tmp_path: Path, evaluators: EvaluatorCache):
+    """A real process is killed in the middle of a run; another finishes it."""
+    settings = RunSettings(points=250, seed=3, precision="float32", device="cpu")
+    process = subprocess.Popen(
+        [
+            sys.executable, "-m", "mapmerge_core", "run", str(tiny_zoo), "--tasks", "Colours,Stripes",
+            "--name", "Killed", "--points", str(settings.points), "--seed", "3", "--precision", "float32",
+            "--device", "cpu",
+        ],
+        cwd=ROOT, env={**os.environ, "MAPMERGE_HOME": str(tmp_path / "killed")},
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    store = Store(tmp_path / "killed")
+    deadline = time.monotonic() + 120
+    while not (store.studies() and store.studies()[0].n_evaluations >= 15):
+        assert process.poll() is None, process.communicate()[1].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    study = store.find_study("Killed")
+    [run] = store.runs(study.id)
+    # While it lives, nobody else gets the run, and nobody takes it for dead.
+    with pytest.raises(StudyError, match="already going on"):
+        store.claim_run(run.id)
+    assert store.recover() == []
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+
+    store = Store(tmp_path / "killed")
+    before = [(row.id, row.c.tobytes(), row.task, row.value) for row in store.evaluations(study.id)]
+    assert 15 <= len(before) < 500
+    assert store.run(run.id).status == "running"
+    assert [row.status for row in store.recover()] == ["interrupted"]
+
+    claim = store.claim_run(run.id)
+    again: list[int] = []
+    done = execute_run(store, run.id, evaluators.get, progress=lambda count, _: again.append(count))
+    claim.release()
+    assert again == list(range(len(before), 501))
+    after = [(row.id, row.c.tobytes(), row.task, row.value) for row in store.evaluations(study.id)]
+    assert (done.status, done.n_evaluations, len(after)) == ("done", 500, 500)
+    assert after[: len(before)] == before
+    assert len({(c, task) for _, c, task, _ in after}) == 500
+
+    # The same as if nobody had killed it.
+    calm = Store(tmp_path / "calm")
+    study_again = calm.create_study("Calm", spec_from_manifest(tiny_zoo, ["Colours", "Stripes"]))
+    execute_run(calm, calm.create_run(study_again.id, settings).id, evaluators.get)
+    for killed_array, calm_array in zip(store.table(study.id), calm.table(study_again.id), strict=True):
+        np.testing.assert_array_equal(killed_array, calm_array)

@@ -1,0 +1,197 @@
+"""The command line in its own process: what it prints, where, and how it exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mapmerge_core.studies.store import Store
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """Commands on a data folder of their own."""
+
+    home: Path
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "mapmerge_core", *arguments],
+            cwd=ROOT, env={**os.environ, "MAPMERGE_HOME": str(self.home)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def __call__(self, *arguments: str, code: int = 0) -> tuple[str, str]:
+        process = self.start(*arguments)
+        out, err = process.communicate()
+        assert process.returncode == code, err
+        return out, err
+
+    def json(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        out, _ = self(*arguments, "--json", code=code)
+        assert out.count("\n") == 1
+        return json.loads(out)
+
+
+@pytest.fixture(scope="module")
+def command_line(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
+    return CommandLine(tmp_path_factory.mktemp("cli-home"))
+
+
+@pytest.fixture(scope="module")
+def demo(command_line: CommandLine, tiny_zoo: Path) -> dict[str, Any]:
+    """The result of one demo on the tiny zoo; it leaves study 1 with one pick."""
+    out = str(command_line.home / "out")
+    return command_line.json(
+        "demo", "--tasks", "2", "--points", "14", "--seed", "1", "--zoo", str(tiny_zoo), "--out", out
+    )
+
+
+def test_the_demo_prints_the_documented_object(demo: dict[str, Any], command_line: CommandLine):
+    assert list(demo) == ["tasks", "evaluations", "r2", "front", "pick", "export", "seconds"]
+    assert demo["tasks"] == ["Colours", "Stripes"]
+    assert demo["evaluations"] == 28
+    assert set(demo["r2"]) == {"Colours", "Stripes"}
+    front = demo["front"]
+    assert set(front) == {"size", "c", "predicted"}
+    assert np.shape(front["c"]) == np.shape(front["predicted"]) == (front["size"], 2)
+    assert demo["pick"]["c"] in front["c"]
+    for kind in ("predicted", "measured"):
+        assert all(0 <= demo["pick"][kind][task] <= 1 for task in demo["tasks"])
+    assert list(demo["seconds"]) == ["evaluate", "fit", "front", "total"]
+    assert demo["seconds"]["total"] >= demo["seconds"]["evaluate"] > 0
+    assert Path(demo["export"]).parent == command_line.home / "out"
+
+
+def test_the_exported_demo_scores_what_was_measured(demo: dict[str, Any], tiny_zoo: Path):
+    """Loaded by plain open_clip, with its own transform and heads."""
+    import open_clip
+    import torch
+    from safetensors.torch import load_file
+
+    from tests.tiny import plain_head, plain_transform
+
+    model = open_clip.CLIP(**json.loads((tiny_zoo / "tiny-clip.json").read_text()))
+    model.load_state_dict(load_file(demo["export"]))
+    model.eval()
+    for task, measured in demo["pick"]["measured"].items():
+        with np.load(tiny_zoo / f"{task}.npz") as data, torch.inference_mode():
+            head = plain_head(model, data["class_names"].tolist(), data["templates"].tolist())
+            features = model.encode_image(plain_transform(data["test_images"], model), normalize=True)
+            guesses = (features @ head).argmax(dim=1).numpy()
+            assert float((guesses == data["test_labels"]).mean()) == measured
+
+
+@pytest.mark.usefixtures("demo")
+def test_the_dashboards_store_has_what_the_demo_did(command_line: CommandLine):
+    [study] = command_line.json("studies")["studies"]
+    assert (study["id"], study["name"]) == (1, "Demo: Colours + Stripes")
+    assert (study["points"], study["evaluations"], study["picks"], study["status"]) == (14, 30, 1, "done")
+    store = Store(command_line.home)
+    assert store.picks(1)[0].how == {"kind": "preference", "weights": {"Colours": 1.0, "Stripes": 1.0}}
+
+
+def test_front(demo: dict[str, Any], command_line: CommandLine):
+    front = command_line.json("front", "1", "--seed", "1")["front"]
+    assert front["c"] == demo["front"]["c"]
+    assert np.shape(front["lower"]) == np.shape(front["upper"]) == (front["size"], 2)
+    text, _ = command_line("front", "Demo: Colours + Stripes")
+    assert "single-task" in text
+    assert "%" in text
+
+
+@pytest.mark.usefixtures("demo")
+def test_pick_by_rule_measure_and_export(command_line: CommandLine, tmp_path: Path):
+    result = command_line.json("pick", "1", "--rule", "Colours >= 50%, maximize Stripes", "--measure")
+    assert result["feasible"]
+    assert result["pick"]["predicted"]["Colours"] >= 0.5 - 1e-6
+    assert set(result["pick"]["measured"]) == {"Colours", "Stripes"}
+    exported = command_line.json("export", "1", "--out", str(tmp_path / "mine.safetensors"))
+    assert exported["pick"] == result["pick"]["id"]
+    assert Path(exported["export"]) == tmp_path / "mine.safetensors"
+    assert Path(exported["export"]).stat().st_size == exported["bytes"]
+    assert all(Path(exported[kind]).exists() for kind in ("export", "card", "mergekit"))
+
+
+@pytest.mark.usefixtures("demo")
+def test_pick_by_preference(command_line: CommandLine):
+    text, _ = command_line("pick", "1", "--preference", "Stripes=2,Colours=1", "--name", "Striped")
+    assert "90 % interval" in text
+    assert Store(command_line.home).picks(1)[-1].name == "Striped"
+
+
+@pytest.mark.usefixtures("demo")
+def test_an_infeasible_rule_exits_3_and_names_the_nearest(command_line: CommandLine):
+    before = len(Store(command_line.home).picks(1))
+    result = command_line.json("pick", "1", "--rule", "all >= 99.9%, maximize worst", code=3)
+    assert not result["feasible"]
+    assert {miss["task"] for miss in result["misses"]} <= {"Colours", "Stripes"}
+    assert "nearest misses" in result["message"]
+    assert len(Store(command_line.home).picks(1)) == before
+
+
+@pytest.mark.usefixtures("demo")
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["front", "Nothing"], "There is no study 'Nothing'"),
+        (["pick", "1", "--rule", "Colors >= 5%, maximize worst"], 'There is no task "Colors"'),
+        (["pick", "1", "--preference", "Colours"], "'Colours' is no weight"),
+        (["pick", "1", "--preference", "Flags=1"], "There is no task 'Flags'"),
+        (["pick", "1", "--preference", "Colours=0"], "Every weight is zero"),
+        (["export", "1", "--pick", "99"], "has no pick 99"),
+        (["run"], "Name either a folder"),
+        (["run", "--study", "1"], "no run to resume: give --points"),
+        (["run", "--study", "1", "--points", "2"], "2 points are too few"),
+        (["run", "."], "has no manifest.json"),
+        (["demo", "--tasks", "9"], "merges 2 to 8 tasks, not 9"),
+    ],
+)
+def test_bad_input_exits_2_with_one_sentence(command_line: CommandLine, arguments: list[str], sentence: str):
+    out, err = command_line(*arguments, code=2)
+    assert out == ""
+    assert sentence in err
+    assert "Traceback" not in err
+
+
+def test_help_documents_the_exit_codes(command_line: CommandLine):
+    text, _ = command_line("--help")
+    for code in ("0 ", "2 ", "3 ", "130 "):
+        assert f"\n  {code}" in text
+    command_line("front", code=2)
+
+
+def test_ctrl_c_exits_130_and_the_run_resumes(tiny_zoo: Path, tmp_path: Path):
+    command_line = CommandLine(tmp_path)
+    arguments = ["run", str(tiny_zoo), "--tasks", "Colours,Stripes", "--points", "100"]
+    process = command_line.start(*arguments)
+    store = Store(tmp_path)
+    deadline = time.monotonic() + 120
+    while not (store.studies() and store.studies()[0].n_evaluations >= 5):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (130, "")
+    assert "everything measured is kept, and `run --study 1` goes on" in err
+    assert "Traceback" not in err
+    kept = store.evaluations(1)
+    assert [run.status for run in store.runs(1)] == ["stopped"]
+    result = command_line.json("run", "--study", "1")
+    assert (result["run"]["status"], result["evaluations"]) == ("done", 200)
+    assert [row.id for row in store.evaluations(1)][: len(kept)] == [row.id for row in kept]
+    command_line("studies", "--delete", "1")
+    assert store.studies() == []
