@@ -173,12 +173,13 @@ def test_help_documents_the_exit_codes(command_line: CommandLine):
     command_line("front", code=2)
 
 
-def test_ctrl_c_exits_130_and_the_run_resumes(tiny_zoo: Path, tmp_path: Path):
+def test_ctrl_c_exits_130_and_the_run_resumes(request: pytest.FixtureRequest, tiny_zoo: Path, tmp_path: Path):
     command_line = CommandLine(tmp_path)
     arguments = ["run", str(tiny_zoo), "--tasks", "Colours,Stripes", "--points", "100"]
     process = command_line.start(*arguments)
+    request.addfinalizer(process.kill)
     store = Store(tmp_path)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (store.studies() and store.studies()[0].n_evaluations >= 5):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline

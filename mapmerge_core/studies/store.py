@@ -225,15 +225,16 @@ class Store(RunStore):
         )
         with self._read() as session:
             measurements = session.execute(query.order_by(Evaluation.id)).all()
-        columns = {task: k for k, task in enumerate(tasks)}
-        rows: dict[bytes, int] = {}
-        for c, _, _ in measurements:
-            rows.setdefault(c.tobytes(), len(rows))
-        C = np.array([np.frombuffer(c) for c in rows]).reshape(len(rows), len(tasks))
-        Y = np.full((len(rows), len(tasks)), np.nan)
-        for c, task, value in measurements:
-            Y[rows[c.tobytes()], columns[task]] = value
-        return C, Y
+        if not measurements:
+            return np.empty((0, len(tasks))), np.empty((0, len(tasks)))
+        every = np.array([c for c, _, _ in measurements], dtype=np.float64)
+        _, first, inverse = np.unique(every, axis=0, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        rows = np.argsort(order)[inverse.reshape(-1)]
+        columns = [tasks.index(task) for _, task, _ in measurements]
+        Y = np.full((len(first), len(tasks)), np.nan)
+        Y[rows, columns] = [value for _, _, value in measurements]
+        return every[first[order]], Y
 
     def fingerprint(self, study_id: int) -> tuple[int, int, int]:
         """Changes whenever evaluations or runs are added (evaluations, latest evaluation, latest run)."""

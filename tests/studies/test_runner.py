@@ -195,7 +195,9 @@ def test_what_nobody_expected_is_one_sentence_too():
     assert explain(StudyError("As it is.")) == "As it is."
 
 
-def test_kill_9_loses_nothing_and_repeats_nothing(tiny_zoo: Path, tmp_path: Path, evaluators: EvaluatorCache):
+def test_kill_9_loses_nothing_and_repeats_nothing(
+    request: pytest.FixtureRequest, tiny_zoo: Path, tmp_path: Path, evaluators: EvaluatorCache
+):
     """A real process is killed in the middle of a run; another finishes it."""
     settings = RunSettings(points=250, seed=3, precision="float32", device="cpu")
     process = subprocess.Popen(
@@ -207,8 +209,9 @@ def test_kill_9_loses_nothing_and_repeats_nothing(tiny_zoo: Path, tmp_path: Path
         cwd=ROOT, env={**os.environ, "MAPMERGE_HOME": str(tmp_path / "killed")},
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
+    request.addfinalizer(process.kill)
     store = Store(tmp_path / "killed")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (store.studies() and store.studies()[0].n_evaluations >= 15):
         assert process.poll() is None, process.communicate()[1].decode()
         assert time.monotonic() < deadline
