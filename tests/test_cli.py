@@ -156,14 +156,17 @@ def test_an_infeasible_rule_exits_3_and_names_the_nearest(command_line: CommandL
         (["run", "--study", "1"], "no run to resume: give --points"),
         (["run", "--study", "1", "--points", "2"], "2 points are too few"),
         (["run", "."], "has no manifest.json"),
+        (["demo", "--points", "2"], "2 points are too few"),
         (["demo", "--tasks", "9"], "merges 2 to 8 tasks, not 9"),
     ],
 )
 def test_bad_input_exits_2_with_one_sentence(command_line: CommandLine, arguments: list[str], sentence: str):
+    studies = len(Store(command_line.home).studies())
     out, err = command_line(*arguments, code=2)
     assert out == ""
     assert sentence in err
     assert "Traceback" not in err
+    assert len(Store(command_line.home).studies()) == studies
 
 
 def test_help_documents_the_exit_codes(command_line: CommandLine):

@@ -118,14 +118,17 @@ def run(options: Namespace) -> int:
     session = Session()
     if options.folder is not None:
         names = None if options.tasks is None else [name.strip() for name in options.tasks.split(",")]
-        study = session.store.create_study(options.name, spec_from_manifest(options.folder, names))
-        row = session.store.create_run(study.id, _settings(options, study))
+        spec = spec_from_manifest(options.folder, names)
+        settings = _settings(options, len(spec.tasks))
+        settings.make_method("map", len(spec.tasks))  # refuses what can't be sampled before a study is kept
+        study = session.store.create_study(options.name, spec)
+        row = session.store.create_run(study.id, settings)
     else:
         study = session.store.find_study(options.study)
         if options.points is None:
             row = _unfinished(session.store, study)
         else:
-            row = session.store.create_run(study.id, _settings(options, study))
+            row = session.store.create_run(study.id, _settings(options, len(study.spec.tasks)))
     row = session.run(row.id)
     analysis = analyse(session.store, study.id, generations=0)
     if options.json:
@@ -300,9 +303,9 @@ def parse_weights(text: str, tasks: tuple[str, ...]) -> dict[str, float]:
     return weights
 
 
-def _settings(options: Namespace, study: StudyRow) -> RunSettings:
+def _settings(options: Namespace, n_tasks: int) -> RunSettings:
     return RunSettings(
-        points=options.points or default_points(len(study.spec.tasks)),
+        points=default_points(n_tasks) if options.points is None else options.points,
         seed=options.seed,
         low=options.low,
         high=options.high,

@@ -36,9 +36,11 @@ def create_demo_study(
 
     Raises:
         StudyError: for a number of tasks that the zoo doesn't have, and for a folder that is no zoo.
+        SearchError: for too few points.
     """
     spec = spec_from_manifest(zoo, demo_tasks(n_tasks, zoo))
     everything = n_tasks > 4 and n_tasks == len(read_manifest(zoo).tasks)
     names = f"all {n_tasks} tasks" if everything else " + ".join(spec.task_names)
-    study = store.create_study(f"Demo: {names}", spec)
-    return store.create_run(study.id, replace(demo_settings(n_tasks, points, seed), device=device))
+    settings = replace(demo_settings(n_tasks, points, seed), device=device)
+    settings.make_method("map", n_tasks)  # refuses what can't be sampled before a study is kept
+    return store.create_run(store.create_study(f"Demo: {names}", spec).id, settings)

@@ -28,10 +28,13 @@ class RunStore(Database):
 
         Raises:
             StudyError: where there is no such study.
+            SearchError: for settings that can't be sampled.
         """
         with self._write() as session:
-            if session.get(Study, study_id) is None:
+            study = session.get(Study, study_id)
+            if study is None:
                 raise StudyError(f"There is no study {study_id}: it may have been deleted.")
+            settings.make_method(method, len(study.spec["tasks"]))
             run = Run(
                 study_id=study_id,
                 method=method,

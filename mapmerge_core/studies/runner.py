@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mapmerge_core.errors import MapMergeError, StudyError
-from mapmerge_core.methods.map import MAP
+from mapmerge_core.errors import MapMergeError
 
 if TYPE_CHECKING:
-    from mapmerge_core.methods.base import Method
     from mapmerge_core.studies.rows import RunRow, Split, StudyRow
     from mapmerge_core.studies.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
@@ -24,27 +22,6 @@ Progress = Callable[[int, int], None]
 
 class Cancelled(Exception):  # noqa: N818 - not an error
     """Somebody asked to stop; everything measured until then is in the store."""
-
-
-def make_method(run: RunRow, n_vectors: int) -> Method:
-    """The method that a run asked for.
-
-    Raises:
-        StudyError: for a method that this version doesn't know.
-        SearchError: for settings that can't be sampled.
-    """
-    if run.method != "map":
-        raise StudyError(f"The method '{run.method}' is unknown: use 'map'.")
-    settings = run.settings
-    return MAP(
-        n_vectors,
-        settings.points,
-        seed=settings.seed,
-        low=settings.low,
-        high=settings.high,
-        design=settings.design,
-        anchors=settings.anchors,
-    )
 
 
 def execute_run(
@@ -75,7 +52,7 @@ def execute_run(
     cancel = cancel or Event()
     store.set_status(run_id, "running")
     try:
-        method = make_method(run, len(study.spec.tasks))
+        method = run.settings.make_method(run.method, len(study.spec.tasks))
         evaluator = get_evaluator(study, run.settings.device, run.settings.precision)
         done, total = 0, method.points * len(study.spec.tasks)
         while len(C := method.ask()):

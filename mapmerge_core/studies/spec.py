@@ -17,6 +17,7 @@ from mapmerge_core.errors import StudyError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from mapmerge_core.methods.base import Method
     from mapmerge_core.search.design import Kind
 
 DEMO_ZOO = Path(__file__).resolve().parents[2] / "assets" / "zoo"
@@ -145,6 +146,25 @@ class RunSettings:
     anchors: bool = True
     device: str = "auto"
     precision: str = "auto"
+
+    def make_method(self, name: str, n_vectors: int) -> Method:
+        """The method called ``name`` with these settings.
+
+        Raises:
+            SearchError: for an unknown method, and for settings that can't be sampled.
+        """
+        from mapmerge_core.methods.catalogue import make_method
+
+        return make_method(
+            name,
+            n_vectors,
+            points=self.points,
+            seed=self.seed,
+            low=self.low,
+            high=self.high,
+            design=self.design,
+            anchors=self.anchors,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -126,22 +126,21 @@ def test_ctrl_c_stops_a_run(store: Store, study: StudyRow, evaluators: Evaluator
     assert (store.run(run.id).status, store.run(run.id).n_evaluations) == ("stopped", 3)
 
 
-def test_settings_that_cannot_be_sampled_fail_the_run_with_a_sentence(
-    store: Store, study: StudyRow, evaluators: EvaluatorCache
+@pytest.mark.parametrize(
+    ("settings", "method", "sentence"),
+    [
+        (RunSettings(points=2), "map", "2 points are too few"),
+        (RunSettings(points=9, low=1.0, high=0.5), "map", "below the highest"),
+        (RunSettings(points=9, design="spiral"), "map", "spiral"),
+        (RunSettings(points=9), "magic", "method 'magic' is unknown"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_it_is_kept(
+    store: Store, study: StudyRow, settings: RunSettings, method: str, sentence: str
 ):
-    run = store.create_run(study.id, RunSettings(points=2))
-    with pytest.raises(SearchError, match="too few"):
-        execute_run(store, run.id, evaluators.get)
-    failed = store.run(run.id)
-    assert failed.status == "failed"
-    assert failed.error is not None
-    assert "2 points are too few" in failed.error
-
-
-def test_a_method_of_another_version_fails_the_run(store: Store, study: StudyRow, evaluators: EvaluatorCache):
-    run = store.create_run(study.id, RunSettings(points=5), method="magic")
-    with pytest.raises(StudyError, match="method 'magic' is unknown"):
-        execute_run(store, run.id, evaluators.get)
+    with pytest.raises(SearchError, match=sentence):
+        store.create_run(study.id, settings, method)
+    assert store.runs(study.id) == []
 
 
 def test_a_changed_file_ends_the_study_and_not_its_evaluations(
