@@ -44,8 +44,8 @@ class Artwork:
         mnist: Handwritten digits.
         fashion: Clothes.
         drawings: Class name -> (100, 28, 28) uint8.
-        emoji: Emoji name -> pictures for training.
-        emoji_held_out: Emoji name -> the held-out vendor's picture.
+        emoji: Emoji name -> the other vendors' pictures, in the order of `sources.EMOJI`.
+        emoji_unseen: Emoji name -> the picture of the vendor whose task classes pre-training does not see.
         flags: Country code -> picture for training.
         flags_held_out: Country code -> the other package's picture.
         countries: Country code -> name.
@@ -56,7 +56,7 @@ class Artwork:
     fashion: Idx
     drawings: dict[str, np.ndarray]
     emoji: dict[str, list[Image.Image]]
-    emoji_held_out: dict[str, Image.Image]
+    emoji_unseen: dict[str, Image.Image]
     flags: dict[str, Image.Image]
     flags_held_out: dict[str, Image.Image]
     countries: dict[str, str]
@@ -146,7 +146,7 @@ def load(work: Path) -> Artwork:
     names = set(vendors[0]) | set(EMOJI_CLASSES)
     vendors += [load_emoji(folder, names) for folder in others]
     emoji = {name: [v[name] for v in vendors if name in v] for name in sorted(names)}
-    held_out = load_emoji(at[sources.EMOJI_HELD_OUT], names)
+    held_out = load_emoji(at[sources.EMOJI_UNSEEN], names)
     countries = {
         entry["code"]: entry["name"]
         for entry in json.loads((at[sources.FLAGS] / "package" / "country.json").read_text())
@@ -164,7 +164,7 @@ def load(work: Path) -> Artwork:
         fashion=load_idx(at[sources.FASHION]),
         drawings=load_drawings(at[sources.QUICKDRAW]),
         emoji=emoji,
-        emoji_held_out=held_out,
+        emoji_unseen=held_out,
         flags=flags,
         flags_held_out=flags_held_out,
         countries=countries,

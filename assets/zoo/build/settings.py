@@ -55,11 +55,11 @@ class Finetuning:
 PRETRAINING = Pretraining()
 FINETUNING = {
     "MNIST": Finetuning(),
-    "Fashion": Finetuning(flip=True),
-    "QuickDraw": Finetuning(),
-    "Emoji": Finetuning(learning_rate=1e-4),
-    "Flags": Finetuning(learning_rate=1e-4),
+    "Fashion": Finetuning(steps=800, flip=True),
+    "QuickDraw": Finetuning(flip=True),
+    "Emoji": Finetuning(steps=600, learning_rate=1.1e-4),
+    "Flags": Finetuning(steps=600, learning_rate=1.1e-4),
     "Street": Finetuning(),
-    "Letters": Finetuning(),
+    "Letters": Finetuning(steps=600),
     "Textures": Finetuning(),
 }

@@ -102,20 +102,18 @@ QUICKDRAW = Package(
 FLAGS = Package("npm", "flag-icons", "7.5.0", "MIT", "flags for training, country names")
 FLAGS_HELD_OUT = Package("npm", "country-flag-icons", "1.6.20", "MIT", "flags for validation and test")
 EMOJI = (
-    Package("npm", "@iconify-json/noto", "1.2.9", "Apache-2.0", "Google's emoji, for training"),
-    Package("npm", "@iconify-json/noto-v1", "1.2.5", "Apache-2.0", "Google's older emoji, for training"),
-    Package("npm", "@iconify-json/twemoji", "1.2.5", "CC BY 4.0", "Twitter's emoji, for training"),
-    Package("npm", "@iconify-json/emojione", "1.2.3", "CC BY 4.0", "EmojiOne's emoji, for training"),
+    Package("npm", "@iconify-json/noto", "1.2.9", "Apache-2.0", "Google's emoji"),
+    Package("npm", "@iconify-json/noto-v1", "1.2.5", "Apache-2.0", "Google's older emoji"),
+    Package("npm", "@iconify-json/twemoji", "1.2.5", "CC BY 4.0", "Twitter's emoji"),
+    Package("npm", "@iconify-json/emojione", "1.2.3", "CC BY 4.0", "EmojiOne's emoji"),
 )
-EMOJI_HELD_OUT = Package(
-    "npm", "@iconify-json/fluent-emoji-flat", "1.2.6", "MIT", "Microsoft's emoji, for validation and test"
-)
+EMOJI_UNSEEN = Package("npm", "@iconify-json/fluent-emoji-flat", "1.2.6", "MIT", "Microsoft's emoji")
 FONTS = tuple(
     Package("npm", f"@fontsource/{family}", "5.3.0", terms, "glyphs of Street and Letters")
     for families, terms in ((OFL_FAMILIES, "OFL-1.1"), (APACHE_FAMILIES, "Apache-2.0"))
     for family in families
 )
-PACKAGES = (MNIST, FASHION, QUICKDRAW, FLAGS, FLAGS_HELD_OUT, *EMOJI, EMOJI_HELD_OUT, *FONTS)
+PACKAGES = (MNIST, FASHION, QUICKDRAW, FLAGS, FLAGS_HELD_OUT, *EMOJI, EMOJI_UNSEEN, *FONTS)
 
 
 def folder_of(package: Package, work: Path) -> Path:
