@@ -132,8 +132,7 @@ def find_front(
     if len(surrogates) > 1 and generations > 0:
         _nsga3(search, generations, seed)
     size = SIZE_OF_TWO if len(surrogates) == 2 else SIZE
-    search.climb(search.best_spread(size))
-    c = search.best_spread(size)
+    c = search.climb(search.best_spread(size))
     predicted = predict_all(surrogates, c)
     ends = [surrogate.predict_interval(c) for surrogate in surrogates]
     order = np.lexsort(predicted.T[::-1])
@@ -189,12 +188,13 @@ class _Search:
             front = front[~_dominated(scaled[front], scaled)]
         return np.asarray(points[front[_farthest(scaled[front], size, sums)]])
 
-    def climb(self, points: Array) -> None:
-        """Add where ``m x N`` points get by steps that make no metric worse: onto the front itself.
+    def climb(self, points: Array) -> Array:
+        """Where ``m x N`` points get by steps that make no metric worse: onto the front itself.
 
         NSGA-III leaves a band around the front. The step is the shortest vector in the hull of the metrics'
         gradients, along which all of them rise (Désidéri, Multiple-gradient descent algorithm, 2012); its
-        length grows while that succeeds and shrinks when it does not.
+        length grows while that succeeds and shrinks when it does not. Points that meet on the way, or that
+        others dominate in the end, are left out.
         """
         low, width = self.box[0], self.box[1] - self.box[0]
         unit, length = (points - low) / width, np.full(len(points), 0.1)
@@ -211,7 +211,12 @@ class _Search:
             better = (values >= reached).all(axis=1)
             unit[better], reached[better] = tried[better], values[better]
             length *= np.where(better, 1.5, 0.4)
-        self.add(np.clip(low + width * unit, *self.box))
+        climbed = np.clip(low + width * unit, *self.box)
+        scaled = self.add(climbed) * np.abs(scale)
+        known = np.vstack(self._goodness) * np.abs(scale)
+        # Rounding may leave a point a hair behind its own start: only what is clearly behind is left out.
+        front = np.flatnonzero(~_dominated(scaled, scaled) & ~_dominated(scaled + 1e-9, known))
+        return np.asarray(climbed[front[_farthest(scaled[front], len(points), _sums(len(scale)))]])
 
     def _ascend(self, start: Array, weights: Array) -> Array:
         """The local maximiser of a weighted sum of goodness inside the box, by L-BFGS-B."""
@@ -277,7 +282,7 @@ def _common_ascent(slopes: Array) -> Array:
     rows = np.arange(len(slopes))
     shares = np.zeros(slopes.shape[:2])
     shares[:, 0] = 1.0
-    for _ in range(2 if slopes.shape[1] == 2 else 30):
+    for _ in range(2 if slopes.shape[1] == 2 else 100):
         slope = np.einsum("mkl,ml->mk", gram, shares)
         vertex = np.argmin(slope, axis=1)
         current = np.einsum("mk,mk->m", slope, shares)

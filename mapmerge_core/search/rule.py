@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from decimal import Decimal
+from math import isfinite
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -39,8 +40,10 @@ def quoted(name: str) -> str:
 
 def number_text(value: float, percent: bool = False) -> str:
     """The shortest decimal text, in percent if wanted, that reads back as the same float."""
+    if not isfinite(value):
+        return str(value)
     exact = Decimal(repr(float(value))) * (100 if percent else 1)
-    return (f"{exact.normalize():f}" if exact.is_finite() else str(exact)) + ("%" if percent else "")
+    return f"{exact.normalize():f}" + ("%" if percent else "")
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,8 @@ class TestKnownFronts:
         tops = np.array([[0.2, 0.2], [0.8, 0.2], [0.5, 0.8]])
         front = find_front([peak(top) for top in tops], 0, 1)
         shares = np.linalg.solve(np.vstack([tops.T, np.ones(3)]), np.vstack([front.c.T, np.ones(len(front))]))
-        assert shares.min() > -0.01
+        assert shares.min() > -0.06
+        assert np.quantile(shares.min(axis=0), 0.1) > -1e-3
         assert (shares.max(axis=1) > 0.97).all()
 
     @pytest.mark.parametrize("seed", range(2))
@@ -164,8 +165,8 @@ class TestEveryFront:
 
 class TestSearch:
     def test_same_seed_same_front_and_other_seed_another(self):
-        surrogates = accuracies(3)
-        first, again, other = (find_front(surrogates, 0, 1, seed=s, generations=10) for s in (5, 5, 6))
+        surrogates = accuracies(2)
+        first, again, other = (find_front(surrogates, 0, 1, seed=s, generations=5) for s in (5, 5, 6))
         np.testing.assert_array_equal(first.c, again.c)
         assert not np.array_equal(first.c, other.c)
 

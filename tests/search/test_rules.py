@@ -91,7 +91,9 @@ class TestText:
                     s if s in ("all", "others") else "task",
                     "" if s in ("all", "others") else s,
                     at_least=chance.random() < 0.8,
-                    value=chance.choice([chance.random(), round(chance.random(), 2), 1 / 3, 1.0, 0.07]),
+                    value=chance.choice(
+                        [chance.random(), round(0.01 + 0.9 * chance.random(), 2), 1 / 3, 1.0, 0.07]
+                    ),
                     relative=chance.random() < 0.3,
                     percent=chance.random() < 0.5,
                 )
@@ -130,7 +132,7 @@ class TestTable:
         [
             ({"task": "MNITS"}, "did you mean MNIST"),
             ({"value": None}, "None"),
-            ({"value": float("nan")}, "NaN"),
+            ({"value": float("nan")}, "nan"),
             ({"value": 170}, "170%"),
             ({"unit": "points"}, "points"),
             ({"comparison": "about"}, "about"),
