@@ -9,4 +9,4 @@ if __name__ == "__main__":
 else:
     from pages.parts import server
 
-    app = st.App(__file__, lifespan=server.lifespan, routes=server.ROUTES)
+    app = st.App(__file__, lifespan=server.lifespan, routes=server.ROUTES, middleware=server.MIDDLEWARE)

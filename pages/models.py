@@ -153,6 +153,7 @@ def findings(spec: StudySpec) -> None:
         st.plotly_chart(
             cosine_heatmap([model.task for model in check.models], check.cosines, shell.palette()),
             key="cosines",
+            theme=None,
             config={"displayModeBar": False},
         )
         st.caption("Cosine between what each fine-tuning changed. Near 0: merging disturbs little.")

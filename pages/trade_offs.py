@@ -63,9 +63,10 @@ def workbench(study_id: int) -> None:
             chooser(study_id, analysis)
         choice = choosing.recall(study_id, analysis)
         info = choosing.pick_info(study_id, analysis, choice.c)
+        # The card is drawn before the figure, which takes the browser longer.
+        pick_card.draw(study_id, analysis, choice, info)
         with left:
             front(study_id, analysis, choosing.spots(study_id, analysis, choice, info))
-        pick_card.draw(study_id, analysis, choice, info)
 
 
 def chooser(study_id: int, analysis: Analysis) -> None:
@@ -185,6 +186,7 @@ def front(study_id: int, analysis: Analysis, spots: list) -> None:
         key="front_chart",
         on_select=lambda: point_clicked(study_id, analysis),
         selection_mode="points",
+        theme=None,
         config=shell.PLOT,
     )
 

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import QhullError
 
-from mapmerge_core.charts.palette import Palette, dress
+from mapmerge_core.charts.palette import Palette, template
 from mapmerge_core.charts.units import axis_title, shown, unit
 
 if TYPE_CHECKING:
@@ -255,7 +255,6 @@ def contours(info: PlaneInfo, palette: Palette, *, height: int = 440) -> go.Figu
                 row=1,
                 col=column,
             )
-    dress(figure, palette, height=height, live=True)
     span = float(info.axis[-1] - info.axis[0])
     limits = [info.axis[0] - 0.03 * span, info.axis[-1] + 0.03 * span]
     figure.update_xaxes(range=limits, title_text=f"Coefficient of {info.x_name}", showgrid=False)
@@ -263,16 +262,11 @@ def contours(info: PlaneInfo, palette: Palette, *, height: int = 440) -> go.Figu
     figure.update_yaxes(title_text=f"Coefficient of {info.y_name}", row=1, col=1)
     figure.update_annotations(font={"color": palette.text, "size": 13})
     figure.update_layout(
-        margin={"t": 56},
-        legend={"y": -0.24, "yanchor": "top", "x": 0.5, "xanchor": "center"},
-        coloraxis={
-            "colorscale": palette.scale,
-            "colorbar": {
-                "title": {"text": axis_title(info.task, info.metric), "side": "right"},
-                "thickness": 12,
-                "outlinewidth": 0,
-                "tickfont": {"color": palette.muted},
-            },
-        },
+        template=template(palette),
+        height=height,
+        uirevision="live",
+        margin={"t": 36, "b": 70},
+        legend={"y": -0.2, "yanchor": "top", "x": 0.5, "xanchor": "center"},
+        coloraxis_colorbar_title_text=axis_title(info.task, info.metric),
     )
     return figure

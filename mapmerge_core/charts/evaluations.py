@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from mapmerge_core.charts.palette import Palette, dress, translucent
-from mapmerge_core.charts.units import axis_title, hover_texts, shown, unit
+from mapmerge_core.charts.palette import Palette, draw, translucent
+from mapmerge_core.charts.units import axis_title, hover_texts, shared_title, shown, unit
 from mapmerge_core.search.front import non_dominated
 
 if TYPE_CHECKING:
@@ -64,74 +64,93 @@ def evaluations_scatter(info: EvaluationsInfo, palette: Palette, *, height: int 
 
 
 def _plane(info: EvaluationsInfo, palette: Palette, height: int) -> go.Figure:
-    figure = go.Figure()
+    traces: list[go.Scatter] = []
     hovers = np.array(hover_texts(info.C, info.Y, info.tasks, info.metrics), dtype=object)
     groups = (
         ("Dominated", ~info.best, {"size": 8, "color": translucent(palette.measured, 0.75)}),
         ("Not dominated so far", info.best, {"size": 10, "color": palette.front}),
     )
     for name, members, marker in groups:
-        figure.add_scatter(
-            x=shown(info.Y[members, 0], info.metrics[0]),
-            y=shown(info.Y[members, 1], info.metrics[1]),
-            mode="markers",
-            marker=marker,
-            name=name,
-            text=hovers[members],
-            hovertemplate="%{text}<extra>Measured</extra>",
+        traces.append(
+            go.Scatter(
+                x=shown(info.Y[members, 0], info.metrics[0]),
+                y=shown(info.Y[members, 1], info.metrics[1]),
+                mode="markers",
+                marker=marker,
+                name=name,
+                text=hovers[members],
+                hovertemplate="%{text}<extra>Measured</extra>",
+            )
         )
     if len(info.Y):
-        figure.add_scatter(
-            x=shown(info.Y[-1:, 0], info.metrics[0]),
-            y=shown(info.Y[-1:, 1], info.metrics[1]),
-            mode="markers",
-            marker={"size": 17, "symbol": "circle-open", "color": palette.pick, "line": {"width": 2}},
-            name="Newest",
-            hoverinfo="skip",
+        traces.append(
+            go.Scatter(
+                x=shown(info.Y[-1:, 0], info.metrics[0]),
+                y=shown(info.Y[-1:, 1], info.metrics[1]),
+                mode="markers",
+                marker={"size": 17, "symbol": "circle-open", "color": palette.pick, "line": {"width": 2}},
+                name="Newest",
+                hoverinfo="skip",
+            )
         )
-    dress(figure, palette, height=height, live=True)
-    figure.update_xaxes(title_text=axis_title(info.tasks[0], info.metrics[0]))
-    figure.update_yaxes(title_text=axis_title(info.tasks[1], info.metrics[1]))
-    return figure
+    return draw(
+        traces,
+        palette,
+        height=height,
+        live=True,
+        xaxis_title_text=axis_title(info.tasks[0], info.metrics[0]),
+        yaxis_title_text=axis_title(info.tasks[1], info.metrics[1]),
+    )
 
 
 def _columns(info: EvaluationsInfo, palette: Palette, height: int) -> go.Figure:
-    figure = go.Figure()
+    traces: list[go.Scatter] = []
     count = len(info.Y)
     # A low-discrepancy sequence spreads the dots of a column without randomness.
     spread = (np.arange(count) * 0.618034 % 1.0 - 0.5) * 0.5
     hovers = hover_texts(info.C, info.Y, info.tasks, info.metrics)
     for k, metric in enumerate(info.metrics):
-        figure.add_scatter(
-            x=k + spread,
-            y=shown(info.Y[:, k], metric),
-            mode="markers",
-            marker={"size": 6, "color": translucent(palette.front, 0.55)},
-            text=hovers,
-            hovertemplate="%{text}<extra>Measured</extra>",
-            name="Measured",
-            legendgroup="measured",
-            showlegend=k == 0,
+        traces.append(
+            go.Scatter(
+                x=k + spread,
+                y=shown(info.Y[:, k], metric),
+                mode="markers",
+                marker={"size": 6, "color": translucent(palette.front, 0.55)},
+                text=hovers,
+                hovertemplate="%{text}<extra>Measured</extra>",
+                name="Measured",
+                legendgroup="measured",
+                showlegend=k == 0,
+            )
         )
     if count:
-        figure.add_scatter(
-            x=np.arange(len(info.tasks)) + spread[-1],
-            y=[float(shown(value, metric)) for value, metric in zip(info.Y[-1], info.metrics, strict=True)],
-            mode="markers",
-            marker={"size": 11, "symbol": "circle-open", "color": palette.pick, "line": {"width": 2}},
-            name="Newest",
-            hoverinfo="skip",
+        traces.append(
+            go.Scatter(
+                x=np.arange(len(info.tasks)) + spread[-1],
+                y=[
+                    float(shown(value, metric))
+                    for value, metric in zip(info.Y[-1], info.metrics, strict=True)
+                ],
+                mode="markers",
+                marker={"size": 11, "symbol": "circle-open", "color": palette.pick, "line": {"width": 2}},
+                name="Newest",
+                hoverinfo="skip",
+            )
         )
-    dress(figure, palette, height=height, live=True)
-    figure.update_xaxes(
-        tickvals=list(range(len(info.tasks))),
-        ticktext=list(info.tasks),
-        range=[-0.6, len(info.tasks) - 0.4],
-        showgrid=False,
+    return draw(
+        traces,
+        palette,
+        height=height,
+        live=True,
+        xaxis={
+            "tickvals": list(range(len(info.tasks))),
+            "ticktext": list(info.tasks),
+            "range": [-0.6, len(info.tasks) - 0.4],
+            "showgrid": False,
+            "tickfont": {"color": palette.text, "size": 13},
+        },
+        yaxis_title_text=shared_title(info.metrics[0]),
     )
-    name = info.metrics[0].name
-    figure.update_yaxes(title_text=f"{name[:1].upper() + name[1:]} ({unit(info.metrics[0])})")
-    return figure
 
 
 @dataclass(frozen=True)
@@ -173,32 +192,44 @@ def fit_info(
 
 def fit_scatter(info: FitInfo, palette: Palette, *, height: int = 400) -> go.Figure:
     """Measured metrics against left-out predictions, one colour a task; the diagonal is a perfect fit."""
-    figure = go.Figure()
+    traces: list[go.Scatter] = []
     everything: list[float] = []
     for k, (task, metric) in enumerate(zip(info.tasks, info.metrics, strict=True)):
         x, y = shown(info.measured[k], metric), shown(info.left_out[k], metric)
         everything += [*x.tolist(), *y.tolist()]
-        figure.add_scatter(
-            x=x,
-            y=y,
-            mode="markers",
-            name=task,
-            marker={"size": 7, "color": palette.categorical[k % len(palette.categorical)], "opacity": 0.8},
-            hovertemplate=f"<b>{task}</b><br>measured %{{x:.1f}}{unit(metric)}"
-            f"<br>predicted %{{y:.1f}}{unit(metric)}<extra></extra>",
+        traces.append(
+            go.Scatter(
+                x=x,
+                y=y,
+                mode="markers",
+                name=task,
+                marker={
+                    "size": 7,
+                    "color": palette.categorical[k % len(palette.categorical)],
+                    "opacity": 0.8,
+                },
+                hovertemplate=f"<b>{task}</b><br>measured %{{x:.1f}}{unit(metric)}"
+                f"<br>predicted %{{y:.1f}}{unit(metric)}<extra></extra>",
+            )
         )
     if everything:
         ends = [min(everything), max(everything)]
-        figure.add_scatter(
-            x=ends,
-            y=ends,
-            mode="lines",
-            line={"color": palette.muted, "width": 1, "dash": "dot"},
-            showlegend=False,
-            hoverinfo="skip",
+        traces.append(
+            go.Scatter(
+                x=ends,
+                y=ends,
+                mode="lines",
+                line={"color": palette.muted, "width": 1, "dash": "dot"},
+                showlegend=False,
+                hoverinfo="skip",
+            )
         )
-    dress(figure, palette, height=height, live=True)
     sign = f" ({unit(info.metrics[0])})" if unit(info.metrics[0]) else ""
-    figure.update_xaxes(title_text=f"Measured{sign}")
-    figure.update_yaxes(title_text=f"Predicted, left out{sign}")
-    return figure
+    return draw(
+        traces,
+        palette,
+        height=height,
+        live=True,
+        xaxis_title_text=f"Measured{sign}",
+        yaxis_title_text=f"Predicted, left out{sign}",
+    )

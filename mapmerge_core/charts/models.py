@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from mapmerge_core.charts.palette import Palette, dress, translucent
-from mapmerge_core.charts.units import shown, unit, value_text
+from mapmerge_core.charts.palette import Palette, draw, translucent
+from mapmerge_core.charts.units import shared_title, shown, value_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +54,7 @@ def _as_shown(values: NDArray[np.float64], metrics: Sequence[Metric]) -> NDArray
 
 def metric_bars(info: BarsInfo, palette: Palette, *, height: int = 320) -> go.Figure:
     """Bars of the pre-trained model, the pick (with interval and, if any, measurement) and the own model."""
-    figure = go.Figure()
+    traces: list[go.Bar] = []
     predicted = _as_shown(info.predicted, info.metrics)
     series: list[tuple[str, NDArray[np.float64], str, dict[str, object] | None]] = [
         ("Pre-trained", info.pretrained, translucent(palette.pretrained, 0.55), None),
@@ -77,25 +77,30 @@ def metric_bars(info: BarsInfo, palette: Palette, *, height: int = 320) -> go.Fi
         series.append(("Pick, measured on test", info.measured, translucent(palette.pick, 0.55), None))
     series.append(("Its own model", info.single, palette.single, None))
     for name, values, colour, error in series:
-        figure.add_bar(
-            x=list(info.tasks),
-            y=_as_shown(values, info.metrics),
-            name=name,
-            marker={"color": colour, "cornerradius": 3, "line": {"width": 0}},
-            error_y=error,
-            customdata=[
-                "–" if np.isnan(value) else value_text(value, metric)
-                for value, metric in zip(values, info.metrics, strict=True)
-            ],
-            hovertemplate=f"<b>%{{x}}</b><br>{name} %{{customdata}}<extra></extra>",
+        traces.append(
+            go.Bar(
+                x=list(info.tasks),
+                y=_as_shown(values, info.metrics),
+                name=name,
+                marker={"color": colour, "cornerradius": 3, "line": {"width": 0}},
+                error_y=error,
+                customdata=[
+                    "–" if np.isnan(value) else value_text(value, metric)
+                    for value, metric in zip(values, info.metrics, strict=True)
+                ],
+                hovertemplate=f"<b>%{{x}}</b><br>{name} %{{customdata}}<extra></extra>",
+            )
         )
-    dress(figure, palette, height=height)
-    figure.update_layout(barmode="group", bargap=0.28, bargroupgap=0.06)
-    figure.update_xaxes(showgrid=False, tickfont={"color": palette.text, "size": 13})
-    name = info.metrics[0].name
-    sign = f" ({unit(info.metrics[0])})" if unit(info.metrics[0]) else ""
-    figure.update_yaxes(title_text=f"{name[:1].upper() + name[1:]}{sign}")
-    return figure
+    return draw(
+        traces,
+        palette,
+        height=height,
+        barmode="group",
+        bargap=0.28,
+        bargroupgap=0.06,
+        xaxis={"showgrid": False, "tickfont": {"color": palette.text, "size": 13}},
+        yaxis_title_text=shared_title(info.metrics[0]),
+    )
 
 
 def cosine_heatmap(
@@ -106,27 +111,28 @@ def cosine_heatmap(
     np.fill_diagonal(values, np.nan)
     limit = max(0.1, float(np.nanmax(np.abs(values)))) if len(names) > 1 else 1.0
     texts = [["" if np.isnan(value) else f"{value:.2f}" for value in row] for row in values]
-    figure = go.Figure(
-        go.Heatmap(
-            z=values,
-            x=list(names),
-            y=list(names),
-            text=texts,
-            texttemplate="%{text}",
-            textfont={"size": 12},
-            colorscale=palette.scale,
-            zmin=min(0.0, float(np.nanmin(values))) if len(names) > 1 else 0.0,
-            zmax=limit,
-            xgap=2,
-            ygap=2,
-            hovertemplate="%{y} and %{x}<br>cosine %{z:.3f}<extra></extra>",
-            showscale=False,
-        )
+    heatmap = go.Heatmap(
+        z=values,
+        x=list(names),
+        y=list(names),
+        text=texts,
+        texttemplate="%{text}",
+        textfont={"size": 12},
+        colorscale=palette.scale,
+        zmin=min(0.0, float(np.nanmin(values))) if len(names) > 1 else 0.0,
+        zmax=limit,
+        xgap=2,
+        ygap=2,
+        hovertemplate="%{y} and %{x}<br>cosine %{z:.3f}<extra></extra>",
+        showscale=False,
     )
-    dress(figure, palette, height=height or 140 + 40 * len(names))
-    figure.update_xaxes(showgrid=False, tickangle=0 if len(names) <= 4 else -35)
-    figure.update_yaxes(showgrid=False, autorange="reversed")
-    return figure
+    return draw(
+        [heatmap],
+        palette,
+        height=height or 120 + 40 * len(names),
+        xaxis={"showgrid": False, "tickangle": 0 if len(names) <= 4 else -35},
+        yaxis={"showgrid": False, "autorange": "reversed"},
+    )
 
 
 def one_of_each(labels: NDArray[np.integer], count: int) -> NDArray[np.int64]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from mapmerge_core.charts.palette import Palette, dress, translucent
-from mapmerge_core.charts.units import axis_title, hover_texts, shown, unit
+from mapmerge_core.charts.palette import Palette, draw, translucent
+from mapmerge_core.charts.units import axis_title, hover_texts, shared_title, shown, unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +53,6 @@ class FrontInfo:
         rows: (m,) row numbers in the whole front of the rows drawn.
         c: Coefficients of the rows drawn, m x N.
         predicted: Their predicted metrics, m x K.
-        hovers: m texts.
         spots: Models drawn by themselves.
     """
 
@@ -62,7 +61,6 @@ class FrontInfo:
     rows: NDArray[np.int64]
     c: NDArray[np.float64]
     predicted: NDArray[np.float64]
-    hovers: tuple[str, ...]
     spots: tuple[Spot, ...]
 
 
@@ -94,7 +92,6 @@ def front_info(
         rows,
         c[rows],
         predicted[rows],
-        tuple(hover_texts(c[rows], predicted[rows], tasks, metrics)),
         tuple(spots),
     )
 
@@ -122,8 +119,8 @@ def _symbol(spot: Spot, palette: Palette) -> dict[str, object]:
 
 
 LEGEND_NAMES = {
-    "pick": "Pick (predicted, 90% interval)",
-    "measured": "Pick (measured on test)",
+    "pick": "Pick, with 90% interval",
+    "measured": "Pick, measured",
     "shortlist": "Shortlist",
     "single": "Single-task models",
     "pretrained": "Pre-trained",
@@ -161,7 +158,7 @@ def front_scatter(
     The first trace is the front; its ``customdata`` holds the row numbers of the whole front, so that a
     click says which row was meant. With two tasks a line joins the points.
     """
-    figure = go.Figure()
+    traces: list[go.Scatter] = []
     marker: dict[str, object] = {"size": 7, "color": palette.front, "line": {"width": 0}}
     if colour is not None:
         marker |= {
@@ -169,54 +166,53 @@ def front_scatter(
             "coloraxis": "coloraxis",
             "size": 9,
         }
-    figure.add_scatter(
-        x=shown(info.predicted[:, x], info.metrics[x]),
-        y=shown(info.predicted[:, y], info.metrics[y]),
-        mode="markers" if len(info.tasks) > 2 else "lines+markers",
-        line={"color": translucent(palette.front, 0.35), "width": 2},
-        marker=marker,
-        customdata=info.rows,
-        text=info.hovers,
-        hovertemplate="%{text}<extra>Front, predicted</extra>",
-        name="Front (click a point to pick it)",
-        selected={"marker": {"opacity": 1}},
-        unselected={"marker": {"opacity": 1}},
+    traces.append(
+        go.Scatter(
+            x=shown(info.predicted[:, x], info.metrics[x]),
+            y=shown(info.predicted[:, y], info.metrics[y]),
+            mode="markers" if len(info.tasks) > 2 else "lines+markers",
+            line={"color": translucent(palette.front, 0.35), "width": 2},
+            marker=marker,
+            customdata=info.rows,
+            text=hover_texts(info.c, info.predicted, info.tasks, info.metrics),
+            hovertemplate="%{text}<extra>Front, predicted</extra>",
+            name="Front",
+            selected={"marker": {"opacity": 1}},
+            unselected={"marker": {"opacity": 1}},
+        )
     )
     named: set[str] = set()
     for spot in info.spots:
-        figure.add_scatter(
-            x=[float(shown(spot.values[x], info.metrics[x]))],
-            y=[float(shown(spot.values[y], info.metrics[y]))],
-            error_x=_error(spot, x, info, palette),
-            error_y=_error(spot, y, info, palette),
-            mode="markers+text" if spot.kind == "single" else "markers",
-            text=[spot.label] if spot.kind == "single" else None,
-            textposition="bottom left" if spot.values[x] > info.predicted[:, x].mean() else "bottom right",
-            textfont={"color": palette.single, "size": 12},
-            marker=_symbol(spot, palette),
-            name=LEGEND_NAMES[spot.kind],
-            legendgroup=spot.kind,
-            showlegend=spot.kind not in named,
-            customdata=hover_texts(spot.c[None], spot.values[None], info.tasks, info.metrics),
-            hovertemplate=f"<b>{spot.label}</b><br>%{{customdata}}<extra></extra>",
+        traces.append(
+            go.Scatter(
+                x=[float(shown(spot.values[x], info.metrics[x]))],
+                y=[float(shown(spot.values[y], info.metrics[y]))],
+                error_x=_error(spot, x, info, palette),
+                error_y=_error(spot, y, info, palette),
+                mode="markers+text" if spot.kind == "single" else "markers",
+                text=[spot.label] if spot.kind == "single" else None,
+                textposition="bottom left"
+                if spot.values[x] > info.predicted[:, x].mean()
+                else "bottom right",
+                textfont={"color": palette.single, "size": 12},
+                marker=_symbol(spot, palette),
+                name=LEGEND_NAMES[spot.kind],
+                legendgroup=spot.kind,
+                showlegend=spot.kind not in named,
+                customdata=hover_texts(spot.c[None], spot.values[None], info.tasks, info.metrics),
+                hovertemplate=f"<b>{spot.label}</b><br>%{{customdata}}<extra></extra>",
+            )
         )
         named.add(spot.kind)
-    dress(figure, palette, height=height)
-    figure.update_xaxes(title_text=axis_title(info.tasks[x], info.metrics[x]))
-    figure.update_yaxes(title_text=axis_title(info.tasks[y], info.metrics[y]))
-    if colour is not None:
-        figure.update_layout(
-            coloraxis={
-                "colorscale": palette.scale,
-                "colorbar": {
-                    "title": {"text": axis_title(info.tasks[colour], info.metrics[colour]), "side": "right"},
-                    "thickness": 12,
-                    "outlinewidth": 0,
-                    "tickfont": {"color": palette.muted},
-                },
-            }
-        )
-    return figure
+    bar = "" if colour is None else axis_title(info.tasks[colour], info.metrics[colour])
+    return draw(
+        traces,
+        palette,
+        height=height,
+        xaxis_title_text=axis_title(info.tasks[x], info.metrics[x]),
+        yaxis_title_text=axis_title(info.tasks[y], info.metrics[y]),
+        coloraxis_colorbar_title_text=bar,
+    )
 
 
 def _polyline(values: NDArray[np.float64]) -> tuple[list[int | None], list[float | None]]:
@@ -245,7 +241,7 @@ def front_parallel(info: FrontInfo, palette: Palette, *, colour: int = 0, height
     ``customdata`` of every vertex holds the row number in the whole front, so that a click says which model
     was meant. Drawn as SVG scatter lines: ``go.Parcoords`` can't be clicked and needs WebGL.
     """
-    figure = go.Figure()
+    traces: list[go.Scatter] = []
     percent = np.column_stack(
         [shown(info.predicted[:, k], metric) for k, metric in enumerate(info.metrics)]
     ).reshape(len(info.rows), len(info.tasks))
@@ -255,17 +251,19 @@ def front_parallel(info: FrontInfo, palette: Palette, *, colour: int = 0, height
         xs, ys = _polyline(percent[members])
         rows = np.repeat(info.rows[members], len(info.tasks) + 1)
         shade = palette.sequential[int(number) + 2]
-        figure.add_scatter(
-            x=xs,
-            y=ys,
-            mode="lines+markers",
-            line={"color": translucent(shade, 0.55), "width": 1.2},
-            marker={"size": 5, "color": translucent(shade, 0.8)},
-            customdata=rows,
-            hovertemplate="%{y:.1f}" + unit(info.metrics[0]) + "<extra>Front, predicted</extra>",
-            showlegend=False,
-            selected={"marker": {"opacity": 1}},
-            unselected={"marker": {"opacity": 1}},
+        traces.append(
+            go.Scatter(
+                x=xs,
+                y=ys,
+                mode="lines+markers",
+                line={"color": translucent(shade, 0.55), "width": 1.2},
+                marker={"size": 5, "color": translucent(shade, 0.8)},
+                customdata=rows,
+                hovertemplate="%{y:.1f}" + unit(info.metrics[0]) + "<extra>Front, predicted</extra>",
+                showlegend=False,
+                selected={"marker": {"opacity": 1}},
+                unselected={"marker": {"opacity": 1}},
+            )
         )
     for spot in info.spots:
         if spot.kind == "single":
@@ -289,43 +287,50 @@ def front_parallel(info: FrontInfo, palette: Palette, *, colour: int = 0, height
                 "thickness": 1.5,
                 "width": 4,
             }
-        figure.add_scatter(
-            x=list(range(len(info.tasks))),
-            y=values,
-            error_y=error,
-            mode="markers" if spot.kind == "measured" else "lines+markers",
-            line={
-                "color": {"pick": palette.pick, "shortlist": palette.pick}.get(spot.kind, palette.pretrained),
-                "width": 3.5 if strong else 2,
-                "dash": "solid" if strong else "dot",
-            },
-            marker={**_symbol(spot, palette), **({"size": 10} if strong else {})},
-            name=LEGEND_NAMES[spot.kind],
-            legendgroup=spot.kind,
-            hovertemplate=f"<b>{spot.label}</b>  %{{y:.1f}}" + unit(info.metrics[0]) + "<extra></extra>",
+        traces.append(
+            go.Scatter(
+                x=list(range(len(info.tasks))),
+                y=values,
+                error_y=error,
+                mode="markers" if spot.kind == "measured" else "lines+markers",
+                line={
+                    "color": {"pick": palette.pick, "shortlist": palette.pick}.get(
+                        spot.kind, palette.pretrained
+                    ),
+                    "width": 3.5 if strong else 2,
+                    "dash": "solid" if strong else "dot",
+                },
+                marker={**_symbol(spot, palette), **({"size": 10} if strong else {})},
+                name=LEGEND_NAMES[spot.kind],
+                legendgroup=spot.kind,
+                hovertemplate=f"<b>{spot.label}</b>  %{{y:.1f}}" + unit(info.metrics[0]) + "<extra></extra>",
+            )
         )
     own = own_values(info)
     if own is not None:
-        figure.add_scatter(
-            x=list(range(len(info.tasks))),
-            y=own,
-            mode="markers",
-            marker={"symbol": "diamond", "size": 11, "color": palette.single},
-            name="Each task's own model",
-            hovertemplate="<b>%{text}</b>  %{y:.1f}" + unit(info.metrics[0]) + "<extra></extra>",
-            text=[f"{task}, its own model" for task in info.tasks],
+        traces.append(
+            go.Scatter(
+                x=list(range(len(info.tasks))),
+                y=own,
+                mode="markers",
+                marker={"symbol": "diamond", "size": 11, "color": palette.single},
+                name="Each task's own model",
+                hovertemplate="<b>%{text}</b>  %{y:.1f}" + unit(info.metrics[0]) + "<extra></extra>",
+                text=[f"{task}, its own model" for task in info.tasks],
+            )
         )
-    dress(figure, palette, height=height)
-    figure.update_xaxes(
-        tickvals=list(range(len(info.tasks))),
-        ticktext=list(info.tasks),
-        range=[-0.3, len(info.tasks) - 0.7],
-        tickfont={"color": palette.text, "size": 13},
-        gridcolor=palette.grid,
+    return draw(
+        traces,
+        palette,
+        height=height,
+        xaxis={
+            "tickvals": list(range(len(info.tasks))),
+            "ticktext": list(info.tasks),
+            "range": [-0.3, len(info.tasks) - 0.7],
+            "tickfont": {"color": palette.text, "size": 13},
+        },
+        yaxis_title_text=shared_title(info.metrics[0]),
     )
-    name = info.metrics[0].name
-    figure.update_yaxes(title_text=f"{name[:1].upper() + name[1:]} ({unit(info.metrics[0])})")
-    return figure
 
 
 def own_values(info: FrontInfo) -> list[float] | None:

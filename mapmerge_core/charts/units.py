@@ -43,6 +43,12 @@ def axis_title(task: str, metric: Metric) -> str:
     return f"{name} on {task} (%)" if is_share(metric) else f"{name} on {task}"
 
 
+def shared_title(metric: Metric) -> str:
+    """The title of an axis that several tasks share: "Accuracy (%)"."""
+    name = metric.name[:1].upper() + metric.name[1:]
+    return f"{name} (%)" if is_share(metric) else name
+
+
 def hover_texts(
     C: NDArray[np.float64], values: NDArray[np.float64], tasks: Sequence[str], metrics: Sequence[Metric]
 ) -> list[str]:

@@ -45,7 +45,7 @@ def share(job: state.JobSnapshot) -> float:
 def line(job: state.JobSnapshot) -> str:
     """One line on how a job stands: "Measure the pick: 3 of 8, about 12 s left"."""
     if job.status == "queued":
-        return f"{job.title}: waiting for another job to end"
+        return f"{job.title}: waiting for its turn"
     if not job.total:
         return f"{job.title}: reading the models"
     left = "" if job.seconds_left is None else f", about {duration(job.seconds_left)} left"

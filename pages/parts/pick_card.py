@@ -32,10 +32,14 @@ def draw(study_id: int, analysis: Analysis, choice: Choice, info: BarsInfo) -> N
             st.badge(label, icon=icon, color="orange")
         with buttons, st.container(horizontal=True, horizontal_alignment="right"):
             with st.popover("Add to shortlist", icon=":material/bookmark_add:", key="shortlist_add"):
-                note = st.text_input("Note", key="shortlist_note", placeholder="Why this one?")
-                if st.button("Add", key="shortlist_save", type="primary"):
-                    choosing.kept(study_id, choice, name=note.strip(), shortlisted=True)
-                    st.rerun(scope="fragment")
+                st.text_input("Note", key="shortlist_note", placeholder="Why this one?")
+                st.button(
+                    "Add",
+                    key="shortlist_save",
+                    type="primary",
+                    on_click=shortlist_pick,
+                    args=(study_id, choice),
+                )
             if st.button(
                 "Measure",
                 key="measure",
@@ -56,6 +60,7 @@ def draw(study_id: int, analysis: Analysis, choice: Choice, info: BarsInfo) -> N
         bars.plotly_chart(
             metric_bars(info, shell.palette(), height=250),
             key="pick_bars",
+            theme=None,
             config={"displayModeBar": False},
         )
     shortlist(study_id, analysis)
@@ -97,15 +102,25 @@ def shortlist(study_id: int, analysis: Analysis) -> None:
                 )
             )
             with buttons, st.container(horizontal=True, horizontal_alignment="right"):
-                if st.button("Choose", key=f"shortlist_choose_{pick.id}"):
-                    choosing.remember(study_id, Choice("shortlist", pick.c, pick.how))
-                    st.rerun(scope="fragment")
-                if st.button(
+                st.button(
+                    "Choose",
+                    key=f"shortlist_choose_{pick.id}",
+                    on_click=choosing.remember,
+                    args=(study_id, Choice("shortlist", pick.c, pick.how)),
+                )
+                st.button(
                     "",
                     key=f"shortlist_remove_{pick.id}",
                     icon=":material/close:",
                     type="tertiary",
                     help="Take off the shortlist",
-                ):
-                    state.store().update_pick(pick.id, shortlisted=False)
-                    st.rerun(scope="fragment")
+                    on_click=state.store().update_pick,
+                    args=(pick.id,),
+                    kwargs={"shortlisted": False},
+                )
+
+
+def shortlist_pick(study_id: int, choice: Choice) -> None:
+    """Put the pick on the shortlist with the note typed beside it."""
+    choosing.kept(study_id, choice, name=st.session_state["shortlist_note"].strip(), shortlisted=True)
+    st.session_state["shortlist_note"] = ""

@@ -33,7 +33,10 @@ def _results(study_id: int, is_live: bool) -> None:
         st.subheader("Points measured so far" if is_live else "Points measured", anchor=False)
         info = evaluations_info(analysis.tasks, analysis.metrics, analysis.C, analysis.Y)
         st.plotly_chart(
-            evaluations_scatter(info, shell.palette(), height=360), key="points_chart", config=shell.PLOT
+            evaluations_scatter(info, shell.palette(), height=360),
+            key="points_chart",
+            theme=None,
+            config=shell.PLOT,
         )
         slices(study_id, analysis, is_live=is_live)
         if analysis.surrogates and not is_live:
@@ -109,7 +112,7 @@ def slices(study_id: int, analysis: Analysis, *, is_live: bool) -> None:
         front=analysis.front.c if analysis.front is not None and not is_live else None,
         pick=pick,
     )
-    st.plotly_chart(contours(info, shell.palette()), key="contour_chart", config=shell.PLOT)
+    st.plotly_chart(contours(info, shell.palette()), key="contour_chart", theme=None, config=shell.PLOT)
     if info.through:
         held = ", ".join(f"{name} {value:.2f}" for name, value in info.through.items())
         place = "the middle of the points" if pick is None else "your pick"
@@ -120,4 +123,6 @@ def fit(analysis: Analysis) -> None:
     """Measured against left-out predictions."""
     left_out = [surrogate.loo_predictions_ for surrogate in analysis.surrogates or ()]
     info = fit_info(analysis.tasks, analysis.metrics, analysis.Y, analysis.inside, left_out)
-    st.plotly_chart(fit_scatter(info, shell.palette(), height=420), key="fit_chart", config=shell.PLOT)
+    st.plotly_chart(
+        fit_scatter(info, shell.palette(), height=420), key="fit_chart", theme=None, config=shell.PLOT
+    )

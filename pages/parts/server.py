@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from streamlit.runtime.pages_manager import PagesManager
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
     import streamlit as st
     from starlette.requests import Request
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Without this, a deep link on a cold server runs a page without app.py, as a folder is called pages.
 PagesManager.uses_pages_directory = False
@@ -40,6 +44,8 @@ def freeze() -> None:
     # Streamlit collects garbage after every rerun, which takes long once large packages are imported.
     gc.collect()
     gc.freeze()
+    # Extension modules complain at the end about objects that were never collected.
+    atexit.register(gc.unfreeze)
 
 
 async def download(request: Request) -> Response:
@@ -54,4 +60,22 @@ async def download(request: Request) -> Response:
     return FileResponse(path, filename=path.name, headers={"Content-Encoding": "identity"})
 
 
+class ImagesFromHere:
+    """Keeps browsers from loading images from elsewhere, as Streamlit makes them do for a page's icon."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add the header to every answer."""
+
+        async def send_with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Content-Security-Policy"] = "img-src 'self' data: blob:"
+            await send(message)
+
+        await self.app(scope, receive, send_with_policy)
+
+
+MIDDLEWARE = [Middleware(ImagesFromHere)]
 ROUTES = [Route("/download/{pick_id:int}", download)]

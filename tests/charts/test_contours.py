@@ -58,9 +58,7 @@ def test_only_points_in_the_box_and_near_the_plane_are_drawn() -> None:
 
 def test_points_on_one_line_make_no_surface() -> None:
     C = np.column_stack([np.linspace(0, 1, 6), np.linspace(0, 1, 6)])
-    info = plane_info(
-        0, ("A", "B"), ACCURACY, None, C, metric(C), through=np.zeros(2), low=0.0, high=1.0
-    )
+    info = plane_info(0, ("A", "B"), ACCURACY, None, C, metric(C), through=np.zeros(2), low=0.0, high=1.0)
     assert info.measured is None
 
 

@@ -23,7 +23,10 @@ PREDICTED = np.array([[0.50, 0.95, 0.3], [0.70, 0.80, 0.4], [0.90, 0.40, 0.5], [
 
 
 def spots() -> list[Spot]:
-    own = [Spot("single", f"{task}'s model", np.eye(3)[k], np.full(3, 0.9 - k / 10)) for k, task in enumerate(TASKS)]
+    own = [
+        Spot("single", f"{task}'s model", np.eye(3)[k], np.full(3, 0.9 - k / 10))
+        for k, task in enumerate(TASKS)
+    ]
     pick = Spot("pick", "Your pick", C[1], PREDICTED[1], PREDICTED[1] - 0.02, PREDICTED[1] + 0.03)
     return [Spot("pretrained", "Pre-trained", np.zeros(3), np.full(3, 0.3)), *own, pick]
 

@@ -1,0 +1,102 @@
+"""Pages run without a browser, on the tiny zoo and a data folder of their own."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from mapmerge_core.studies.demo import create_demo_study
+from mapmerge_core.studies.evaluators import EvaluatorCache
+from mapmerge_core.studies.runner import execute_run
+from mapmerge_core.studies.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mapmerge_core.studies.rows import StudyRow
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT = 60
+
+
+@pytest.fixture
+def home(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A data folder of the test's own; the demos come from the tiny zoo."""
+    monkeypatch.setenv("MAPMERGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MAPMERGE_ZOO", str(tiny_zoo))
+    monkeypatch.delenv("MAPMERGE_DATABASE", raising=False)
+    st.cache_resource.clear()
+    st.cache_data.clear()
+    yield tmp_path / "home"
+    from pages.parts import state
+
+    state.jobs().close()
+    st.cache_resource.clear()
+    st.cache_data.clear()
+
+
+@pytest.fixture
+def visit(home: Path) -> Callable[..., AppTest]:  # noqa: ARG001 - the pages read it
+    """Opens a page as a browser would, each time in a session of its own."""
+
+    def open_page(page: str, **query: object) -> AppTest:
+        app = AppTest.from_file(ROOT / "app.py", default_timeout=TIMEOUT)
+        for name, value in query.items():
+            app.query_params[name] = str(value)
+        app.run()
+        if page != "studies":
+            app.switch_page(f"pages/{page}.py")
+            for name, value in query.items():
+                app.query_params[name] = str(value)
+            app.run()
+        assert not app.exception, app.exception
+        return app
+
+    return open_page
+
+
+@pytest.fixture
+def measured_study(home: Path, tiny_zoo: Path) -> StudyRow:
+    """A study of two tasks whose run of 12 points is done."""
+    store = Store(home)
+    run = create_demo_study(store, 2, points=12, zoo=tiny_zoo)
+    with store.claim_run(run.id):
+        execute_run(store, run.id, EvaluatorCache().get)
+    study = store.study(run.study_id)
+    store.close()
+    return study
+
+
+def wait_for_jobs(app: AppTest, study_id: int) -> AppTest:
+    """Waits until no job of the study is live, then draws the page again."""
+    from pages.parts import state
+
+    deadline = time.monotonic() + TIMEOUT
+    while any(job.is_live for job in state.jobs().for_study(study_id)):
+        assert time.monotonic() < deadline, state.jobs().for_study(study_id)
+        time.sleep(0.05)
+    app.run()
+    assert not app.exception, app.exception
+    return app
+
+
+def texts(app: AppTest) -> str:
+    """Everything that the page says, in one string."""
+    kinds = (
+        "title",
+        "subheader",
+        "markdown",
+        "caption",
+        "error",
+        "warning",
+        "info",
+        "success",
+        "code",
+        "html",
+    )
+    return "\n".join(str(element.value) for kind in kinds for element in app.get(kind))
