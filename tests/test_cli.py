@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mapmerge_core.__main__ import main
 from mapmerge_core.studies.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -34,10 +37,16 @@ class CommandLine:
         )  # fmt: skip
 
     def __call__(self, *arguments: str, code: int = 0) -> tuple[str, str]:
-        process = self.start(*arguments)
-        out, err = process.communicate()
-        assert process.returncode == code, err
-        return out, err
+        """Runs a command in this process, which needn't import everything again."""
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.setenv("MAPMERGE_HOME", str(self.home))
+            try:
+                ended = main(arguments)
+            except SystemExit as stop:  # argparse ends so
+                ended = stop.code
+        assert ended == code, err.getvalue()
+        return out.getvalue(), err.getvalue()
 
     def json(self, *arguments: str, code: int = 0) -> dict[str, Any]:
         out, _ = self(*arguments, "--json", code=code)
@@ -53,10 +62,12 @@ def command_line(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
 @pytest.fixture(scope="module")
 def demo(command_line: CommandLine, tiny_zoo: Path) -> dict[str, Any]:
     """The result of one demo on the tiny zoo; it leaves study 1 with one pick."""
-    out = str(command_line.home / "out")
-    return command_line.json(
-        "demo", "--tasks", "2", "--points", "14", "--seed", "1", "--zoo", str(tiny_zoo), "--out", out
-    )
+    arguments = ["--tasks", "2", "--points", "14", "--seed", "1", "--zoo", str(tiny_zoo), "--json"]
+    process = command_line.start("demo", *arguments, "--out", str(command_line.home / "out"))
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert out.count("\n") == 1
+    return json.loads(out)
 
 
 def test_the_demo_prints_the_documented_object(demo: dict[str, Any], command_line: CommandLine):
