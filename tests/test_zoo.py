@@ -198,7 +198,7 @@ def test_one_scalar_for_all_beats_zero_shot():
 def test_a_pair_has_a_real_front_and_a_quadratic_metric(pair):
     axis = np.linspace(0, 1, 7)
     C = np.random.default_rng(0).permutation(list(product(axis, axis)))
-    Y = np.array([score(a * unit(pair[0]) + b * unit(pair[1]), pair, "val", 250) for a, b in C])
+    Y = np.array([score(a * unit(pair[0]) + b * unit(pair[1]), pair, "val", 200) for a, b in C])
     beaten = [np.any(np.all(y <= Y, 1) & np.any(y < Y, 1)) for y in Y]
     assert len(Y) - sum(beaten) >= 8  # of 49 points; RESULTS.md has the grid of 100
     assert min(held_out_r2(C, Y[:, k], 30) for k in (0, 1)) >= 0.95
@@ -213,7 +213,6 @@ def test_every_pair_is_recorded_within_the_targets():
 
 def test_eight_tasks_at_once_are_predictable():
     C = np.random.default_rng(1).uniform(0, 0.6, (125, 8))
-    names = ("MNIST", "Flags", "Textures")
-    Y = np.array([score(c, names, "val", 150) for c in C])
-    assert np.mean([held_out_r2(C, Y[:, k], 90) for k in range(3)]) >= 0.85
+    Y = np.array([score(c, ("Emoji", "Textures"), "val", 150) for c in C])
+    assert np.mean([held_out_r2(C, Y[:, k], 90) for k in (0, 1)]) >= 0.9
     assert RESULTS["eight"]["mean_r2"] >= 0.9

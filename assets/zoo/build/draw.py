@@ -25,27 +25,22 @@ def _draw_chunk(job: tuple[int, pool.Kind, int, int]) -> tuple[int, int, np.ndar
     return first, last, images, captions
 
 
-def draw(work: Path, *, with_tasks: bool = True, with_pool: bool = True) -> None:
+def draw(work: Path) -> None:
     """Write work/tasks/*.npz and work/pool/{images.npy, captions.json}."""
     global _art  # noqa: PLW0603
     _art = artwork.load(work)
-    fork = multiprocessing.get_context("fork")
-    with fork.Pool() as workers:
-        if with_tasks:
-            folder = work / "tasks"
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in workers.imap_unordered(_make_task, [(name, folder) for name in tasks.NAMES]):
-                print(f"  drew {name}", flush=True)
-        if with_pool:
-            folder = work / "pool"
-            folder.mkdir(parents=True, exist_ok=True)
-            total = sum(kind.total for kind in pool.KINDS)
-            images = np.lib.format.open_memmap(
-                folder / "images.npy", "w+", dtype=np.uint8, shape=(total, SIZE, SIZE, 3)
-            )
-            captions = [""] * total
-            for first, last, part, words in workers.imap_unordered(_draw_chunk, pool.chunks()):
-                images[first:last], captions[first:last] = part, words
-            images.flush()
-            (folder / "captions.json").write_text(json.dumps(captions))
-            print(f"  drew a pool of {total:,} images with {len(set(captions)):,} captions", flush=True)
+    task_folder, pool_folder = work / "tasks", work / "pool"
+    task_folder.mkdir(parents=True, exist_ok=True)
+    pool_folder.mkdir(parents=True, exist_ok=True)
+    total = sum(kind.total for kind in pool.KINDS)
+    shape = (total, SIZE, SIZE, 3)
+    images = np.lib.format.open_memmap(pool_folder / "images.npy", "w+", dtype=np.uint8, shape=shape)
+    captions = [""] * total
+    with multiprocessing.get_context("fork").Pool() as workers:
+        for name in workers.imap_unordered(_make_task, [(name, task_folder) for name in tasks.NAMES]):
+            print(f"  drew {name}", flush=True)
+        for first, last, part, words in workers.imap_unordered(_draw_chunk, pool.chunks()):
+            images[first:last], captions[first:last] = part, words
+    images.flush()
+    (pool_folder / "captions.json").write_text(json.dumps(captions))
+    print(f"  drew a pool of {total:,} images with {len(set(captions)):,} captions", flush=True)

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from .settings import SURROGATE_SEED
 PART = "visual."
 SCALARS = (0.05, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
 GRID = 10
-PAIR_IMAGES, PAIR_FIT, PAIR_REPEATS = 300, 30, 5
+PAIR_FIT, PAIR_REPEATS = 30, 5
 EIGHT_IMAGES, EIGHT_POINTS, EIGHT_FIT, EIGHT_HIGH = 300, 200, 90, 0.6
 RIDGE = 1e-5
 
@@ -47,6 +47,9 @@ class Job:
     split: str = "test"
     images: int | None = None
     exact: bool = True
+
+
+Measure = Callable[[Sequence[Job]], np.ndarray]  # (jobs, tasks) accuracies
 
 
 class Zoo:
@@ -121,8 +124,8 @@ def _measure(job: Job) -> list[float]:
 
 
 @contextmanager
-def measuring(processes: int = 2) -> Iterator:
-    """A function that measures many jobs in worker processes: jobs -> (jobs, tasks) accuracies."""
+def measuring(processes: int = 2) -> Iterator[Measure]:
+    """A function that measures many jobs in worker processes."""
     with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_open_zoo) as workers:
         yield lambda jobs: np.array(list(workers.map(_measure, jobs)))
 
@@ -165,7 +168,7 @@ def _row(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
     return {name: round(float(value), 4) for name, value in zip(names, values, strict=True)}
 
 
-def measure_models(zoo: Zoo, measure: object) -> dict:
+def measure_models(zoo: Zoo, measure: Measure) -> dict:
     """Zero-shot, fine-tuned, cross matrix, norms, cosines and one scalar for all, on the test splits."""
     names, n = zoo.names, len(zoo.names)
     units = np.eye(n)
@@ -188,7 +191,7 @@ def measure_models(zoo: Zoo, measure: object) -> dict:
     }
 
 
-def measure_pairs(zoo: Zoo, measure: object, pairs: Sequence[tuple[str, str]]) -> dict:
+def measure_pairs(zoo: Zoo, measure: Measure, pairs: Sequence[tuple[str, str]]) -> dict:
     """For each pair, on validation images: the front of a grid over [0, 1]² and R² from 30 of its points."""
     axis = np.linspace(0, 1, GRID)
     C = np.array(list(itertools.product(axis, axis)))
@@ -196,7 +199,7 @@ def measure_pairs(zoo: Zoo, measure: object, pairs: Sequence[tuple[str, str]]) -
     for pair in pairs:
         rows = np.zeros((len(C), len(zoo.names)))
         rows[:, [zoo.names.index(name) for name in pair]] = C
-        Y = measure([Job(tuple(c), tuple(pair), "val", PAIR_IMAGES, exact=False) for c in rows])
+        Y = measure([Job(tuple(c), tuple(pair), "val", exact=False) for c in rows])
         r2 = np.zeros(2)
         for repeat in range(PAIR_REPEATS):
             order = np.random.default_rng([SURROGATE_SEED, repeat]).permutation(len(C))
@@ -208,7 +211,7 @@ def measure_pairs(zoo: Zoo, measure: object, pairs: Sequence[tuple[str, str]]) -
     return found
 
 
-def measure_eight(zoo: Zoo, measure: object) -> dict:
+def measure_eight(zoo: Zoo, measure: Measure) -> dict:
     """All task vectors at once, on validation images: R² on held-out points."""
     n = len(zoo.names)
     C = np.random.default_rng([SURROGATE_SEED, 99]).uniform(0, EIGHT_HIGH, (EIGHT_POINTS, n))

@@ -27,9 +27,9 @@ Rows are models, columns are tasks.
 
 ## Pairs
 
-On 300 validation images a task: the number of non-dominated points of a 10 x 10 grid over [0, 1]², and R²
-of a quadratic surrogate with the sigmoid link, fitted on 30 of the points and scored on the other 70 (mean
-of five draws).
+On the validation splits (1,000 images a task): the number of non-dominated points of a 10 x 10 grid over
+[0, 1]², and R² of a quadratic surrogate with the sigmoid link, fitted on 30 of the points and scored on the
+other 70 (mean of five draws).
 
 {pairs}
 
