@@ -93,6 +93,8 @@ def studies() -> None:
             ("pages/models.py", "Start from my models", ":material/layers:"),
         )
         return
+    if "deletion_problem" in st.session_state:
+        shell.show_error(st.session_state.pop("deletion_problem"))
     for row in rows:
         study_card(row)
 
@@ -146,10 +148,23 @@ def confirm_deletion(row: state.StudyRow) -> None:
     with st.container(horizontal=True, horizontal_alignment="right"):
         if st.button("Keep it", key="delete_cancel"):
             st.rerun()
-        if st.button("Delete", key="delete_confirm", type="primary", icon=":material/delete:"):
-            with shell.errors_shown():
-                state.store().delete_study(row.id)
-                st.rerun()
+        if st.button(
+            "Delete",
+            key="delete_confirm",
+            type="primary",
+            icon=":material/delete:",
+            on_click=delete,
+            args=(row.id,),
+        ):
+            st.rerun()
+
+
+def delete(study_id: int) -> None:
+    """Delete a study; where that can't be, the page says why."""
+    try:
+        state.store().delete_study(study_id)
+    except MapMergeError as error:
+        st.session_state["deletion_problem"] = error
 
 
 draw()

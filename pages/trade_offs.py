@@ -147,7 +147,7 @@ def front(study_id: int, analysis: Analysis, spots: list) -> None:
     view, x, y, colour = "Scatter", 0, 1, None
     numbers = list(range(count))
     if count > 2:
-        with st.container(horizontal=True, vertical_alignment="bottom"):
+        with st.container(horizontal=True):
             view = st.segmented_control(
                 "View",
                 ["Parallel", "Scatter"] if count > 3 else ["Scatter", "Parallel"],

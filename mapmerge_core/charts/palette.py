@@ -131,7 +131,7 @@ def template(palette: Palette) -> go.layout.Template:
         "thickness": 12,
         "outlinewidth": 0,
         "tickfont": {"color": palette.muted},
-        "title": {"side": "right"},
+        "title": {"side": "right", "font": {"color": palette.text, "size": 13}},
     }
     return go.layout.Template(
         layout={

@@ -177,6 +177,7 @@ def front_scatter(
             text=hover_texts(info.c, info.predicted, info.tasks, info.metrics),
             hovertemplate="%{text}<extra>Front, predicted</extra>",
             name="Front",
+            showlegend=colour is None,
             selected={"marker": {"opacity": 1}},
             unselected={"marker": {"opacity": 1}},
         )

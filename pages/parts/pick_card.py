@@ -55,8 +55,9 @@ def draw(study_id: int, analysis: Analysis, choice: Choice, info: BarsInfo) -> N
                 shell.go("pages/export.py", study_id, pick=str(pick.id))
         watch(study_id, "measure")
         few = len(info.tasks) <= 3
-        numbers, bars = st.columns([1, 1.6], gap="medium") if few else (st.container(), st.container())
+        numbers, bars = st.columns([1.2, 1.6], gap="medium") if few else (st.container(), st.container())
         numbers.html(tiles(info, choice.c))
+        numbers.caption("Predicted on the validation split, with 90% intervals.")
         bars.plotly_chart(
             metric_bars(info, shell.palette(), height=250),
             key="pick_bars",
@@ -67,12 +68,12 @@ def draw(study_id: int, analysis: Analysis, choice: Choice, info: BarsInfo) -> N
 
 
 def tiles(info: BarsInfo, c: np.ndarray) -> str:
-    """One tile a task: predicted and measured metric, interval, share of its own model's, coefficient."""
+    """One tile a task: predicted and measured metric, interval, share of own model's, coefficient."""
     cells = []
     shares = info.share_of_single()
     for k, (task, metric) in enumerate(zip(info.tasks, info.metrics, strict=True)):
-        interval = f"90%: {value_text(info.lower[k], metric)} to {value_text(info.upper[k], metric)}"
-        own = "" if np.isnan(shares[k]) else f"{shares[k]:.0%} of its own model"
+        interval = f"{value_text(info.lower[k], metric)} – {value_text(info.upper[k], metric)}"
+        own = "" if np.isnan(shares[k]) else f"{shares[k]:.0%} of own model"
         measured = ""
         if info.measured is not None and not np.isnan(info.measured[k]):
             measured = f'<p class="measured">{value_text(info.measured[k], metric)} measured</p>'

@@ -84,9 +84,9 @@ def test_an_impossible_budget_is_one_sentence(
     app = visit("evaluate", study=measured_study.id)
     app.number_input(key=f"low_{measured_study.id}_1").set_value(2.0).run()
     app.button(key="start").click().run()
-    wait_for_jobs(app, measured_study.id)
     assert len(app.error) == 1
-    assert "Traceback" not in app.error[0].value
+    assert "2" in app.error[0].value
+    assert not app.exception
 
 
 def test_sliders_move_the_pick(visit: Callable[..., AppTest], measured_study: StudyRow) -> None:
@@ -135,7 +135,7 @@ def test_a_rule_typed_wrongly_points_at_the_word(
     visit: Callable[..., AppTest], measured_study: StudyRow, rule: str, sentence: str, word: str
 ) -> None:
     app = visit("trade_offs", study=measured_study.id)
-    app.get("button_group")[0].set_value(["Rule"]).run()
+    app.segmented_control(key="choose_by").set_value("Rule").run()
     app.text_input(key="rule_text").input(rule).run()
     assert len(app.error) == 1
     assert sentence in app.error[0].value.replace("\\", "")
@@ -148,11 +148,11 @@ def test_a_rule_picks_and_an_impossible_one_names_what_it_misses(
     visit: Callable[..., AppTest], measured_study: StudyRow
 ) -> None:
     app = visit("trade_offs", study=measured_study.id)
-    app.get("button_group")[0].set_value(["Rule"]).run()
+    app.segmented_control(key="choose_by").set_value("Rule").run()
     app.text_input(key="rule_text").input("Colours >= 40%, maximize Stripes").run()
     assert len(app.success) == 1
     assert not app.error
     assert list(app.get("arrow_data_frame")) or app.session_state["rule_rows"][0][0]["task"] == "Colours"
     app.text_input(key="rule_text").input("all >= 99.9%, maximize mean").run()
     assert len(app.warning) == 1
-    assert "99.9%" in app.warning[0].value
+    assert "99.9" in app.warning[0].value
