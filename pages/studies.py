@@ -71,7 +71,7 @@ def demos() -> None:
                 start_demo(count)
 
 
-EXPECTED = {2: "half a minute", 4: "two minutes", 8: "six minutes"}
+EXPECTED = {2: "20 seconds", 4: "1 minute", 8: "4 minutes"}
 """On two cores, measured."""
 
 

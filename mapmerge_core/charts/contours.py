@@ -266,7 +266,7 @@ def contours(info: PlaneInfo, palette: Palette, *, height: int = 440) -> go.Figu
         height=height,
         uirevision="live",
         margin={"t": 36, "b": 70},
-        legend={"y": -0.2, "yanchor": "top", "x": 0.5, "xanchor": "center"},
+        legend={"y": -0.2, "yanchor": "top", "x": 0.5, "xanchor": "center", "itemsizing": "trace"},
         coloraxis_colorbar_title_text=axis_title(info.task, info.metric),
     )
     return figure

@@ -123,6 +123,7 @@ def template(palette: Palette) -> go.layout.Template:
         "gridcolor": palette.grid,
         "linecolor": palette.grid,
         "zeroline": False,
+        "ticks": "",
         "automargin": True,
         "title": {"font": {"color": palette.text, "size": 13}, "standoff": 10},
         "tickfont": {"color": palette.muted, "size": 12},
