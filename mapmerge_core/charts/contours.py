@@ -217,6 +217,7 @@ def contours(info: PlaneInfo, palette: Palette, *, height: int = 440) -> go.Figu
             x=0.5,
             y=0.5,
             showarrow=False,
+            bgcolor=palette.background,
         )
     # Of more than two coefficients the plane shows two: the front is then only projected onto it.
     dots = (

@@ -41,11 +41,10 @@ def draw(study_id: int, analysis: Analysis, choice: Choice, info: BarsInfo) -> N
                     args=(study_id, choice),
                 )
             if st.button(
-                "Measure",
+                "Measure on test",
                 key="measure",
                 icon=":material/straighten:",
                 disabled=info.measured is not None and not np.isnan(info.measured).any(),
-                help="Evaluate this very model on the test split, which no fit has seen.",
             ):
                 state.jobs().measure(study_id, choice.c[None], "test", "Measure the pick")
                 st.rerun()
@@ -57,7 +56,9 @@ def draw(study_id: int, analysis: Analysis, choice: Choice, info: BarsInfo) -> N
         few = len(info.tasks) <= 3
         numbers, bars = st.columns([1.2, 1.6], gap="medium") if few else (st.container(), st.container())
         numbers.html(tiles(info, choice.c))
-        numbers.caption("Predicted on the validation split, with 90% intervals.")
+        numbers.caption(
+            "Predicted, with 90% intervals. *Measure on test* evaluates this very model on unseen images."
+        )
         bars.plotly_chart(
             metric_bars(info, shell.palette(), height=250),
             key="pick_bars",

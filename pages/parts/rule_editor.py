@@ -55,7 +55,7 @@ def draw(study_id: int, analysis: Analysis) -> None:
     with st.container(horizontal=True, gap="small"):
         for number, text in enumerate(examples):
             st.button(
-                text,
+                f"`{text}`",
                 key=f"rule_example_{number}",
                 type="tertiary",
                 on_click=_use,
@@ -75,13 +75,13 @@ def _table(study_id: int, analysis: Analysis) -> None:
         hide_index=True,
         height="content",
         column_config={
-            "task": st.column_config.SelectboxColumn("Task", options=names, required=True, width="medium"),
+            "task": st.column_config.SelectboxColumn("Task", options=names, required=True, width=100),
             "comparison": st.column_config.SelectboxColumn(
-                "Must be", options=COMPARISONS, default=COMPARISONS[0], required=True, width="small"
+                "Is", options=COMPARISONS, default=COMPARISONS[0], required=True, width=90
             ),
-            "value": st.column_config.NumberColumn("Value", required=True, width="small", format="%g"),
+            "value": st.column_config.NumberColumn("Value", required=True, width=76, format="%g"),
             "unit": st.column_config.SelectboxColumn(
-                "Unit", options=UNITS, default=UNITS[0], required=True, width="small"
+                "Unit", options=UNITS, default=UNITS[0], required=True, width=90
             ),
         },
         on_change=_table_changed,

@@ -75,7 +75,7 @@ def test_the_estimate_stands_before_the_start(
     app.button(key="start").click().run()
     wait_for_jobs(app, study.id)
     assert Store(home).study(study.id).n_points == 8
-    assert "R² on Colours" in texts(app)
+    assert "Quality of the fit" in texts(app)
 
 
 def test_an_impossible_budget_is_one_sentence(
