@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 from .model import prepare
 from .publish import MANIFEST, ZOO
 from .report import misses, write_report
-from .settings import SURROGATE_SEED
+from .settings import EVALUATION_SIZE, SURROGATE_SEED
 
 PART = "visual."
 SCALARS = (0.05, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
@@ -206,7 +206,7 @@ def measure_pairs(zoo: Zoo, measure: Measure, pairs: Sequence[tuple[str, str]]) 
             fit, rest = order[:PAIR_FIT], order[PAIR_FIT:]
             r2 += [held_out_r2(C, Y[:, k], fit, rest) / PAIR_REPEATS for k in range(2)]
         front = int(non_dominated(Y).sum())
-        found["+".join(pair)] = {"front": front, "r2": _row(pair, r2)}
+        found["+".join(pair)] = {"images": EVALUATION_SIZE, "front": front, "r2": _row(pair, r2)}
         print(f"  {'+'.join(pair)}: {front} on the front, R² {r2[0]:.3f} {r2[1]:.3f}", flush=True)
     return found
 

@@ -27,7 +27,7 @@ Rows are models, columns are tasks.
 
 ## Pairs
 
-On the validation splits (1,000 images a task): the number of non-dominated points of a 10 x 10 grid over
+On the first validation images of each task: the number of non-dominated points of a 10 x 10 grid over
 [0, 1]², and R² of a quadratic surrogate with the sigmoid link, fitted on 30 of the points and scored on the
 other 70 (mean of five draws).
 
@@ -72,7 +72,12 @@ def report(results: dict) -> str:
     ]
     cosines = zip(names, results["cosine"], strict=True)
     pairs = [
-        [pair.replace("+", " + "), str(row["front"]), *(f"{value:.3f}" for value in row["r2"].values())]
+        [
+            pair.replace("+", " + "),
+            str(row["images"]),
+            str(row["front"]),
+            *(f"{value:.3f}" for value in row["r2"].values()),
+        ]
         for pair, row in results["pairs"].items()
     ]
     tables = {
@@ -81,7 +86,7 @@ def report(results: dict) -> str:
         ),
         "cross": _table(["", *names], [[name, *_percent(results["cross"][name], names)] for name in names]),
         "cosines": _table(["", *names], [[name, *(f"{x:.2f}" for x in row)] for name, row in cosines]),
-        "pairs": _table(["pair", "front", "R² of the first", "R² of the second"], pairs),
+        "pairs": _table(["pair", "images", "front", "R² of the first", "R² of the second"], pairs),
         "eight": _table(
             [*names, "mean"], [[*(f"{eight['r2'][name]:.2f}" for name in names), f"{eight['mean_r2']:.2f}"]]
         ),
