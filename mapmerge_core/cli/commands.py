@@ -365,7 +365,7 @@ def _say_analysis(analysis: Analysis) -> None:
 def _say_pick(analysis: Analysis, c: np.ndarray, measured: dict[str, float]) -> None:
     predicted, lower, upper = analysis.predict(c)
     print_table(
-        ("task", "coefficient", "predicted", "90 % interval", "measured"),
+        ("task", "coefficient", "predicted", "90% interval", "measured"),
         [
             (
                 task,

@@ -63,7 +63,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def percent(value: float | None) -> str:
     """A fraction as people read it, a dash where there is none."""
-    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}%"
 
 
 def number(value: float) -> str:

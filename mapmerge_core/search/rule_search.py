@@ -269,7 +269,7 @@ def _result(problem: _Problem, c: Array, feasible: bool) -> RuleResult:
 def _in_words(miss: Miss) -> str:
     gap = abs(miss.wanted - miss.got)
     if min(miss.wanted, miss.got) >= 0 and max(miss.wanted, miss.got) <= 1:
-        return f"{miss.task} by {100 * gap:.1f} points ({100 * miss.got:.1f} % of {100 * miss.wanted:.1f} %)"
+        return f"{miss.task} by {100 * gap:.1f} points ({100 * miss.got:.1f}% of {100 * miss.wanted:.1f}%)"
     return f"{miss.task} by {gap:.3g} ({miss.got:.4g} instead of {miss.wanted:.4g})"
 
 

@@ -60,9 +60,9 @@ def test_from_home_to_an_exported_file_in_three_clicks(shared: Server, page: Pag
     button(page, "demo_2").click()
     expect(button(page, "see_tradeoffs")).to_be_enabled(timeout=100_000)
     button(page, "see_tradeoffs").click()
-    expect(page.get_by_role("heading", name="Trade-offs")).to_be_visible()
+    expect(page.get_by_role("heading", name="Trade-offs", exact=True)).to_be_visible()
     button(page, "export").click()
-    expect(page.get_by_role("heading", name="Export")).to_be_visible()
+    expect(page.get_by_role("heading", name="Export", exact=True)).to_be_visible()
     expect(page.get_by_text("SHA-256").first).to_be_visible(timeout=30_000)
     seconds = time.monotonic() - start
     files = list(shared.home.rglob("*.safetensors"))
@@ -120,12 +120,13 @@ def test_a_rule_typed_wrongly_points_at_the_word_and_then_works(evaluated: Serve
     field.press("Enter")
     alert = page.get_by_test_id("stAlert").first
     expect(alert).to_contain_text(re.compile("maximise|Emojy"))
+    expect(page.get_by_test_id("stCode").filter(has_text="^")).to_be_visible()
     assert "Traceback" not in page.inner_text("body")
     field = page.locator(".st-key-rule_text").locator("input, textarea").first
     field.fill("MNIST >= 60%, maximize Emoji")
     field.press("Enter")
     expect(page.locator(".st-key-card_pick")).to_contain_text("By rule")
-    expect(page.get_by_test_id("stAlert")).to_have_count(0)
+    expect(page.get_by_test_id("stAlertContentError")).to_have_count(0)
 
 
 def test_a_deep_link_works_on_a_cold_server(evaluated: Server, browser: Browser) -> None:
@@ -134,7 +135,7 @@ def test_a_deep_link_works_on_a_cold_server(evaluated: Server, browser: Browser)
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     page.goto(f"{evaluated.url}/trade_offs?study=1")
-    expect(page.get_by_role("heading", name="Trade-offs")).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("heading", name="Trade-offs", exact=True)).to_be_visible(timeout=30_000)
     page.wait_for_selector(".st-key-card_pick .tiles", timeout=30_000)
     expect(page.get_by_role("link", name=re.compile("Evaluate"))).to_be_visible()
     context.close()

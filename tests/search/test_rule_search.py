@@ -121,7 +121,7 @@ def test_the_message_is_one_sentence_with_figures(hills):
     # Right reaches 0.984 where left is down to 0.237.
     assert not result.feasible
     missed = " and ".join(
-        f"{m.task} by {100 * (m.wanted - m.got):.1f} points ({100 * m.got:.1f} % of {100 * m.wanted:.1f} %)"
+        f"{m.task} by {100 * (m.wanted - m.got):.1f} points ({100 * m.got:.1f}% of {100 * m.wanted:.1f}%)"
         for m in result.misses
     )
     assert result.message == f"No model in the box meets this rule; the nearest misses {missed}."
