@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["uniform", "sobol", "grid"]
 
+MOST_POINTS = 100_000
+"""The largest design: each point is a model to evaluate, and more would only fill the memory."""
+
 
 def make_design(
     kind: Kind,
@@ -45,7 +48,8 @@ def make_design(
         A ``n_points x N`` float64 array without repeated rows.
 
     Raises:
-        SearchError: The kind is unknown, the box is empty, or the budget is too small.
+        SearchError: The kind is unknown, the box is empty, the seed is negative, or the budget is too small
+            or above ``MOST_POINTS``.
     """
     _check(kind, n_points, n_vectors, low, high, seed)
     fixed = np.vstack([np.zeros((1, n_vectors)), np.eye(n_vectors)]) if anchors else np.empty((0, n_vectors))
@@ -75,22 +79,19 @@ def _grid(
     n_points: int, n_vectors: int, low: float, high: float, fixed: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Anchors, then the largest full grid that fits, without the rows that are anchors already."""
-    best = None
-    levels = 2
-    while levels**n_vectors <= n_points:
+    for levels in range(int(n_points ** (1 / n_vectors)) + 1, 1, -1):
+        if levels**n_vectors > n_points:  # the root was rounded up
+            continue
         axes = np.meshgrid(*[np.linspace(low, high, levels)] * n_vectors, indexing="ij")
         grid = np.stack([axis.ravel() for axis in axes], axis=1)
         known = (grid[:, None, :] == fixed[None, :, :]).all(axis=2).any(axis=1)
         design = np.vstack([fixed, grid[~known]])
         if len(design) <= n_points:
-            best = design
-        levels += 1
-    if best is None:
-        raise SearchError(
-            f"{n_points} points are too few for a grid over {n_vectors} task vectors: two levels each "
-            f"already take {2**n_vectors} points besides the anchors, so give more or choose a Sobol design."
-        )
-    return best
+            return design
+    raise SearchError(
+        f"{n_points} points are too few for a grid over {n_vectors} task vectors: two levels each "
+        f"already take {2**n_vectors} points besides the anchors, so give more or choose a Sobol design."
+    )
 
 
 def _check(kind: str, n_points: int, n_vectors: int, low: float, high: float, seed: int) -> None:
@@ -100,7 +101,18 @@ def _check(kind: str, n_points: int, n_vectors: int, low: float, high: float, se
         raise SearchError(f"A design needs at least one task vector, not {n_vectors}.")
     if n_points < 1:
         raise SearchError(f"A design needs at least one point, not {n_points}.")
+    if n_points > MOST_POINTS:
+        raise SearchError(f"A design has at most {MOST_POINTS:,} points, not {n_points:,}.")
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         raise SearchError(f"The lowest coefficient must be below the highest, not {low:g} and {high:g}.")
+    check_seed(seed)
+
+
+def check_seed(seed: int) -> None:
+    """Refuses what can't start a random generator.
+
+    Raises:
+        SearchError: The seed is negative.
+    """
     if seed < 0:
         raise SearchError(f"A seed is a whole number from 0 up, not {seed}.")

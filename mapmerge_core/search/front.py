@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from mapmerge_core.errors import SearchError
-from mapmerge_core.search.design import sobol
+from mapmerge_core.search.design import check_seed, sobol
 from mapmerge_core.search.surrogate import Surrogate, predict_all
 
 if TYPE_CHECKING:
@@ -117,9 +117,11 @@ def find_front(
         include: Further coefficients (any number x N) that compete, such as those measured.
 
     Raises:
-        SearchError: No surrogate, surrogates of different N, an empty box, or coefficients outside it.
+        SearchError: No surrogate, surrogates of different N, an empty box, coefficients outside it, or a
+            negative seed.
     """
     box = _check_box(surrogates, low, high)
+    check_seed(seed)
     if maximize is None:
         maximize = [True] * len(surrogates)
     if len(maximize) != len(surrogates):

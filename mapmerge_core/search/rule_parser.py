@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import Decimal, DecimalException
 from difflib import get_close_matches
-from math import inf
+from math import inf, isfinite
 from typing import TYPE_CHECKING, NamedTuple
 
 from mapmerge_core.errors import RuleError
@@ -174,7 +174,13 @@ class _Parser:
                 f"{_name(token)} stands where a threshold's number belongs, such as 70%.", token
             )
         percent = bool(self._accept("symbol", "%"))
-        return float(Decimal(token.text) / (100 if percent else 1)), percent
+        try:
+            amount = float(Decimal(token.text) / (100 if percent else 1))
+        except DecimalException:  # an exponent of astronomic size
+            amount = inf
+        if not isfinite(amount):
+            raise self._error(f"{token.text} is no number that a threshold can be.", token)
+        return amount, percent
 
     def _task(self, place: str) -> str:
         token = self.tokens.pop()

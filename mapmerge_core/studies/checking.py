@@ -54,12 +54,12 @@ class SpecCheck:
 
 
 def check_spec(spec: StudySpec) -> SpecCheck:
-    """Reads every checkpoint and dataset of ``spec`` and compares them.
+    """Reads every checkpoint and dataset of ``spec``, builds the architecture, and compares them.
 
     Raises:
-        CheckpointError: where a checkpoint can't be read or doesn't fit the pre-trained model.
+        CheckpointError: where the architecture can't be built, or a checkpoint can't be read, holds NaN or
+            infinity, or doesn't fit.
         DatasetError: where a dataset can't be read or holds nothing to measure.
-        StudyError: where the architecture can't be built or doesn't fit the pre-trained model.
     """
     from mapmerge_core.tasks.datasets import inspect_dataset
     from mapmerge_core.tasks.families.clip import ClipZeroShot
@@ -67,6 +67,7 @@ def check_spec(spec: StudySpec) -> SpecCheck:
     from mapmerge_core.weights.task_vectors import TaskVectors
 
     datasets = [inspect_dataset(task.data) for task in spec.tasks]
+    ClipZeroShot(spec.architecture, spec.pretrained)  # raises where they don't fit
     vectors = TaskVectors.from_files(
         spec.pretrained, {task.name: task.checkpoint for task in spec.tasks}, part=ClipZeroShot.part
     )

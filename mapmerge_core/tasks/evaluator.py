@@ -79,7 +79,9 @@ class Evaluator:
 
     Args:
         family: How parameters become predictions; moved to ``device``.
-        vectors: The task vectors, of the family's part; a copy of them is moved to ``device``.
+        vectors: The task vectors, of the family's part. Elsewhere than on a CPU they are held
+            twice: on ``device`` for the validation split's fast merges, and on the CPU for the test split's,
+            which an export repeats bit by bit.
         tasks: What can be measured, with different names.
         device: A device or its name, see `choose_device`.
         precision: ``"float32"``, ``"bfloat16"`` or ``"auto"`` (see `choose_precision`) for the validation
@@ -121,6 +123,7 @@ class Evaluator:
         family.to(self.device)
         self.family = family
         self.vectors = vectors.to(self.device)
+        self._exported = vectors.to("cpu")
         self._splits: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
 
     def prepare(self, tasks: Sequence[str] | None = None, split: str = "val") -> None:
@@ -145,7 +148,8 @@ class Evaluator:
         Args:
             c: N coefficients.
             tasks: Names of the tasks to measure; all by default.
-            split: ``"val"`` or ``"test"``.
+            split: ``"val"`` or ``"test"``; for the latter, merges are computed on the CPU, as for an
+                export.
             precision: By default `precision` for the validation split and float32 for the test split, so that
                 a measured figure is what any other program gets from the exported model.
 
@@ -172,7 +176,8 @@ class Evaluator:
         try:
             self.prepare(tasks, split)
             start = time.perf_counter()
-            self.vectors.merge_into(self.family.model_in(dtype), c)
+            vectors = self._exported if split == "test" else self.vectors
+            vectors.merge_into(self.family.model_in(dtype), c)
             for task in chosen:
                 correct = self._correct(task, split, dtype)
                 outcome = Outcome(

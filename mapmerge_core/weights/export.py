@@ -106,7 +106,7 @@ def save_merged(
         raise ExportError(f"{path} can't be exported to: the name of a merged model ends in .safetensors.")
     if path.is_dir():
         raise ExportError(f"{path} is a folder: choose a file name for the merged model.")
-    merged = _storable(vectors.merge(c))
+    merged = _storable(vectors.to("cpu").merge(c))
     recipe = replace(
         recipe or Recipe(),
         coefficients=dict(zip(vectors.names, np.asarray(c, dtype=np.float64).tolist(), strict=True)),

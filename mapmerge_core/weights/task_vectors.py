@@ -198,7 +198,6 @@ class TaskVectors:
 
     def _gram(self) -> np.ndarray:
         # One tensor at a time, summed in float64: exact for billions of parameters without a wider copy of V.
-        # copy of V.
         gram = torch.zeros(len(self), len(self), dtype=torch.float64)
         for group in self._layout.groups:
             for slot in group.slots:

@@ -55,6 +55,11 @@ def test_grid_takes_the_largest_that_fits_beside_the_anchors():
     assert len(make_design("grid", 27, 2, low=0.1, high=0.6, anchors=False)) == 25
 
 
+@pytest.mark.parametrize(("n_vectors", "n_rows"), [(1, 100_000), (2, 316**2), (3, 46**3), (16, 2**16)])
+def test_the_largest_grids_are_soon_there(n_vectors, n_rows):
+    assert len(make_design("grid", 100_000, n_vectors)) == n_rows
+
+
 def test_anchors_stay_even_outside_the_box():
     design = make_design("sobol", 20, 8, high=0.6)
     np.testing.assert_array_equal(design[1:9], np.eye(8))
@@ -73,6 +78,9 @@ def test_a_budget_for_the_anchors_alone_is_enough():
         (("uniform", 0, 2), "at least one point"),
         (("uniform", 5, 0), "at least one task vector"),
         (("grid", 100, 8), "256"),
+        (("uniform", 100_001, 2), "at most 100,000 points, not 100,001"),
+        (("sobol", 20_000_000_000, 2), "at most 100,000 points, not 20,000,000,000"),
+        (("grid", 20_000_000_000, 2), "at most 100,000 points"),
     ],
 )
 def test_what_cannot_be_designed_is_said(arguments, words):
@@ -89,5 +97,6 @@ def test_an_empty_box_is_refused(box):
 
 
 def test_a_negative_seed_is_refused():
-    with pytest.raises(SearchError, match="seed"):
-        make_design("uniform", 10, 2, seed=-1)
+    for kind in ("uniform", "sobol", "grid"):
+        with pytest.raises(SearchError, match="seed"):
+            make_design(kind, 10, 2, seed=-1)

@@ -221,6 +221,10 @@ class TestRefusals:
         with pytest.raises(SearchError, match="as many directions"):
             find_front([peak([0.5, 0.5])], 0, 1, maximize=[True, False])
 
+    def test_a_negative_seed(self, peak):
+        with pytest.raises(SearchError, match=r"^A seed is a whole number from 0 up, not -1\.$"):
+            find_front([peak([0.5, 0.5])], 0, 1, seed=-1)
+
     @pytest.mark.parametrize("include", [[[0.5, 1.2]], [[0.5, np.nan]], [[0.5]], [0.5, 0.5]])
     def test_points_to_include_that_do_not_fit(self, peak, include):
         with pytest.raises(SearchError, match="Points to include"):

@@ -88,6 +88,16 @@ def test_a_custom_text_tower(tmp_path, tiny_zoo):
     torch.testing.assert_close(head.norm(dim=0), torch.ones(3))
 
 
+def changed(part, **values):
+    """The tiny architecture with other values in one of its parts, as JSON."""
+    return json.dumps({**ARCHITECTURE, part: {**ARCHITECTURE[part], **values}})
+
+
+def preprocessed(**values):
+    """The tiny architecture with preprocessing of its own, as JSON."""
+    return json.dumps({"model_cfg": ARCHITECTURE, "preprocess_cfg": values})
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -96,6 +106,18 @@ def test_a_custom_text_tower(tmp_path, tiny_zoo):
         ("[1]", "is not an open_clip configuration"),
         ('{"embed_dim": 8}', "can't build a CLIP model"),
         (json.dumps({**ARCHITECTURE, "unknown": 1}), "can't build a CLIP model"),
+        (changed("vision_cfg", width=-1), "can't build a CLIP model"),
+        (changed("vision_cfg", width="wide"), "can't build a CLIP model"),
+        (changed("vision_cfg", width=10**30), "can't build a CLIP model"),
+        (changed("vision_cfg", timm_model_name="no_such_net"), "can't build a CLIP model .*no_such_net"),
+        (changed("text_cfg", hf_model_name="no/such/model"), "can't build a CLIP model"),
+        (changed("text_cfg", hf_tokenizer_name="no/such/tokenizer"), "can't build a tokenizer"),
+        (changed("text_cfg", tokenizer_kwargs={"unknown": 1}), "can't build a tokenizer .*unknown"),
+        (changed("text_cfg", tokenizer_kwargs={"clean": "soap"}), "can't build a tokenizer"),
+        (preprocessed(mean=[0.5]), "can't build the preprocessing"),
+        (preprocessed(std="wide"), "can't build the preprocessing"),
+        (preprocessed(interpolation="guess"), "the preprocessing .*: it holds a value that is not allowed"),
+        (preprocessed(resize_mode="guess"), "can't build the preprocessing"),
     ],
 )
 def test_configurations_that_are_none(tmp_path, tiny_zoo, text, says):
@@ -104,6 +126,7 @@ def test_configurations_that_are_none(tmp_path, tiny_zoo, text, says):
     with pytest.raises(CheckpointError, match=says) as error:
         ClipZeroShot(str(tmp_path / "a.json"), tiny_zoo / "pretrained.safetensors")
     assert "\n" not in str(error.value)
+    assert str(error.value).endswith(".")
 
 
 def test_a_checkpoint_of_another_architecture(tmp_path, tiny_zoo):

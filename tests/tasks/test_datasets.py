@@ -41,6 +41,10 @@ def test_what_a_dataset_holds(tmp_path):
     ("changes", "says"),
     [
         ({"val_images": None}, "lacks the array 'val_images': it holds val_labels, "),
+        ({"class_names": None}, "lacks the array 'class_names'"),
+        ({"templates": None}, "lacks the array 'templates'"),
+        ({"test_labels": None}, "lacks the array 'test_labels'"),
+        ({"class_names": np.array([], dtype=str)}, "'class_names' must be a list of texts"),
         ({"val_images": np.zeros((4, 8, 8, 3))}, "not float64 of shape"),
         ({"val_images": np.zeros((4, 3, 8, 8), np.uint8)}, r"\(4, 3, 8, 8\)"),
         ({"test_labels": np.array([0, 1])}, "must be 3 integers"),

@@ -127,6 +127,34 @@ def test_a_gpu_agrees_with_the_cpu(tiny_zoo, evaluator):
             assert abs(outcome.value - evaluator.evaluate(c)[task].value) <= 1 / 60
 
 
+def assert_weights_are_the_exported(evaluator, c):
+    exported = evaluator.vectors.to("cpu").merge(c)
+    for name, tensor in evaluator.family.model.state_dict().items():
+        assert torch.equal(tensor.cpu().to(exported[name].dtype), exported[name]), name
+        assert torch.equal(tensor.cpu(), exported[name].to(tensor.dtype)), name
+
+
+def test_the_weights_measured_on_the_test_split_are_the_exported_bit_by_bit(evaluator):
+    for c in POINTS:
+        evaluator.evaluate(c[::-1])
+        evaluator.evaluate(c, split="test")
+        assert_weights_are_the_exported(evaluator, c)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_measures_the_exported_weights_on_the_test_split(tiny_zoo):
+    on_gpu = make_evaluator(tiny_zoo, device="cuda", precision="float32")
+    for c in POINTS:
+        on_gpu.evaluate(c[::-1])
+        on_gpu.evaluate(c, split="test")
+        assert_weights_are_the_exported(on_gpu, c)
+
+
+def test_on_a_cpu_the_task_vectors_are_held_once(evaluator):
+    again = Evaluator(evaluator.family, evaluator.vectors, list(evaluator.tasks.values()), device="cpu")
+    assert again.vectors is evaluator.vectors
+
+
 def test_what_can_not_be_measured(tiny_zoo, evaluator):
     with pytest.raises(DatasetError, match="no task 'Lights': choose from Colours, Stripes, Light"):
         evaluator.evaluate([0, 0, 0], ["Lights"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from mapmerge_core.errors import CheckpointError
 from mapmerge_core.weights.checkpoints import read_state_dict
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mapmerge_core.tasks.datasets import Task
 
 
@@ -44,7 +47,8 @@ class ClipZeroShot:
         image_size: Height and width of the model's input.
 
     Raises:
-        CheckpointError: The configuration or the checkpoint can't be read, or they don't fit each other.
+        CheckpointError: The configuration or the checkpoint can't be read, nothing can be built from the
+            configuration, or they don't fit each other.
     """
 
     part = "visual."
@@ -54,20 +58,23 @@ class ClipZeroShot:
     ) -> None:
         architecture = str(architecture)
         model_config, preprocess_config = _read_architecture(architecture)
-        self.model = _build(model_config, architecture)
+        with _building("a CLIP model", architecture):
+            self.model = _build(model_config)
         _load(self.model, architecture, pretrained)
         self.model.eval().requires_grad_(requires_grad=False)
-        self._tokenizer = _tokenizer(model_config["text_cfg"], self.model.context_length)
+        with _building("a tokenizer", architecture):
+            self._tokenizer = _tokenizer(model_config["text_cfg"], self.model.context_length)
         size = self.model.visual.image_size
         self.image_size = (size, size) if isinstance(size, int) else tuple(size)
-        preprocess = PreprocessCfg(
-            **merge_preprocess_dict(PreprocessCfg(size=self.image_size), preprocess_config)
-        )
-        # The last two steps turn an image into a tensor and normalise it; `normalise` does them for a whole
-        # batch.
-        self._resize = image_transform_v2(preprocess, is_train=False).transforms[:-2]
-        self._mean = torch.tensor(preprocess.mean).view(3, 1, 1)
-        self._std = torch.tensor(preprocess.std).view(3, 1, 1)
+        with _building("the preprocessing", architecture):
+            preprocess = PreprocessCfg(
+                **merge_preprocess_dict(PreprocessCfg(size=self.image_size), preprocess_config)
+            )
+            # The last two steps turn an image into a tensor and normalise it; `normalise` does them for a
+            # whole batch.
+            self._resize = image_transform_v2(preprocess, is_train=False).transforms[:-2]
+            self._mean = torch.tensor(preprocess.mean).view(3, 1, 1)
+            self._std = torch.tensor(preprocess.std).view(3, 1, 1)
         self._heads: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = {}
         self._narrow: open_clip.CLIP | open_clip.CustomTextCLIP | None = None
         self.to(device)
@@ -156,19 +163,30 @@ def _read_architecture(architecture: str) -> tuple[dict[str, Any], dict[str, Any
         raise CheckpointError(f"{architecture} is not an open_clip configuration in JSON.") from error
 
 
-def _build(config: dict[str, Any], architecture: str) -> open_clip.CLIP | open_clip.CustomTextCLIP:
+@contextmanager
+def _building(what: str, architecture: str) -> Iterator[None]:
+    """Turns whatever a wrong configuration makes open_clip, timm or transformers raise into one sentence."""
+    try:
+        yield
+    except (
+        *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError),
+        *(OSError, RuntimeError, TypeError, ValueError),
+    ) as error:
+        reason = next(iter(str(error).strip().splitlines()), "").rstrip(" .:")
+        raise CheckpointError(
+            f"open_clip can't build {what} from the configuration {architecture}: "
+            f"{reason or 'it holds a value that is not allowed'}."
+        ) from error
+
+
+def _build(config: dict[str, Any]) -> open_clip.CLIP | open_clip.CustomTextCLIP:
     # Built directly: open_clip's registry of configurations is global, and two folders may use one name.
     config = copy.deepcopy(config)
-    try:
-        custom_text = config.pop("custom_text", False)
-        if "hf_model_name" in config["text_cfg"]:
-            custom_text = True
-            config["text_cfg"]["hf_model_pretrained"] = False  # the checkpoint brings the weights
-        return open_clip.CustomTextCLIP(**config) if custom_text else open_clip.CLIP(**config)
-    except (TypeError, KeyError, AttributeError, ValueError, AssertionError, ZeroDivisionError) as error:
-        raise CheckpointError(
-            f"open_clip can't build a CLIP model from the configuration {architecture}: {error}."
-        ) from error
+    custom_text = config.pop("custom_text", False)
+    if "hf_model_name" in config["text_cfg"]:
+        custom_text = True
+        config["text_cfg"]["hf_model_pretrained"] = False  # the checkpoint brings the weights
+    return open_clip.CustomTextCLIP(**config) if custom_text else open_clip.CLIP(**config)
 
 
 def _load(model: nn.Module, architecture: str, pretrained: Path | str) -> None:

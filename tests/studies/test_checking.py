@@ -1,0 +1,83 @@
+"""Whether models and datasets fit, on the tiny zoo."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mapmerge_core.errors import CheckpointError, DatasetError
+from mapmerge_core.studies.checking import check_spec
+from tests.tiny import ARCHITECTURE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mapmerge_core.studies.spec import StudySpec
+
+
+def with_changed(spec: StudySpec, **changes: Path) -> StudySpec:
+    """The spec with other files for its second task."""
+    return replace(spec, tasks=(spec.tasks[0], replace(spec.tasks[1], **changes)))
+
+
+def test_models_that_fit_are_described(spec: StudySpec) -> None:
+    check = check_spec(spec)
+    colours, stripes = check.models
+    assert (colours.task, stripes.task) == ("Colours", "Stripes")
+    assert (colours.n_classes, stripes.n_classes) == (5, 4)
+    assert (colours.n_val, colours.n_test) == (60, 60)
+    assert colours.n_bytes == spec.tasks[0].checkpoint.stat().st_size
+    assert colours.dtypes == "float16"
+    tower, before = load_file(spec.tasks[0].checkpoint), load_file(spec.pretrained)
+    assert colours.n_tensors == len(tower)
+    assert colours.n_changed == sum(not torch.equal(tensor, before[name]) for name, tensor in tower.items())
+    assert check.n_parameters == sum(tensor.numel() for tensor in tower.values())
+    change = sum(float((t.double() - before[n].double()).abs().sum()) for n, t in tower.items())
+    size = sum(float(before[n].double().abs().sum()) for n in tower)
+    assert colours.l1_ratio == pytest.approx(change / size, rel=1e-4)
+    np.testing.assert_allclose(np.diag(check.cosines), 1, rtol=1e-6)
+    assert check.cosines[0, 1] == check.cosines[1, 0]
+
+
+def test_an_architecture_that_does_not_exist(spec: StudySpec) -> None:
+    with pytest.raises(CheckpointError, match="open_clip has no architecture 'ViT-NOPE'"):
+        check_spec(replace(spec, architecture="ViT-NOPE"))
+
+
+def test_an_architecture_that_does_not_fit_the_pretrained_model(tmp_path: Path, spec: StudySpec) -> None:
+    wider = tmp_path / "wider.json"
+    wider.write_text(json.dumps({**ARCHITECTURE, "embed_dim": 48}))
+    with pytest.raises(
+        CheckpointError, match=r"pretrained\.safetensors does not fit the architecture .*wider"
+    ):
+        check_spec(replace(spec, architecture=str(wider)))
+
+
+def test_a_tensor_with_nan_is_named(tmp_path: Path, spec: StudySpec) -> None:
+    tower = load_file(spec.tasks[1].checkpoint)
+    tower["visual.proj"][0, 0] = torch.nan
+    save_file(tower, tmp_path / "nan.safetensors")
+    with pytest.raises(CheckpointError, match=r"'visual\.proj' of the model 'Stripes' holds NaN"):
+        check_spec(with_changed(spec, checkpoint=tmp_path / "nan.safetensors"))
+
+
+def test_a_missing_tensor_is_named(tmp_path: Path, spec: StudySpec) -> None:
+    tower = load_file(spec.tasks[1].checkpoint)
+    del tower["visual.proj"]
+    save_file(tower, tmp_path / "cut.safetensors")
+    with pytest.raises(CheckpointError, match=r"model 'Stripes' lacks the tensor 'visual\.proj'"):
+        check_spec(with_changed(spec, checkpoint=tmp_path / "cut.safetensors"))
+
+
+def test_an_empty_dataset(tmp_path: Path, spec: StudySpec) -> None:
+    arrays = dict(np.load(spec.tasks[1].data))
+    arrays |= {"test_images": arrays["test_images"][:0], "test_labels": arrays["test_labels"][:0]}
+    np.savez(tmp_path / "empty.npz", **arrays)
+    with pytest.raises(DatasetError, match=r"empty\.npz: the split 'test' is empty"):
+        check_spec(with_changed(spec, data=tmp_path / "empty.npz"))
