@@ -139,7 +139,7 @@ def test_pick_by_rule_measure_and_export(command_line: CommandLine, tmp_path: Pa
 @pytest.mark.usefixtures("demo")
 def test_pick_by_preference(command_line: CommandLine):
     text, _ = command_line("pick", "1", "--preference", "Stripes=2,Colours=1", "--name", "Striped")
-    assert "90 % interval" in text
+    assert "90% interval" in text
     assert Store(command_line.home).picks(1)[-1].name == "Striped"
 
 

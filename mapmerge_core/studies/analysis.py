@@ -13,6 +13,7 @@ from mapmerge_core.search.front import GENERATIONS, Front, find_front
 from mapmerge_core.search.preferences import Scalarisation, choose_by_preference
 from mapmerge_core.search.rules import RuleResult, apply_rule, parse_rule
 from mapmerge_core.search.surrogate import QuadraticSurrogate
+from mapmerge_core.studies.spec import check_seed
 from mapmerge_core.tasks.metric import ACCURACY, Metric
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Analysis:
         """The surrogates' metrics at one c (N,).
 
         Returns:
-            Values and the ends of their 90 % intervals, each (K,).
+            Values and the ends of their 90% intervals, each (K,).
 
         Raises:
             StudyError: while there are no surrogates.
@@ -177,19 +178,19 @@ def study_metrics(spec: StudySpec) -> tuple[Metric, ...]:
 def analyse(store: Store, study_id: int, *, seed: int = 0, generations: int = GENERATIONS) -> Analysis:
     """Fits each task's surrogate to the study's validation points and finds the front (MAP, Algorithm 1).
 
-    The box is the one that the study's runs sampled (the smallest that holds them all). Points outside it, as
-    the single-task models are where it ends below 1, aren't fitted: the front can't reach them, and they
-    would bend the surrogates. The same evaluations and seed give the same front; ``Store.fingerprint`` tells
+    The box is the one that the study's runs sampled (``Store.sampled_box``). Points outside it, as the
+    single-task models are where it ends below 1, aren't fitted: the front can't reach them, and they would
+    bend the surrogates. The same evaluations and seed give the same front; ``Store.fingerprint`` tells
     whether there are new ones.
 
     Raises:
         StudyError: where there is no such study.
+        SearchError: for a seed that can't be used.
     """
+    check_seed(seed)
     study = store.study(study_id)
     metrics = study_metrics(study.spec)
-    settings = [run.settings for run in store.runs(study_id)]
-    low = min((s.low for s in settings), default=0.0)
-    high = max((s.high for s in settings), default=1.0)
+    low, high = store.sampled_box(study_id)
     C, Y = store.table(study_id)
     n = len(metrics)
     inside = np.array([low <= c.min() and c.max() <= high for c in C], dtype=bool)
@@ -201,7 +202,8 @@ def analyse(store: Store, study_id: int, *, seed: int = 0, generations: int = GE
     problem: str | None = None
     started = fitted = time.perf_counter()
     if needed:
-        problem = f"{needed} more points are needed before the surrogates can be fitted: evaluate them first."
+        points = "1 more point is" if needed == 1 else f"{needed} more points are"
+        problem = f"{points} needed before the surrogates can be fitted: evaluate more first."
     else:
         try:
             surrogates = tuple(

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mapmerge_core.errors import StudyError
+from mapmerge_core.errors import SearchError, StudyError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mapmerge_core.methods.base import Method
     from mapmerge_core.search.design import Kind
 
+MAX_POINTS = 100_000
+MAX_SEED = 2**31 - 1
 DEMO_ZOO = Path(__file__).resolve().parents[2] / "assets" / "zoo"
 # In this order each demo holds the smaller ones, and its first tasks are the ones that clash most visibly.
 _DEMO_ORDER = ("MNIST", "Emoji", "Letters", "Textures", "Fashion", "QuickDraw", "Flags", "Street")
@@ -123,6 +125,16 @@ class StudySpec:
         )
 
 
+def check_seed(seed: int) -> None:
+    """Makes sure that every random number generator takes the seed.
+
+    Raises:
+        SearchError: where one doesn't.
+    """
+    if not 0 <= seed <= MAX_SEED:
+        raise SearchError(f"The seed {seed} can't be used: choose a whole number from 0 to {MAX_SEED}.")
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """What a run was asked to do.
@@ -155,6 +167,9 @@ class RunSettings:
         """
         from mapmerge_core.methods.catalogue import make_method
 
+        check_seed(self.seed)
+        if self.points > MAX_POINTS:
+            raise SearchError(f"{self.points} points are too many for one run: choose {MAX_POINTS} or fewer.")
         return make_method(
             name,
             n_vectors,

@@ -124,20 +124,6 @@ class Store(RunStore):
             )
         return self.study(found)
 
-    def rename_study(self, study_id: int, name: str) -> None:
-        """Gives a study another name.
-
-        Raises:
-            StudyError: for an empty name and for one that another study has.
-        """
-        name = " ".join(name.split())
-        if not name:
-            raise StudyError("A study needs a name: type one.")
-        with self._write() as session:
-            if session.scalar(select(Study.id).where(Study.name == name, Study.id != study_id)):
-                raise StudyError(f"Another study is called '{name}': choose a different name.")
-            session.execute(update(Study).where(Study.id == study_id).values(name=name))
-
     def delete_study(self, study_id: int) -> None:
         """Deletes a study with its runs, evaluations and picks.
 
@@ -236,16 +222,34 @@ class Store(RunStore):
         Y[rows, columns] = [value for _, _, value in measurements]
         return every[first[order]], Y
 
-    def fingerprint(self, study_id: int) -> tuple[int, int, int]:
-        """Changes whenever evaluations or runs are added (evaluations, latest evaluation, latest run)."""
+    def sampled_box(self, study_id: int) -> tuple[float, float]:
+        """Corners of the smallest box that holds those of all runs that really sampled theirs.
+
+        A run counts once it has measured a point other than the pre-trained and single-task models, which lie
+        where they lie whatever its box is; where none has, the box is [0, 1].
+        """
+        n = len(self.study(study_id).spec.tasks)
+        query = (
+            select(Run.settings)
+            .join(Evaluation, Evaluation.run_id == Run.id)
+            .where(Run.study_id == study_id, Evaluation.split == "val")
+            .where(Evaluation.c.not_in([np.zeros(n), *np.eye(n)]))
+            .group_by(Run.id)
+        )
         with self._read() as session:
-            count, latest = session.execute(
-                select(func.count(), func.coalesce(func.max(Evaluation.id), 0)).where(
-                    Evaluation.study_id == study_id
-                )
-            ).one()
-            run = session.scalar(select(func.coalesce(func.max(Run.id), 0)).where(Run.study_id == study_id))
-        return count, latest, run or 0
+            settings = list(session.scalars(query))
+        low = min((values["low"] for values in settings), default=0.0)
+        high = max((values["high"] for values in settings), default=1.0)
+        return low, high
+
+    def fingerprint(self, study_id: int) -> tuple[int, int]:
+        """Changes whenever a validation point is measured: their number, and the latest one's id."""
+        query = select(func.count(), func.coalesce(func.max(Evaluation.id), 0)).where(
+            Evaluation.study_id == study_id, Evaluation.split == "val"
+        )
+        with self._read() as session:
+            count, latest = session.execute(query).one()
+        return count, latest
 
     # Picks
 
@@ -314,11 +318,6 @@ class Store(RunStore):
             with self._write() as session:
                 session.execute(update(Pick).where(Pick.id == pick_id).values(**changes))
         return self.pick(pick_id)
-
-    def delete_pick(self, pick_id: int) -> None:
-        """Forgets a pick; its evaluations stay."""
-        with self._write() as session:
-            session.execute(delete(Pick).where(Pick.id == pick_id))
 
     def _check(self, study_id: int, c: np.ndarray, task: str | None = None) -> np.ndarray:
         with self._read() as session:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from mapmerge_core.errors import RuleError, StudyError
+from mapmerge_core.errors import RuleError, SearchError, StudyError
 from mapmerge_core.studies.analysis import analyse
 from mapmerge_core.studies.spec import RunSettings
 from mapmerge_core.tasks.metric import Outcome
@@ -24,10 +24,11 @@ def true_values(C: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-z))
 
 
-def fill(store: Store, study: StudyRow, C: np.ndarray) -> None:
+def fill(store: Store, study: StudyRow, C: np.ndarray, run_id: int | None = None) -> None:
     for c, values in zip(C, true_values(C), strict=True):
         for task, value in zip(study.spec.task_names, values, strict=True):
-            store.add_evaluation(study.id, c, task, "val", Outcome(float(value), 100, b"", 0.01))
+            outcome = Outcome(float(value), 100, b"", 0.01)
+            store.add_evaluation(study.id, c, task, "val", outcome, run_id=run_id)
 
 
 def points(n: int, high: float = 1.0) -> np.ndarray:
@@ -52,6 +53,11 @@ def test_too_few_points_say_how_many_are_missing(store: Store, study: StudyRow):
         analysis.by_preference({"Colours": 1})
     with pytest.raises(StudyError, match="2 more points"):
         analysis.by_rule("maximize worst")
+
+
+def test_one_missing_point_is_singular(store: Store, study: StudyRow):
+    fill(store, study, points(5))
+    assert str(analyse(store, study.id).problem).startswith("1 more point is needed")
 
 
 def test_a_task_that_lags_behind_counts(store: Store, study: StudyRow):
@@ -99,9 +105,10 @@ def test_the_truth_is_recovered(store: Store, study: StudyRow):
 
 
 def test_the_front_stays_in_the_runs_box_and_points_outside_are_not_fitted(store: Store, study: StudyRow):
-    store.create_run(study.id, RunSettings(points=40, low=0.0, high=0.4))
-    store.create_run(study.id, RunSettings(points=10, low=0.1, high=0.6))
-    fill(store, study, points(40, high=0.6))
+    small = store.create_run(study.id, RunSettings(points=40, low=0.0, high=0.4))
+    large = store.create_run(study.id, RunSettings(points=10, low=0.1, high=0.6))
+    fill(store, study, points(20, high=0.4), small.id)
+    fill(store, study, points(40, high=0.6)[20:], large.id)
     # Single-task models far off any quadratic: they lie outside the box and must not matter.
     analysis = analyse(store, study.id)
     assert (analysis.low, analysis.high) == (0.0, 0.6)
@@ -109,6 +116,38 @@ def test_the_front_stays_in_the_runs_box_and_points_outside_are_not_fitted(store
     assert analysis.fitted_front.c.max() <= 0.6
     assert analysis.fitted_front.c.max() > 0.55
     assert np.isfinite(analysis.single).all()
+
+
+def test_runs_that_sampled_nothing_do_not_widen_the_box(store: Store, study: StudyRow):
+    good = store.create_run(study.id, RunSettings(points=40, high=0.5))
+    fill(store, study, points(40, high=0.5), good.id)
+    before = store.fingerprint(study.id)
+    failed = store.create_run(study.id, RunSettings(points=40, high=8.0))
+    store.set_status(failed.id, "failed", "The disk is full.")
+    only_anchors = store.create_run(study.id, RunSettings(points=40, low=-3.0, high=3.0))
+    store.add_evaluation(
+        study.id, np.eye(2)[0], "Colours", "test", Outcome(0.5, 100, b"", 0.01), run_id=only_anchors.id
+    )
+    assert store.fingerprint(study.id) == before
+    analysis = analyse(store, study.id)
+    assert (analysis.low, analysis.high) == (0.0, 0.5)
+    assert analysis.fitted_front.c.max() <= 0.5
+
+
+def test_a_run_that_measured_only_anchors_has_no_box_yet(store: Store, study: StudyRow):
+    run = store.create_run(study.id, RunSettings(points=40, low=-3.0, high=8.0))
+    fill(store, study, points(3), run.id)
+    assert store.sampled_box(study.id) == (0.0, 1.0)
+    fill(store, study, np.array([[0.5, 0.25]]), run.id)
+    assert store.sampled_box(study.id) == (-3.0, 8.0)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31])
+def test_a_seed_that_cannot_be_used_is_refused(store: Store, study: StudyRow, seed: int):
+    with pytest.raises(SearchError, match=f"seed {seed} can't be used"):
+        analyse(store, study.id, seed=seed)
+    with pytest.raises(SearchError, match=f"seed {seed} can't be used"):
+        store.create_run(study.id, RunSettings(points=10, seed=seed))
 
 
 def test_choices_by_preference(store: Store, study: StudyRow):
