@@ -26,7 +26,7 @@ def draw() -> None:
     with right:
         if job or study.n_points:
             if job:
-                st.fragment(progress, run_every=live.EVERY)(job.id)
+                live.bar(job.id)
             else:
                 outcome(study, runs[-1] if runs else None)
             results.draw(study.id, is_live=job is not None)
@@ -36,14 +36,6 @@ def draw() -> None:
                 "Press **Start** to measure merged models. Points, contours and the quality of the fit "
                 "appear here as they come. You can close the browser meanwhile.",
             )
-
-
-def progress(job_id: int) -> None:
-    """The bar of a live run; redraws the page once when it ends."""
-    job = state.jobs().snapshot(job_id)
-    if not job.is_live:
-        st.rerun()
-    st.progress(live.share(job), text=live.line(job))
 
 
 def outcome(study: StudyRow, last: RunRow | None) -> None:

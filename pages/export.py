@@ -69,6 +69,7 @@ def describe(pick: PickRow) -> str:
     how = {
         "preference": "by preference",
         "rule": f"by rule: {pick.how.get('text', '')}",
+        "nearest": f"nearest to the rule: {pick.how.get('text', '')}",
         "point": "point of the front",
     }
     kind = how.get(pick.how["kind"], pick.how["kind"])
@@ -79,7 +80,7 @@ def export(pick: PickRow) -> None:
     """The button, the job, and then the file."""
     job = state.export_job(pick.id)
     if job is not None and job.is_live:
-        st.fragment(_waiting, run_every=live.EVERY)(job.id)
+        live.wait_for_job(job.id, "Writing, reading back and comparing…")
         return
     exported = pick.exported if pick.exported is not None and pick.exported.is_file() else None
     if job is not None and job.status == "failed":
@@ -94,12 +95,6 @@ def export(pick: PickRow) -> None:
             state.store().update_pick(pick.id, name=name.strip())
             state.export(pick.id)
             st.rerun()
-
-
-def _waiting(job_id: int) -> None:
-    if not state.jobs().snapshot(job_id).is_live:
-        st.rerun()
-    pictures.busy("Writing, reading back and comparing…")
 
 
 def file_facts(pick: PickRow, path: Path) -> None:

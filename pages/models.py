@@ -32,8 +32,8 @@ def draw() -> None:
             persist_state="session",
             help="With a manifest.json, or with checkpoints (.safetensors, .pt) and datasets (.npz).",
         )
-        folder = Path(text.strip()).expanduser()
-        if not folder.is_dir():
+        folder = typed_folder(text)
+        if folder is None:
             st.error(
                 f"There is no folder {shell.plain(text)}: type the path of one.", icon=":material/folder_off:"
             )
@@ -43,12 +43,25 @@ def draw() -> None:
         except MapMergeError as error:
             shell.show_error(error)
             return
+        except OSError as error:
+            st.error(f"{shell.plain(str(folder))} can't be read: {error.strerror}.", icon=":material/lock:")
+            return
         if spec is None:
             return
         if st.button("Check", key="check", type="primary", icon=":material/fact_check:"):
             st.session_state["checked_spec"] = spec
     if st.session_state.get("checked_spec") == spec:
         findings(spec)
+
+
+def typed_folder(text: str) -> Path | None:
+    """The folder that a person typed the path of; None where there is none."""
+    try:
+        folder = Path(text.strip()).expanduser()
+        return folder if folder.is_dir() else None
+    # Unknown users, names that are too long, and characters that no path may have.
+    except (OSError, RuntimeError, ValueError):
+        return None
 
 
 def from_manifest(folder: Path) -> StudySpec | None:
@@ -161,7 +174,7 @@ def findings(spec: StudySpec) -> None:
         st.subheader("What the tasks look like", anchor=False)
         for model in check.models:
             st.markdown(f"**{shell.plain(model.task)}**")
-            pictures.strip(pictures.samples(model.data, 8, model.data.stat().st_mtime_ns), "labelled")
+            pictures.strip(pictures.samples(model.data, 8), "labelled")
 
 
 def table(check: SpecCheck) -> None:
@@ -203,7 +216,7 @@ def create(spec: StudySpec) -> None:
             "Name of the study", key="study_name", placeholder=" + ".join(spec.task_names), width=480
         )
         if st.button("Create study", key="create_study", type="primary", icon=":material/add:"):
-            with shell.errors_shown():
+            with shell.errors_shown(), st.spinner("Reading the files for their checksums…"):
                 study = state.store().create_study(name, spec)
                 shell.go("pages/evaluate.py", study.id)
 

@@ -36,31 +36,31 @@ def draw() -> None:
 def demos() -> None:
     """One card for each demo; one click creates its study, starts it and goes to watch it."""
     try:
-        tasks = {task.name: task for task in read_manifest(state.zoo()).tasks}
+        tasks = {task.name: task.data for task in read_manifest(state.zoo()).tasks}
+        named = {count: demo_tasks(count, state.zoo()) for count, _, _ in DEMOS if count <= len(tasks)}
+        images = {
+            count: [image for name in names for image in pictures.samples(tasks[name], 16 // count)]
+            for count, names in named.items()
+        }
     except MapMergeError as error:
-        st.info(f"The demos are not available: {error}", icon=":material/info:")
+        st.info(f"The demos are not available: {shell.plain(str(error))}", icon=":material/info:")
         return
     st.subheader("Try a demo", anchor=False)
     columns = st.columns(len(DEMOS), gap="medium")
     for column, (count, title, lead) in zip(columns, DEMOS, strict=True):
-        if count > len(tasks):
+        if count not in named:
             continue
-        names = demo_tasks(count, state.zoo())
         settings = demo_settings(count)
         with column, st.container(border=True, key=f"card_{count}", height="stretch"):
             st.subheader(title, anchor=False)
             st.caption(lead)
-            images = []
-            for name in names:
-                data = tasks[name].data
-                images += pictures.samples(data, 16 // count, data.stat().st_mtime_ns)
-            pictures.strip(images, "even")
-            st.caption(" · ".join(names))
+            pictures.strip(images[count], "even")
+            st.caption(shell.plain(" · ".join(named[count])))
             pictures.facts(
                 [
                     ("Models merged", str(count)),
                     ("Points evaluated", str(settings.points)),
-                    ("Takes about", EXPECTED[count]),
+                    ("On two CPU cores", EXPECTED[count]),
                 ]
             )
             st.space("stretch")
@@ -68,7 +68,8 @@ def demos() -> None:
             if st.button(
                 "Run this demo", key=f"demo_{count}", type=kind, icon=":material/play_arrow:", width="stretch"
             ):
-                start_demo(count)
+                with shell.errors_shown():
+                    start_demo(count)
 
 
 EXPECTED = {2: "20 seconds", 4: "1 minute", 8: "4 minutes"}

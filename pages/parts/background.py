@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from mapmerge_core.studies.checking import SpecCheck, check_spec
-from pages.parts import pictures
-from pages.parts.live import EVERY
+from pages.parts import live
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,14 +37,8 @@ def check(spec: StudySpec) -> SpecCheck | None:
     future = _checking(spec, (str(spec.to_dict()), str(changed)))
     if future.done():
         return future.result()
-    st.fragment(_wait, run_every=EVERY)(future)
+    live.wait(future.done, "Reading and comparing the models…")
     return None
-
-
-def _wait(future: Future[SpecCheck]) -> None:
-    if future.done():
-        st.rerun()
-    pictures.busy("Reading and comparing the models…")
 
 
 @st.cache_data(show_spinner="Reading the folder…", ttl=10)

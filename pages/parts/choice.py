@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 HOW_BADGES = {
     "preference": ("By preference", ":material/tune:"),
     "rule": ("By rule", ":material/rule:"),
+    "nearest": ("Nearest to the rule", ":material/rule:"),
     "point": ("Point of the front", ":material/ads_click:"),
     "shortlist": ("From the shortlist", ":material/bookmark:"),
 }

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import streamlit as st
 
-from pages.parts import state
+from pages.parts import pictures, shell, state
 from pages.parts.words import duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EVERY = 0.7
 """Seconds between looks at a live job."""
@@ -20,9 +25,9 @@ def watch(study_id: int, kind: str) -> None:
     if job is None or job.status in ("done", "stopped"):
         return
     if job.status == "failed":
-        st.error(job.error, icon=":material/error:")
+        st.error(shell.plain(job.error), icon=":material/error:")
         return
-    st.fragment(_bar, run_every=EVERY)(job.id)
+    bar(job.id)
 
 
 def latest(study_id: int, kind: str) -> state.JobSnapshot | None:
@@ -30,19 +35,40 @@ def latest(study_id: int, kind: str) -> state.JobSnapshot | None:
     return next((job for job in state.jobs().for_study(study_id) if job.kind == kind), None)
 
 
+def bar(job_id: int) -> None:
+    """A live job's bar; redraws the page once when the job ends."""
+    st.fragment(_bar, run_every=EVERY)(job_id)
+
+
 def _bar(job_id: int) -> None:
-    job = state.jobs().snapshot(job_id)
-    if not job.is_live:
+    job = state.job(job_id)
+    if job is None or not job.is_live:
         st.rerun()
-    st.progress(share(job), text=line(job))
+    st.progress(_share(job), text=_line(job))
 
 
-def share(job: state.JobSnapshot) -> float:
+def wait(is_over: Callable[[], bool], text: str) -> None:
+    """Say what is going on until ``is_over()``; then redraw the page once."""
+    st.fragment(_wait, run_every=EVERY)(is_over, text)
+
+
+def wait_for_job(job_id: int, text: str) -> None:
+    """Say what a job is doing until it ends; then redraw the page once."""
+    wait(lambda: not state.jobs().snapshot(job_id).is_live, text)
+
+
+def _wait(is_over: Callable[[], bool], text: str) -> None:
+    if is_over():
+        st.rerun()
+    pictures.busy(text)
+
+
+def _share(job: state.JobSnapshot) -> float:
     """How much of a job is done, in [0, 1]."""
     return min(1.0, job.done / job.total) if job.total else 0.0
 
 
-def line(job: state.JobSnapshot) -> str:
+def _line(job: state.JobSnapshot) -> str:
     """One line on how a job stands: "Measure the pick: 3 of 8, about 12 s left"."""
     if job.status == "queued":
         return f"{job.title}: waiting for its turn"

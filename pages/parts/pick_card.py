@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +10,7 @@ import streamlit as st
 from mapmerge_core.charts.models import BarsInfo, metric_bars
 from mapmerge_core.charts.units import value_text
 from pages.parts import choice as choosing
-from pages.parts import shell, state
+from pages.parts import pictures, shell, state
 from pages.parts.choice import HOW_BADGES, Choice
 from pages.parts.live import watch
 
@@ -25,10 +24,7 @@ def draw(study_id: int, analysis: Analysis, choice: Choice, info: BarsInfo) -> N
         title, buttons = st.columns([1, 1.6], vertical_alignment="center")
         with title, st.container(horizontal=True, vertical_alignment="center"):
             st.subheader("Your pick", anchor=False, width="content")
-            (
-                label,
-                icon,
-            ) = HOW_BADGES[choice.kind]
+            label, icon = HOW_BADGES[choice.kind]
             st.badge(label, icon=icon, color="orange")
         with buttons, st.container(horizontal=True, horizontal_alignment="right"):
             with st.popover("Add to shortlist", icon=":material/bookmark_add:", key="shortlist_add"):
@@ -55,7 +51,8 @@ def draw(study_id: int, analysis: Analysis, choice: Choice, info: BarsInfo) -> N
         watch(study_id, "measure")
         few = len(info.tasks) <= 3
         numbers, bars = st.columns([1.2, 1.6], gap="medium") if few else (st.container(), st.container())
-        numbers.html(tiles(info, choice.c))
+        with numbers:
+            pictures.tiles(tiles(info, choice.c), "pick")
         numbers.caption(
             "Predicted, with 90% intervals. *Measure on test* evaluates this very model on unseen images."
         )
@@ -65,10 +62,12 @@ def draw(study_id: int, analysis: Analysis, choice: Choice, info: BarsInfo) -> N
             theme=None,
             config={"displayModeBar": False},
         )
+        if info.measured is not None:
+            bars.caption("Pre-trained and own models: validation split. Measured: test split.")
     shortlist(study_id, analysis)
 
 
-def tiles(info: BarsInfo, c: np.ndarray) -> str:
+def tiles(info: BarsInfo, c: np.ndarray) -> list[pictures.Tile]:
     """One tile a task: predicted and measured metric, interval, share of own model's, coefficient."""
     cells = []
     shares = info.share_of_single()
@@ -77,13 +76,10 @@ def tiles(info: BarsInfo, c: np.ndarray) -> str:
         own = "" if np.isnan(shares[k]) else f"{shares[k]:.0%} of own model"
         measured = ""
         if info.measured is not None and not np.isnan(info.measured[k]):
-            measured = f'<p class="measured">{value_text(info.measured[k], metric)} measured</p>'
-        cells.append(
-            f'<div class="tile"><h4>{html.escape(task)}</h4>'
-            f"<b>{value_text(info.predicted[k], metric)}</b>{measured}"
-            f"<p>{interval}</p><p>{own}</p><p>coefficient {c[k]:.3f}</p></div>"
-        )
-    return f'<div class="tiles">{"".join(cells)}</div>'
+            measured = f"{value_text(info.measured[k], metric)} measured"
+        notes = (interval, own, f"coefficient {c[k]:.3f}")
+        cells.append(pictures.Tile(task, value_text(info.predicted[k], metric), measured, notes))
+    return cells
 
 
 def shortlist(study_id: int, analysis: Analysis) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import streamlit as st
@@ -20,9 +21,17 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+def samples(data: Path, count: int) -> list[tuple[str, str]]:
+    """``count`` validation images of a dataset as (data URI, class name), of as many classes as possible.
+
+    Raises:
+        DatasetError: where the dataset is missing or damaged.
+    """
+    return _samples(data, count, data.stat().st_mtime_ns if data.is_file() else 0)
+
+
 @st.cache_data(show_spinner=False, max_entries=64)
-def samples(data: Path, count: int, changed: int) -> list[tuple[str, str]]:  # noqa: ARG001 - `changed` is the cache's key
-    """``count`` validation images of a dataset as (data URI, class name), of as many classes as possible."""
+def _samples(data: Path, count: int, changed: int) -> list[tuple[str, str]]:  # noqa: ARG001 - `changed` is the cache's key
     images, labels = load_split(data, "val")
     names = inspect_dataset(data).class_names
     return [(_data_uri(images[row]), names[labels[row]]) for row in one_of_each(labels, count)]
@@ -56,13 +65,26 @@ def facts(pairs: Sequence[tuple[str, str]]) -> None:
     st.html(f'<div class="facts">{cells}</div>')
 
 
-def tiles(pairs: Sequence[tuple[str, str]]) -> None:
-    """Draw (label, value) pairs as equally wide tiles."""
-    cells = "".join(
-        f'<div class="tile"><h4>{html.escape(label)}</h4><b>{html.escape(value)}</b></div>'
-        for label, value in pairs
+@dataclass(frozen=True)
+class Tile:
+    """A figure with its label, one line that stands out, and lines in small print."""
+
+    label: str
+    value: str
+    strong: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def tiles(cells: Sequence[Tile], look: Literal["pick", "plain"]) -> None:
+    """Draw equally wide tiles."""
+    drawn = "".join(
+        f'<div class="tile"><h4>{html.escape(cell.label)}</h4><b>{html.escape(cell.value)}</b>'
+        + (f'<p class="measured">{html.escape(cell.strong)}</p>' if cell.strong else "")
+        + "".join(f"<p>{html.escape(note)}</p>" for note in cell.notes)
+        + "</div>"
+        for cell in cells
     )
-    st.html(f'<div class="tiles plain">{cells}</div>')
+    st.html(f'<div class="tiles {look}">{drawn}</div>')
 
 
 def busy(text: str) -> None:

@@ -51,9 +51,9 @@ def fit_quality(analysis: Analysis) -> None:
     if analysis.surrogates is None:
         st.caption(shell.plain(analysis.problem or ""))
         return
-    cells = [(task, f"{r2:.3f}") for task, r2 in zip(analysis.tasks, analysis.r2, strict=True)]
+    cells = [pictures.Tile(task, f"{r2:.3f}") for task, r2 in zip(analysis.tasks, analysis.r2, strict=True)]
     st.subheader("Quality of the fit, R²", anchor=False)
-    pictures.tiles(cells)
+    pictures.tiles(cells, "plain")
     st.caption(
         "Leave-one-out: how much of a metric's variation the surrogate explains at points that it has not "
         "seen. 1 is perfect, 0 is no better than the mean."

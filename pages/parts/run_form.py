@@ -8,7 +8,7 @@ import streamlit as st
 
 from mapmerge_core.methods.map import default_points
 from mapmerge_core.studies.spec import RunSettings
-from pages.parts import live, pictures, shell, state
+from pages.parts import live, shell, state
 from pages.parts.words import STATUS, duration
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ DEVICES = {
     "cuda": "NVIDIA GPU (cuda)",
     "mps": "Apple GPU (mps)",
 }
+
+MOST_POINTS = 100_000
+MOST_SEED = 2**31 - 1
 
 
 def draw(study: StudyRow, job: state.JobSnapshot | None, last: RunRow | None) -> None:
@@ -69,8 +72,8 @@ def settings_form(study: StudyRow, *, disabled: bool) -> RunSettings:
     points = st.number_input(
         "Points",
         1,
-        100_000,
-        last.points,
+        MOST_POINTS,
+        min(last.points, MOST_POINTS),
         key=key("points"),
         disabled=disabled,
         help=f"Merged models to measure on all tasks; the paper takes {default_points(count)} for {count}.",
@@ -92,7 +95,7 @@ def settings_form(study: StudyRow, *, disabled: bool) -> RunSettings:
             disabled=disabled,
         )
         seed = st.number_input(
-            "Seed", 0, 2**31 - 1, last.seed + bool(runs), key=key("seed"), disabled=disabled
+            "Seed", 0, MOST_SEED, min(last.seed + bool(runs), MOST_SEED), key=key("seed"), disabled=disabled
         )
         anchors = st.toggle(
             "Include the pre-trained and single-task models",
@@ -115,15 +118,16 @@ def settings_form(study: StudyRow, *, disabled: bool) -> RunSettings:
 def estimate(study: StudyRow, settings: RunSettings, *, first: bool) -> None:
     """What the run will take, from timing real evaluations; asked for by itself before the first run."""
     key = f"estimate_{study.id}_{settings.device}"
-    if key not in st.session_state:
+    job = state.job(st.session_state.get(key))
+    if job is None:
         if not first and not st.button(
             "Estimate the time", key="estimate", type="tertiary", icon=":material/schedule:"
         ):
             return
         st.session_state[key] = state.jobs().estimate(study.id, settings.device)
-    job = state.jobs().snapshot(st.session_state[key])
+        job = state.jobs().snapshot(st.session_state[key])
     if job.is_live:
-        st.fragment(_waiting, run_every=live.EVERY)(job.id)
+        live.wait_for_job(job.id, "Timing a real evaluation…")
     elif job.status == "failed":
         st.error(shell.plain(job.error), icon=":material/error:")
     elif job.result:
@@ -132,9 +136,3 @@ def estimate(study: StudyRow, settings: RunSettings, *, first: bool) -> None:
             f":material/schedule: About **{duration(found.seconds_per_point * settings.points)}** on "
             f"{found.device}, {found.precision}"
         )
-
-
-def _waiting(job_id: int) -> None:
-    if not state.jobs().snapshot(job_id).is_live:
-        st.rerun()
-    pictures.busy("Timing a real evaluation…")

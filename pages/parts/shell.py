@@ -116,7 +116,7 @@ def study_heading(title: str, lead: str) -> state.StudyRow:
     by_id = {study.id: study for study in studies}
     if "study" in st.query_params and _asked_study() not in by_id:
         st.warning(
-            f"There is no study {st.query_params['study']}: it may have been deleted.",
+            f"There is no study {plain(st.query_params['study'])}: it may have been deleted.",
             icon=":material/search_off:",
         )
     wanted = next(

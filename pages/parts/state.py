@@ -8,7 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from mapmerge_core.errors import ExportError
+from mapmerge_core.errors import ExportError, StudyError
 from mapmerge_core.studies.analysis import Analysis, analyse
 from mapmerge_core.studies.jobs import Jobs, JobSnapshot
 from mapmerge_core.studies.rows import StudyRow
@@ -23,6 +23,7 @@ __all__ = [
     "export",
     "export_job",
     "exported_file",
+    "job",
     "jobs",
     "live_run",
     "store",
@@ -78,12 +79,18 @@ def zoo() -> Path:
     return Path(os.environ.get("MAPMERGE_ZOO") or DEMO_ZOO)
 
 
+def job(number: int | None) -> JobSnapshot | None:
+    """A job by its number; None where there is none, or it ended so long ago that it was forgotten."""
+    try:
+        return None if number is None else jobs().snapshot(number)
+    except StudyError:
+        return None
+
+
 def live_run(study_id: int) -> JobSnapshot | None:
     """The study's run that is waiting or running, if any."""
-    for job in jobs().for_study(study_id):
-        if job.kind == "run" and job.is_live:
-            return job
-    return None
+    every = jobs().for_study(study_id)
+    return next((found for found in every if found.kind == "run" and found.is_live), None)
 
 
 @st.cache_resource(show_spinner=False)
@@ -98,8 +105,7 @@ def export(pick_id: int) -> None:
 
 def export_job(pick_id: int) -> JobSnapshot | None:
     """The latest export of a pick since the server started."""
-    number = _export_jobs().get(pick_id)
-    return None if number is None else jobs().snapshot(number)
+    return job(_export_jobs().get(pick_id))
 
 
 def exported_file(pick_id: int) -> Path:
