@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError
+from sqlalchemy import URL, Connection, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
 from sqlalchemy.orm import Session
 
 from mapmerge_core.errors import StudyError
+from mapmerge_core.studies.paths import absolute
 from mapmerge_core.studies.tables import SCHEMA_VERSION, Base
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Database:
                 f"The data folder {path.parent} can't be made ({error.strerror}): set MAPMERGE_HOME to "
                 "another."
             ) from error
-        self._engine = create_engine(f"sqlite:///{path}")
+        self._engine = create_engine(URL.create("sqlite", database=str(path)))
         event.listen(self._engine, "connect", _prepare)
         event.listen(self._engine, "begin", _begin)
         # Takes the write lock as a transaction begins, so that what it read can't change before it writes.
@@ -59,13 +60,23 @@ class Database:
 
     @contextmanager
     def _read(self) -> Iterator[Session]:
-        with Session(self._engine) as session:
+        with self._explained(), Session(self._engine) as session:
             yield session
 
     @contextmanager
     def _write(self) -> Iterator[Session]:
-        with Session(self._writer) as session, session.begin():
+        with self._explained(), Session(self._writer) as session, session.begin():
             yield session
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            raise StudyError(
+                f"The database {self.path} can't be read or written ({error.orig}): make sure that its disk "
+                "isn't full and that its folder can be written to."
+            ) from error
 
 
 def _path_of_url(text: str) -> Path:
@@ -78,7 +89,7 @@ def _path_of_url(text: str) -> Path:
             f"The database URL '{text}' doesn't name an SQLite file: use one such as "
             "sqlite:////folder/mapmerge.db."
         )
-    return Path(url.database).expanduser().absolute()
+    return absolute(url.database)
 
 
 def _prepare(connection: Any, record: Any) -> None:  # noqa: ANN401, ARG001 - the driver's own objects

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mapmerge_core.errors import StudyError
+from mapmerge_core.errors import CheckpointError, ExportError, StudyError
 from mapmerge_core.studies.analysis import analyse, study_metrics
+from mapmerge_core.studies.paths import absolute
 from mapmerge_core.studies.spec import check_sources
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
     from mapmerge_core.studies.rows import PickRow, StudyRow
@@ -31,22 +33,22 @@ def export_pick(store: Store, pick_id: int, path: Path | str | None = None) -> E
     Raises:
         StudyError: where there is no such pick, or a source has changed since the study was created.
         CheckpointError: where a source can't be read.
-        ExportError: where the file can't be written.
+        ExportError: where the file can't be written, or would replace one that mapmerge didn't export.
     """
     from mapmerge_core.weights.export import save_merged
     from mapmerge_core.weights.task_vectors import TaskVectors
 
     pick = store.pick(pick_id)
     study = store.study(pick.study_id)
+    target = _target(store, study, pick, path)
+    _check_target(target, study)
     check_sources(study.sources)
     vectors = TaskVectors.from_files(
         study.spec.pretrained,
         {task.name: task.checkpoint for task in study.spec.tasks},
         part=_merged_part(),
     )
-    result = save_merged(
-        _target(store, study, pick, path), vectors, pick.c, recipe=make_recipe(store, study, pick.c)
-    )
+    result = save_merged(target, vectors, pick.c, recipe=make_recipe(store, study, pick.c))
     store.update_pick(pick_id, exported=result.path)
     return result
 
@@ -101,5 +103,33 @@ def _target(store: Store, study: StudyRow, pick: PickRow, path: Path | str | Non
     name = f"{slug(pick.name) if pick.name else 'merged'}-{pick.id}.safetensors"
     if path is None:
         return store.folder / "exports" / slug(study.name) / name
-    path = Path(path).expanduser().absolute()
+    path = absolute(path)
     return path if path.suffix == ".safetensors" else path / name
+
+
+def _check_target(model: Path, study: StudyRow) -> None:
+    """Makes sure that exporting to ``model`` replaces nothing but an earlier export."""
+    from mapmerge_core.weights.export import read_recipe
+
+    companions = [model.with_suffix(suffix) for suffix in (".README.md", ".mergekit.yaml")]
+    if study.spec.architecture.endswith(".json"):
+        companions.append(model.with_suffix(".json"))
+    try:
+        there = [path for path in (model, *companions) if path.exists()]
+        sources = [path for path in study.spec.files().values() if path.exists()]
+    except OSError as error:
+        raise ExportError(f"{model.parent} can't be read: {error.strerror}.") from error
+    for path in there:
+        if any(path.samefile(source) for source in sources):
+            raise ExportError(f"{path} is one of the study's own files: export to another name or folder.")
+    if model.is_file():
+        try:
+            read_recipe(model)
+        except CheckpointError as error:
+            raise ExportError(
+                f"{model} was not exported by mapmerge and is not replaced: export to another name or folder."
+            ) from error
+    elif there:
+        raise ExportError(
+            f"{there[0]} is there already and is not replaced: export to another name or folder."
+        )

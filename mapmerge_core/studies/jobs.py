@@ -249,12 +249,6 @@ class Jobs:
         with self._lock:
             return [job.snapshot() for job in reversed(self._jobs.values()) if job.study_id == study_id]
 
-    def for_run(self, run_id: int) -> JobSnapshot | None:
-        """The latest job of a run, None where this process has none."""
-        with self._lock:
-            found = [job for job in self._jobs.values() if job.run_id == run_id]
-            return found[-1].snapshot() if found else None
-
     def wait(self, job_id: int, timeout: float | None = None) -> JobSnapshot:
         """Blocks until a job has ended or ``timeout`` seconds have passed, and returns how it stands."""
         deadline = None if timeout is None else time.monotonic() + timeout

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 
+def as_id(number: int) -> int:
+    """The number as the database takes it, 0, which is nobody's id, for those that SQLite can't hold."""
+    return number if 0 < number < 2**63 else 0
+
+
 def select_studies() -> Select[Any]:
     """Studies, each with its counts, its latest run's status and evaluation's time (see ``study_row``)."""
     evaluations = Evaluation.study_id == Study.id
@@ -25,7 +30,6 @@ def select_studies() -> Select[Any]:
         .where(evaluations, Evaluation.split == "val")
         .scalar_subquery(),
         select(func.count()).where(evaluations).scalar_subquery(),
-        select(func.count()).where(Run.study_id == Study.id).scalar_subquery(),
         select(func.count()).where(Pick.study_id == Study.id).scalar_subquery(),
         latest.scalar_subquery(),
         select(func.max(Evaluation.created)).where(evaluations).scalar_subquery(),
@@ -36,7 +40,6 @@ def study_row(
     study: Study,
     n_points: int,
     n_evaluations: int,
-    n_runs: int,
     n_picks: int,
     status: RunStatus | None,
     changed: datetime | None,
@@ -50,7 +53,6 @@ def study_row(
         created=study.created,
         n_points=n_points,
         n_evaluations=n_evaluations,
-        n_runs=n_runs,
         n_picks=n_picks,
         status=status,
         changed=changed or study.created,

@@ -26,7 +26,6 @@ class StudyRow:
         sources: Its files as they were when it was created.
         n_points: Different c with a validation value.
         n_evaluations: Measurements, on either split.
-        n_runs: Runs, whatever their state.
         n_picks: Picks.
         status: The latest run's status, None before the first run.
         changed: Time (UTC) of the latest evaluation, else of its creation.
@@ -39,7 +38,6 @@ class StudyRow:
     created: datetime
     n_points: int
     n_evaluations: int
-    n_runs: int
     n_picks: int
     status: RunStatus | None
     changed: datetime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,14 @@ from sqlalchemy import func, select, update
 
 from mapmerge_core.errors import StudyError
 from mapmerge_core.studies.database import Database
-from mapmerge_core.studies.queries import run_row, select_runs
+from mapmerge_core.studies.queries import as_id, run_row, select_runs
 from mapmerge_core.studies.tables import Run, Study
 
 if TYPE_CHECKING:
     from mapmerge_core.studies.rows import RunRow, RunStatus
     from mapmerge_core.studies.spec import RunSettings
 
+_CLAIM_SECONDS = 0.3
 ACTIVE: tuple[RunStatus, ...] = ("queued", "running")
 
 
@@ -31,7 +33,7 @@ class RunStore(Database):
             SearchError: for settings that can't be sampled.
         """
         with self._write() as session:
-            study = session.get(Study, study_id)
+            study = session.get(Study, as_id(study_id))
             if study is None:
                 raise StudyError(f"There is no study {study_id}: it may have been deleted.")
             settings.make_method(method, len(study.spec["tasks"]))
@@ -61,7 +63,7 @@ class RunStore(Database):
             StudyError: where there is none with this id.
         """
         with self._read() as session:
-            values = session.execute(select_runs().where(Run.id == run_id)).one_or_none()
+            values = session.execute(select_runs().where(Run.id == as_id(run_id))).one_or_none()
         if values is None:
             raise StudyError(f"There is no run {run_id}: it may have been deleted.")
         return run_row(*values)
@@ -84,16 +86,24 @@ class RunStore(Database):
         Raises:
             StudyError: where the run is done, or somebody is running it.
         """
-        run = self.run(run_id)
-        if run.status == "done":
-            raise StudyError(f"Run {run_id} is done: start a new run to evaluate more points.")
+        self.run(run_id)
         lock = self._lock(run_id)
         try:
-            lock.acquire()
+            # Not at once: somebody may hold it for a moment to see whether the run goes on.
+            lock.acquire(timeout=_CLAIM_SECONDS, poll_interval=_CLAIM_SECONDS / 10)
         except Timeout:
             raise StudyError(f"Run {run_id} is already going on: watch it, or stop it first.") from None
+        if self.run(run_id).status == "done":
+            lock.release()
+            raise StudyError(f"Run {run_id} is done: start a new run to evaluate more points.")
         self.set_status(run_id, "queued")
         return lock
+
+    def set_device(self, run_id: int, device: str) -> None:
+        """Has a run that the caller has claimed go on on another device."""
+        settings = replace(self.run(run_id).settings, device=device)
+        with self._write() as session:
+            session.execute(update(Run).where(Run.id == run_id).values(settings=settings.to_dict()))
 
     def recover(self) -> list[RunRow]:
         """Marks runs that a dead process left behind as interrupted and returns them.
@@ -130,4 +140,4 @@ class RunStore(Database):
         folder = self.path.parent / "locks"
         folder.mkdir(exist_ok=True)
         # Claimed in one thread and released in another, so it can't be local to a thread.
-        return FileLock(folder / f"run-{run_id}.lock", timeout=0, thread_local=False)
+        return FileLock(folder / f"{self.path.name}-run-{run_id}.lock", timeout=0, thread_local=False)

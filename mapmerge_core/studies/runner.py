@@ -106,14 +106,23 @@ def measure(
     if progress:
         progress(done, values.size)
     for c, row in zip(C, values, strict=True):
-        missing = [task for task, value in zip(tasks, row, strict=True) if np.isnan(value)]
-        if not missing:
+        if np.isfinite(row).all():
             continue
         if cancel and cancel.is_set():
             raise Cancelled
+        # Another process may have measured some of it in the meantime.
+        known = store.measured(study.id, c, split)
+        row[:] = [known.get(task, np.nan) for task in tasks]
+        missing = [task for task in tasks if task not in known]
+        done = int(np.isfinite(values).sum())
+        if not missing:
+            if progress:
+                progress(done, values.size)
+            continue
         for task, outcome in evaluator.outcomes(c, missing, split):
-            store.add_evaluation(study.id, c, task, split, outcome, run_id=run_id)
-            row[tasks.index(task)] = outcome.value
+            added = store.add_evaluation(study.id, c, task, split, outcome, run_id=run_id)
+            # Whoever stored it first, everybody goes on with the same value.
+            row[tasks.index(task)] = outcome.value if added else store.measured(study.id, c, split)[task]
             done += 1
             if progress:
                 progress(done, values.size)
@@ -136,6 +145,10 @@ class Estimate:
     device: str
     precision: str
 
+    def seconds_for(self, n_points: int) -> float:
+        """To measure ``n_points`` c on the validation split of every task."""
+        return n_points * self.seconds_per_point
+
 
 def estimate(
     store: Store,
@@ -148,15 +161,22 @@ def estimate(
     """Times a real evaluation, of a model that every comparison needs, so that nothing is wasted.
 
     The pre-trained model warms up, the first single-task model is timed. Where the study has them already,
-    the time they took then is the answer.
+    perhaps from another device, they are evaluated for the time alone.
 
     Raises:
         Cancelled: once ``cancel`` is set.
     """
     n = len(study.spec.tasks)
     C = np.eye(n + 1, n, k=-1)[:2]
+    known = store.measured(study.id, C[1], "val")
     measure(store, study, evaluator, C, cancel=cancel, progress=progress)
-    timed = [row.seconds for row in store.evaluations(study.id) if np.array_equal(row.c, C[1])]
+    if known:
+        evaluator.evaluate(C[0])
+        if cancel and cancel.is_set():
+            raise Cancelled
+        timed = [outcome.seconds for outcome in evaluator.evaluate(C[1]).values()]
+    else:
+        timed = [row.seconds for row in store.evaluations(study.id) if np.array_equal(row.c, C[1])]
     return Estimate(sum(timed), str(evaluator.device), str(evaluator.precision))
 
 

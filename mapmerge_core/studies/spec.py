@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapmerge_core.errors import SearchError, StudyError
+from mapmerge_core.studies.paths import absolute
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,10 +28,6 @@ DEMO_ZOO = Path(__file__).resolve().parents[2] / "assets" / "zoo"
 _DEMO_ORDER = ("MNIST", "Emoji", "Letters", "Textures", "Fashion", "QuickDraw", "Flags", "Street")
 
 
-def _absolute(path: Path | str) -> Path:
-    return Path(path).expanduser().absolute()
-
-
 @dataclass(frozen=True)
 class TaskSpec:
     """One task: its name, its fine-tuned checkpoint and the .npz file it is measured on; absolute paths."""
@@ -40,8 +37,8 @@ class TaskSpec:
     data: Path
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "checkpoint", _absolute(self.checkpoint))
-        object.__setattr__(self, "data", _absolute(self.data))
+        object.__setattr__(self, "checkpoint", absolute(self.checkpoint))
+        object.__setattr__(self, "data", absolute(self.data))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +77,9 @@ class StudySpec:
                 raise StudyError("'pretrained' means the pre-trained model: give that task another name.")
             if names.count(name) > 1:
                 raise StudyError(f"Two tasks are called '{name}': give every task a name of its own.")
-        object.__setattr__(self, "pretrained", _absolute(self.pretrained))
+        object.__setattr__(self, "pretrained", absolute(self.pretrained))
         if self.architecture.endswith(".json"):
-            object.__setattr__(self, "architecture", str(_absolute(self.architecture)))
+            object.__setattr__(self, "architecture", str(absolute(self.architecture)))
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -254,7 +251,6 @@ class Manifest:
     architecture: str
     pretrained: Path
     tasks: tuple[ManifestTask, ...]
-    results: Mapping[str, Any]
 
 
 def read_manifest(folder: Path | str) -> Manifest:
@@ -263,7 +259,7 @@ def read_manifest(folder: Path | str) -> Manifest:
     Raises:
         StudyError: where there is none, or it isn't what a manifest should be.
     """
-    folder = _absolute(folder)
+    folder = absolute(folder)
     path = folder / "manifest.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -271,33 +267,49 @@ def read_manifest(folder: Path | str) -> Manifest:
         raise StudyError(
             f"{folder} has no manifest.json: choose a folder with one, or add the checkpoints one by one."
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StudyError(f"{path} can't be read as JSON: {error}.") from error
     try:
-        architecture = values["architecture"]
+        name, architecture = _text(values, "name"), _text(values, "architecture")
         if architecture.endswith(".json"):
             architecture = str(folder / architecture)
-        return Manifest(
-            name=values["name"],
-            title=values.get("title", values["name"]),
-            family=values["family"],
-            architecture=architecture,
-            pretrained=folder / values["pretrained"],
-            tasks=tuple(
-                ManifestTask(
-                    name=task["name"],
-                    title=task.get("title", task["name"]),
-                    checkpoint=folder / task["checkpoint"],
-                    data=folder / task["data"],
-                )
-                for task in values["tasks"]
-            ),
-            results=values.get("results", {}),
+        family, pretrained = _text(values, "family"), folder / _text(values, "pretrained")
+        tasks = tuple(
+            ManifestTask(
+                name=_text(task, "name"),
+                title=_text({"title": task["name"]} | task, "title"),
+                checkpoint=folder / _text(task, "checkpoint"),
+                data=folder / _text(task, "data"),
+            )
+            for task in _list(values, "tasks")
         )
+        title = _text({"title": name} | values, "title")
     except KeyError as error:
         raise StudyError(f"{path} has no {error}: add it, as the README's manifest shows.") from error
-    except (TypeError, AttributeError) as error:
+    except TypeError as error:
         raise StudyError(f"{path} isn't a manifest ({error}): compare it with the README's.") from error
+    names = [task.name for task in tasks]
+    for task_name in names:
+        if names.count(task_name) > 1:
+            raise StudyError(f"{path} has two tasks called '{task_name}': give each a name of its own.")
+    return Manifest(name, title, family, architecture, pretrained, tasks)
+
+
+def _list(values: dict[str, Any], key: str) -> list[Any]:
+    found = values[key]
+    if not isinstance(found, list):
+        raise TypeError(f"'{key}' isn't a list")
+    return found
+
+
+def _text(values: object, key: str) -> str:
+    """A manifest's text (KeyError where there is none, TypeError where it is something else)."""
+    if not isinstance(values, dict):
+        raise TypeError(f"{json.dumps(values)[:40]} isn't an object")
+    text = values[key]
+    if not isinstance(text, str) or not text.strip():
+        raise TypeError(f"'{key}' is {json.dumps(text)[:40]} and should be text")
+    return text
 
 
 def spec_from_manifest(folder: Path | str, task_names: Sequence[str] | None = None) -> StudySpec:

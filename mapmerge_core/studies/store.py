@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -16,7 +15,9 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from mapmerge_core.errors import CoefficientError, StudyError
+from mapmerge_core.studies.paths import absolute
 from mapmerge_core.studies.queries import (
+    as_id,
     pick_row,
     select_studies,
     source_to_dict,
@@ -29,6 +30,7 @@ from mapmerge_core.studies.tables import Evaluation, Pick, Run, Study
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from mapmerge_core.tasks.metric import Outcome
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 def home() -> Path:
     """The data folder: $MAPMERGE_HOME, or the platform's place for user data."""
     folder = os.environ.get("MAPMERGE_HOME")
-    return Path(folder).expanduser().absolute() if folder else user_data_path("mapmerge", appauthor=False)
+    return absolute(folder) if folder else user_data_path("mapmerge", appauthor=False)
 
 
 class Store(RunStore):
@@ -55,7 +57,7 @@ class Store(RunStore):
     def __init__(self, folder: Path | str | None = None, *, url: str | None = None) -> None:
         if url is None and folder is None:
             url = os.environ.get("MAPMERGE_DATABASE")
-        self.folder = Path(folder).absolute() if folder is not None else home()
+        self.folder = absolute(folder) if folder is not None else home()
         super().__init__(url or self.folder / "mapmerge.db")
 
     # Studies
@@ -103,7 +105,7 @@ class Store(RunStore):
             StudyError: where there is none with this id.
         """
         with self._read() as session:
-            values = session.execute(select_studies().where(Study.id == study_id)).one_or_none()
+            values = session.execute(select_studies().where(Study.id == as_id(study_id))).one_or_none()
         if values is None:
             raise StudyError(f"There is no study {study_id}: it may have been deleted.")
         return study_row(*values)
@@ -116,8 +118,8 @@ class Store(RunStore):
         """
         with self._read() as session:
             found = session.scalar(select(Study.id).where(Study.name == name_or_id))
-            if found is None and name_or_id.isdecimal():
-                found = session.scalar(select(Study.id).where(Study.id == int(name_or_id)))
+            if found is None and name_or_id.isdecimal() and len(name_or_id) < 20:
+                found = session.scalar(select(Study.id).where(Study.id == as_id(int(name_or_id))))
         if found is None:
             raise StudyError(
                 f"There is no study '{name_or_id}': the command `studies` lists those there are."
@@ -290,7 +292,7 @@ class Store(RunStore):
             StudyError: where there is none with this id.
         """
         with self._read() as session:
-            pick = session.get(Pick, pick_id)
+            pick = session.get(Pick, as_id(pick_id))
             if pick is None:
                 raise StudyError(f"There is no pick {pick_id}: it may have been deleted.")
             return pick_row(pick)
@@ -308,6 +310,7 @@ class Store(RunStore):
         Raises:
             StudyError: where there is no pick with this id.
         """
+        self.pick(pick_id)
         changes = {
             "name": name,
             "shortlisted": shortlisted,
@@ -321,7 +324,7 @@ class Store(RunStore):
 
     def _check(self, study_id: int, c: np.ndarray, task: str | None = None) -> np.ndarray:
         with self._read() as session:
-            spec = session.scalar(select(Study.spec).where(Study.id == study_id))
+            spec = session.scalar(select(Study.spec).where(Study.id == as_id(study_id)))
         if spec is None:
             raise StudyError(f"There is no study {study_id}: it may have been deleted.")
         tasks = [values["name"] for values in spec["tasks"]]

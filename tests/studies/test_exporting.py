@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from mapmerge_core.errors import StudyError
+from mapmerge_core.errors import ExportError, StudyError
 from mapmerge_core.studies.demo import create_demo_study
 from mapmerge_core.studies.exporting import export_pick, slug
 from mapmerge_core.studies.runner import execute_run, measure
+from mapmerge_core.studies.spec import TaskSpec, read_manifest
+from mapmerge_core.studies.store import Store, home
 from mapmerge_core.weights.export import read_recipe
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 
     from mapmerge_core.studies.evaluators import EvaluatorCache
     from mapmerge_core.studies.rows import StudyRow
-    from mapmerge_core.studies.store import Store
 
 
 def test_the_recipe_knows_sources_predictions_and_measurements(
@@ -51,6 +52,51 @@ def test_a_pick_can_be_exported_before_anything_was_measured(store: Store, study
     assert to_folder.path == tmp_path / "folder" / f"merged-{pick.id}.safetensors"
     assert to_file.path.read_bytes()[-1000:] == to_folder.path.read_bytes()[-1000:]
     assert (read_recipe(to_file.path).predicted, read_recipe(to_file.path).measured) == ({}, {})
+
+
+def test_an_export_replaces_nothing_but_an_export(
+    store: Store, study: StudyRow, tmp_path: Path, tiny_zoo: Path
+):
+    pick = store.add_pick(study.id, np.array([0.5, 0.25]), {"kind": "point"})
+    before = (tiny_zoo / "Colours.safetensors").read_bytes()
+    with pytest.raises(ExportError, match="one of the study's own files"):
+        export_pick(store, pick.id, tiny_zoo / "Colours.safetensors")
+    with pytest.raises(ExportError, match=r"tiny-clip\.json is one of the study's own files"):
+        export_pick(store, pick.id, tiny_zoo / "tiny-clip.safetensors")
+    assert (tiny_zoo / "Colours.safetensors").read_bytes() == before
+    with pytest.raises(ExportError, match="was not exported by mapmerge"):
+        export_pick(store, pick.id, tiny_zoo / "Light.safetensors")
+    notes = tmp_path / "model.README.md"
+    notes.write_text("mine")
+    with pytest.raises(ExportError, match=r"model\.README\.md is there already"):
+        export_pick(store, pick.id, tmp_path / "model.safetensors")
+    assert notes.read_text() == "mine"
+    assert [path.name for path in tmp_path.glob("model*")] == ["model.README.md"]
+    notes.unlink()
+    for _ in range(2):  # the second replaces the first
+        export_pick(store, pick.id, tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"), [("~nobody-has-this-name/x", "home"), ("a\0b", "NUL"), ("x" * 300, "too long")]
+)
+def test_paths_that_no_file_can_have_are_refused(
+    store: Store, study: StudyRow, monkeypatch: pytest.MonkeyPatch, path: str, sentence: str
+):
+    pick = store.add_pick(study.id, np.zeros(2), {"kind": "point"})
+    for call in (
+        lambda: export_pick(store, pick.id, path),
+        lambda: TaskSpec("A", path, path),
+        lambda: read_manifest(path),
+        lambda: Store(path),
+        lambda: Store(url=f"sqlite:///{path}"),
+    ):
+        with pytest.raises(StudyError, match=sentence):
+            call()
+    if "\0" not in path:
+        monkeypatch.setenv("MAPMERGE_HOME", path)
+        with pytest.raises(StudyError, match=sentence):
+            home()
 
 
 def test_names_become_folders():

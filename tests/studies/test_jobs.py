@@ -73,9 +73,6 @@ def test_stop_and_resume(store: Store, study: StudyRow, jobs: Jobs):
     jobs.stop(second)
     jobs.wait(second, 600)
     assert [row.id for row in store.evaluations(study.id)][: len(kept)] == kept
-    latest = jobs.for_run(run.id)
-    assert latest is not None
-    assert latest.id == second
     assert [job.id for job in jobs.for_study(study.id)] == [second, first]
 
 
@@ -172,7 +169,6 @@ def test_what_is_not_there_is_refused_at_once(study: StudyRow, jobs: Jobs):
         with pytest.raises(StudyError, match=sentence):
             call()
     assert jobs.for_study(study.id) == []
-    assert jobs.for_run(1) is None
 
 
 def test_closing_stops_everything_and_loses_nothing(store: Store, study: StudyRow):

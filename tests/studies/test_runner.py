@@ -19,6 +19,7 @@ from mapmerge_core.errors import SearchError, StudyError
 from mapmerge_core.studies.runner import estimate, execute_run, explain, measure
 from mapmerge_core.studies.spec import RunSettings, StudySpec, TaskSpec, spec_from_manifest
 from mapmerge_core.studies.store import Store
+from mapmerge_core.tasks.metric import Outcome
 
 if TYPE_CHECKING:
     from mapmerge_core.studies.evaluators import EvaluatorCache
@@ -132,6 +133,7 @@ def test_ctrl_c_stops_a_run(store: Store, study: StudyRow, evaluators: Evaluator
         (RunSettings(points=2), "map", "2 points are too few"),
         (RunSettings(points=9, low=1.0, high=0.5), "map", "below the highest"),
         (RunSettings(points=9, design="spiral"), "map", "spiral"),
+        (RunSettings(points=100_001), "map", "too many for one run: choose 100000 or fewer"),
         (RunSettings(points=9), "magic", "method 'magic' is unknown"),
     ],
 )
@@ -175,6 +177,24 @@ def test_measuring_fills_the_gaps_and_returns_all(store: Store, study: StudyRow,
     assert store.evaluations(study.id, "val") == []
 
 
+def test_values_that_another_process_stored_meanwhile_are_used(
+    store: Store, study: StudyRow, evaluators: EvaluatorCache
+):
+    """Another process measures the second point while this one measures the first."""
+    C = np.array([[0.2, 0.3], [0.4, 0.1]])
+    theirs = Outcome(value=0.123, n_examples=10, correct=b"", seconds=1.0)
+
+    def interfere(done: int, _: int) -> None:
+        if done == 1:
+            store.add_evaluation(study.id, C[0], "Stripes", "val", theirs)
+            store.add_evaluation(study.id, C[1], "Colours", "val", theirs)
+
+    values = measure(store, study, evaluators.get(study), C, progress=interfere)
+    assert (values[0, 1], values[1, 0]) == (0.123, 0.123)
+    np.testing.assert_array_equal(values, store.table(study.id)[1])
+    assert len(store.evaluations(study.id)) == 4
+
+
 def test_the_estimate_comes_from_evaluations_that_count(
     store: Store, study: StudyRow, evaluators: EvaluatorCache
 ):
@@ -185,8 +205,21 @@ def test_the_estimate_comes_from_evaluations_that_count(
     assert np.isfinite(Y).all()
     assert 0 < result.seconds_per_point < 30
     assert (result.device, result.precision) == ("cpu", "float32")
-    assert estimate(store, study, evaluator) == result
+    assert result.seconds_for(50) == 50 * result.seconds_per_point
     assert len(store.evaluations(study.id)) == 4
+
+
+def test_an_estimate_is_of_this_device_even_where_another_measured(
+    store: Store, study: StudyRow, evaluators: EvaluatorCache
+):
+    slow = Outcome(value=0.5, n_examples=10, correct=b"", seconds=1e6)
+    for c in np.eye(3, 2, k=-1)[:2]:
+        for task in study.spec.task_names:
+            store.add_evaluation(study.id, c, task, "val", slow)
+    before = store.fingerprint(study.id)
+    result = estimate(store, study, evaluators.get(study, "cpu", "float32"))
+    assert 0 < result.seconds_per_point < 30
+    assert store.fingerprint(study.id) == before
 
 
 def test_what_nobody_expected_is_one_sentence_too():

@@ -22,6 +22,13 @@ from mapmerge_core.studies.spec import (
     spec_from_manifest,
 )
 
+_TASK = {"name": "A", "checkpoint": "a.pt", "data": "a.npz"}
+
+
+def _manifest(**changes: object) -> str:
+    values = {"name": "x", "family": "clip", "architecture": "a", "pretrained": "p.pt", "tasks": [_TASK]}
+    return json.dumps(values | changes)
+
 
 def make_spec(folder: Path, *names: str) -> StudySpec:
     (folder / "pre.pt").write_bytes(b"pretrained")
@@ -71,7 +78,16 @@ def test_a_folder_without_a_manifest_says_so(tmp_path: Path):
         ("{", "can't be read as JSON"),
         ("[]", "isn't a manifest"),
         ('{"name": "x"}', "has no 'architecture'"),
-        ('{"name": "x", "architecture": 3}', "isn't a manifest"),
+        ('{"name": "x", "architecture": 3}', "'architecture' is 3 and should be text"),
+        ('{"name": 5}', "'name' is 5 and should be text"),
+        ("[1]", r"\[1\] isn't an object"),
+        ("[" * 100_000, "can't be read as JSON"),
+        (_manifest(tasks=5), "'tasks' isn't a list"),
+        (_manifest(tasks=["A"]), '"A" isn\'t an object'),
+        (_manifest(title=["x"]), "'title' is"),
+        (_manifest(tasks=[{**_TASK, "title": 7}]), "'title' is 7 and should be text"),
+        (_manifest(tasks=[{**_TASK, "data": None}]), "'data' is null and should be text"),
+        (_manifest(tasks=[_TASK, _TASK]), "two tasks called 'A'"),
     ],
 )
 def test_a_broken_manifest_says_what_is_wrong(tmp_path: Path, text: str, sentence: str):

@@ -36,13 +36,7 @@ def test_a_study_comes_back_as_it_was_kept(store: Store, spec: StudySpec):
     assert study.spec == spec
     assert study.created.tzinfo is not None
     assert timedelta(0) <= study.created - before < timedelta(seconds=10)
-    assert (study.n_points, study.n_evaluations, study.n_runs, study.n_picks, study.status) == (
-        0,
-        0,
-        0,
-        0,
-        None,
-    )
+    assert (study.n_points, study.n_evaluations, study.n_picks, study.status) == (0, 0, 0, None)
     assert [source.role for source in study.sources][:2] == ["pretrained", "architecture"]
 
 
@@ -105,8 +99,13 @@ def test_counts_follow_the_evaluations(store: Store, study: StudyRow):
             store.add_evaluation(study.id, np.array([value, 0]), task, "val", outcome(0.5), run_id=run.id)
             prints.add(store.fingerprint(study.id))
     assert len(prints) == 5
+    store.add_evaluation(study.id, np.array([0.1, 0]), "Colours", "test", outcome(0.5))
+    assert store.fingerprint(study.id) in prints  # measuring on the test split changes no front
+    store.create_run(study.id, RunSettings(points=5))
+    assert store.fingerprint(study.id) in prints
+    assert store.evaluations(study.id, "test")
     now = store.study(study.id)
-    assert (now.n_points, now.n_evaluations, now.n_runs, now.status) == (2, 4, 1, "queued")
+    assert (now.n_points, now.n_evaluations, now.status) == (2, 5, "queued")
     assert now.changed > study.changed
     row = store.run(run.id)
     assert (row.n_evaluations, row.seconds) == (4, 1.0)
@@ -133,6 +132,25 @@ def test_unknown_tasks_splits_studies_runs_and_picks_are_refused(store: Store, s
     ]:
         with pytest.raises(StudyError, match=sentence):
             call()
+
+
+@pytest.mark.parametrize("number", [2**63, 10**30, -1, -(2**70)])
+def test_numbers_that_no_id_can_have_are_not_found(store: Store, study: StudyRow, number: int):
+    for call, sentence in [
+        (lambda: store.study(number), "no study"),
+        (lambda: store.run(number), "no run"),
+        (lambda: store.claim_run(number), "no run"),
+        (lambda: store.pick(number), "no pick"),
+        (lambda: store.update_pick(number, name="x"), "no pick"),
+        (lambda: store.find_study(str(number)), "no study"),
+        (lambda: store.create_run(number, RunSettings(points=5)), "no study"),
+        (lambda: store.add_pick(number, np.zeros(2), {}), "no study"),
+    ]:
+        with pytest.raises(StudyError, match=f"There is {sentence}"):
+            call()
+    with pytest.raises(StudyError, match="no study"):
+        store.find_study("9" * 5000)
+    assert store.studies()[0].id == study.id
 
 
 def test_picks_come_back_and_change(store: Store, study: StudyRow):
@@ -194,6 +212,44 @@ def test_a_claimed_run_belongs_to_one_worker(store: Store, study: StudyRow):
     store.set_status(run.id, "done")
     with pytest.raises(StudyError, match="is done: start a new run"):
         store.claim_run(run.id)
+
+
+def test_a_short_look_at_a_lock_does_not_refuse_the_run(store: Store, study: StudyRow):
+    run = store.create_run(study.id, RunSettings(points=5))
+    lock = store.claim_run(run.id)
+    thread = threading.Timer(0.05, lock.release)
+    thread.start()
+    store.claim_run(run.id).release()
+    thread.join()
+
+
+def test_two_databases_in_a_folder_lock_their_runs_apart(store: Store, spec: StudySpec):
+    other = Store(url=f"sqlite:///{store.folder / 'other.db'}")
+    claims = []
+    for each in (store, other):
+        run = each.create_run(each.create_study("Same", spec).id, RunSettings(points=5))
+        assert run.id == 1
+        claims.append(each.claim_run(run.id))
+    for claim in claims:
+        claim.release()
+
+
+def test_a_folder_name_may_hold_any_character(tmp_path: Path, spec: StudySpec):
+    folder = tmp_path / "a?b=c #%20&"
+    Store(folder).create_study("Kept", spec)
+    assert (folder / "mapmerge.db").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert Store(folder).find_study("Kept").id == 1
+
+
+def test_a_database_that_cannot_be_written_says_so(store: Store, study: StudyRow):
+    with sqlite3.connect(store.path) as connection:
+        connection.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON picks BEGIN SELECT RAISE(FAIL, 'disk is full'); END"
+        )
+    connection.close()
+    with pytest.raises(StudyError, match=r"mapmerge\.db can't be read or written \(disk is full\)"):
+        store.add_pick(study.id, np.zeros(2), {"kind": "point"})
 
 
 def test_statuses_and_times_are_recorded(store: Store, study: StudyRow):
