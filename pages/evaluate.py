@@ -19,17 +19,20 @@ def draw() -> None:
         "Evaluate", "Measure a few merged models; a surrogate of each task's metric fills in the rest."
     )
     job = state.live_run(study.id)
+    elsewhere = state.run_elsewhere(study.id)
     runs = state.store().runs(study.id)
     left, right = st.columns([1, 2.6], gap="large")
     with left:
-        run_form.draw(study, job, runs[-1] if runs else None)
+        run_form.draw(study, job, elsewhere, runs[-1] if runs else None)
     with right:
-        if job or study.n_points:
+        if job or elsewhere or study.n_points:
             if job:
                 live.bar(job.id)
+            elif elsewhere:
+                live.watch_elsewhere(study.id)
             else:
                 outcome(study, runs[-1] if runs else None)
-            results.draw(study.id, is_live=job is not None)
+            results.draw(study.id, is_live=job is not None or elsewhere is not None)
         else:
             shell.empty(
                 "Nothing measured yet",

@@ -85,6 +85,7 @@ def start_demo(count: int) -> None:
 
 def studies() -> None:
     """The studies, the one that changed last first."""
+    state.store().recover()
     rows = state.store().studies()
     st.subheader("Studies", anchor=False)
     if not rows:

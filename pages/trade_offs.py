@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from mapmerge_core.studies.analysis import Analysis
 
 SCALARISATIONS = {"weighted_sum": "Weighted sum", "tchebycheff": "Tchebycheff (evens out)"}
+EVEN = 50
+"""A slider's first value."""
 
 
 def draw() -> None:
@@ -31,7 +33,8 @@ def draw() -> None:
             study.id,
         )
         return
-    analysis = state.analysis(study.id)
+    run = state.run_going_on(study.id)
+    analysis = state.analysis(study.id) if run is None else analysis_as_opened(study.id, run)
     if analysis.front is None:
         shell.empty(
             "No front yet",
@@ -40,7 +43,7 @@ def draw() -> None:
             study.id,
         )
         return
-    if state.live_run(study.id):
+    if run is not None:
         st.info(
             "A run is going on: this front shows what was known when the page was opened.",
             icon=":material/sync:",
@@ -50,14 +53,21 @@ def draw() -> None:
             "The front is a single point: one model is best at every task, so there is nothing to trade off.",
             icon=":material/adjust:",
         )
-    workbench(study.id)
+    workbench(study.id, analysis)
+
+
+def analysis_as_opened(study_id: int, run: int) -> Analysis:
+    """The analysis that the page was opened with; while a run goes on, each new point moves the front."""
+    opened = st.session_state.get(shell.OPENED)
+    if opened is None or opened[0] != (study_id, run):
+        opened = st.session_state[shell.OPENED] = ((study_id, run), state.analysis(study_id))
+    return opened[1]
 
 
 @st.fragment
-def workbench(study_id: int) -> None:
+def workbench(study_id: int, analysis: Analysis) -> None:
     """Everything that follows the pick; redrawn alone when a slider moves."""
     with shell.errors_shown():
-        analysis = state.analysis(study_id)
         left, right = st.columns([1.9, 1], gap="large")
         with right:
             chooser(study_id, analysis)
@@ -84,60 +94,53 @@ def chooser(study_id: int, analysis: Analysis) -> None:
     if by == "Rule":
         rule_editor.draw(study_id, analysis)
         return
+    preference = choosing.preference(study_id)
+    moved = {"on_change": preference_moved, "args": (study_id, analysis)}
     places = st.columns(2 if len(analysis.tasks) > 4 else 1, gap="medium")
     for number, task in enumerate(analysis.tasks):
-        places[number % len(places)].slider(
-            shell.plain(task),
-            0,
-            100,
-            50,
-            5,
-            key=f"pref_{task}",
-            on_change=preference_moved,
-            args=(study_id, analysis),
-            persist_state="session",
-        )
+        key = f"pref_{study_id}_{task}"
+        st.session_state.setdefault(key, preference["weights"].get(task, EVEN))
+        places[number % len(places)].slider(shell.plain(task), 0, 100, step=5, key=key, **moved)
     with st.expander("How preferences are weighed", icon=":material/tune:"):
+        key = f"scalarisation_{study_id}"
+        st.session_state.setdefault(key, preference["scalarisation"])
         st.segmented_control(
             "Scalarisation",
             list(SCALARISATIONS),
             format_func=SCALARISATIONS.get,
-            default="weighted_sum",
             required=True,
-            key="scalarisation",
-            on_change=preference_moved,
-            args=(study_id, analysis),
-            persist_state="session",
+            key=key,
+            **moved,
         )
-        st.toggle(
-            "Count each task relative to its own model",
-            key="normalise",
-            on_change=preference_moved,
-            args=(study_id, analysis),
-            persist_state="session",
-        )
-    problem = st.session_state.get("preference_problem")
+        key = f"normalise_{study_id}"
+        st.session_state.setdefault(key, preference["normalise"])
+        st.toggle("Count each task relative to its own model", key=key, **moved)
+    problem = st.session_state.get(f"preference_problem_{study_id}")
     if problem:
-        st.error(problem, icon=":material/error:")
+        st.error(shell.plain(problem), icon=":material/error:")
+    elif st.session_state.pop(f"preference_stayed_{study_id}", False):
+        st.caption(":material/check: Of the front's models, the same one still suits these weights best.")
     st.caption("Equal weights give the best mean. Or click any point of the front.")
 
 
 def preference_moved(study_id: int, analysis: Analysis) -> None:
     """A slider or an option changed: the front's row that suits the weights becomes the pick."""
-    weights = {task: float(st.session_state[f"pref_{task}"]) for task in analysis.tasks}
-    st.session_state["preference_problem"] = None
+    preference = choosing.keep_preference(
+        study_id,
+        {task: st.session_state[f"pref_{study_id}_{task}"] for task in analysis.tasks},
+        st.session_state[f"scalarisation_{study_id}"],
+        normalise=st.session_state[f"normalise_{study_id}"],
+    )
+    problem = f"preference_problem_{study_id}"
+    st.session_state[problem] = None
+    before = choosing.recall(study_id, analysis).c
     try:
-        choosing.remember(
-            study_id,
-            choosing.by_preference(
-                analysis,
-                weights,
-                st.session_state.get("scalarisation") or "weighted_sum",
-                normalise=bool(st.session_state.get("normalise")),
-            ),
-        )
+        choice = choosing.by_preference(analysis, preference)
+        choosing.remember(study_id, choice)
+        # A front of many tasks is coarse: a small move needn't lead to another of its models.
+        st.session_state[f"preference_stayed_{study_id}"] = bool((choice.c == before).all())
     except MapMergeError as error:
-        st.session_state["preference_problem"] = str(error)
+        st.session_state[problem] = str(error)
 
 
 def front(study_id: int, analysis: Analysis, spots: list) -> None:
@@ -153,19 +156,21 @@ def front(study_id: int, analysis: Analysis, spots: list) -> None:
                 ["Parallel", "Scatter"] if count > 3 else ["Scatter", "Parallel"],
                 default="Parallel" if count > 3 else "Scatter",
                 required=True,
-                key="front_view",
+                key=f"front_view_{study_id}",
                 persist_state="session",
             )
             if view == "Scatter":
                 x = st.selectbox(
-                    "Across", numbers, 0, key="front_x", format_func=tasks.__getitem__, width=170
+                    "Across", numbers, 0, key=f"front_x_{study_id}", format_func=tasks.__getitem__, width=170
                 )
-                y = st.selectbox("Up", numbers, 1, key="front_y", format_func=tasks.__getitem__, width=170)
+                y = st.selectbox(
+                    "Up", numbers, 1, key=f"front_y_{study_id}", format_func=tasks.__getitem__, width=170
+                )
             colour = st.selectbox(
                 "Colour",
                 numbers,
                 2 if count == 3 else 0,
-                key="front_colour",
+                key=f"front_colour_{study_id}",
                 format_func=tasks.__getitem__,
                 width=170,
             )
@@ -183,7 +188,7 @@ def front(study_id: int, analysis: Analysis, spots: list) -> None:
         figure = front_parallel(info, shell.palette(), colour=colour or 0)
     st.plotly_chart(
         figure,
-        key="front_chart",
+        key=f"front_chart_{study_id}",
         on_select=lambda: point_clicked(study_id, analysis),
         selection_mode="points",
         theme=None,
@@ -193,12 +198,12 @@ def front(study_id: int, analysis: Analysis, spots: list) -> None:
 
 def point_clicked(study_id: int, analysis: Analysis) -> None:
     """A clicked point of the front becomes the pick; so does one clicked again, which unselects it."""
-    points = st.session_state["front_chart"]["selection"]["points"]
+    points = st.session_state[f"front_chart_{study_id}"]["selection"]["points"]
     rows = [point["customdata"] for point in points if isinstance(point.get("customdata"), int | float)]
-    row = int(rows[0]) if rows else st.session_state.get("clicked_row")
+    row = int(rows[0]) if rows else st.session_state.get(f"clicked_row_{study_id}")
     if row is None or not 0 <= row < len(analysis.front.c):
         return
-    st.session_state["clicked_row"] = row
+    st.session_state[f"clicked_row_{study_id}"] = row
     choosing.remember(study_id, choosing.Choice("point", analysis.front.c[row], {"kind": "point"}))
 
 

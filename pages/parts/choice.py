@@ -27,6 +27,8 @@ HOW_BADGES = {
     "shortlist": ("From the shortlist", ":material/bookmark:"),
 }
 
+NO_PREFERENCE = {"kind": "preference", "weights": {}, "scalarisation": "weighted_sum", "normalise": False}
+
 
 @dataclass(frozen=True, eq=False)
 class Choice:
@@ -46,33 +48,36 @@ def recall(study_id: int, analysis: Analysis) -> Choice:
     """The visitor's pick on the study; at first the one that equal preferences give."""
     choice = st.session_state.get(f"choice_{study_id}")
     if choice is None or len(choice.c) != len(analysis.tasks):
-        return by_preference(analysis, dict.fromkeys(analysis.tasks, 1.0))
+        return by_preference(analysis, NO_PREFERENCE | {"weights": dict.fromkeys(analysis.tasks, 1.0)})
     if choice.kind == "preference":
         # More points may have been measured since: the preference stays, the front moves.
-        how = choice.how
-        return by_preference(analysis, how["weights"], how["scalarisation"], normalise=how["normalise"])
+        return by_preference(analysis, choice.how)
     return choice
 
 
-def by_preference(
-    analysis: Analysis,
-    weights: Mapping[str, float],
-    scalarisation: Scalarisation = "weighted_sum",
-    *,
-    normalise: bool = False,
-) -> Choice:
-    """The front's model that suits the weights best.
+def preference(study_id: int) -> Mapping[str, Any]:
+    """The study's preference as the visitor last set it, also where another way of choosing came after it."""
+    return st.session_state.get(f"preference_{study_id}", NO_PREFERENCE)
+
+
+def keep_preference(
+    study_id: int, weights: Mapping[str, float], scalarisation: Scalarisation, *, normalise: bool
+) -> Mapping[str, Any]:
+    """Keep what the sliders say, as a PickRow keeps it: they are forgotten where they aren't drawn."""
+    kept = NO_PREFERENCE | {"weights": weights, "scalarisation": scalarisation, "normalise": normalise}
+    st.session_state[f"preference_{study_id}"] = kept
+    return kept
+
+
+def by_preference(analysis: Analysis, how: Mapping[str, Any]) -> Choice:
+    """The front's model that suits a preference best.
 
     Raises:
         SearchError: where all weights are zero, or single-task models are needed and were not measured.
     """
-    row = analysis.by_preference(weights, scalarisation=scalarisation, normalise=normalise)
-    how = {
-        "kind": "preference",
-        "weights": dict(weights),
-        "scalarisation": scalarisation,
-        "normalise": normalise,
-    }
+    row = analysis.by_preference(
+        how["weights"], scalarisation=how["scalarisation"], normalise=how["normalise"]
+    )
     return Choice("preference", analysis.front.c[row], how)
 
 

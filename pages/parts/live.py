@@ -47,6 +47,20 @@ def _bar(job_id: int) -> None:
     st.progress(_share(job), text=_line(job))
 
 
+def watch_elsewhere(study_id: int) -> None:
+    """How a run in another process goes on, as the store has it; redraws the page once when it ends."""
+    st.fragment(_elsewhere, run_every=EVERY)(study_id)
+
+
+def _elsewhere(study_id: int) -> None:
+    run = state.run_elsewhere(study_id)
+    if run is None:
+        st.rerun()
+    pictures.busy(
+        f"Running in another process: {run.n_evaluations} evaluations so far, of {run.settings.points} points"
+    )
+
+
 def wait(is_over: Callable[[], bool], text: str) -> None:
     """Say what is going on until ``is_over()``; then redraw the page once."""
     st.fragment(_wait, run_every=EVERY)(is_over, text)

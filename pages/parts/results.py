@@ -69,19 +69,21 @@ def slices(study_id: int, analysis: Analysis, *, is_live: bool) -> None:
         task = st.selectbox(
             "Metric of",
             numbers,
-            key="contour_task",
+            key=f"contour_task_{study_id}",
             format_func=tasks.__getitem__,
             width=180,
             persist_state="session",
         )
         x, y = 0, 1
         if count > 2:
-            x = st.selectbox("Across", numbers, 0, key="contour_x", format_func=tasks.__getitem__, width=180)
+            x = st.selectbox(
+                "Across", numbers, 0, key=f"contour_x_{study_id}", format_func=tasks.__getitem__, width=180
+            )
             y = st.selectbox(
                 "Up",
                 [n for n in numbers if n != x],
                 0,
-                key="contour_y",
+                key=f"contour_y_{study_id}",
                 format_func=tasks.__getitem__,
                 width=180,
             )

@@ -23,11 +23,10 @@ UNITS = ("%", "% of single")
 def draw(study_id: int, analysis: Analysis) -> None:
     """The editor; a rule that some model meets becomes the visitor's pick."""
     tasks = analysis.tasks
-    if "rule_text" not in st.session_state:
-        st.session_state["rule_text"] = ""
+    st.session_state.setdefault(f"rule_text_{study_id}", "")
     st.text_input(
         "Rule",
-        key="rule_text",
+        key=f"rule_text_{study_id}",
         placeholder=f"all >= 70%, maximize {quoted(tasks[0])}",
         on_change=_text_changed,
         args=(study_id, analysis),
@@ -36,15 +35,15 @@ def draw(study_id: int, analysis: Analysis) -> None:
         "`others`, and may be `of single`: a share of what the task's own model reaches. The objective is a "
         "task, `mean`, `worst`, or a sum such as `2 MNIST + Emoji`.",
     )
-    problem: MapMergeError | None = st.session_state.get("rule_problem")
+    problem: MapMergeError | None = st.session_state.get(f"rule_problem_{study_id}")
     if problem is not None:
         shell.show_error(problem)
-    outcome: RuleResult | None = st.session_state.get("rule_outcome")
+    outcome: RuleResult | None = st.session_state.get(f"rule_outcome_{study_id}")
     if problem is None and outcome is not None:
         if outcome.feasible:
-            st.success(outcome.message, icon=":material/check_circle:")
+            st.success(shell.plain(outcome.message), icon=":material/check_circle:")
         else:
-            st.warning(outcome.message, icon=":material/warning:")
+            st.warning(shell.plain(outcome.message), icon=":material/warning:")
     _table(study_id, analysis)
     examples = (
         f"all >= 70%, maximize {quoted(tasks[0])}",
@@ -64,13 +63,13 @@ def draw(study_id: int, analysis: Analysis) -> None:
 
 
 def _table(study_id: int, analysis: Analysis) -> None:
-    rows, objective = st.session_state.get("rule_rows", ([], "maximize worst"))
-    version = st.session_state.setdefault("rule_version", 0)
+    rows, objective = st.session_state.get(f"rule_rows_{study_id}", ([], "maximize worst"))
+    version = st.session_state.setdefault(f"rule_version_{study_id}", 0)
     names = ["all", "others", *analysis.tasks]
     frame = pd.DataFrame(rows, columns=["task", "comparison", "value", "unit"]).astype({"value": float})
     st.data_editor(
         frame,
-        key=f"rule_table_{version}",
+        key=f"rule_table_{study_id}_{version}",
         num_rows="dynamic",
         hide_index=True,
         height="content",
@@ -90,18 +89,18 @@ def _table(study_id: int, analysis: Analysis) -> None:
     verbs = [*(f"maximize {quoted(task)}" for task in analysis.tasks), "maximize mean", "maximize worst"]
     if objective not in verbs:
         verbs.append(objective)
-    st.session_state["rule_objective"] = objective
+    st.session_state[f"rule_objective_{study_id}"] = objective
     st.selectbox(
         "Objective",
         verbs,
-        key="rule_objective",
+        key=f"rule_objective_{study_id}",
         on_change=_table_changed,
         args=(study_id, analysis, frame, version),
     )
 
 
-def _edited(frame: pd.DataFrame, version: int) -> list[Row]:
-    changes = st.session_state.get(f"rule_table_{version}") or {}
+def _edited(study_id: int, frame: pd.DataFrame, version: int) -> list[Row]:
+    changes = st.session_state.get(f"rule_table_{study_id}_{version}") or {}
     rows: list[Row] = frame.to_dict("records")
     for number, cells in changes.get("edited_rows", {}).items():
         rows[int(number)].update(cells)
@@ -112,9 +111,11 @@ def _edited(frame: pd.DataFrame, version: int) -> list[Row]:
 def _table_changed(study_id: int, analysis: Analysis, frame: pd.DataFrame, version: int) -> None:
     columns = ("task", "comparison", "value", "unit")
     # A row that is still being filled in says nothing yet.
-    rows = [row for row in _edited(frame, version) if all(row.get(name) is not None for name in columns)]
-    objective = st.session_state["rule_objective"]
-    st.session_state["rule_rows"] = (frame.to_dict("records"), objective)
+    rows = [
+        row for row in _edited(study_id, frame, version) if all(row.get(name) is not None for name in columns)
+    ]
+    objective = st.session_state[f"rule_objective_{study_id}"]
+    st.session_state[f"rule_rows_{study_id}"] = (frame.to_dict("records"), objective)
     try:
         rule = Rule.from_table(
             rows,
@@ -124,22 +125,22 @@ def _table_changed(study_id: int, analysis: Analysis, frame: pd.DataFrame, versi
             bounds=[metric.bounds for metric in analysis.metrics],
         )
     except RuleError as error:
-        st.session_state["rule_text"] = error.text
-        st.session_state["rule_problem"] = error
+        st.session_state[f"rule_text_{study_id}"] = error.text
+        st.session_state[f"rule_problem_{study_id}"] = error
         return
-    st.session_state["rule_text"] = str(rule)
+    st.session_state[f"rule_text_{study_id}"] = str(rule)
     _apply(study_id, analysis, rule)
 
 
 def _use(study_id: int, analysis: Analysis, text: str) -> None:
-    st.session_state["rule_text"] = text
+    st.session_state[f"rule_text_{study_id}"] = text
     _text_changed(study_id, analysis)
 
 
 def _text_changed(study_id: int, analysis: Analysis) -> None:
-    text = st.session_state["rule_text"]
+    text = st.session_state[f"rule_text_{study_id}"]
     if not text.strip():
-        st.session_state["rule_problem"] = st.session_state["rule_outcome"] = None
+        st.session_state[f"rule_problem_{study_id}"] = st.session_state[f"rule_outcome_{study_id}"] = None
         return
     try:
         rule = parse_rule(
@@ -149,11 +150,11 @@ def _text_changed(study_id: int, analysis: Analysis) -> None:
             bounds=[metric.bounds for metric in analysis.metrics],
         )
     except RuleError as error:
-        st.session_state["rule_problem"] = error
+        st.session_state[f"rule_problem_{study_id}"] = error
         return
     # Only text starts the table anew: while it is being edited, the table must keep its own edits.
-    st.session_state["rule_rows"] = rule.to_table()
-    st.session_state["rule_version"] += 1
+    st.session_state[f"rule_rows_{study_id}"] = rule.to_table()
+    st.session_state[f"rule_version_{study_id}"] += 1
     _apply(study_id, analysis, rule)
 
 
@@ -161,8 +162,9 @@ def _apply(study_id: int, analysis: Analysis, rule: Rule) -> None:
     try:
         outcome = analysis.by_rule(str(rule))
     except MapMergeError as error:
-        st.session_state["rule_problem"] = error
+        st.session_state[f"rule_problem_{study_id}"] = error
         return
-    st.session_state["rule_problem"] = None
-    st.session_state["rule_outcome"] = outcome
-    choosing.remember(study_id, choosing.Choice("rule", outcome.c, {"kind": "rule", "text": str(rule)}))
+    st.session_state[f"rule_problem_{study_id}"] = None
+    st.session_state[f"rule_outcome_{study_id}"] = outcome
+    kind = "rule" if outcome.feasible else "nearest"
+    choosing.remember(study_id, choosing.Choice(kind, outcome.c, {"kind": kind, "text": str(rule)}))

@@ -26,11 +26,13 @@ MOST_POINTS = 100_000
 MOST_SEED = 2**31 - 1
 
 
-def draw(study: StudyRow, job: state.JobSnapshot | None, last: RunRow | None) -> None:
-    """The run's settings with Start, Stop and Resume."""
+def draw(
+    study: StudyRow, job: state.JobSnapshot | None, elsewhere: RunRow | None, last: RunRow | None
+) -> None:
+    """The run's settings with Start, Stop and Resume; a run ``elsewhere`` can't be stopped from here."""
     with st.container(border=True, key="card_run"):
         st.subheader("Run", anchor=False)
-        busy = job is not None
+        busy = job is not None or elsewhere is not None
         unfinished = last is not None and last.status in ("stopped", "interrupted", "failed")
         if unfinished and not busy:
             label, _, _ = STATUS[last.status]
@@ -42,10 +44,12 @@ def draw(study: StudyRow, job: state.JobSnapshot | None, last: RunRow | None) ->
                     state.jobs().start_run(last.id)
                     st.rerun()
         settings = settings_form(study, disabled=busy)
+        if elsewhere:
+            st.caption("Running in another process: stop it there.")
+        elif job and st.button("Stop", key="stop", icon=":material/stop:", width="stretch"):
+            state.jobs().stop(job.id)
+            st.rerun()
         if busy:
-            if st.button("Stop", key="stop", icon=":material/stop:", width="stretch"):
-                state.jobs().stop(job.id)
-                st.rerun()
             return
         estimate(study, settings, first=last is None)
         kind = "secondary" if unfinished or (last is not None and last.status == "done") else "primary"
@@ -133,6 +137,6 @@ def estimate(study: StudyRow, settings: RunSettings, *, first: bool) -> None:
     elif job.result:
         found = job.result
         st.caption(
-            f":material/schedule: About **{duration(found.seconds_per_point * settings.points)}** on "
+            f":material/schedule: About **{duration(found.seconds_for(settings.points))}** on "
             f"{found.device}, {found.precision}"
         )

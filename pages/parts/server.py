@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import atexit
 import gc
+import os
+import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -33,7 +35,12 @@ async def lifespan(_app: st.App) -> AsyncIterator[None]:
     # Imported here because its caches need the runtime that the app starts before this.
     from pages.parts import state  # noqa: PLC0415
 
-    await asyncio.to_thread(state.jobs)
+    try:
+        await asyncio.to_thread(state.jobs)
+    except MapMergeError as error:
+        print(error, file=sys.stderr, flush=True)  # noqa: T201 - there is no page yet to say it on
+        # An error raised here would be shown with a traceback.
+        os._exit(1)
     freeze()
     yield
     await asyncio.to_thread(state.jobs().close)

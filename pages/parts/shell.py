@@ -23,6 +23,9 @@ ASSETS = ROOT / "assets"
 PLOT = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 """How Plotly's tool bar looks."""
 
+OPENED = "as_opened"
+"""Where a page keeps, in the session, what it was opened with; gone once another page is in view."""
+
 PAGES = (
     ("pages/studies.py", "Studies", ":material/folder_open:"),
     ("pages/models.py", "Models", ":material/layers:"),
@@ -44,6 +47,9 @@ def draw() -> None:
     )
     st.logo(str(ASSETS / f"logo-{theme()}.svg"), size="large", link=None)
     st.html(ASSETS / "dashboard.css")
+    if st.session_state.get("page_in_view") != page.title:
+        st.session_state["page_in_view"] = page.title
+        st.session_state.pop(OPENED, None)
     with errors_shown():
         page.run()
     warm_up()

@@ -11,7 +11,8 @@ import streamlit as st
 from mapmerge_core.errors import ExportError, StudyError
 from mapmerge_core.studies.analysis import Analysis, analyse
 from mapmerge_core.studies.jobs import Jobs, JobSnapshot
-from mapmerge_core.studies.rows import StudyRow
+from mapmerge_core.studies.rows import RunRow, StudyRow
+from mapmerge_core.studies.run_store import ACTIVE
 from mapmerge_core.studies.spec import DEMO_ZOO
 from mapmerge_core.studies.store import Store
 
@@ -26,6 +27,8 @@ __all__ = [
     "job",
     "jobs",
     "live_run",
+    "run_elsewhere",
+    "run_going_on",
     "store",
     "zoo",
 ]
@@ -91,6 +94,21 @@ def live_run(study_id: int) -> JobSnapshot | None:
     """The study's run that is waiting or running, if any."""
     every = jobs().for_study(study_id)
     return next((found for found in every if found.kind == "run" and found.is_live), None)
+
+
+def run_elsewhere(study_id: int) -> RunRow | None:
+    """The study's run that another process waits with or executes, if any; those of dead ones are ended."""
+    if live_run(study_id) is not None:
+        return None
+    store().recover()
+    return next((run for run in store().runs(study_id) if run.status in ACTIVE), None)
+
+
+def run_going_on(study_id: int) -> int | None:
+    """The number of the study's run that some process waits with or executes, if any."""
+    here = live_run(study_id)
+    elsewhere = run_elsewhere(study_id)
+    return here.run_id if here else elsewhere.id if elsewhere else None
 
 
 @st.cache_resource(show_spinner=False)

@@ -82,7 +82,7 @@ def test_a_slider_moved_by_keyboard_updates_the_pick_at_once(evaluated: Server, 
     page.goto(f"{evaluated.url}/trade_offs?study=1")
     page.wait_for_selector(".st-key-card_pick .tiles")
     settle(page)
-    slider = page.locator(".st-key-pref_MNIST").get_by_role("slider")
+    slider = page.locator(".st-key-pref_1_MNIST").get_by_role("slider")
     slider.focus()
     times = []
     for key in ["End", "Home", "End", "Home", "End", "Home"]:
@@ -115,14 +115,14 @@ def test_a_slider_moved_by_keyboard_updates_the_pick_at_once(evaluated: Server, 
 def test_a_rule_typed_wrongly_points_at_the_word_and_then_works(evaluated: Server, page: Page) -> None:
     page.goto(f"{evaluated.url}/trade_offs?study=1")
     page.get_by_text("Rule", exact=True).click()
-    field = page.locator(".st-key-rule_text").locator("input, textarea").first
+    field = page.locator(".st-key-rule_text_1").locator("input, textarea").first
     field.fill("MNIST >= 60%, maximise Emojy")
     field.press("Enter")
     alert = page.get_by_test_id("stAlert").first
     expect(alert).to_contain_text(re.compile("maximise|Emojy"))
     expect(page.get_by_test_id("stCode").filter(has_text="^")).to_be_visible()
     assert "Traceback" not in page.inner_text("body")
-    field = page.locator(".st-key-rule_text").locator("input, textarea").first
+    field = page.locator(".st-key-rule_text_1").locator("input, textarea").first
     field.fill("MNIST >= 60%, maximize Emoji")
     field.press("Enter")
     expect(page.locator(".st-key-card_pick")).to_contain_text("By rule")

@@ -92,11 +92,11 @@ def test_an_impossible_budget_is_one_sentence(
 def test_sliders_move_the_pick(visit: Callable[..., AppTest], measured_study: StudyRow) -> None:
     app = visit("trade_offs", study=measured_study.id)
     even = texts(app)
-    app.slider(key="pref_Colours").set_value(100).run()
-    app.slider(key="pref_Stripes").set_value(0).run()
+    app.slider(key=f"pref_{measured_study.id}_Colours").set_value(100).run()
+    app.slider(key=f"pref_{measured_study.id}_Stripes").set_value(0).run()
     assert texts(app) != even
-    app.slider(key="pref_Colours").set_value(0).run()
-    assert [error.value for error in app.error] == [
+    app.slider(key=f"pref_{measured_study.id}_Colours").set_value(0).run()
+    assert [error.value.replace("\\", "") for error in app.error] == [
         "Every weight is zero: give at least one task a weight above zero."
     ]
 
@@ -136,7 +136,7 @@ def test_a_rule_typed_wrongly_points_at_the_word(
 ) -> None:
     app = visit("trade_offs", study=measured_study.id)
     app.segmented_control(key="choose_by").set_value("Rule").run()
-    app.text_input(key="rule_text").input(rule).run()
+    app.text_input(key=f"rule_text_{measured_study.id}").input(rule).run()
     assert len(app.error) == 1
     assert sentence in app.error[0].value.replace("\\", "")
     line, caret = app.code[0].value.split("\n")
@@ -149,10 +149,13 @@ def test_a_rule_picks_and_an_impossible_one_names_what_it_misses(
 ) -> None:
     app = visit("trade_offs", study=measured_study.id)
     app.segmented_control(key="choose_by").set_value("Rule").run()
-    app.text_input(key="rule_text").input("Colours >= 40%, maximize Stripes").run()
+    app.text_input(key=f"rule_text_{measured_study.id}").input("Colours >= 40%, maximize Stripes").run()
     assert len(app.success) == 1
     assert not app.error
-    assert list(app.get("arrow_data_frame")) or app.session_state["rule_rows"][0][0]["task"] == "Colours"
-    app.text_input(key="rule_text").input("all >= 99.9%, maximize mean").run()
+    assert (
+        list(app.get("arrow_data_frame"))
+        or app.session_state[f"rule_rows_{measured_study.id}"][0][0]["task"] == "Colours"
+    )
+    app.text_input(key=f"rule_text_{measured_study.id}").input("all >= 99.9%, maximize mean").run()
     assert len(app.warning) == 1
     assert "99.9" in app.warning[0].value
