@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable, Sequence
 
-BAD_INPUT, INTERRUPTED = 2, 130
+UNEXPECTED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _end(BAD_INPUT, str(error))
     except KeyboardInterrupt as stop:
         return _end(INTERRUPTED, *map(str, stop.args))
+    except Exception as error:  # noqa: BLE001 - whatever it is, nobody wants a traceback
+        from mapmerge_core.studies.runner import explain
+
+        return _end(UNEXPECTED, explain(error))
 
 
 def _end(code: int, *lines: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 from mapmerge_core.__main__ import main
+from mapmerge_core.studies.spec import RunSettings, spec_from_manifest
 from mapmerge_core.studies.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -163,11 +165,27 @@ def test_an_infeasible_rule_exits_3_and_names_the_nearest(command_line: CommandL
         (["pick", "1", "--preference", "Flags=1"], "There is no task 'Flags'"),
         (["pick", "1", "--preference", "Colours=0"], "Every weight is zero"),
         (["export", "1", "--pick", "99"], "has no pick 99"),
+        (["export", "1", "--pick", str(2**70)], "has no pick"),
+        (["export", "1", "--out", "~nobody-has-this-name/x"], "home directory"),
+        (["front", str(2**70)], "There is no study"),
+        (["front", "1", "--seed", "-1"], "The seed -1 can't be used"),
+        (["run", "--study", "1", "--points", "9", "--seed", "-1"], "The seed -1 can't be used"),
+        (["run", "--study", "1", "--points", "100001"], "100001 points are too many"),
+        (["run", "--study", "1", "--points", "9", "--device", "cuda:99"], "There is no device 'cuda:99'"),
+        (["run", "--study", "1", "--seed", "2"], "leave all but --device out, or give --points"),
+        (["run", "--study", "1", "--no-anchors"], "leave all but --device out, or give --points"),
+        (["run", "--study", "1", "--name", "Mine"], "--tasks and --name are for a new study"),
         (["run"], "Name either a folder"),
         (["run", "--study", "1"], "no run to resume: give --points"),
         (["run", "--study", "1", "--points", "2"], "2 points are too few"),
         (["run", "."], "has no manifest.json"),
         (["demo", "--points", "2"], "2 points are too few"),
+        (
+            ["demo", "--points", "5"],
+            "too few to see the trade-offs of 2 tasks: choose 6 or",
+        ),
+        (["demo", "--device", "cuda:99"], "There is no device 'cuda:99'"),
+        (["demo", "--seed", "-1"], "The seed -1 can't be used"),
         (["demo", "--tasks", "9"], "merges 2 to 8 tasks, not 9"),
     ],
 )
@@ -180,9 +198,52 @@ def test_bad_input_exits_2_with_one_sentence(command_line: CommandLine, argument
     assert len(Store(command_line.home).studies()) == studies
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--device", "cuda:99"], "There is no device 'cuda:99'"),
+        (["--seed", str(2**31)], "can't be used"),
+        (["--points", "100001"], "too many for one run"),
+        ([], "is damaged or not a safetensors file"),
+    ],
+)
+def test_no_study_is_kept_of_bad_input(
+    command_line: CommandLine, tiny_zoo: Path, tmp_path: Path, options: list[str], sentence: str
+):
+    zoo = shutil.copytree(tiny_zoo, tmp_path / "zoo")
+    if not options:
+        (zoo / "Stripes.safetensors").write_bytes(b"no model")
+    before = len(Store(command_line.home).studies())
+    out, err = command_line("run", str(zoo), "--tasks", "Colours,Stripes", *options, code=2)
+    assert (out, err.count("\n")) == ("", 1)
+    assert sentence in err
+    assert len(Store(command_line.home).studies()) == before
+
+
+def test_a_run_goes_on_on_another_device(tiny_zoo: Path, tmp_path: Path):
+    command_line = CommandLine(tmp_path)
+    store = Store(tmp_path)
+    study = store.create_study("Moved", spec_from_manifest(tiny_zoo, ["Colours", "Stripes"]))
+    run = store.create_run(study.id, RunSettings(points=5, seed=7, device="cuda:99"))
+    _, err = command_line("run", "--study", "Moved", code=2)
+    assert "There is no device 'cuda:99'" in err
+    result = command_line.json("run", "--study", "Moved", "--device", "cpu")
+    assert (result["run"]["id"], result["run"]["status"]) == (run.id, "done")
+    assert store.run(run.id).settings == RunSettings(points=5, seed=7, device="cpu")
+
+
+def test_what_nobody_expected_exits_1_with_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MAPMERGE_HOME", str(tmp_path))
+    closed, err = io.StringIO(), io.StringIO()
+    closed.close()
+    with redirect_stdout(closed), redirect_stderr(err):
+        assert main(["studies"]) == 1
+    assert err.getvalue() == "Unexpected error: ValueError: I/O operation on closed file\n"
+
+
 def test_help_documents_the_exit_codes(command_line: CommandLine):
     text, _ = command_line("--help")
-    for code in ("0 ", "2 ", "3 ", "130 "):
+    for code in ("0 ", "1 ", "2 ", "3 ", "130 "):
         assert f"\n  {code}" in text
     command_line("front", code=2)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +12,12 @@ from mapmerge_core.cli.output import number, percent, print_json, print_table, p
 from mapmerge_core.errors import StudyError
 from mapmerge_core.methods.map import default_points
 from mapmerge_core.studies.analysis import Analysis, analyse
+from mapmerge_core.studies.checking import check_spec
 from mapmerge_core.studies.demo import create_demo_study
 from mapmerge_core.studies.evaluators import EvaluatorCache
 from mapmerge_core.studies.exporting import export_pick
 from mapmerge_core.studies.runner import execute_run, measure
-from mapmerge_core.studies.spec import RunSettings, spec_from_manifest
+from mapmerge_core.studies.spec import RunSettings, demo_tasks, spec_from_manifest
 from mapmerge_core.studies.store import Store
 
 if TYPE_CHECKING:
@@ -38,11 +39,13 @@ class Session:
     def __post_init__(self) -> None:
         self.store.recover()
 
-    def run(self, run_id: int) -> RunRow:
-        """Runs a run to its end, with a progress bar."""
+    def run(self, run_id: int, device: str | None = None) -> RunRow:
+        """Runs a run to its end, with a progress bar, on another device than its own where one is given."""
         claim = self.store.claim_run(run_id)
         study_id = self.store.run(run_id).study_id
         try:
+            if device is not None:
+                self.store.set_device(run_id, device)
             with progress_bar("Evaluating") as progress:
                 return execute_run(self.store, run_id, self.evaluators.get, progress=progress)
         except KeyboardInterrupt:
@@ -63,6 +66,8 @@ class Session:
 def demo(options: Namespace) -> int:
     """Evaluates, fits, finds the front, picks by equal preference, measures and exports."""
     started = time.perf_counter()
+    check_spec(spec_from_manifest(options.zoo, demo_tasks(options.tasks, options.zoo)))
+    _check_device(options.device)
     session = Session()
     run = create_demo_study(
         session.store,
@@ -115,21 +120,30 @@ def run(options: Namespace) -> int:
     """Evaluates points of a new study, or goes on with one."""
     if (options.folder is None) == (options.study is None):
         raise StudyError("Name either a folder, for a new study, or with --study one to go on with.")
+    given = _given_settings(options)
     session = Session()
     if options.folder is not None:
         names = None if options.tasks is None else [name.strip() for name in options.tasks.split(",")]
         spec = spec_from_manifest(options.folder, names)
-        settings = _settings(options, len(spec.tasks))
+        settings = _settings(given, len(spec.tasks))
         settings.make_method("map", len(spec.tasks))  # refuses what can't be sampled before a study is kept
+        check_spec(spec)
         study = session.store.create_study(options.name, spec)
         row = session.store.create_run(study.id, settings)
     else:
         study = session.store.find_study(options.study)
-        if options.points is None:
+        if options.tasks is not None or options.name is not None:
+            raise StudyError("--tasks and --name are for a new study: name a folder, or leave them out.")
+        if options.points is not None:
+            row = session.store.create_run(study.id, _settings(given, len(study.spec.tasks)))
+        elif given.keys() <= {"device"}:
             row = _unfinished(session.store, study)
         else:
-            row = session.store.create_run(study.id, _settings(options, len(study.spec.tasks)))
-    row = session.run(row.id)
+            raise StudyError(
+                "A run goes on with the settings that it was started with: leave all but --device out, or "
+                "give --points to evaluate more."
+            )
+    row = session.run(row.id, options.device)
     analysis = analyse(session.store, study.id, generations=0)
     if options.json:
         print_json(
@@ -303,17 +317,22 @@ def parse_weights(text: str, tasks: tuple[str, ...]) -> dict[str, float]:
     return weights
 
 
-def _settings(options: Namespace, n_tasks: int) -> RunSettings:
-    return RunSettings(
-        points=default_points(n_tasks) if options.points is None else options.points,
-        seed=options.seed,
-        low=options.low,
-        high=options.high,
-        design=options.design,
-        anchors=not options.no_anchors,
-        device=options.device,
-        precision=options.precision,
-    )
+def _given_settings(options: Namespace) -> dict[str, Any]:
+    """The settings of a run that were typed."""
+    if options.device is not None:
+        _check_device(options.device)
+    names = [setting.name for setting in fields(RunSettings)]
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+def _settings(given: dict[str, Any], n_tasks: int) -> RunSettings:
+    return RunSettings(**{"points": default_points(n_tasks)} | given)
+
+
+def _check_device(name: str) -> None:
+    from mapmerge_core.tasks.evaluator import choose_device
+
+    choose_device(name)
 
 
 def _unfinished(store: Store, study: StudyRow) -> RunRow:

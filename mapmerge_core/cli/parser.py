@@ -13,6 +13,7 @@ STUDY is a study's name or number, as `studies` lists them.
 
 exit status:
   0    done
+  1    something unexpected went wrong; one sentence on standard error says what
   2    something is wrong with what was asked; one sentence on standard error says what
   3    no model meets the rule; the nearest one is named
   130  interrupted; everything measured is kept, and `run --study STUDY` goes on
@@ -67,19 +68,21 @@ def _add_run(commands: Commands) -> None:
     )
     run.add_argument("--name", help="the new study's name")
     run.add_argument("--points", type=int, metavar="P", help="points to evaluate (default: the paper's)")
-    run.add_argument("--seed", type=int, default=0, help="seed of the points (default 0)")
+    # Without defaults, so that those that were typed are known; the defaults are RunSettings' own.
+    run.add_argument("--seed", type=int, help="seed of the points (default 0)")
+    run.add_argument("--design", choices=["uniform", "sobol", "grid"], help="default: uniform")
+    run.add_argument("--low", type=float, help="least coefficient (default 0)")
+    run.add_argument("--high", type=float, help="greatest coefficient (default 1)")
     run.add_argument(
-        "--design", choices=["uniform", "sobol", "grid"], default="uniform", help="default: uniform"
+        "--no-anchors",
+        dest="anchors",
+        action="store_const",
+        const=False,
+        help="leave the pre-trained and single-task models out",
     )
-    run.add_argument("--low", type=float, default=0.0, help="least coefficient (default 0)")
-    run.add_argument("--high", type=float, default=1.0, help="greatest coefficient (default 1)")
-    run.add_argument(
-        "--no-anchors", action="store_true", help="leave the pre-trained and single-task models out"
-    )
-    run.add_argument(
-        "--precision", choices=["auto", "float32", "bfloat16"], default="auto", help="default: what is fast"
-    )
+    run.add_argument("--precision", choices=["auto", "float32", "bfloat16"], help="default: what is fast")
     _add_device(run)
+    run.set_defaults(device=None)
 
 
 def _add_front(commands: Commands) -> None:
