@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from mapmerge_core.methods.map import default_points
-from mapmerge_core.studies.spec import RunSettings
+from mapmerge_core.studies.spec import MAX_POINTS, MAX_SEED, RunSettings
 from pages.parts import live, shell, state
 from pages.parts.words import STATUS, duration
 
@@ -21,9 +21,6 @@ DEVICES = {
     "cuda": "NVIDIA GPU (cuda)",
     "mps": "Apple GPU (mps)",
 }
-
-MOST_POINTS = 100_000
-MOST_SEED = 2**31 - 1
 
 
 def draw(
@@ -76,8 +73,8 @@ def settings_form(study: StudyRow, *, disabled: bool) -> RunSettings:
     points = st.number_input(
         "Points",
         1,
-        MOST_POINTS,
-        min(last.points, MOST_POINTS),
+        MAX_POINTS,
+        min(last.points, MAX_POINTS),
         key=key("points"),
         disabled=disabled,
         help=f"Merged models to measure on all tasks; the paper takes {default_points(count)} for {count}.",
@@ -99,7 +96,7 @@ def settings_form(study: StudyRow, *, disabled: bool) -> RunSettings:
             disabled=disabled,
         )
         seed = st.number_input(
-            "Seed", 0, MOST_SEED, min(last.seed + bool(runs), MOST_SEED), key=key("seed"), disabled=disabled
+            "Seed", 0, MAX_SEED, min(last.seed + bool(runs), MAX_SEED), key=key("seed"), disabled=disabled
         )
         anchors = st.toggle(
             "Include the pre-trained and single-task models",

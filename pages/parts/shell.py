@@ -47,9 +47,6 @@ def draw() -> None:
     )
     st.logo(str(ASSETS / f"logo-{theme()}.svg"), size="large", link=None)
     st.html(ASSETS / "dashboard.css")
-    if st.session_state.get("page_in_view") != page.title:
-        st.session_state["page_in_view"] = page.title
-        st.session_state.pop(OPENED, None)
     with errors_shown():
         page.run()
     warm_up()
@@ -97,6 +94,9 @@ def show_error(error: MapMergeError) -> None:
 
 def heading(title: str, lead: str) -> None:
     """A page's title with one sentence under it."""
+    if st.session_state.get("page_in_view") != title:
+        st.session_state["page_in_view"] = title
+        st.session_state.pop(OPENED, None)
     st.title(title, anchor=False)
     st.html(f'<p class="lead">{lead}</p>')
 

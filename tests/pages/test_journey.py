@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from mapmerge_core.studies.demo import create_demo_study
+from mapmerge_core.studies.evaluators import EvaluatorCache
+from mapmerge_core.studies.runner import execute_run
+from mapmerge_core.studies.spec import RunSettings
 from mapmerge_core.studies.store import Store
+from mapmerge_core.tasks.metric import Outcome
 from tests.pages.conftest import texts, wait_for_jobs
 
 if TYPE_CHECKING:
@@ -117,6 +122,7 @@ def test_a_clicked_point_is_picked_measured_and_shortlisted(
     assert set(measured) == {"Colours", "Stripes"}
     assert f"{100 * measured['Colours']:.1f}% measured" in texts(app)
     assert app.button(key="measure").disabled
+    assert "own models: validation split. Measured: test split." in texts(app)
     app.text_input(key="shortlist_note").set_value("best *colours*").run()
     app.button(key="shortlist_save").click().run()
     pick = Store(home).picks(measured_study.id)[-1]
@@ -152,10 +158,75 @@ def test_a_rule_picks_and_an_impossible_one_names_what_it_misses(
     app.text_input(key=f"rule_text_{measured_study.id}").input("Colours >= 40%, maximize Stripes").run()
     assert len(app.success) == 1
     assert not app.error
-    assert (
-        list(app.get("arrow_data_frame"))
-        or app.session_state[f"rule_rows_{measured_study.id}"][0][0]["task"] == "Colours"
-    )
+    assert app.session_state[f"rule_rows_{measured_study.id}"][0][0]["task"] == "Colours"
+    assert "By rule" in badges(app)
     app.text_input(key=f"rule_text_{measured_study.id}").input("all >= 99.9%, maximize mean").run()
     assert len(app.warning) == 1
     assert "99.9" in app.warning[0].value
+    assert "Nearest to the rule" in badges(app)
+    app.button(key="export").click().run()
+    assert "nearest to the rule" in app.selectbox(key="pick").options[0]
+    wait_for_jobs(app, measured_study.id)
+
+
+def badges(app: AppTest) -> str:
+    """What the page's badges and plain texts say."""
+    return " ".join(element.value for element in app.markdown)
+
+
+def test_each_study_keeps_its_own_preference_and_rule(
+    visit: Callable[..., AppTest], measured_study: StudyRow, home: Path, tiny_zoo: Path
+) -> None:
+    store = Store(home)
+    run = create_demo_study(store, 2, points=12, zoo=tiny_zoo)
+    with store.claim_run(run.id):
+        execute_run(store, run.id, EvaluatorCache().get)
+    first, second = measured_study.id, run.study_id
+
+    app = visit("trade_offs", study=first)
+    app.slider(key=f"pref_{first}_Colours").set_value(100).run()
+    app.slider(key=f"pref_{first}_Stripes").set_value(0).run()
+    chosen = tiles(app)
+    app.segmented_control(key="choose_by").set_value("Rule").run()
+    app.text_input(key=f"rule_text_{first}").input("Colors").run()
+    app.segmented_control(key="choose_by").set_value("Preference").run()
+
+    app.selectbox(key="study").set_value(second).run()
+    assert [app.slider(key=f"pref_{second}_{task}").value for task in ("Colours", "Stripes")] == [50, 50]
+    assert tiles(app) != chosen
+    app.segmented_control(key="choose_by").set_value("Rule").run()
+    assert app.text_input(key=f"rule_text_{second}").value == ""
+    assert not app.error
+    app.switch_page("pages/evaluate.py").run()
+    app.switch_page("pages/trade_offs.py").run()
+
+    app.selectbox(key="study").set_value(first).run()
+    assert app.text_input(key=f"rule_text_{first}").value == "Colors"
+    assert len(app.error) == 1
+    app.segmented_control(key="choose_by").set_value("Preference").run()
+    assert [app.slider(key=f"pref_{first}_{task}").value for task in ("Colours", "Stripes")] == [100, 0]
+    assert tiles(app) == chosen
+
+
+def tiles(app: AppTest) -> str:
+    """The figures on the pick's card."""
+    return next(element.value for element in app.get("html") if 'class="tiles pick"' in element.value)
+
+
+def test_new_points_of_a_live_run_leave_the_front_in_view_alone(
+    visit: Callable[..., AppTest], measured_study: StudyRow, home: Path
+) -> None:
+    store = Store(home)
+    run = store.create_run(measured_study.id, RunSettings(points=20, seed=5))
+    with store.claim_run(run.id):
+        app = visit("trade_offs", study=measured_study.id)
+        shown = tiles(app)
+        for c in np.random.default_rng(99).uniform(size=(5, 2)):
+            for task in measured_study.spec.task_names:
+                store.add_evaluation(measured_study.id, c, task, "val", Outcome(0.1, 10, b"", 0.1))
+        app.run()
+        assert tiles(app) == shown
+        assert "when the page was opened" in app.info[0].value
+        app.switch_page("pages/evaluate.py").run()
+        app.switch_page("pages/trade_offs.py").run()
+        assert tiles(app) != shown

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from mapmerge_core.studies.spec import spec_from_manifest
+from mapmerge_core.studies.spec import RunSettings, spec_from_manifest
 from mapmerge_core.studies.store import Store
-from tests.pages.conftest import TIMEOUT, texts
+from tests.pages.conftest import ROOT, TIMEOUT, texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,3 +164,107 @@ def test_a_folder_that_is_no_zoo_is_one_sentence(
     app.text_input(key="folder").set_value(str(folder)).run()
     assert len(app.error) == 1
     assert sentence in app.error[0].value.replace("\\", "")
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/x", "/" + "x" * 300, "models\0", "/\0"])
+def test_a_path_that_no_folder_can_have_is_one_sentence(visit: Callable[..., AppTest], path: str) -> None:
+    app = visit("models")
+    app.text_input(key="folder").set_value(path).run()
+    assert not app.exception
+    assert len(app.error) == 1
+    assert "There is no folder" in app.error[0].value
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut off"])
+def test_home_with_a_damaged_demo_still_lists_studies(
+    visit: Callable[..., AppTest],
+    measured_study: StudyRow,
+    tiny_zoo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: str,
+) -> None:
+    zoo = shutil.copytree(tiny_zoo, tmp_path / "damaged")
+    data = next(zoo.rglob("Colours*.npz"))
+    if damage == "missing":
+        data.unlink()
+    else:
+        data.write_bytes(data.read_bytes()[:100])
+    monkeypatch.setenv("MAPMERGE_ZOO", str(zoo))
+    app = visit("studies")
+    assert "The demos are not available" in app.info[0].value
+    assert app.button(key=f"open_{measured_study.id}")
+
+
+def test_the_largest_settings_leave_the_form_whole(
+    visit: Callable[..., AppTest], home: Path, measured_study: StudyRow
+) -> None:
+    run = Store(home).create_run(measured_study.id, RunSettings(points=100_000, seed=2**31 - 1))
+    Store(home).set_status(run.id, "stopped")
+    app = visit("evaluate", study=measured_study.id)
+    assert app.number_input(key=f"points_{measured_study.id}_2").value == 100_000
+    assert app.number_input(key=f"seed_{measured_study.id}_2").value == 2**31 - 1
+
+
+def test_a_run_whose_process_died_can_be_resumed(
+    visit: Callable[..., AppTest], home: Path, measured_study: StudyRow
+) -> None:
+    visit("studies")
+    # What a killed process leaves: a running run that nobody holds.
+    run = Store(home).create_run(measured_study.id, RunSettings(points=20))
+    Store(home).set_status(run.id, "running")
+    app = visit("evaluate", study=measured_study.id)
+    assert app.button(key="resume")
+    assert Store(home).run(run.id).status == "interrupted"
+
+
+def test_a_run_of_another_process_is_watched_and_not_doubled(
+    visit: Callable[..., AppTest], home: Path, measured_study: StudyRow
+) -> None:
+    store = Store(home)
+    run = store.create_run(measured_study.id, RunSettings(points=20))
+    with store.claim_run(run.id):
+        store.set_status(run.id, "running")
+        app = visit("evaluate", study=measured_study.id)
+        assert "Running in another process: 0 evaluations so far, of 20 points" in texts(app)
+        assert {button.key for button in app.button}.isdisjoint({"start", "resume", "stop"})
+        store.set_status(run.id, "done")
+    app.run()
+    assert app.button(key="start")
+
+
+def test_a_forgotten_job_is_no_error(visit: Callable[..., AppTest], measured_study: StudyRow) -> None:
+    from pages.parts import state
+
+    pick = state.store().add_pick(measured_study.id, [0.5, 0.5], {"kind": "point"})
+    state._export_jobs()[pick.id] = 999
+    app = visit("export", study=measured_study.id)
+    assert not app.error
+    assert app.button(key="export")
+
+
+def test_a_forgotten_estimate_is_asked_for_again(
+    visit: Callable[..., AppTest], measured_study: StudyRow
+) -> None:
+    app = visit("evaluate", study=measured_study.id)
+    app.session_state[f"estimate_{measured_study.id}_auto"] = 999
+    app.run()
+    assert not app.error
+    assert app.button(key="estimate")
+
+
+def test_a_data_folder_that_cannot_be_written_stops_the_server_with_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    ended = subprocess.run(
+        [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless=true", "--server.port=0"],
+        cwd=ROOT,
+        env={**os.environ, "MAPMERGE_HOME": str(file / "home")},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "MAPMERGE_HOME" in ended.stderr
+    assert "Traceback" not in ended.stderr
