@@ -44,7 +44,7 @@ def _bar(job_id: int) -> None:
     job = state.job(job_id)
     if job is None or not job.is_live:
         st.rerun()
-    st.progress(_share(job), text=_line(job))
+    st.progress(_share(job), text=shell.plain(_line(job)))
 
 
 def watch_elsewhere(study_id: int) -> None:
