@@ -41,7 +41,8 @@ def export_pick(store: Store, pick_id: int, path: Path | str | None = None) -> E
     pick = store.pick(pick_id)
     study = store.study(pick.study_id)
     target = _target(store, study, pick, path)
-    _check_target(target, study)
+    if path is not None:  # the data folder holds nothing but exports, perhaps without a model moved elsewhere
+        _check_target(target, study)
     check_sources(study.sources)
     vectors = TaskVectors.from_files(
         study.spec.pretrained,

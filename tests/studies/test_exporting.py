@@ -75,6 +75,8 @@ def test_an_export_replaces_nothing_but_an_export(
     notes.unlink()
     for _ in range(2):  # the second replaces the first
         export_pick(store, pick.id, tmp_path / "model.safetensors")
+    export_pick(store, pick.id).path.unlink()  # as if it had been moved elsewhere
+    assert export_pick(store, pick.id).path.exists()
 
 
 @pytest.mark.parametrize(
