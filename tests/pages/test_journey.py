@@ -100,6 +100,8 @@ def test_sliders_move_the_pick(visit: Callable[..., AppTest], measured_study: St
     app.slider(key=f"pref_{measured_study.id}_Colours").set_value(100).run()
     app.slider(key=f"pref_{measured_study.id}_Stripes").set_value(0).run()
     assert texts(app) != even
+    app.slider(key=f"pref_{measured_study.id}_Colours").set_value(95).run()
+    assert "the same one still suits these weights best" in texts(app)
     app.slider(key=f"pref_{measured_study.id}_Colours").set_value(0).run()
     assert [error.value.replace("\\", "") for error in app.error] == [
         "Every weight is zero: give at least one task a weight above zero."
