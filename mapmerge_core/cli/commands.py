@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +25,7 @@ from mapmerge_core.studies.store import Store
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Iterator
 
     from mapmerge_core.studies.rows import RunRow, StudyRow
 
@@ -46,14 +50,18 @@ class Session:
         try:
             if device is not None:
                 self.store.set_device(run_id, device)
-            with progress_bar("Evaluating") as progress:
-                return execute_run(self.store, run_id, self.evaluators.get, progress=progress)
+            with progress_bar("Evaluating") as progress, _ctrl_c_stops() as cancel:
+                run = execute_run(self.store, run_id, self.evaluators.get, cancel=cancel, progress=progress)
+            stopped = run.status == "stopped"
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"Stopped; everything measured is kept, and `run --study {study_id}` goes on."
-            ) from None
+            stopped = True
         finally:
             claim.release()
+        if stopped:
+            raise KeyboardInterrupt(
+                f"Stopped; everything measured is kept, and `run --study {study_id}` goes on."
+            )
+        return run
 
     def measure(self, study: StudyRow, c: np.ndarray, device: str) -> dict[str, float]:
         """The metrics of the model at ``c`` (N,) on the test split."""
@@ -61,6 +69,25 @@ class Session:
         with progress_bar("Measuring") as progress:
             values = measure(self.store, study, evaluator, c[None], split="test", progress=progress)
         return dict(zip(study.spec.task_names, values[0].tolist(), strict=True))
+
+
+@contextmanager
+def _ctrl_c_stops() -> Iterator[Event]:
+    """An event that Ctrl-C sets, so that a run stops between two evaluations and never within a commit.
+
+    Pressed again, Ctrl-C interrupts at once.
+    """
+    cancel = Event()
+
+    def stop(*_: object) -> None:
+        cancel.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield cancel
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def demo(options: Namespace) -> int:
