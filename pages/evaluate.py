@@ -32,7 +32,8 @@ def draw() -> None:
                 live.watch_elsewhere(study.id)
             else:
                 outcome(study, runs[-1] if runs else None)
-            results.draw(study.id, is_live=job is not None or elsewhere is not None)
+            is_live = job is not None or elsewhere is not None
+            results.draw(study.id, n_tasks=len(study.spec.tasks), is_live=is_live)
         else:
             shell.empty(
                 "Nothing measured yet",
