@@ -72,7 +72,7 @@ def demos() -> None:
                     start_demo(count)
 
 
-EXPECTED = {2: "20 seconds", 4: "1 minute", 8: "5 minutes"}
+EXPECTED = {2: "20 seconds", 4: "1 minute", 8: "3 minutes"}
 """On two cores, measured."""
 
 
