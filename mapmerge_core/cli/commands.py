@@ -171,7 +171,7 @@ def run(options: Namespace) -> int:
                 "give --points to evaluate more."
             )
     row = session.run(row.id, options.device)
-    analysis = analyse(session.store, study.id, generations=0)
+    analysis = analyse(session.store, study.id, with_front=False)
     if options.json:
         print_json(
             {

@@ -50,7 +50,7 @@ class Analysis:
         problem: One sentence on why there are no surrogates; None where there are.
         surrogates: One for each task, None until there are points enough.
         r2: Leave-one-out R² (K,), NaN until there are surrogates.
-        front: The front inside the box, None until there are surrogates.
+        front: The front inside the box, None until there are surrogates, and where it was not asked for.
         single: Each task's metric of its own single-task model (K,), NaN where it hasn't been measured.
         pretrained: The pre-trained model's metrics (K,), NaN where they haven't been measured.
         fit_seconds: What fitting took.
@@ -175,13 +175,16 @@ def study_metrics(spec: StudySpec) -> tuple[Metric, ...]:
     return (ACCURACY,) * len(spec.tasks)
 
 
-def analyse(store: Store, study_id: int, *, seed: int = 0, generations: int = GENERATIONS) -> Analysis:
+def analyse(
+    store: Store, study_id: int, *, seed: int = 0, generations: int = GENERATIONS, with_front: bool = True
+) -> Analysis:
     """Fits each task's surrogate to the study's validation points and finds the front (MAP, Algorithm 1).
 
     The box is the one that the study's runs sampled (``Store.sampled_box``). Points outside it, as the
     single-task models are where it ends below 1, aren't fitted: the front can't reach them, and they would
     bend the surrogates. The same evaluations and seed give the same front; ``Store.fingerprint`` tells
-    whether there are new ones.
+    whether there are new ones. Without ``with_front`` the surrogates alone are fitted, which takes
+    milliseconds where the front takes up to seconds.
 
     Raises:
         StudyError: where there is no such study.
@@ -214,15 +217,16 @@ def analyse(store: Store, study_id: int, *, seed: int = 0, generations: int = GE
             problem = str(error)
         else:
             fitted = time.perf_counter()
-            front = find_front(
-                surrogates,
-                low,
-                high,
-                maximize=[metric.maximize for metric in metrics],
-                seed=seed,
-                generations=generations,
-                include=C[inside],
-            )
+            if with_front:
+                front = find_front(
+                    surrogates,
+                    low,
+                    high,
+                    maximize=[metric.maximize for metric in metrics],
+                    seed=seed,
+                    generations=generations,
+                    include=C[inside],
+                )
     return Analysis(
         study_id=study_id,
         tasks=study.spec.task_names,

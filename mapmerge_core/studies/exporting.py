@@ -62,7 +62,7 @@ def make_recipe(store: Store, study: StudyRow, c: np.ndarray) -> Recipe:
     by_role = {source.role: source for source in study.sources}
     roles = {"pretrained": "pretrained"} | {name: f"{name} checkpoint" for name in tasks}
     try:
-        predicted, _, _ = analyse(store, study.id, generations=0).predict(c)
+        predicted, _, _ = analyse(store, study.id, with_front=False).predict(c)
     except StudyError:  # too few points for surrogates: coefficients can be exported all the same
         predictions = {}
     else:

@@ -67,8 +67,8 @@ def analysis(study_id: int, *, rough: bool = False) -> Analysis:
 
 
 @st.cache_data(show_spinner=False, max_entries=512)
-def _mean_r2(study_id: int, fingerprint: object) -> float | None:
-    analysis = _rough_analysis(study_id, fingerprint)
+def _mean_r2(study_id: int, fingerprint: object) -> float | None:  # noqa: ARG001 - the cache's key
+    analysis = analyse(store(), study_id, with_front=False)
     return float(analysis.r2.mean()) if analysis.surrogates else None
 
 
