@@ -53,3 +53,7 @@ class StudyError(MapMergeError):
 
 class ExportError(MapMergeError):
     """A merged model could not be written or did not read back as it was written."""
+
+
+class Cancelled(Exception):  # noqa: N818 - not an error
+    """Somebody asked to stop; everything measured until then is in the store."""

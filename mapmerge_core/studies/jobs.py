@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mapmerge_core.errors import MapMergeError, StudyError
+from mapmerge_core.errors import Cancelled, MapMergeError, StudyError
 from mapmerge_core.studies.evaluators import EvaluatorCache
-from mapmerge_core.studies.runner import Cancelled, Estimate, estimate, execute_run, explain, measure
+from mapmerge_core.studies.runner import Estimate, estimate, execute_run, explain, measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable

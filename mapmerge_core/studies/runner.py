@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mapmerge_core.errors import MapMergeError
+from mapmerge_core.errors import Cancelled, MapMergeError
 
 if TYPE_CHECKING:
     from mapmerge_core.studies.rows import RunRow, Split, StudyRow
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 """Called with the evaluations that the store has and those wanted in all, at the start and after each."""
-
-
-class Cancelled(Exception):  # noqa: N818 - not an error
-    """Somebody asked to stop; everything measured until then is in the store."""
 
 
 def execute_run(
