@@ -153,7 +153,7 @@ def run(options: Namespace) -> int:
         names = None if options.tasks is None else [name.strip() for name in options.tasks.split(",")]
         spec = spec_from_manifest(options.folder, names)
         settings = _settings(given, len(spec.tasks))
-        settings.make_method("map", len(spec.tasks))  # refuses what can't be sampled before a study is kept
+        settings.make_method("map", spec)  # refuses what can't be sampled before a study is kept
         check_spec(spec)
         study = session.store.create_study(options.name, spec)
         row = session.store.create_run(study.id, settings)

@@ -1,33 +1,31 @@
-"""The methods by the names that runs know them by."""
+"""The methods by the names that runs know them by, and their usual budgets."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Literal
 
-from mapmerge_core.errors import SearchError
-from mapmerge_core.methods.map import MAP
+from mapmerge_core.methods import direct, nested
+from mapmerge_core.methods import map as plain
+from mapmerge_core.search.surrogate import QuadraticSurrogate
 
-if TYPE_CHECKING:
-    from mapmerge_core.methods.base import Method
-    from mapmerge_core.search.design import Kind
+MethodName = Literal["map", "bayesian", "nested", "direct"]
+
+TITLES: dict[MethodName, str] = {
+    "map": "MAP",
+    "bayesian": "Bayesian MAP",
+    "nested": "Nested MAP",
+    "direct": "Direct search",
+}
 
 
-def make_method(
-    name: str,
-    n_vectors: int,
-    *,
-    points: int,
-    seed: int,
-    low: float,
-    high: float,
-    design: Kind,
-    anchors: bool,
-) -> Method:
-    """A new method for N task vectors, ready to be asked.
+def default_points(name: MethodName, n_vectors: int) -> int:
+    """The paper's budget of a method for N tasks.
 
-    Raises:
-        SearchError: for a name that this version doesn't know, and for settings that can't be sampled.
+    Bayesian MAP takes twice the points that determine a surrogate (12 for two tasks, Appendix D); nested
+    MAP's points are those of each pair.
     """
-    if name != "map":
-        raise SearchError(f"The method '{name}' is unknown: use 'map'.")
-    return MAP(n_vectors, points, seed=seed, low=low, high=high, design=design, anchors=anchors)
+    if name == "map":
+        return plain.default_points(n_vectors)
+    if name == "direct":
+        return direct.default_points(n_vectors)
+    return nested.PAPER_POINTS if name == "nested" else 2 * QuadraticSurrogate.n_parameters(n_vectors)

@@ -13,14 +13,13 @@ from mapmerge_core.search.front import GENERATIONS, Front, find_front
 from mapmerge_core.search.preferences import Scalarisation, choose_by_preference
 from mapmerge_core.search.rules import RuleResult, apply_rule, parse_rule
 from mapmerge_core.search.surrogate import QuadraticSurrogate
-from mapmerge_core.studies.spec import check_seed
-from mapmerge_core.tasks.metric import ACCURACY, Metric
+from mapmerge_core.studies.spec import RunSettings, check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mapmerge_core.studies.spec import StudySpec
     from mapmerge_core.studies.store import Store
+    from mapmerge_core.tasks.metric import Metric
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,17 +169,13 @@ class Analysis:
         return self.surrogates
 
 
-def study_metrics(spec: StudySpec) -> tuple[Metric, ...]:
-    """The metric of each task; zero-shot classifiers are measured by accuracy."""
-    return (ACCURACY,) * len(spec.tasks)
-
-
 def analyse(
     store: Store, study_id: int, *, seed: int = 0, generations: int = GENERATIONS, with_front: bool = True
 ) -> Analysis:
     """Fits each task's surrogate to the study's validation points and finds the front (MAP, Algorithm 1).
 
-    The box is the one that the study's runs sampled (``Store.sampled_box``). Points outside it, as the
+    The box is the one that the study's runs sampled (``Store.sampled_box``); link and loss are those of its latest
+    run. Points outside it, as the
     single-task models are where it ends below 1, aren't fitted: the front can't reach them, and they would
     bend the surrogates. The same evaluations and seed give the same front; ``Store.fingerprint`` tells
     whether there are new ones. Without ``with_front`` the surrogates alone are fitted, which takes
@@ -192,7 +187,9 @@ def analyse(
     """
     check_seed(seed)
     study = store.study(study_id)
-    metrics = study_metrics(study.spec)
+    metrics = study.spec.metrics
+    runs = store.runs(study_id)
+    settings = runs[-1].settings if runs else RunSettings(points=0)
     low, high = store.sampled_box(study_id)
     C, Y = store.table(study_id)
     n = len(metrics)
@@ -210,8 +207,8 @@ def analyse(
     else:
         try:
             surrogates = tuple(
-                QuadraticSurrogate(link=metric.link, bounds=metric.bounds).fit(C[rows], y[rows])
-                for metric, y, rows in zip(metrics, Y.T, usable, strict=True)
+                QuadraticSurrogate(link=link, bounds=bounds, loss=settings.loss).fit(C[rows], y[rows])
+                for (link, bounds), y, rows in zip(settings.links(metrics), Y.T, usable, strict=True)
             )
         except SearchError as error:
             problem = str(error)

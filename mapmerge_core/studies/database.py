@@ -114,6 +114,6 @@ def _make_tables(connection: Connection, path: Path) -> None:
             f"{path} was written by a newer mapmerge (format {version}, this one knows {SCHEMA_VERSION}): "
             "update mapmerge."
         )
-    if version == 0:
+    if version < SCHEMA_VERSION:  # formats have only gained tables
         Base.metadata.create_all(connection)
         connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")

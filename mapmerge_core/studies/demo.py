@@ -45,7 +45,7 @@ def create_demo_study(
     everything = n_tasks > 4 and n_tasks == len(read_manifest(zoo).tasks)
     names = f"all {n_tasks} tasks" if everything else " + ".join(spec.task_names)
     settings = replace(demo_settings(n_tasks, points, seed), device=device)
-    settings.make_method("map", n_tasks)  # refuses what can't be sampled before a study is kept
+    settings.make_method("map", spec)  # refuses what can't be sampled before a study is kept
     # Where the box ends below 1, the single-task models lie outside it and aren't fitted.
     needed = QuadraticSurrogate.n_parameters(n_tasks) + (n_tasks if settings.high < 1 else 0)
     if settings.points < needed:

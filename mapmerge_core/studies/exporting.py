@@ -7,7 +7,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from mapmerge_core.errors import CheckpointError, ExportError, StudyError
-from mapmerge_core.studies.analysis import analyse, study_metrics
+from mapmerge_core.studies.analysis import analyse
 from mapmerge_core.studies.paths import absolute
 from mapmerge_core.studies.spec import check_sources
 
@@ -81,7 +81,7 @@ def make_recipe(store: Store, study: StudyRow, c: np.ndarray) -> Recipe:
                 "data_sha256": by_role[f"{name} data"].sha256,
                 "test_examples": examples.get(name),
             }
-            for name, metric in zip(tasks, study_metrics(study.spec), strict=True)
+            for name, metric in zip(tasks, study.spec.metrics, strict=True)
         },
         architecture=study.spec.architecture,
     )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from mapmerge_core.methods.catalogue import MethodName
     from mapmerge_core.studies.spec import RunSettings, Source, StudySpec
 
 RunStatus = Literal["queued", "running", "stopped", "interrupted", "done", "failed"]
@@ -55,7 +56,7 @@ class RunRow:
 
     id: int
     study_id: int
-    method: str
+    method: MethodName
     settings: RunSettings
     status: RunStatus
     error: str | None
@@ -106,4 +107,28 @@ class PickRow:
     name: str
     shortlisted: bool
     exported: Path | None
+    created: datetime
+
+
+@dataclass(frozen=True, eq=False)
+class BaselineRow:
+    """A merge that no search chose.
+
+    Attributes:
+        name: Which one, see ``studies.baselines``.
+        settings: What it was made with.
+        c: Its coefficients (read-only, length N), where it is a c.
+        layers: Layer-wise coefficients (read-only, ``L x N``), where it is merged so.
+        evaluations: (model, task) pairs on the validation split that choosing it took.
+        seconds: What making it took.
+    """
+
+    id: int
+    study_id: int
+    name: str
+    settings: Mapping[str, Any]
+    c: np.ndarray | None
+    layers: np.ndarray | None
+    evaluations: int
+    seconds: float
     created: datetime

@@ -12,9 +12,11 @@ from sqlalchemy import func, select, update
 from mapmerge_core.errors import StudyError
 from mapmerge_core.studies.database import Database
 from mapmerge_core.studies.queries import as_id, run_row, select_runs
+from mapmerge_core.studies.spec import StudySpec
 from mapmerge_core.studies.tables import Run, Study
 
 if TYPE_CHECKING:
+    from mapmerge_core.methods.catalogue import MethodName
     from mapmerge_core.studies.rows import RunRow, RunStatus
     from mapmerge_core.studies.spec import RunSettings
 
@@ -25,18 +27,19 @@ ACTIVE: tuple[RunStatus, ...] = ("queued", "running")
 class RunStore(Database):
     """The part of the store that keeps runs; use it through ``Store``."""
 
-    def create_run(self, study_id: int, settings: RunSettings, method: str = "map") -> RunRow:
+    def create_run(self, study_id: int, settings: RunSettings, method: MethodName = "map") -> RunRow:
         """Keeps a new run; it waits as "queued" until a worker claims it.
 
         Raises:
             StudyError: where there is no such study.
-            SearchError: for settings that can't be sampled.
+            SearchError: for settings that can't be sampled or fitted.
+            RuleError: for a rule that isn't one over the study's tasks.
         """
         with self._write() as session:
             study = session.get(Study, as_id(study_id))
             if study is None:
                 raise StudyError(f"There is no study {study_id}: it may have been deleted.")
-            settings.make_method(method, len(study.spec["tasks"]))
+            settings.make_method(method, StudySpec.from_dict(study.spec))
             run = Run(
                 study_id=study_id,
                 method=method,

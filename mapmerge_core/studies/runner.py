@@ -12,6 +12,8 @@ import numpy as np
 from mapmerge_core.errors import Cancelled, MapMergeError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mapmerge_core.studies.rows import RunRow, Split, StudyRow
     from mapmerge_core.studies.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
@@ -48,19 +50,29 @@ def execute_run(
     cancel = cancel or Event()
     store.set_status(run_id, "running")
     try:
-        method = run.settings.make_method(run.method, len(study.spec.tasks))
+        method = run.settings.make_method(run.method, study.spec)
         evaluator = get_evaluator(study, run.settings.device, run.settings.precision)
-        done, total = 0, method.points * len(study.spec.tasks)
-        while len(C := method.ask()):
+        done, total = 0, method.n_evaluations
+        names = study.spec.task_names
+        while (batch := method.ask()) is not None:
             before = done
 
             def report(done_of_batch: int, _: int, before: int = before) -> None:
                 if progress:
                     progress(before + done_of_batch, total)
 
-            values = measure(store, study, evaluator, C, run_id=run_id, cancel=cancel, progress=report)
+            values = measure(
+                store,
+                study,
+                evaluator,
+                batch.C,
+                tasks=[names[task] for task in batch.tasks],
+                run_id=run_id,
+                cancel=cancel,
+                progress=report,
+            )
             done += values.size
-            method.tell(C, values)
+            method.tell(batch, values)
     except (Cancelled, KeyboardInterrupt) as stop:
         store.set_status(run_id, "stopped")
         if isinstance(stop, KeyboardInterrupt):
@@ -79,25 +91,28 @@ def measure(
     evaluator: Evaluator,
     C: np.ndarray,
     *,
+    tasks: Sequence[str] | None = None,
     split: Split = "val",
     run_id: int | None = None,
     cancel: Event | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Measures every task at the rows of ``C`` (``m x N``), as far as the store doesn't know the values yet.
+    """Measures tasks, by default all, at the rows of ``C`` (``m x N``), unless the store knows the values.
 
     Returns:
-        The values (``m x K``).
+        The values (``m x K``), a column for each task in the order given.
 
     Raises:
         Cancelled: once ``cancel`` is set.
     """
-    tasks = study.spec.task_names
+    every = study.spec.task_names
+    tasks = every if tasks is None else tasks
+    columns = [every.index(task) for task in tasks]
     values = np.full((len(C), len(tasks)), np.nan)
     known_C, known_Y = store.table(study.id, split)
     for c, row in zip(C, values, strict=True):
         for known in known_Y[(known_C == c).all(axis=1)]:
-            row[:] = known
+            row[:] = known[columns]
     done = int(np.isfinite(values).sum())
     if progress:
         progress(done, values.size)

@@ -10,16 +10,22 @@ import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mapmerge_core.errors import SearchError, StudyError
 from mapmerge_core.studies.paths import absolute
+from mapmerge_core.tasks.metric import ACCURACY, Metric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mapmerge_core.methods.base import Method
+    from mapmerge_core.methods.catalogue import MethodName
     from mapmerge_core.search.design import Kind
+    from mapmerge_core.search.links import LinkName
+    from mapmerge_core.search.surrogate import LossName
+
+TransformKind = Literal["ties_trim", "ties", "dare"]
 
 MAX_POINTS = 100_000
 MAX_SEED = 2**31 - 1
@@ -41,6 +47,43 @@ class TaskSpec:
         object.__setattr__(self, "data", absolute(self.data))
 
 
+@dataclass(frozen=True)
+class Transform:
+    """What is done to a study's task vectors before any merge (see ``weights.transforms``).
+
+    Attributes:
+        kind: "ties_trim" (trim), "ties" (trim and elect signs) or "dare" (drop at random, rescale).
+        keep: Share of each task vector that trimming keeps.
+        drop: Share of each task vector that DARE drops.
+        seed: Seed of what DARE drops.
+
+    Raises:
+        StudyError: for an unknown kind, and for shares that leave nothing or aren't shares.
+    """
+
+    kind: TransformKind
+    keep: float = 0.2
+    drop: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(TransformKind):
+            raise StudyError(
+                f"The transform '{self.kind}' is unknown: use {', '.join(get_args(TransformKind))}."
+            )
+        if not 0 < self.keep <= 1:
+            raise StudyError(f"TIES keeps a share of each task vector above 0 and at most 1, not {self.keep:g}.")
+        if not 0 <= self.drop < 1:
+            raise StudyError(f"DARE drops a share of each task vector from 0 to below 1, not {self.drop:g}.")
+        check_seed(self.seed)
+
+    @property
+    def label(self) -> str:
+        """Such as "TIES-trim 20 %" or "DARE 50 %"."""
+        names = {"ties_trim": "TIES-trim", "ties": "TIES", "dare": "DARE"}
+        return f"{names[self.kind]} {100 * (self.drop if self.kind == 'dare' else self.keep):g} %"
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudySpec:
     """The fixed parts of a study; the order of its tasks is the order of every c's coefficients.
@@ -52,6 +95,8 @@ class StudySpec:
         architecture: Path of an open_clip configuration JSON, or the name of an open_clip architecture.
         pretrained: Checkpoint that all the fine-tuned models started from.
         tasks: Two tasks or more, with different names.
+        transform: What is done to the task vectors first; the "single-task models" of a study with one are
+            the pre-trained model plus a transformed task vector.
 
     Raises:
         StudyError: for fewer than two tasks, and for names that are empty, taken or reserved.
@@ -61,6 +106,7 @@ class StudySpec:
     architecture: str
     pretrained: Path
     tasks: tuple[TaskSpec, ...]
+    transform: Transform | None = None
 
     def __post_init__(self) -> None:
         if self.family != "clip":
@@ -86,6 +132,11 @@ class StudySpec:
         """Names in the order of the coefficients."""
         return tuple(task.name for task in self.tasks)
 
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metric of each task; zero-shot classifiers are measured by accuracy."""
+        return (ACCURACY,) * len(self.tasks)
+
     def files(self) -> dict[str, Path]:
         """Every file that an evaluation depends on, by its role ("pretrained", "MNIST data", ...)."""
         files = {"pretrained": self.pretrained}
@@ -106,7 +157,7 @@ class StudySpec:
                 {"name": task.name, "checkpoint": str(task.checkpoint), "data": str(task.data)}
                 for task in self.tasks
             ],
-        }
+        } | ({"transform": asdict(self.transform)} if self.transform else {})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StudySpec:
@@ -119,6 +170,7 @@ class StudySpec:
                 TaskSpec(task["name"], Path(task["checkpoint"]), Path(task["data"]))
                 for task in values["tasks"]
             ),
+            transform=Transform(**values["transform"]) if "transform" in values else None,
         )
 
 
@@ -137,14 +189,21 @@ class RunSettings:
     """What a run was asked to do.
 
     Attributes:
-        points: Budget: coefficient vectors to evaluate on every task, anchors included.
+        points: Budget: coefficient vectors to evaluate, anchors included; of nested MAP for each pair.
         seed: Seed of the design; the same seed asks for the same coefficients.
         low: Lower corner of the sampled box, the same for every coefficient.
         high: Upper corner of the sampled box.
-        design: "uniform" (the paper's), "sobol" or "grid".
+        design: "uniform" (the paper's), "sobol" or "grid"; Bayesian and nested MAP sample uniformly.
         anchors: Whether the origin and the unit vectors (pre-trained and single-task models) come first.
         device: "auto", "cuda", "mps", "cpu" or a torch device such as "cuda:1".
         precision: "auto", "float32" or "bfloat16", for the validation split.
+        link: The surrogates' link, or "auto" for the one that suits each task's metric.
+        loss: What the surrogates' fit minimises: "squared", "absolute" or "huber".
+        initial: Bayesian MAP's first points; None for as many as a surrogate has parameters.
+        batch: Bayesian MAP's points a round; None for half as many.
+        weights: Nested MAP's preference by task; None for equal weights.
+        rule: Nested MAP's rule, instead of a preference.
+        order: Nested MAP's tasks in the order of the tree's leaves; None pairs by loss.
     """
 
     points: int
@@ -155,28 +214,92 @@ class RunSettings:
     anchors: bool = True
     device: str = "auto"
     precision: str = "auto"
+    link: LinkName | Literal["auto"] = "auto"
+    loss: LossName = "squared"
+    initial: int | None = None
+    batch: int | None = None
+    weights: Mapping[str, float] | None = None
+    rule: str | None = None
+    order: Sequence[str] | None = None
 
-    def make_method(self, name: str, n_vectors: int) -> Method:
-        """The method called ``name`` with these settings.
+    def make_method(self, name: MethodName, spec: StudySpec) -> Method:
+        """The method called ``name`` with these settings, for a study of ``spec``.
 
         Raises:
-            SearchError: for an unknown method, and for settings that can't be sampled.
+            SearchError: for an unknown method, and for settings that can't be sampled or fitted.
+            RuleError: for a rule that isn't one over the study's tasks.
         """
-        from mapmerge_core.methods.catalogue import make_method
+        from mapmerge_core.methods.bayesian import BayesianMAP
+        from mapmerge_core.methods.direct import DirectSearch
+        from mapmerge_core.methods.map import MAP
+        from mapmerge_core.methods.nested import NestedMAP
 
         check_seed(self.seed)
         if self.points > MAX_POINTS:
             raise SearchError(f"{self.points} points are too many for one run: choose {MAX_POINTS} or fewer.")
-        return make_method(
-            name,
-            n_vectors,
-            points=self.points,
-            seed=self.seed,
-            low=self.low,
-            high=self.high,
-            design=self.design,
-            anchors=self.anchors,
-        )
+        n = len(spec.tasks)
+        links = self.links(spec.metrics)
+        self._check_surrogates(name, n, links)
+        if name in ("map", "direct"):
+            return (MAP if name == "map" else DirectSearch)(
+                n,
+                self.points,
+                seed=self.seed,
+                low=self.low,
+                high=self.high,
+                design=self.design,
+                anchors=self.anchors,
+            )
+        if name == "bayesian":
+            return BayesianMAP(
+                n,
+                self.points,
+                initial=self.initial,
+                batch=self.batch,
+                seed=self.seed,
+                low=self.low,
+                high=self.high,
+                anchors=self.anchors,
+                links=links,
+                loss=self.loss,
+            )
+        if name == "nested":
+            return NestedMAP(
+                n,
+                self.points,
+                seed=self.seed,
+                low=self.low,
+                high=self.high,
+                tasks=spec.task_names,
+                metrics=spec.metrics,
+                links=links,
+                weights=self.weights,
+                rule=self.rule,
+                order=self.order,
+                loss=self.loss,
+            )
+        raise SearchError(f"The method '{name}' is unknown: use map, bayesian, nested or direct.")
+
+    def _check_surrogates(
+        self, name: MethodName, n_vectors: int, links: Sequence[tuple[LinkName, tuple[float, float]]]
+    ) -> None:
+        """Refuses, before anything is measured, links that don't suit a metric and budgets that can't be fitted."""
+        from mapmerge_core.search.links import make_link
+        from mapmerge_core.search.surrogate import QuadraticSurrogate, check_loss
+
+        check_loss(self.loss)
+        for link, bounds in links:
+            make_link(link, bounds)
+        needed = QuadraticSurrogate.n_parameters(n_vectors)
+        if name == "map" and self.link == "identity" and self.points < needed:
+            raise SearchError(
+                f"A surrogate of {n_vectors} tasks with the identity link needs {needed} points or more, not "
+                f"{self.points}: raise the budget."
+            )
+
+    def links(self, metrics: Sequence[Metric]) -> list[tuple[LinkName, tuple[float, float]]]:
+        """Each metric's link and bounds."""
+        return [(metric.link if self.link == "auto" else self.link, metric.bounds) for metric in metrics]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -15,6 +15,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from mapmerge_core.errors import CoefficientError, StudyError
+from mapmerge_core.studies.baseline_store import BaselineStore
 from mapmerge_core.studies.paths import absolute
 from mapmerge_core.studies.queries import (
     as_id,
@@ -41,7 +42,7 @@ def home() -> Path:
     return absolute(folder) if folder else user_data_path("mapmerge", appauthor=False)
 
 
-class Store(RunStore):
+class Store(RunStore, BaselineStore):
     """Everything that is kept.
 
     Safe to share between threads; several processes can open the same file.
@@ -127,7 +128,7 @@ class Store(RunStore):
         return self.study(found)
 
     def delete_study(self, study_id: int) -> None:
-        """Deletes a study with its runs, evaluations and picks.
+        """Deletes a study with its runs, evaluations, picks and baselines.
 
         Raises:
             StudyError: while one of its runs is going on.
@@ -136,8 +137,11 @@ class Store(RunStore):
         for run in self.runs(study_id):
             if run.status in ACTIVE and self.is_claimed(run.id):
                 raise StudyError(f"'{study.name}' has a run going on: stop it before deleting the study.")
+        files = [self.baseline_file(baseline.id) for baseline in self.baselines(study_id)]
         with self._write() as session:
             session.execute(delete(Study).where(Study.id == study_id))
+        for file in files:
+            file.unlink(missing_ok=True)
 
     # Evaluations
 
@@ -234,7 +238,7 @@ class Store(RunStore):
         query = (
             select(Run.settings)
             .join(Evaluation, Evaluation.run_id == Run.id)
-            .where(Run.study_id == study_id, Evaluation.split == "val")
+            .where(Run.study_id == study_id, Run.method != "nested", Evaluation.split == "val")
             .where(Evaluation.c.not_in([np.zeros(n), *np.eye(n)]))
             .group_by(Run.id)
         )

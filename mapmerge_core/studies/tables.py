@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Coefficients(TypeDecorator[np.ndarray]):
@@ -125,4 +125,38 @@ class Pick(Base):
     name: Mapped[str]
     shortlisted: Mapped[bool]
     exported: Mapped[str | None]
+    created: Mapped[datetime]
+
+
+class Baseline(Base):
+    """A merge that no search chose: a c, layer-wise coefficients, or a model file; else made from settings."""
+
+    __tablename__ = "baselines"
+    __table_args__ = (UniqueConstraint("study_id", "name", "settings"), Base.__table_args__)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str]
+    settings: Mapped[str]
+    c: Mapped[np.ndarray | None]
+    layers: Mapped[np.ndarray | None]
+    evaluations: Mapped[int]
+    seconds: Mapped[float]
+    created: Mapped[datetime]
+
+
+class BaselineEvaluation(Base):
+    """One measurement on one task's split of a baseline that is no c."""
+
+    __tablename__ = "baseline_evaluations"
+    __table_args__ = (UniqueConstraint("baseline_id", "task", "split"), Base.__table_args__)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    baseline_id: Mapped[int] = mapped_column(ForeignKey("baselines.id", ondelete="CASCADE"))
+    task: Mapped[str]
+    split: Mapped[str]
+    value: Mapped[float]
+    n_examples: Mapped[int]
+    correct: Mapped[bytes]
+    seconds: Mapped[float]
     created: Mapped[datetime]

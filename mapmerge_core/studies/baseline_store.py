@@ -1,0 +1,154 @@
+"""The store's baselines: how each was made and what was measured of it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.dialects.sqlite import insert
+
+from mapmerge_core.errors import StudyError
+from mapmerge_core.studies.database import Database
+from mapmerge_core.studies.queries import as_id
+from mapmerge_core.studies.rows import BaselineRow
+from mapmerge_core.studies.tables import Baseline, BaselineEvaluation, Study
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mapmerge_core.studies.rows import Split
+    from mapmerge_core.tasks.metric import Outcome
+
+
+class BaselineStore(Database):
+    """The part of the store that keeps baselines; use it through ``Store``."""
+
+    folder: Path
+
+    def add_baseline(
+        self,
+        study_id: int,
+        name: str,
+        settings: Mapping[str, Any],
+        *,
+        c: np.ndarray | None = None,
+        layers: np.ndarray | None = None,
+        evaluations: int = 0,
+        seconds: float = 0.0,
+    ) -> BaselineRow:
+        """Keeps a baseline; where the study has one with this name and these settings, that one stays.
+
+        Args:
+            study_id: The study.
+            name: Which baseline.
+            settings: What it is made with, plain values for JSON.
+            c: Its coefficients (N,), where it is a c.
+            layers: Its layer-wise coefficients (``L x N``), where it has some.
+            evaluations: (model, task) pairs that choosing it took.
+            seconds: What making it took.
+        """
+        statement = (
+            insert(Baseline)
+            .values(
+                study_id=study_id,
+                name=name,
+                settings=_as_text(settings),
+                c=c,
+                layers=layers,
+                evaluations=evaluations,
+                seconds=seconds,
+                created=datetime.now(UTC),
+            )
+            .on_conflict_do_nothing(index_elements=["study_id", "name", "settings"])
+        )
+        with self._write() as session:
+            session.execute(statement)
+        found = self.find_baseline(study_id, name, settings)
+        assert found is not None
+        return found
+
+    def find_baseline(self, study_id: int, name: str, settings: Mapping[str, Any]) -> BaselineRow | None:
+        """The study's baseline with this name and these settings, if it has been made."""
+        query = select(Baseline).where(
+            Baseline.study_id == as_id(study_id),
+            Baseline.name == name,
+            Baseline.settings == _as_text(settings),
+        )
+        return next(iter(self._select(query)), None)
+
+    def baselines(self, study_id: int) -> list[BaselineRow]:
+        """A study's baselines, oldest first."""
+        return self._select(select(Baseline).where(Baseline.study_id == as_id(study_id)).order_by(Baseline.id))
+
+    def baseline(self, baseline_id: int) -> BaselineRow:
+        """One baseline.
+
+        Raises:
+            StudyError: where there is none with this id.
+        """
+        found = self._select(select(Baseline).where(Baseline.id == as_id(baseline_id)))
+        if not found:
+            raise StudyError(f"There is no baseline {baseline_id}: it may have been deleted.")
+        return found[0]
+
+    def baseline_file(self, baseline_id: int) -> Path:
+        """Where the model of a baseline lies that is neither coefficients nor made again from its settings."""
+        return self.folder / "baselines" / f"baseline-{baseline_id}.safetensors"
+
+    def add_baseline_evaluation(self, baseline_id: int, task: str, split: Split, outcome: Outcome) -> bool:
+        """Commits a measurement; returns False and changes nothing where it was measured before."""
+        statement = (
+            insert(BaselineEvaluation)
+            .values(
+                baseline_id=baseline_id,
+                task=task,
+                split=split,
+                value=outcome.value,
+                n_examples=outcome.n_examples,
+                correct=outcome.correct,
+                seconds=outcome.seconds,
+                created=datetime.now(UTC),
+            )
+            .on_conflict_do_nothing(index_elements=["baseline_id", "task", "split"])
+            .returning(BaselineEvaluation.id)
+        )
+        with self._write() as session:
+            return session.scalar(statement) is not None
+
+    def baseline_measured(self, baseline_id: int, split: Split) -> dict[str, float]:
+        """Values measured of a baseline that is no c, by task."""
+        query = select(BaselineEvaluation.task, BaselineEvaluation.value).where(
+            BaselineEvaluation.baseline_id == as_id(baseline_id), BaselineEvaluation.split == split
+        )
+        with self._read() as session:
+            return {row.task: row.value for row in session.execute(query)}
+
+    def _select(self, query: Any) -> list[BaselineRow]:  # noqa: ANN401 - SQLAlchemy's own type is longer
+        with self._read() as session:
+            rows = session.execute(
+                query.join(Study, Study.id == Baseline.study_id).add_columns(Study.spec)
+            ).all()
+        return [_baseline_row(baseline, len(spec["tasks"])) for baseline, spec in rows]
+
+
+def _as_text(settings: Mapping[str, Any]) -> str:
+    """Settings as the database compares them."""
+    return json.dumps(settings, sort_keys=True)
+
+
+def _baseline_row(baseline: Baseline, n_vectors: int) -> BaselineRow:
+    return BaselineRow(
+        id=baseline.id,
+        study_id=baseline.study_id,
+        name=baseline.name,
+        settings=json.loads(baseline.settings),
+        c=baseline.c,
+        layers=None if baseline.layers is None else baseline.layers.reshape(-1, n_vectors),
+        evaluations=baseline.evaluations,
+        seconds=baseline.seconds,
+        created=baseline.created,
+    )

@@ -1,0 +1,130 @@
+"""What one run found: its own points, whoever measured them, and the front that its method makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mapmerge_core.errors import StudyError
+from mapmerge_core.methods.nested import NestedMAP
+from mapmerge_core.search.front import find_front, non_dominated
+from mapmerge_core.search.preferences import choose_by_preference
+from mapmerge_core.search.surrogate import QuadraticSurrogate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mapmerge_core.methods.base import Method
+    from mapmerge_core.studies.rows import RunRow
+    from mapmerge_core.studies.store import Store
+    from mapmerge_core.tasks.metric import Metric
+
+
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """A finished run, replayed from the store.
+
+    Attributes:
+        run: The run.
+        method: The method, told everything.
+        C: The coefficients that it asked for (``n x N``), in its order.
+        Y: Their validation values (``n x K``), NaN for tasks that it didn't ask for.
+    """
+
+    run: RunRow
+    method: Method
+    C: np.ndarray
+    Y: np.ndarray
+
+    @property
+    def n_evaluations(self) -> int:
+        """Pairs of coefficients and task that the run rests on, whoever measured them."""
+        return int(np.isfinite(self.Y).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class RunFront:
+    """The models that a run offers.
+
+    Attributes:
+        c: Coefficients (``m x N``); of nested MAP the one model that it leads to.
+        values: Metrics on the validation split (``m x K``).
+        measured: Whether the values were measured (direct search) or are the surrogates' predictions.
+        surrogates: One for each task, over all N coefficients; None where the method has none.
+    """
+
+    c: np.ndarray
+    values: np.ndarray
+    measured: bool
+    surrogates: tuple[QuadraticSurrogate, ...] | None
+
+    def choose(self, weights: Sequence[float] | np.ndarray, maximize: Sequence[bool]) -> np.ndarray:
+        """The coefficients (N,) of the model that suits a preference (K weights) best.
+
+        Raises:
+            SearchError: for weights that can't be used.
+        """
+        return self.c[choose_by_preference(self.values, weights, maximize=maximize)]
+
+
+def replay(store: Store, run_id: int) -> Replay:
+    """Lets a run's method ask again for what it asked for, answering from the store.
+
+    Raises:
+        StudyError: where the run isn't finished, so that some of it hasn't been measured.
+    """
+    run = store.run(run_id)
+    study = store.study(run.study_id)
+    known_C, known_Y = store.table(study.id)
+    rows = {c.tobytes(): row for row, c in enumerate(known_C)}
+    method = run.settings.make_method(run.method, study.spec)
+    values: dict[bytes, np.ndarray] = {}
+    points: list[np.ndarray] = []
+    while (batch := method.ask()) is not None:
+        told = np.full((len(batch.C), len(batch.tasks)), np.nan)
+        for number, c in enumerate(batch.C + 0.0):  # −0.0 becomes 0.0, as the store writes it
+            key = c.tobytes()
+            if key in rows:
+                told[number] = known_Y[rows[key], batch.tasks]
+            if key not in values:
+                values[key] = np.full(len(study.spec.tasks), np.nan)
+                points.append(c)
+            values[key][list(batch.tasks)] = told[number]
+        if np.isnan(told).any():
+            raise StudyError(f"Run {run_id} hasn't measured everything yet: resume it first.")
+        method.tell(batch, told)
+    return Replay(run, method, np.array(points), np.array([values[c.tobytes()] for c in points]))
+
+
+def run_front(store: Store, run_id: int, *, seed: int = 0) -> RunFront:
+    """The front of a finished run, from its own points alone.
+
+    Direct search keeps what nothing measured dominates; MAP and Bayesian MAP fit surrogates to their points
+    inside the box and search it; nested MAP leads to one model.
+
+    Raises:
+        StudyError: where the run isn't finished.
+        SearchError: where it has too few points for its surrogates.
+    """
+    return front_of(replay(store, run_id), store.study(store.run(run_id).study_id).spec.metrics, seed=seed)
+
+
+def front_of(found: Replay, metrics: Sequence[Metric], *, seed: int = 0) -> RunFront:
+    """The front of a replayed run, see ``run_front``."""
+    settings = found.run.settings
+    if isinstance(found.method, NestedMAP):
+        return RunFront(found.method.c[None], found.method.predicted[None], measured=False, surrogates=None)
+    maximize = [metric.maximize for metric in metrics]
+    if found.run.method == "direct":
+        kept = non_dominated(found.Y, maximize)
+        return RunFront(found.C[kept], found.Y[kept], measured=True, surrogates=None)
+    inside = ((found.C >= settings.low) & (found.C <= settings.high)).all(axis=1)
+    C, Y = found.C[inside], found.Y[inside]
+    surrogates = tuple(
+        QuadraticSurrogate(link=link, bounds=bounds, loss=settings.loss).fit(C, y)
+        for (link, bounds), y in zip(settings.links(metrics), Y.T, strict=True)
+    )
+    front = find_front(surrogates, settings.low, settings.high, maximize=maximize, seed=seed, include=C)
+    return RunFront(front.c, front.predicted, measured=False, surrogates=surrogates)
