@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 from scipy.linalg import solve_triangular
-from scipy.optimize import least_squares
 from scipy.stats import t as student_t
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
 
 from mapmerge_core.errors import SearchError
+from mapmerge_core.search.fitting import Fit, LossName, check_loss, fit
 from mapmerge_core.search.links import Array, Link, LinkName, make_link
 
 if TYPE_CHECKING:
@@ -90,10 +90,12 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
         link: LinkName = "identity",
         bounds: tuple[float, float] | None = None,
         ridge: float | None = None,
+        loss: LossName = "squared",
     ) -> None:
         self.link = link
         self.bounds = bounds
         self.ridge = ridge
+        self.loss = loss
 
     @staticmethod
     def n_parameters(n_vectors: int) -> int:
@@ -109,6 +111,7 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
         """
         points, values = _check_fit(C, y)
         link = make_link(self.link, self.bounds)
+        check_loss(self.loss)
         if values.min() < link.low or values.max() > link.high:
             worst = values.min() if values.min() < link.low else values.max()
             raise SearchError(
@@ -122,11 +125,9 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
         features = quadratic_features((points - self._centre) / self._half_width)
         _check_rank(features, self.n_features_in_)
 
-        unit = _error_unit(link, values)
-        penalty = unit * np.sqrt(self._ridge()) * np.eye(features.shape[1])[1:]
-        weights = _fit_weights(link, features, values, penalty)
-        self._set_coefficients(weights)
-        self._set_statistics(features, values, weights, penalty)
+        found = fit(link, features, values, self._ridge(), self.loss)
+        self._set_coefficients(found.weights)
+        self._set_statistics(features, values, found)
         return self
 
     def predict(self, C: ArrayLike) -> Array:
@@ -193,26 +194,33 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
         self.b_ = slope - self.A_ @ self._centre
         self.e_ = float(weights[0] - slope @ self._centre + 0.5 * self._centre @ self.A_ @ self._centre)
 
-    def _set_statistics(self, features: Array, values: Array, weights: Array, penalty: Array) -> None:
+    def _set_statistics(self, features: Array, values: Array, found: Fit) -> None:
         """Hat matrix by QR of the Jacobian: residual variance, covariance and leave-one-out predictions."""
-        z = features @ weights
+        z = features @ found.weights
         slope = self.link_.slope(z)
-        residuals = values - self.link_.value(z)
         n, p = features.shape
-        # A floor keeps the factor invertible where every metric sits on a bound and all slopes vanish.
-        floor = 1e-9 * np.eye(p) if self.link_.name != "identity" else np.empty((0, p))
-        root = np.linalg.qr(np.vstack([slope[:, None] * features, penalty, floor]), mode="r")
+        # A floor keeps the factor invertible where every metric sits on a bound and all slopes vanish, or
+        # where a robust loss gives too few points any curvature.
+        plain = self.link_.name == "identity" and self.loss == "squared"
+        floor = np.empty((0, p)) if plain else 1e-9 * np.eye(p)
+        rows = (np.sqrt(found.curvature) * slope)[:, None] * features
+        root = np.linalg.qr(np.vstack([rows, found.penalty, floor]), mode="r")
         self._inverse_root = solve_triangular(root, np.eye(p))
         spread = np.sum((features @ self._inverse_root) ** 2, axis=1)
-        leverage = np.minimum(slope**2 * spread, 1.0)
+        leverage = np.minimum(found.curvature * slope**2 * spread, 1.0)
+        left = np.where(1 - leverage > 1e-9, 1 - leverage, np.nan)
+        self.loo_predictions_ = self.link_.value(z - slope * spread * found.pull / left)
+        known = bool(np.isfinite(self.loo_predictions_).all())
+        self.loo_r2_ = float(r2_score(values, self.loo_predictions_)) if known else float("nan")
 
         self.dof_ = float(n - leverage.sum())
         enough = n > p and self.dof_ > 1e-6
-        self.sigma_ = float(np.sqrt(residuals @ residuals / self.dof_)) if enough else float("nan")
-        left = np.where(1 - leverage > 1e-9, 1 - leverage, np.nan)
-        self.loo_predictions_ = self.link_.value(z - slope * spread * residuals / left)
-        known = bool(np.isfinite(self.loo_predictions_).all())
-        self.loo_r2_ = float(r2_score(values, self.loo_predictions_)) if known else float("nan")
+        self.sigma_ = float(np.sqrt(found.pull @ found.pull / self.dof_)) if enough else float("nan")
+        if self.loss != "squared" and enough:
+            # Huber's covariance (Robust Statistics, 1981, equation 7.6.4): what the pulls spread, over the
+            # mean curvature once more; the noise of a new measurement is that of the uncorrupted ones.
+            self._inverse_root *= self.sigma_ / found.scale / np.sqrt(found.curvature.mean())
+            self.sigma_ = found.scale
 
 
 def quadratic_features(C: Array) -> Array:
@@ -272,38 +280,3 @@ def _check_rank(features: Array, n_vectors: int) -> None:
             f"quadratic in {n_vectors} coefficients: add points with at least three different values of "
             "every coefficient, in varied combinations."
         )
-
-
-def _error_unit(link: Link, values: Array) -> float:
-    """What an error is a share of, so that a ridge means the same whatever the metric's units."""
-    if link.name == "sigmoid":
-        return link.high - link.low
-    if link.name == "softplus":
-        return float(values.std()) or 1.0
-    return 1.0
-
-
-def _fit_weights(link: Link, features: Array, values: Array, penalty: Array) -> Array:
-    """Weights of the features that minimise the squared errors of link(z) and the penalty."""
-    zeros = np.zeros(len(penalty))
-    if link.name == "identity":
-        return _least_squares(np.vstack([features, penalty]), np.concatenate([values, zeros]))
-    # Start from a linear fit to the unlinked metrics, weighted by the slope: close to the optimum already.
-    target = link.inverse(values)
-    slope = link.slope(target)
-    start = _least_squares(
-        np.vstack([slope[:, None] * features, penalty]), np.concatenate([slope * target, zeros])
-    )
-
-    def errors(weights: Array) -> Array:
-        return np.concatenate([link.value(features @ weights) - values, penalty @ weights])
-
-    def jacobian(weights: Array) -> Array:
-        return np.vstack([link.slope(features @ weights)[:, None] * features, penalty])
-
-    # MINPACK's Levenberg-Marquardt needs at least as many rows as parameters, which n >= p grants.
-    return np.asarray(least_squares(errors, start, jacobian, method="lm", max_nfev=500).x)
-
-
-def _least_squares(rows: Array, values: Array) -> Array:
-    return np.asarray(np.linalg.lstsq(rows, values, rcond=None)[0])

@@ -229,10 +229,8 @@ class RunSettings:
             SearchError: for an unknown method, and for settings that can't be sampled or fitted.
             RuleError: for a rule that isn't one over the study's tasks.
         """
-        from mapmerge_core.methods.bayesian import BayesianMAP
         from mapmerge_core.methods.direct import DirectSearch
         from mapmerge_core.methods.map import MAP
-        from mapmerge_core.methods.nested import NestedMAP
 
         check_seed(self.seed)
         if self.points > MAX_POINTS:
@@ -251,6 +249,8 @@ class RunSettings:
                 anchors=self.anchors,
             )
         if name == "bayesian":
+            from mapmerge_core.methods.bayesian import BayesianMAP
+
             return BayesianMAP(
                 n,
                 self.points,
@@ -264,6 +264,8 @@ class RunSettings:
                 loss=self.loss,
             )
         if name == "nested":
+            from mapmerge_core.methods.nested import NestedMAP
+
             return NestedMAP(
                 n,
                 self.points,
@@ -285,9 +287,8 @@ class RunSettings:
     ) -> None:
         """Refuses, before anything is measured, links that don't suit a metric and budgets that can't be fitted."""
         from mapmerge_core.search.links import make_link
-        from mapmerge_core.search.surrogate import QuadraticSurrogate, check_loss
+        from mapmerge_core.search.surrogate import QuadraticSurrogate
 
-        check_loss(self.loss)
         for link, bounds in links:
             make_link(link, bounds)
         needed = QuadraticSurrogate.n_parameters(n_vectors)

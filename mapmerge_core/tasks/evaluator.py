@@ -14,13 +14,14 @@ from mapmerge_core.tasks.datasets import load_split
 from mapmerge_core.tasks.metric import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import ArrayLike
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from mapmerge_core.tasks.datasets import Task
     from mapmerge_core.tasks.families.clip import ClipZeroShot
+    from mapmerge_core.weights.layout import StateDict
     from mapmerge_core.weights.task_vectors import TaskVectors
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -171,13 +172,46 @@ class Evaluator:
         precision: str | None = None,
     ) -> Iterator[tuple[str, Outcome]]:
         """As `evaluate`, but hands out each task's name and outcome as soon as it is measured."""
+        vectors = self._exported if split == "test" else self.vectors
+        return self._measured(lambda model: vectors.merge_into(model, c), tasks, split, precision)
+
+    def outcomes_of(
+        self,
+        state_dict: StateDict,
+        tasks: Sequence[str] | None = None,
+        split: str = "val",
+        precision: str | None = None,
+    ) -> Iterator[tuple[str, Outcome]]:
+        """As `outcomes`, for any model with the pre-trained one's keys, such as a one-shot merge.
+
+        Only the part that the family merges is taken from ``state_dict``, rounded to the pre-trained
+        checkpoint's dtypes; heads stay the pre-trained model's.
+
+        Raises:
+            CheckpointError: A key of that part is missing or new, or a shape differs.
+            DatasetError, MapMergeError: As for `evaluate`.
+        """
+
+        def load(model: nn.Module) -> None:
+            self.vectors.release(model)
+            self._exported.load_into(model, state_dict)
+
+        return self._measured(load, tasks, split, precision)
+
+    def _measured(
+        self,
+        write: Callable[[nn.Module], None],
+        tasks: Sequence[str] | None,
+        split: str,
+        precision: str | None,
+    ) -> Iterator[tuple[str, Outcome]]:
+        """Measures the model that ``write`` makes of the family's, one task after the other."""
         chosen = self._chosen(tasks)
         dtype = _dtype(precision or ("float32" if split == "test" else self.precision))
         try:
             self.prepare(tasks, split)
             start = time.perf_counter()
-            vectors = self._exported if split == "test" else self.vectors
-            vectors.merge_into(self.family.model_in(dtype), c)
+            write(self.family.model_in(dtype))
             for task in chosen:
                 correct = self._correct(task, split, dtype)
                 outcome = Outcome(

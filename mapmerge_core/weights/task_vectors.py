@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mapmerge_core.errors import CoefficientError
 from mapmerge_core.weights.checkpoints import read_state_dict
-from mapmerge_core.weights.layout import Layout, StateDict, check_keys, check_shape, lay_out
+from mapmerge_core.weights.layout import Group, Layout, StateDict, check_keys, check_shape, lay_out
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -114,14 +114,29 @@ class TaskVectors:
     @property
     def device(self) -> torch.device:
         """Where V lies and merges are computed."""
-        return self._layout.groups[0].V.device if self._layout.groups else torch.device("cpu")
+        return self.groups[0].V.device if self.groups else torch.device("cpu")
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """θ_pre, V and the place of each merged tensor in them, by dtype; read them, don't write."""
+        return self._layout.groups
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the L tensors that are merged, in the order of `merge_layers`; tied ones once."""
+        return tuple(slot.name for group in self.groups for slot in group.slots)
 
     def to(self, device: torch.device | str) -> TaskVectors:
         """Returns the same task vectors on ``device`` (this object if they are there already)."""
         device = torch.device(device)
         if self.device == device:
             return self
-        groups = tuple(replace(g, base=g.base.to(device), V=g.V.to(device)) for g in self._layout.groups)
+        groups = tuple(replace(g, base=g.base.to(device), V=g.V.to(device)) for g in self.groups)
+        return TaskVectors(self.names, self.part, replace(self._layout, groups=groups))
+
+    def transformed(self, matrices: Sequence[Tensor]) -> TaskVectors:
+        """Returns other task vectors of the same models: one N x d matrix in the place of each group's V."""
+        groups = tuple(replace(group, V=V) for group, V in zip(self.groups, matrices, strict=True))
         return TaskVectors(self.names, self.part, replace(self._layout, groups=groups))
 
     def merge(self, c: ArrayLike) -> dict[str, Tensor]:
@@ -135,8 +150,8 @@ class TaskVectors:
         Raises:
             CoefficientError: ``c`` has another length, or holds NaN or infinity.
         """
-        row = self._checked(c, ndim=1)
-        return self._state_dict([torch.addmv(g.base, g.V.T, g.cast(row)) for g in self._layout.groups])
+        row = self._checked(c)
+        return self.state_dict_of([torch.addmv(g.base, g.V.T, g.cast(row)) for g in self.groups])
 
     def merge_many(self, C: ArrayLike) -> list[dict[str, Tensor]]:
         """Returns a state dict as `merge` does for each row of ``C`` (m x N), from one matrix product.
@@ -144,9 +159,33 @@ class TaskVectors:
         Raises:
             CoefficientError: ``C`` is not m x N, or holds NaN or infinity.
         """
-        rows = self._checked(C, ndim=2)
-        flats = [torch.addmm(g.base, g.cast(rows), g.V) for g in self._layout.groups]
-        return [self._state_dict([flat[i] for flat in flats]) for i in range(len(rows))]
+        rows = self._checked(C, "m")
+        flats = [torch.addmm(g.base, g.cast(rows), g.V) for g in self.groups]
+        return [self.state_dict_of([flat[i] for flat in flats]) for i in range(len(rows))]
+
+    def merge_layers(self, coefficients: ArrayLike) -> dict[str, Tensor]:
+        """Returns a state dict as `merge` does, with coefficients of its own for each tensor.
+
+        Args:
+            coefficients: L x N, a row for each of `layers`.
+
+        Raises:
+            CoefficientError: ``coefficients`` is not L x N, or holds NaN or infinity.
+        """
+        rows = iter(self._checked(coefficients, len(self.layers)))
+        flats = [torch.empty_like(group.base) for group in self.groups]
+        for group, flat in zip(self.groups, flats, strict=True):
+            for slot in group.slots:
+                base, V = slot.columns(group.base), slot.columns(group.V)
+                torch.addmv(base, V.T, group.cast(next(rows)), out=slot.columns(flat))
+        return self.state_dict_of(flats)
+
+    def state_dict_of(self, flats: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Returns a model as `merge` does, whose merged tensors lie in one buffer (d,) for each group."""
+        tensors = {name: tensor.to(self.device) for name, tensor in self._layout.kept.items()}
+        for group, flat in zip(self.groups, flats, strict=True):
+            tensors.update({slot.name: slot.view(flat).to(slot.dtype) for slot in group.slots})
+        return {name: tensors[self._layout.aliases.get(name, name)] for name in self._layout.order}
 
     @torch.no_grad()
     def merge_into(self, module: nn.Module, c: ArrayLike) -> None:
@@ -165,19 +204,46 @@ class TaskVectors:
             CoefficientError: ``c`` has another length, or holds NaN or infinity.
             CheckpointError: The module's keys or shapes are not the pre-trained model's.
         """
-        row = self._checked(c, ndim=1)
+        row = self._checked(c)
         binding = self._bindings.get(module)
         if binding is None or not binding.holds():
             binding = self._bindings[module] = self._bind(module)
-        for group, flat in zip(self._layout.groups, binding.flats, strict=True):
+        for group, flat in zip(self.groups, binding.flats, strict=True):
             group.write(row, flat)
         for place in binding.copies:
             place.tensor.copy_(place.view)
 
+    @torch.no_grad()
+    def load_into(self, module: nn.Module, state_dict: StateDict) -> None:
+        """Makes ``module`` any other model, in place, with the rounding of `merge_into`.
+
+        Args:
+            module: A module as for `merge_into`.
+            state_dict: A model with the pre-trained one's keys in ``part``; its other keys are ignored.
+
+        Raises:
+            CheckpointError: The keys or shapes of ``module`` or ``state_dict`` are not the pre-trained
+                model's.
+        """
+        self.release(module)
+        targets = module.state_dict(keep_vars=True)
+        check_keys("The module", targets, dict.fromkeys(self._layout.order))
+        model = {name: tensor for name, tensor in state_dict.items() if name.startswith(self.part)}
+        check_keys("The model", model, [name for name in self._layout.order if name.startswith(self.part)])
+        dtypes = {name: tensor.dtype for name, tensor in self._layout.kept.items()}
+        dtypes.update({slot.name: slot.dtype for group in self.groups for slot in group.slots})
+        for name, tensor in model.items():
+            check_shape("the model", name, tensor, targets[name])
+            targets[name].copy_(tensor.to(dtypes[self._layout.aliases.get(name, name)]))
+
+    def release(self, module: nn.Module) -> None:
+        """Forgets that ``module`` was merged into: after others wrote to it, every tensor is written anew."""
+        self._bindings.pop(module, None)
+
     def l1_ratios(self) -> np.ndarray:
         """Returns |v_n|_1 / |θ_pre|_1 over ``part`` for each task vector, shape (N,)."""
         sums = torch.zeros(len(self), dtype=torch.float64)
-        for group in self._layout.groups:
+        for group in self.groups:
             for slot in group.slots:
                 sums += slot.columns(group.V).abs().sum(dim=1).cpu().double()
         return sums.numpy() / self._layout.l1
@@ -199,16 +265,18 @@ class TaskVectors:
     def _gram(self) -> np.ndarray:
         # One tensor at a time, summed in float64: exact for billions of parameters without a wider copy of V.
         gram = torch.zeros(len(self), len(self), dtype=torch.float64)
-        for group in self._layout.groups:
+        for group in self.groups:
             for slot in group.slots:
                 columns = slot.columns(group.V)
                 gram += (columns @ columns.T).cpu().double()
         return gram.numpy()
 
-    def _checked(self, coefficients: ArrayLike, ndim: int) -> np.ndarray:
+    def _checked(self, coefficients: ArrayLike, rows: int | str | None = None) -> np.ndarray:
+        """Returns N coefficients as float64, or ``rows`` x N of them; any number of rows is ``"m"``."""
         array = np.asarray(coefficients, dtype=np.float64)
-        if array.ndim != ndim or array.shape[-1] != len(self):
-            expected = f"({len(self)},)" if ndim == 1 else f"(m, {len(self)})"
+        leading = () if rows is None else array.shape[:1] if rows == "m" else (rows,)
+        if array.shape != (*leading, len(self)):
+            expected = f"({len(self)},)" if rows is None else f"({rows}, {len(self)})"
             raise CoefficientError(
                 f"The coefficients have shape {array.shape}, but the {len(self)} task vectors "
                 f"({', '.join(self.names)}) need {expected}."
@@ -219,17 +287,11 @@ class TaskVectors:
             )
         return array
 
-    def _state_dict(self, flats: Sequence[Tensor]) -> dict[str, Tensor]:
-        tensors = {name: tensor.to(self.device) for name, tensor in self._layout.kept.items()}
-        for group, flat in zip(self._layout.groups, flats, strict=True):
-            tensors.update({slot.name: slot.view(flat).to(slot.dtype) for slot in group.slots})
-        return {name: tensors[self._layout.aliases.get(name, name)] for name in self._layout.order}
-
     def _bind(self, module: nn.Module) -> _Binding:
         targets = module.state_dict(keep_vars=True)
         check_keys("The module", targets, dict.fromkeys(self._layout.order))
-        flats = tuple(torch.empty_like(group.base) for group in self._layout.groups)
-        merged = {s.name: s.view(f) for g, f in zip(self._layout.groups, flats, strict=True) for s in g.slots}
+        flats = tuple(torch.empty_like(group.base) for group in self.groups)
+        merged = {s.name: s.view(f) for g, f in zip(self.groups, flats, strict=True) for s in g.slots}
         views, copies, seen = [], [], set()
         for name, target in targets.items():
             source_name = self._layout.aliases.get(name, name)

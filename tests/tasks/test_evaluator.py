@@ -94,6 +94,35 @@ def test_evaluating_again_and_in_another_order_gives_the_same(evaluator):
     assert some["Light"].correct == first[2]["Light"].correct
 
 
+def bits(outcomes):
+    return {task: (outcome.value, outcome.correct) for task, outcome in outcomes}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_any_state_dict_is_measured_as_the_same_coefficients_are(tiny_zoo, precision, split):
+    evaluator = make_evaluator(tiny_zoo, precision=precision)
+    expected = [bits(make_evaluator(tiny_zoo, precision=precision).outcomes(c, split=split)) for c in POINTS]
+    for c, outcomes in zip(POINTS, expected, strict=True):
+        assert bits(evaluator.outcomes_of(evaluator.vectors.merge(c), split=split)) == outcomes
+    for c, outcomes in zip(POINTS[::-1], expected[::-1], strict=True):
+        assert bits(evaluator.outcomes(c, split=split)) == outcomes
+        assert bits(
+            evaluator.outcomes_of(evaluator.vectors.merge([0.1, 0.9, 0.4]), ["Light"], split)
+        ).keys() == {"Light"}
+
+
+def test_a_model_from_elsewhere_leaves_no_trace(tiny_zoo, evaluator):
+    expected = [bits(evaluator.outcomes(c, split=split)) for split in ("val", "test") for c in POINTS]
+    other = {name: torch.zeros_like(tensor) for name, tensor in evaluator.vectors.merge([0, 0, 0]).items()}
+    for split in ("val", "test"):
+        for task, (value, _) in bits(evaluator.outcomes_of(other, split=split)).items():
+            first_class = np.load(tiny_zoo / f"{task}.npz")[f"{split}_labels"] == 0
+            assert value == first_class.mean()  # a model of zeros ties all classes
+    found = [bits(evaluator.outcomes(c, split=split)) for split in ("val", "test") for c in POINTS]
+    assert found == expected
+
+
 def test_images_are_read_once(tmp_path, tiny_zoo):
     evaluator = make_evaluator(tiny_zoo)
     copy = tmp_path / "Light.npz"
@@ -162,6 +191,10 @@ def test_what_can_not_be_measured(tiny_zoo, evaluator):
         evaluator.evaluate([0, 0, 0], split="train")
     with pytest.raises(CoefficientError, match=r"shape \(2,\)"):
         evaluator.evaluate([0, 0])
+    tower = evaluator.vectors.merge([0, 0, 0])
+    del tower["visual.conv1.weight"]
+    with pytest.raises(CheckpointError, match=r"The model lacks the tensor 'visual\.conv1\.weight'"):
+        next(evaluator.outcomes_of(tower))
     with pytest.raises(MapMergeError, match="no precision 'float8': choose auto or one of float32, bfloat16"):
         make_evaluator(tiny_zoo, precision="float8")
     task = evaluator.tasks["Light"]

@@ -225,6 +225,94 @@ def test_tied_tensors_stay_tied_and_count_once():
     assert_same(module.state_dict(), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_layers_merge_with_coefficients_of_their_own(dtype):
+    pretrained, finetuned = make_models(dtype=dtype, change_head=False)
+    vectors = TaskVectors.from_state_dicts(pretrained, finetuned)
+    floats = [key for key, tensor in pretrained.items() if tensor.is_floating_point()]
+    assert sorted(vectors.layers) == sorted(key for key in floats if not key.startswith("head"))
+    coefficients = np.random.default_rng(0).uniform(-1, 1, (len(vectors.layers), 3))
+    rows = dict(zip(vectors.layers, coefficients, strict=True))
+    expected = {key: by_hand({key: pretrained[key]}, finetuned, rows.get(key, C))[key] for key in pretrained}
+    assert_same(vectors.merge_layers(coefficients), expected)
+    everywhere = vectors.merge_layers(np.tile(C, (len(vectors.layers), 1)))
+    assert_same(everywhere, by_hand(pretrained, finetuned, C))
+
+
+def test_tied_tensors_are_one_layer():
+    torch.manual_seed(0)
+    models = []
+    for _ in range(2):
+        tensor = torch.randn(3, 5)
+        models.append({"embed": tensor, "norm": torch.randn(7), "out": tensor})
+    vectors = TaskVectors.from_state_dicts(models[0], {"one": models[1]})
+    assert vectors.layers == ("embed", "norm")
+    merged = vectors.merge_layers([[0.25], [2]])
+    expected = by_hand(models[0], {"one": models[1]}, [0.25]) | {
+        "norm": 2 * models[1]["norm"] - models[0]["norm"]
+    }
+    assert_same(merged, expected, ulps=8)
+    assert merged["out"].data_ptr() == merged["embed"].data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [((9, 3), r"shape \(9, 3\).*need \(10, 3\)"), ((11, 2), r"need \(10, 3\)"), ((3,), r"need \(10, 3\)")],
+)
+def test_wrong_coefficients_of_layers(shape, says):
+    vectors = TaskVectors.from_state_dicts(*make_models())
+    with pytest.raises(CoefficientError, match=says):
+        vectors.merge_layers(np.zeros(shape))
+    coefficients = np.zeros((10, 3))
+    coefficients[4, 1] = np.nan
+    with pytest.raises(CoefficientError, match="NaN"):
+        vectors.merge_layers(coefficients)
+
+
+@pytest.mark.parametrize("module_dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_loading_any_model_and_merging_again(dtype, module_dtype):
+    pretrained, finetuned = make_models(dtype=dtype, change_head=False)
+    vectors = TaskVectors.from_state_dicts(pretrained, finetuned)
+    other = {key: tensor.double() for key, tensor in make_models(1)[1]["one"].items()}  # another head, too
+    module, reference = Net().to(module_dtype), Net().to(module_dtype)
+    for before in (None, C):
+        if before:
+            vectors.merge_into(module, before)
+        vectors.load_into(module, other)
+        reference.load_state_dict({key: tensor.to(pretrained[key].dtype) for key, tensor in other.items()})
+        assert_same(module.state_dict(), reference.state_dict(), ulps=0)
+        vectors.merge_into(module, C)
+        reference.load_state_dict(vectors.merge(C))
+        assert_same(module.state_dict(), reference.state_dict(), ulps=0)
+
+
+def test_loading_a_part_leaves_the_rest_and_names_what_does_not_fit():
+    pretrained, finetuned = make_models()
+    vectors = TaskVectors.from_state_dicts(pretrained, finetuned, part="tower.")
+    module = Net()
+    vectors.merge_into(module, C)
+    vectors.load_into(module, finetuned["two"])
+    expected = {
+        key: (finetuned["two"] if key.startswith("tower.") else pretrained)[key] for key in pretrained
+    }
+    assert_same(module.state_dict(), expected, ulps=0)
+    tower = {key: tensor for key, tensor in finetuned["one"].items() if key.startswith("tower.")}
+    vectors.load_into(module, tower)
+    assert_same(module.state_dict(), expected | tower, ulps=0)
+    with pytest.raises(CheckpointError, match=r"The model has the tensor 'tower\.x'"):
+        vectors.load_into(module, tower | {"tower.x": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match=r"'tower.0.bias' has shape \(1,\) in the model but \(7,\)"):
+        vectors.load_into(module, tower | {"tower.0.bias": torch.zeros(1)})
+    del tower["tower.0.bias"]
+    with pytest.raises(CheckpointError, match=r"The model lacks the tensor 'tower\.0\.bias'"):
+        vectors.load_into(module, tower)
+    vectors.merge_into(module, C)
+    assert_same(module.state_dict(), vectors.merge(C), ulps=0)
+    with pytest.raises(CheckpointError, match="The module lacks the tensor 'scale'"):
+        vectors.load_into(nn.Linear(2, 2), finetuned["one"])
+
+
 def test_norms_cosines_and_counts_against_numpy():
     pretrained, finetuned = make_models(change_head=False)
     vectors = TaskVectors.from_state_dicts(pretrained, finetuned)
