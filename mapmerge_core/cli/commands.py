@@ -348,8 +348,8 @@ def _given_settings(options: Namespace) -> dict[str, Any]:
     """The settings of a run that were typed."""
     if options.device is not None:
         _check_device(options.device)
-    names = [setting.name for setting in fields(RunSettings)]
-    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    given = {setting.name: getattr(options, setting.name, None) for setting in fields(RunSettings)}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _settings(given: dict[str, Any], n_tasks: int) -> RunSettings:
