@@ -1,0 +1,245 @@
+"""Where to sample next: angular bins, scored by the surrogates' errors (MAP, Algorithm 4 and Appendix G.3).
+
+What the paper leaves open, and how it is filled here:
+
+- The spheres are centred on the box's low corner. From there every box, whatever the signs of its ends, lies
+  in one orthant, so that each angle is defined and in [0, 90°]; for boxes that start at 0, as the paper's, the
+  corner is the origin.
+- Bins are closed on the left, the last one on both sides: points on an axis belong to the first or the last
+  bin of each angle. The corner itself has no direction and belongs to no bin.
+- There are about as many joint bins as a surrogate has parameters, but at least two per angle: 6 for two task
+  vectors, 9 for three, 8 for four. From five on most bins stay empty and sampling turns into spreading, which
+  is why the paper recommends the method for N ≤ 4. Only bins that hold points are ever listed.
+- A bin without points can't be scored; the largest score of the others stands in for it, so that no bin is
+  likelier. Where no bin can be scored, all are alike.
+- Scores are squared errors of any magnitude, which a softmax would see as all alike or as one and nothing:
+  they are standardised first (less their mean, over their standard deviation).
+- Inside a bin a point is the one of ``CANDIDATES``, uniform in the volume of bin and box, that is farthest
+  from all points so far. A bin sees directions alone, and this spreads the radii.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mapmerge_core.errors import SearchError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from mapmerge_core.search.links import Array
+
+Cells = NDArray[np.int64]
+
+BOOTSTRAPS = 30
+"""Q, the bootstrap draws of a bin's mean error (Algorithm 4)."""
+DROPPED = 0.2
+"""α, the share of a bin's points that each of them drops (Algorithm 4)."""
+CANDIDATES = 16
+"""Points drawn in a bin, of which the farthest from all others is taken.
+
+Measured on Gaussian processes fitted to pairs of the demo zoo; see ``methods/bayesian.py``.
+"""
+DIRECTIONS = 256
+"""Directions drawn in a bin, of which the candidates' are chosen in proportion to their volume."""
+
+
+@dataclass(frozen=True)
+class AngularBins:
+    """The box [low, high]^N, cut along the N - 1 angles of the spheres about its low corner (Figure 11).
+
+    With x = c - low the angles are φ_i = atan2(|(x_{i+1}, ..., x_N)|, x_i), each in [0, π/2]. A bin is N - 1
+    numbers from 0 to K - 1, one for each angle.
+
+    Args:
+        n_vectors: N, at least two.
+        per_angle: K, the equal parts of each angle.
+        low: Lower end of every coefficient.
+        high: Upper end of every coefficient.
+
+    Raises:
+        SearchError: for fewer than two task vectors, which make no angle, no bin, or an empty box.
+    """
+
+    n_vectors: int
+    per_angle: int
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.n_vectors < 2:
+            raise SearchError(
+                f"Adaptive sampling needs at least two task vectors, not {self.n_vectors}: its bins are the "
+                "angles between them."
+            )
+        if self.per_angle < 1:
+            raise SearchError(f"Each angle needs at least one bin, not {self.per_angle}.")
+        if not (np.isfinite(self.low) and np.isfinite(self.high) and self.low < self.high):
+            raise SearchError(
+                f"The lowest coefficient must be below the highest, not {self.low:g} and {self.high:g}."
+            )
+
+    @property
+    def count(self) -> int:
+        """Joint bins, K^(N - 1)."""
+        return int(self.per_angle ** (self.n_vectors - 1))
+
+    def contain(self, C: ArrayLike) -> NDArray[np.bool_]:
+        """Which of ``n x N`` points lie in the box, borders included (n,)."""
+        points = np.asarray(C, dtype=np.float64)
+        return np.asarray(((points >= self.low) & (points <= self.high)).all(axis=1))
+
+    def locate(self, C: ArrayLike) -> Cells:
+        """The bin of each point.
+
+        Args:
+            C: ``n x N`` points of the box.
+
+        Returns:
+            ``n x (N - 1)`` whole numbers from 0 to K - 1; rows of -1 for points at the low corner.
+
+        Raises:
+            SearchError: for other shapes, and points outside the box, whose angles have no bin.
+        """
+        points = np.asarray(C, dtype=np.float64)
+        if points.ndim != 2 or points.shape[1] != self.n_vectors:
+            raise SearchError(f"Bins of {self.n_vectors} coefficients don't fit shape {points.shape}.")
+        if not self.contain(points).all():
+            raise SearchError("Only points inside the box have a bin.")
+        offsets = points - self.low
+        # |(x_i, ..., x_N)| for each i, by sums from the end.
+        tails = np.sqrt(np.cumsum(offsets[:, ::-1] ** 2, axis=1))[:, ::-1]
+        angles = np.arctan2(tails[:, 1:], offsets[:, :-1])
+        cells = np.minimum((angles / (np.pi / 2) * self.per_angle).astype(np.int64), self.per_angle - 1)
+        cells[(offsets == 0).all(axis=1)] = -1
+        return cells
+
+    def draw(self, cell: ArrayLike, size: int, rng: np.random.Generator) -> Array:
+        """``size x N`` points, uniform in the volume of a bin (N - 1 numbers) within the box.
+
+        ``DIRECTIONS`` directions are drawn with uniform angles, and chosen from in proportion to the volume
+        that they stand for: the sphere's element times R^N, where R is the way to the box's border. The radius
+        is R u^(1/N), u uniform.
+        """
+        n = self.n_vectors
+        angles = (np.asarray(cell) + rng.random((DIRECTIONS, n - 1))) / self.per_angle * (np.pi / 2)
+        sines = np.cumprod(np.sin(angles), axis=1)
+        one = np.ones((DIRECTIONS, 1))
+        ways = np.hstack([one, sines]) * np.hstack([np.cos(angles), one])
+        reach = 1 / ways.max(axis=1)
+        # The columns of sines but the last multiply to Π sin^(N-1-i) φ_i, the sphere's element.
+        volume = n * np.log(reach) + np.log(sines[:, :-1]).sum(axis=1)
+        share = np.exp(volume - volume.max())
+        chosen = rng.choice(DIRECTIONS, size, p=share / share.sum())
+        radius = reach[chosen] * rng.random(size) ** (1 / n)
+        unit = np.minimum(radius[:, None] * ways[chosen], 1.0)
+        return np.asarray(np.clip(self.low + (self.high - self.low) * unit, self.low, self.high))
+
+
+def bins_per_angle(n_vectors: int) -> int:
+    """K for N task vectors: the largest for which K^(N - 1) is at most (N + 1)(N + 2) / 2, but at least 2."""
+    most = (n_vectors + 1) * (n_vectors + 2) // 2
+    per_angle = 2
+    while n_vectors > 1 and (per_angle + 1) ** (n_vectors - 1) <= most:
+        per_angle += 1
+    return per_angle
+
+
+def score_bins(errors: ArrayLike, cells: Cells, rng: np.random.Generator) -> tuple[Cells, Array]:
+    """Algorithm 4, lines 13 to 19: mean error of each bin plus one half of its bootstrap standard deviation.
+
+    Each of the ``BOOTSTRAPS`` draws drops ``DROPPED`` of the bin's points, rounded up so that small bins have
+    a deviation too, but keeps at least one.
+
+    Args:
+        errors: Squared errors (n,); NaN for points whose error is unknown, which are left out.
+        cells: Their bins, ``n x (N - 1)``, as ``AngularBins.locate`` has them; points without a bin are left
+            out.
+        rng: What draws.
+
+    Returns:
+        The bins that have a score, ``m x (N - 1)`` in lexicographic order, and their scores (m,).
+    """
+    squared = np.asarray(errors, dtype=np.float64)
+    known = np.isfinite(squared) & (cells >= 0).all(axis=1)
+    squared = squared[known]
+    scored, member = np.unique(cells[known], axis=0, return_inverse=True)
+    scores = np.empty(len(scored))
+    for k in range(len(scored)):
+        inside = squared[member.reshape(-1) == k]
+        dropped = min(int(np.ceil(DROPPED * len(inside))), len(inside) - 1)
+        draws = rng.permuted(np.tile(inside, (BOOTSTRAPS, 1)), axis=1)[:, dropped:].mean(axis=1)
+        scores[k] = inside.mean() + 0.5 * draws.std()
+    return scored, scores
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """How likely the next point lies in which bin (Algorithm 4, line 20).
+
+    Attributes:
+        bins: The bins.
+        scored: Those that have a score, ``m x (N - 1)``.
+        probabilities: The probability of each of them (m,).
+        elsewhere: The probability of each other bin, all alike.
+    """
+
+    bins: AngularBins
+    scored: Cells
+    probabilities: Array
+    elsewhere: float
+
+    def draw_bin(self, rng: np.random.Generator) -> Cells:
+        """One bin (N - 1,)."""
+        place = rng.random()
+        for cell, probability in zip(self.scored, self.probabilities, strict=True):
+            place -= probability
+            if place < 0:
+                return np.asarray(cell)
+        if len(self.scored) == self.bins.count:  # rounding left the probabilities a hair below 1
+            return np.asarray(self.scored[-1])
+        while True:
+            cell = rng.integers(self.bins.per_angle, size=self.bins.n_vectors - 1)
+            if not (self.scored == cell).all(axis=1).any():
+                return np.asarray(cell)
+
+
+def make_posterior(bins: AngularBins, scored: Cells, scores: ArrayLike) -> Posterior:
+    """The softmax of the standardised scores; bins without one count as the largest.
+
+    Args:
+        bins: The bins.
+        scored: Those that have a score, ``m x (N - 1)``.
+        scores: Their scores (m,).
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if len(values) == 0:
+        return Posterior(bins, scored, values, 1 / bins.count)
+    spread = values.std()
+    standard = (values - values.max()) / (spread if spread > 1e-9 * values.max() else 1.0)
+    # The largest is 1 after the exponential, as is each bin without a score.
+    weights = np.exp(standard)
+    total = weights.sum() + (bins.count - len(values))
+    return Posterior(bins, scored, weights / total, float(1 / total))
+
+
+def draw_points(posterior: Posterior, n_points: int, known: ArrayLike, rng: np.random.Generator) -> Array:
+    """The next points, ``n_points x N``, one after the other and each away from all before it.
+
+    Args:
+        posterior: How likely each bin is.
+        n_points: How many.
+        known: Points that were asked before, ``n x N``; none of them is asked again.
+        rng: What draws.
+    """
+    points = np.asarray(known, dtype=np.float64)
+    n_known = len(points)
+    for _ in range(n_points):
+        candidates = posterior.bins.draw(posterior.draw_bin(rng), CANDIDATES, rng)
+        gaps = ((candidates[:, None] - points[None]) ** 2).sum(axis=2).min(axis=1)
+        points = np.vstack([points, candidates[np.argmax(gaps)]])
+    return points[n_known:]
