@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mapmerge_core.methods.catalogue import MethodName
     from mapmerge_core.search.design import Kind
     from mapmerge_core.search.links import LinkName
-    from mapmerge_core.search.surrogate import LossName
+    from mapmerge_core.search.fitting import LossName
 
 TransformKind = Literal["ties_trim", "ties", "dare"]
 

@@ -191,6 +191,7 @@ class TestRefusals:
         ("options", "words"),
         [
             ({"link": "probit"}, "probit"),
+            ({"loss": "cubic"}, "no loss called 'cubic': choose squared, absolute or huber"),
             ({"link": "sigmoid", "bounds": (0, np.inf)}, "two finite bounds"),
             ({"link": "sigmoid", "bounds": (1, 0)}, "in order"),
             ({"link": "softplus", "bounds": (-np.inf, np.inf)}, "finite lower bound"),
@@ -363,9 +364,14 @@ class TestEstimator:
 
     def test_clones_to_the_same_fit(self):
         C, y = measured(30, 2)
-        s = QuadraticSurrogate(link="sigmoid", bounds=(-1, 2), ridge=0.02).fit(C, y)
+        s = QuadraticSurrogate(link="sigmoid", bounds=(-1, 2), ridge=0.02, loss="huber").fit(C, y)
         twin = clone(s)
-        assert twin.get_params() == {"link": "sigmoid", "bounds": (-1, 2), "ridge": 0.02}
+        assert twin.get_params() == {
+            "link": "sigmoid",
+            "bounds": (-1, 2),
+            "ridge": 0.02,
+            "loss": "huber",
+        }
         assert not hasattr(twin, "A_")
         np.testing.assert_array_equal(twin.fit(C, y).predict(C), s.predict(C))
         assert s.n_features_in_ == 2
