@@ -55,7 +55,7 @@ def choose_by_preference(
         raise SearchError(f"There is no row to choose from: the metrics have shape {table.shape}.")
     if not np.isfinite(table).all():
         raise SearchError("Only finite metrics can be compared: there is a NaN or an infinity among them.")
-    shares = _shares(weights, table.shape[1])
+    shares = normalise(weights, table.shape[1])
     directions = signs([True] * table.shape[1] if maximize is None else maximize)
     if directions.shape != shares.shape:
         raise SearchError(f"{len(shares)} metrics need as many directions, not {len(directions)}.")
@@ -73,7 +73,12 @@ def choose_by_preference(
     return int(ties[np.argmax(goodness[ties].sum(axis=1))])
 
 
-def _shares(weights: ArrayLike, n_metrics: int) -> Array:
+def normalise(weights: ArrayLike, n_metrics: int) -> Array:
+    """The weights as shares that sum to 1 (n_metrics,).
+
+    Raises:
+        SearchError: for weights that are negative, not finite or all zero, or not as many as metrics.
+    """
     shares = np.asarray(weights, dtype=np.float64)
     if shares.shape != (n_metrics,):
         raise SearchError(
