@@ -3,8 +3,8 @@
 What the paper leaves open, and how it is filled here:
 
 - The spheres are centred on the box's low corner. From there every box, whatever the signs of its ends, lies
-  in one orthant, so that each angle is defined and in [0, 90°]; for boxes that start at 0, as the paper's, the
-  corner is the origin.
+  in one orthant, so that each angle is defined and in [0, 90°]; for boxes that start at 0, as the paper's,
+  the corner is the origin.
 - Bins are closed on the left, the last one on both sides: points on an axis belong to the first or the last
   bin of each angle. The corner itself has no direction and belongs to no bin.
 - There are about as many joint bins as a surrogate has parameters, but at least two per angle: 6 for two task
@@ -52,8 +52,8 @@ DIRECTIONS = 256
 class AngularBins:
     """The box [low, high]^N, cut along the N - 1 angles of the spheres about its low corner (Figure 11).
 
-    With x = c - low the angles are φ_i = atan2(|(x_{i+1}, ..., x_N)|, x_i), each in [0, π/2]. A bin is N - 1
-    numbers from 0 to K - 1, one for each angle.
+    With x = c - low the angles are φ_i = atan2(|(x_{i+1}, ..., x_N)|, x_i), each in [0, π/2], and 0 where
+    both are 0. A bin is N - 1 numbers from 0 to K - 1, one for each angle.
 
     Args:
         n_vectors: N, at least two.
@@ -122,8 +122,8 @@ class AngularBins:
         """``size x N`` points, uniform in the volume of a bin (N - 1 numbers) within the box.
 
         ``DIRECTIONS`` directions are drawn with uniform angles, and chosen from in proportion to the volume
-        that they stand for: the sphere's element times R^N, where R is the way to the box's border. The radius
-        is R u^(1/N), u uniform.
+        that they stand for: the sphere's element times R^N, where R is the way to the box's border. The
+        radius is R u^(1/N), u uniform.
         """
         n = self.n_vectors
         angles = (np.asarray(cell) + rng.random((DIRECTIONS, n - 1))) / self.per_angle * (np.pi / 2)
