@@ -55,6 +55,20 @@ def test_heads_and_logits_are_open_clips_own(family, plain, tiny_zoo):
     assert not torch.equal(low, expected)
 
 
+def test_class_logits_are_scaled_and_let_gradients_through(family, plain, tiny_zoo):
+    head = family.head(Task.from_file("Stripes", tiny_zoo / "Stripes.npz"))
+    images = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
+    pixels = torch.stack([plain[1](Image.fromarray(image)) for image in images])
+    with torch.no_grad():
+        own = plain[0].encode_image(pixels, normalize=True) @ head * plain[0].logit_scale.exp()
+        torch.testing.assert_close(family.class_logits(family.prepare(images), head, {}), own)
+    proj = torch.zeros_like(family.model.visual.proj).requires_grad_()
+    logits = family.class_logits(family.prepare(images), head, {"visual.proj": proj})
+    assert torch.equal(logits, torch.zeros(7, 4))
+    assert torch.autograd.grad(logits.sum(), proj)[0].abs().max() > 0
+    assert family.model.visual.proj.abs().max() > 0
+
+
 def test_quick_gelu_and_preprocessing_come_from_the_configuration(tmp_path, tiny_zoo, family):
     config = {
         "model_cfg": {**ARCHITECTURE, "quick_gelu": True},
@@ -85,6 +99,7 @@ def test_a_custom_text_tower(tmp_path, tiny_zoo):
     family = ClipZeroShot(str(tmp_path / "custom.json"), tmp_path / "custom.safetensors")
     head = family.head(Task.from_file("Light", tiny_zoo / "Light.npz"))
     assert head.shape == (32, 3)
+    assert family.class_logits(family.prepare(np.zeros((2, 16, 16, 3), np.uint8)), head, {}).shape == (2, 3)
     torch.testing.assert_close(head.norm(dim=0), torch.ones(3))
 
 

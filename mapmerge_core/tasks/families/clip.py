@@ -16,13 +16,14 @@ from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preproc
 from open_clip.zero_shot_classifier import build_zero_shot_classifier
 from PIL import Image
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 from mapmerge_core.errors import CheckpointError
 from mapmerge_core.weights.checkpoints import read_state_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from mapmerge_core.tasks.datasets import Task
 
@@ -137,6 +138,22 @@ class ClipZeroShot:
         """
         features = self.model_in(dtype).visual(self.normalise(batch).to(dtype))
         return functional.normalize(features.float(), dim=-1) @ head
+
+    def class_logits(self, batch: Tensor, head: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Returns logits whose softmax is the model's distribution over classes; gradients flow through them.
+
+        Args:
+            batch: Prepared images, n x 3 x height x width.
+            head: From `head`, d x classes.
+            parameters: Tensors to use in the place of `model`'s parameters, by name; may be empty.
+
+        Returns:
+            Cosine similarities times the model's own logit scale, n x classes, float32.
+        """
+        outputs = functional_call(self.model, dict(parameters), (self.normalise(batch),))
+        features: Tensor = outputs[0]
+        scale: Tensor = outputs[2]
+        return scale * (features @ head)
 
     def _resized(self, image: np.ndarray) -> Tensor:
         picture = Image.fromarray(image)

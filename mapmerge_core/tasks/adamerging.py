@@ -1,0 +1,147 @@
+"""AdaMerging: coefficients learnt from images without labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mapmerge_core.errors import Cancelled, MapMergeError
+from mapmerge_core.tasks.datasets import load_split
+from mapmerge_core.tasks.statistics import running_out_of_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from threading import Event
+
+    from mapmerge_core.tasks.evaluator import Evaluator
+    from mapmerge_core.weights.task_vectors import TaskVectors
+
+
+def adamerge(
+    evaluator: Evaluator,
+    *,
+    layer_wise: bool,
+    vectors: TaskVectors | None = None,
+    steps: int = 500,
+    batch_size: int = 16,
+    lr: float = 1e-3,
+    start: float = 0.3,
+    seed: int = 0,
+    cancel: Event | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Finds coefficients by Adam, minimising the entropy of the merged model's predictions.
+
+    Yang et al., "AdaMerging: Adaptive Model Merging for Multi-Task Learning", ICLR 2024, sections 3.2 and
+    3.3; with TIES-trimmed ``vectors`` it is their AdaMerging++. As in their code, models are merged with the
+    coefficients clipped to [0, 1]. Each step draws ``batch_size`` images of each task's validation split;
+    labels are never read. Models are merged in float32, without a checkpoint's rounding, and left in the
+    family.
+
+    Args:
+        evaluator: Whose family and tasks to use; it measures as before afterwards.
+        layer_wise: Whether each merged tensor has coefficients of its own. Those of a tensor that is not a
+            parameter (a batch norm's statistics) stay at ``start``.
+        vectors: Task vectors for the same models, by default the evaluator's.
+        steps: How many steps Adam takes, with β = (0.9, 0.999).
+        batch_size: Images of each task in a step, or all of them where there are fewer.
+        lr: Adam's learning rate.
+        start: What every coefficient starts from.
+        seed: Decides which images are drawn.
+        cancel: Set it to stop between two steps.
+        progress: Called with the number of steps done and their total after each.
+
+    Returns:
+        Coefficients in [0, 1], float64: (N,), or L x N in the order of `TaskVectors.layers`.
+
+    Raises:
+        Cancelled: Once ``cancel`` is set.
+        DatasetError: A dataset can't be read.
+        MapMergeError: There is less than one step or image, or the device runs out of memory.
+    """
+    for number, what in ((steps, "step"), (batch_size, "image in a batch")):
+        if number < 1:
+            raise MapMergeError(f"AdaMerging needs at least 1 {what}, not {number}.")
+    vectors = evaluator.vectors if vectors is None else vectors.to(evaluator.device)
+    family, rng = evaluator.family, np.random.default_rng(seed)
+    images = {name: family.prepare(load_split(task.data, "val")[0]) for name, task in evaluator.tasks.items()}
+    shape = (len(vectors.layers), len(vectors))
+    # Once, for the tensors that are not merged; from then on the merged ones are written in place.
+    vectors.merge_into(family.model, np.full(len(vectors), start))
+    raw = torch.full(shape if layer_wise else shape[1:], start, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([raw], lr=lr, betas=(0.9, 0.999))
+    with running_out_of_memory(evaluator, batch_size):
+        for step in range(steps):
+            if cancel and cancel.is_set():
+                raise Cancelled
+            batches = {
+                name: some[torch.from_numpy(rng.permutation(len(some))[:batch_size]).to(some.device)]
+                for name, some in images.items()
+            }
+            coefficients = raw.clamp(0, 1).expand(shape)
+            _, gradient = entropy_and_gradient(evaluator, vectors, coefficients.detach(), batches)
+            optimizer.zero_grad()
+            coefficients.backward(gradient)
+            optimizer.step()
+            if progress:
+                progress(step + 1, steps)
+    found: np.ndarray = raw.detach().clamp(0, 1).numpy()
+    return found
+
+
+def entropy_and_gradient(
+    evaluator: Evaluator, vectors: TaskVectors, coefficients: Tensor, batches: Mapping[str, Tensor]
+) -> tuple[float, Tensor]:
+    """Returns the mean entropy of a merged model's predictions and its gradient by the coefficients.
+
+    The model depends on λ_ln as ∂θ_l/∂λ_ln = v_ln, so a gradient is <∂H/∂θ_l, v_ln>: one backward pass for
+    each task, whatever the number of task vectors.
+
+    Args:
+        evaluator: Whose family and tasks to use; tensors that are not merged are taken as they are.
+        vectors: N task vectors of L tensors, on the evaluator's device.
+        coefficients: L x N.
+        batches: Prepared images for each task.
+
+    Returns:
+        The mean over tasks of the mean entropy over a task's images, in nats, and its gradient, L x N,
+        float64, on the CPU.
+    """
+    parameters = _merge_unrounded(evaluator.family.model, vectors, coefficients)
+    entropy, gradient = 0.0, torch.zeros_like(coefficients)
+    for name, images in batches.items():
+        head = evaluator.family.head(evaluator.tasks[name])
+        log_p = evaluator.family.class_logits(images, head, parameters).log_softmax(dim=1)
+        loss = -(log_p.exp() * log_p).sum(dim=1).mean() / len(batches)
+        slopes = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        gradient += _contract(vectors, dict(zip(parameters, slopes, strict=True)))
+        entropy += loss.item()
+    return entropy, gradient
+
+
+@torch.no_grad()
+def _merge_unrounded(model: nn.Module, vectors: TaskVectors, coefficients: Tensor) -> dict[str, Tensor]:
+    """Makes ``model`` the merge in place; returns its merged parameters as leaves that take gradients."""
+    targets = model.state_dict(keep_vars=True)
+    rows = iter(coefficients.float().to(vectors.device))
+    leaves = {}
+    for group in vectors.groups:
+        for slot in group.slots:
+            base, V, target = slot.columns(group.base), slot.columns(group.V), targets[slot.name]
+            target.copy_(torch.addmv(base, V.T, next(rows).to(V.dtype)).view(slot.shape))
+            if isinstance(target, nn.Parameter):
+                leaves[slot.name] = target.detach().requires_grad_()
+    return leaves
+
+
+def _contract(vectors: TaskVectors, slopes: Mapping[str, Tensor | None]) -> Tensor:
+    """Turns a gradient by the merged parameters into one by the coefficients, L x N, float64, on the CPU."""
+    rows = []
+    for group in vectors.groups:
+        for slot in group.slots:
+            V, slope = slot.columns(group.V), slopes.get(slot.name)
+            rows.append(V.new_zeros(len(V)) if slope is None else V @ slope.flatten().to(V.dtype))
+    return torch.stack([row.float() for row in rows]).cpu().double()

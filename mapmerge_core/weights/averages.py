@@ -1,0 +1,128 @@
+"""Averages of models weighted by what their data says: Fisher merging and RegMean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mapmerge_core.errors import MapMergeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mapmerge_core.weights.task_vectors import TaskVectors
+
+# Relative to a Gram matrix's mean diagonal: far below what a layer's inputs span, above float32's rounding.
+_RIDGE = 1e-6
+# Added to the ridge, for layers whose inputs are all zero.
+_TINY = 1e-30
+
+
+class Gram(NamedTuple):
+    """What a linear layer's inputs X (rows x in) say about its weight.
+
+    Attributes:
+        matrix: XᵀX divided by the number of rows, in x in.
+        axis: The axis of the weight that meets the inputs: 1 for X Wᵀ (W is out x in), 0 for X W.
+    """
+
+    matrix: Tensor
+    axis: int
+
+
+def fisher_merge(
+    vectors: TaskVectors, fishers: Sequence[Mapping[str, Tensor]], floor: float = 1e-6
+) -> dict[str, Tensor]:
+    """Averages models, each parameter weighted by the Fisher information of each model about it.
+
+    θ = Σ F_n θ_n / Σ F_n, elementwise (Matena and Raffel, "Merging Models with Fisher-Weighted Averaging",
+    NeurIPS 2022, equation 6 with equal λ). As in their code, Fisher values below ``floor`` are raised to it,
+    so that a parameter that no model's data depends on is averaged, not divided by zero.
+
+    Args:
+        vectors: N task vectors.
+        fishers: For each of them the diagonal Fisher of the model θ_pre + v_n: non-negative tensors of the
+            parameters' shapes. Tensors without one (buffers) are averaged.
+        floor: The smallest weight.
+
+    Returns:
+        A state dict as `TaskVectors.merge` gives.
+
+    Raises:
+        MapMergeError: There isn't one Fisher for each task vector, or ``floor`` is not positive.
+    """
+    _check_one_each(vectors, fishers, "Fisher diagonal")
+    if floor <= 0:
+        raise MapMergeError(f"The floor of Fisher merging must be above 0, not {floor:g}.")
+    flats = [torch.empty_like(group.base) for group in vectors.groups]
+    for group, flat in zip(vectors.groups, flats, strict=True):
+        for slot in group.slots:
+            base, V = slot.columns(group.base), slot.columns(group.V)
+            if all(slot.name in fisher for fisher in fishers):
+                F = torch.stack([fisher[slot.name].flatten().to(V) for fisher in fishers]).clamp_(min=floor)
+                change = (F * V).sum(dim=0) / F.sum(dim=0)
+            else:
+                change = V.mean(dim=0)
+            torch.add(base, change, out=slot.columns(flat))
+    return vectors.state_dict_of(flats)
+
+
+def regmean_merge(
+    vectors: TaskVectors, grams: Sequence[Mapping[str, Gram]], off_diagonal: float = 0.9
+) -> dict[str, Tensor]:
+    """Gives each linear layer the weight whose outputs are nearest to those of the models on their own data.
+
+    W = (Σ G_n)⁻¹ Σ G_n W_n for a weight of shape in x out, where G_n is model n's Gram matrix with its
+    off-diagonal entries scaled (Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language
+    Models", ICLR 2023, equation 2 and section 4.2); parameters without Gram matrices are averaged. Solved in
+    float64 on the CPU. Every G_n gets one ridge, 10⁻⁶ of their mean diagonal, which hardly matters but where
+    no model's inputs reach: there weights are averaged.
+
+    Args:
+        vectors: N task vectors.
+        grams: For each of them the Gram matrices of the model θ_pre + v_n, by parameter.
+        off_diagonal: The scale of the off-diagonal entries, from 0 to 1; 1 is the least-squares solution.
+
+    Returns:
+        A state dict as `TaskVectors.merge` gives.
+
+    Raises:
+        MapMergeError: There isn't one set of Gram matrices for each task vector, or ``off_diagonal`` is
+            outside [0, 1].
+    """
+    _check_one_each(vectors, grams, "set of Gram matrices")
+    if not 0 <= off_diagonal <= 1:
+        raise MapMergeError(f"RegMean's scale of off-diagonals must be from 0 to 1, not {off_diagonal:g}.")
+    flats = [torch.empty_like(group.base) for group in vectors.groups]
+    for group, flat in zip(vectors.groups, flats, strict=True):
+        for slot in group.slots:
+            base, V = slot.columns(group.base), slot.columns(group.V)
+            of_layer = [gram[slot.name] for gram in grams if slot.name in gram]
+            if len(of_layer) == len(grams):
+                change = _nearest_outputs(V.view(-1, *slot.shape), of_layer, off_diagonal).flatten().to(V)
+            else:
+                change = V.mean(dim=0)
+            torch.add(base, change, out=slot.columns(flat))
+    return vectors.state_dict_of(flats)
+
+
+def _nearest_outputs(V: Tensor, grams: Sequence[Gram], off_diagonal: float) -> Tensor:
+    """Merges one layer's task vectors (N x its shape); θ_pre drops out of the equation."""
+    total = weighted = torch.zeros((), dtype=torch.float64)
+    ridge = _RIDGE * sum(float(gram.matrix.diagonal().mean()) for gram in grams) / len(grams) + _TINY
+    for v, (matrix, axis) in zip(V, grams, strict=True):
+        G = matrix.cpu().double()
+        G = off_diagonal * G + torch.diag((1 - off_diagonal) * G.diagonal() + ridge)
+        total, weighted = total + G, weighted + G @ v.cpu().double().movedim(axis, 0)
+    solution = torch.cholesky_solve(weighted, torch.linalg.cholesky(total))
+    return solution.movedim(0, grams[0].axis)
+
+
+def _check_one_each(vectors: TaskVectors, statistics: Sequence, what: str) -> None:
+    if len(statistics) != len(vectors):
+        raise MapMergeError(
+            f"The {len(vectors)} task vectors ({', '.join(vectors.names)}) need one {what} each, "
+            f"but {len(statistics)} came."
+        )

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mapmerge_core.errors import MapMergeError
+from mapmerge_core.weights.averages import Gram, fisher_merge, regmean_merge
+from mapmerge_core.weights.task_vectors import TaskVectors
+from tests.weights.test_task_vectors import by_hand, make_models
+
+SHAPE = (4, 6)  # out x in
+
+
+def linear_models(n=3, dtype=torch.float32):
+    """One weight and one bias of n models, their task vectors and the models' inputs (rows x in)."""
+    generator = torch.Generator().manual_seed(3)
+    draw = lambda *shape: torch.randn(*shape, generator=generator).to(dtype)  # noqa: E731
+    models = {f"m{i}": {"weight": draw(*SHAPE), "bias": draw(4)} for i in range(n)}
+    vectors = TaskVectors.from_state_dicts({"weight": draw(*SHAPE), "bias": draw(4)}, models)
+    inputs = [(draw(50, 6) @ draw(6, 6)).double().numpy() for _ in range(n)]
+    return vectors, models, inputs
+
+
+def gram_of(X, axis=1):
+    return {"weight": Gram(torch.from_numpy(X.T @ X / len(X)).float(), axis)}
+
+
+def weights_of(models):
+    return [model["weight"].double().numpy() for model in models.values()]
+
+
+def test_fisher_weighs_every_entry():
+    pretrained, finetuned = make_models()
+    vectors = TaskVectors.from_state_dicts(pretrained, finetuned)
+    generator = torch.Generator().manual_seed(0)
+    buffers = {"tower.1.running_mean", "tower.1.running_var"}
+    fishers = [
+        {key: torch.rand(t.shape, generator=generator) ** 8 for key, t in pretrained.items()}
+        for _ in finetuned
+    ]
+    for fisher in fishers:
+        for name in buffers:
+            del fisher[name]
+    merged = fisher_merge(vectors, fishers, floor=1e-3)
+    average = by_hand(pretrained, finetuned, [1 / 3] * 3)
+    for key, tensor in merged.items():
+        if key in buffers or not tensor.is_floating_point():
+            expected = average[key].numpy()
+        else:
+            F = [np.maximum(fisher[key].double().numpy(), 1e-3) for fisher in fishers]
+            models = [model[key].double().numpy() for model in finetuned.values()]
+            expected = sum(f * m for f, m in zip(F, models, strict=True)) / sum(F)
+        np.testing.assert_allclose(tensor.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_parameters_that_no_data_depends_on_are_averaged_and_dtypes_kept():
+    pretrained, finetuned = make_models(dtype=torch.float16)
+    vectors = TaskVectors.from_state_dicts(pretrained, finetuned)
+    zeros = {key: torch.zeros(tensor.shape) for key, tensor in pretrained.items()}
+    merged = fisher_merge(vectors, [zeros, zeros, zeros])
+    average = by_hand(pretrained, finetuned, [1 / 3] * 3)
+    for key, tensor in merged.items():
+        assert tensor.dtype == pretrained[key].dtype
+        torch.testing.assert_close(tensor, average[key], rtol=1e-3, atol=1e-6)
+    certain = {key: torch.full(tensor.shape, 1e9) for key, tensor in pretrained.items()}
+    for key, tensor in fisher_merge(vectors, [zeros, certain, zeros]).items():
+        if tensor.is_floating_point():
+            assert torch.equal(tensor, finetuned["two"][key]), key
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_regmean_with_all_of_the_gram_matrix_is_least_squares(dtype):
+    vectors, models, inputs = linear_models(dtype=dtype)
+    merged = regmean_merge(vectors, [gram_of(X) for X in inputs], off_diagonal=1)
+    outputs = [X @ W.T for X, W in zip(inputs, weights_of(models), strict=True)]
+    best = np.linalg.lstsq(np.concatenate(inputs), np.concatenate(outputs), rcond=None)[0].T
+    # The float32 Gram matrices and the ridge stand between the two.
+    np.testing.assert_allclose(merged["weight"], best, rtol=0, atol=2e-3)
+    assert merged["weight"].dtype == dtype
+    error = lambda W: sum(((X @ W.T - Y) ** 2).sum() for X, Y in zip(inputs, outputs, strict=True))  # noqa: E731
+    merged_error = error(merged["weight"].double().numpy())
+    assert merged_error <= error(best) * (1 + 1e-6)
+    assert merged_error < 0.9 * error(sum(weights_of(models)) / 3)
+    biases = [model["bias"].double() for model in models.values()]
+    torch.testing.assert_close(merged["bias"].double(), sum(biases) / 3, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_regmean_scales_off_diagonals(axis):
+    vectors, models, inputs = linear_models()
+    if axis == 0:  # X W: the weight's 4 rows meet the inputs
+        inputs = [X[:, :4] for X in inputs]
+    grams = [gram_of(X, axis) for X in inputs]
+    merged = regmean_merge(vectors, grams)["weight"].numpy()
+    G = [X.T @ X / len(X) for X in inputs]
+    G = [0.9 * g + 0.1 * np.diag(np.diag(g)) for g in G]
+    W = [w.T if axis == 1 else w for w in weights_of(models)]
+    expected = np.linalg.inv(sum(G)) @ sum(g @ w for g, w in zip(G, W, strict=True))
+    np.testing.assert_allclose(merged, expected.T if axis == 1 else expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("off_diagonal", [0.9, 1])
+def test_weights_that_no_input_reaches_are_averaged(off_diagonal):
+    vectors, models, inputs = linear_models()
+    average = sum(weights_of(models)) / 3
+    for X in inputs:
+        X[:, 2] = 0
+    merged = regmean_merge(vectors, [gram_of(X) for X in inputs], off_diagonal)["weight"].numpy()
+    np.testing.assert_allclose(merged[:, 2], average[:, 2], atol=1e-5)
+    assert np.abs(merged - average).max() > 0.1
+    alone = regmean_merge(vectors, [gram_of(X * (i == 1)) for i, X in enumerate(inputs)], off_diagonal)
+    others = [0, 1, 3, 4, 5]
+    np.testing.assert_allclose(alone["weight"][:, others], models["m1"]["weight"][:, others], atol=1e-3)
+    nothing = regmean_merge(vectors, [gram_of(0 * X) for X in inputs], off_diagonal)["weight"]
+    np.testing.assert_allclose(nothing, average, atol=1e-6)
+
+
+def test_few_inputs_do_not_blow_weights_up():
+    vectors, models, inputs = linear_models()
+    few = [gram_of(X[:1]) for X in inputs]  # three rows for six inputs: three directions are free
+    merged = regmean_merge(vectors, few, off_diagonal=1)["weight"].numpy()
+    for X, W in zip(inputs, weights_of(models), strict=True):
+        np.testing.assert_allclose(merged @ X[0], W @ X[0], atol=2e-3)
+    unseen = np.linalg.svd(np.stack([X[0] for X in inputs]))[2][3:]
+    # Loose, as the rounding of float32 Gram matrices is a tenth of the ridge.
+    np.testing.assert_allclose(merged @ unseen.T, sum(weights_of(models)) / 3 @ unseen.T, atol=0.15)
+
+
+def test_a_layer_without_gram_matrices_of_every_model_is_averaged():
+    vectors, models, inputs = linear_models()
+    merged = regmean_merge(vectors, [gram_of(inputs[0]), {}, gram_of(inputs[2])])["weight"]
+    np.testing.assert_allclose(merged, sum(weights_of(models)) / 3, atol=1e-6)
+
+
+def test_what_can_not_be_averaged():
+    vectors, _, inputs = linear_models()
+    with pytest.raises(
+        MapMergeError, match=r"3 task vectors \(m0, m1, m2\) need one Fisher diagonal each, but 2 came"
+    ):
+        fisher_merge(vectors, [{}, {}])
+    with pytest.raises(MapMergeError, match="need one set of Gram matrices each, but 1 came"):
+        regmean_merge(vectors, [{}])
+    grams = [gram_of(X) for X in inputs]
+    with pytest.raises(MapMergeError, match="floor of Fisher merging must be above 0, not 0"):
+        fisher_merge(vectors, [{}, {}, {}], floor=0)
+    with pytest.raises(MapMergeError, match=r"off-diagonals must be from 0 to 1, not 1\.2"):
+        regmean_merge(vectors, grams, off_diagonal=1.2)
