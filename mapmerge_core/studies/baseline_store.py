@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.dialects.sqlite import insert
 
 from mapmerge_core.errors import StudyError
@@ -19,6 +18,8 @@ from mapmerge_core.studies.tables import Baseline, BaselineEvaluation, Study
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    import numpy as np
 
     from mapmerge_core.studies.rows import Split
     from mapmerge_core.tasks.metric import Outcome
@@ -37,6 +38,7 @@ class BaselineStore(Database):
         *,
         c: np.ndarray | None = None,
         layers: np.ndarray | None = None,
+        file: Path | None = None,
         evaluations: int = 0,
         seconds: float = 0.0,
     ) -> BaselineRow:
@@ -48,6 +50,7 @@ class BaselineStore(Database):
             settings: What it is made with, plain values for JSON.
             c: Its coefficients (N,), where it is a c.
             layers: Its layer-wise coefficients (``L x N``), where it has some.
+            file: Its model, where it is neither; moved to ``baseline_file`` as the baseline is kept.
             evaluations: (model, task) pairs that choosing it took.
             seconds: What making it took.
         """
@@ -64,12 +67,13 @@ class BaselineStore(Database):
                 created=datetime.now(UTC),
             )
             .on_conflict_do_nothing(index_elements=["study_id", "name", "settings"])
+            .returning(Baseline.id)
         )
         with self._write() as session:
-            session.execute(statement)
-        found = self.find_baseline(study_id, name, settings)
-        assert found is not None
-        return found
+            added = session.scalar(statement)
+            if added is not None and file is not None:
+                file.replace(self.baseline_file(added))
+        return cast("BaselineRow", self.find_baseline(study_id, name, settings))
 
     def find_baseline(self, study_id: int, name: str, settings: Mapping[str, Any]) -> BaselineRow | None:
         """The study's baseline with this name and these settings, if it has been made."""
@@ -82,7 +86,9 @@ class BaselineStore(Database):
 
     def baselines(self, study_id: int) -> list[BaselineRow]:
         """A study's baselines, oldest first."""
-        return self._select(select(Baseline).where(Baseline.study_id == as_id(study_id)).order_by(Baseline.id))
+        return self._select(
+            select(Baseline).where(Baseline.study_id == as_id(study_id)).order_by(Baseline.id)
+        )
 
     def baseline(self, baseline_id: int) -> BaselineRow:
         """One baseline.
@@ -95,8 +101,14 @@ class BaselineStore(Database):
             raise StudyError(f"There is no baseline {baseline_id}: it may have been deleted.")
         return found[0]
 
+    def delete_baseline(self, baseline_id: int) -> None:
+        """Deletes a baseline with its measurements and its file; those of a c are the study's, and stay."""
+        with self._write() as session:
+            session.execute(delete(Baseline).where(Baseline.id == as_id(baseline_id)))
+        self.baseline_file(baseline_id).unlink(missing_ok=True)
+
     def baseline_file(self, baseline_id: int) -> Path:
-        """Where the model of a baseline lies that is neither coefficients nor made again from its settings."""
+        """Where a baseline's model lies, if it is neither coefficients nor made again from settings."""
         return self.folder / "baselines" / f"baseline-{baseline_id}.safetensors"
 
     def add_baseline_evaluation(self, baseline_id: int, task: str, split: Split, outcome: Outcome) -> bool:

@@ -1,167 +1,54 @@
-"""The merges that no search chose: which there are, how each is made, and the weights that were measured."""
+"""The merges that no search chose: made, kept and measured, and what that will take."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import time
+from statistics import median
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from mapmerge_core.errors import StudyError
+from mapmerge_core.errors import Cancelled, StudyError
+from mapmerge_core.studies.baseline_kinds import (
+    BASELINES,
+    BaselineKind,
+    check_offered,
+    check_settings,
+    find_kind,
+    label,
+    offered,
+)
+from mapmerge_core.studies.baseline_weights import has_weights, make_weights, weights_of
+from mapmerge_core.studies.runner import measure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from threading import Event
 
     from mapmerge_core.studies.rows import BaselineRow, Split, StudyRow
-    from mapmerge_core.studies.spec import StudySpec
+    from mapmerge_core.studies.runner import Progress
     from mapmerge_core.studies.store import Store
+    from mapmerge_core.tasks.evaluator import Evaluator
 
+__all__ = [
+    "BASELINES",
+    "BaselineKind",
+    "baseline_values",
+    "check_offered",
+    "estimate_baselines",
+    "find_kind",
+    "find_made",
+    "label",
+    "make_baseline",
+    "measure_baseline",
+    "missing",
+    "offered",
+    "passes_to_make",
+    "weights_of",
+]
 
-@dataclass(frozen=True)
-class BaselineKind:
-    """A baseline that a study can have.
-
-    Attributes:
-        name: What the store and the command line call it.
-        title: What tables call it.
-        settings: Everything that can be set, with the defaults.
-        uses_data: Whether making it reads the tasks' validation images.
-        explanation: One sentence for a person.
-    """
-
-    name: str
-    title: str
-    settings: Mapping[str, Any]
-    uses_data: bool
-    explanation: str
-
-
-_ADAM = {"steps": 500, "batch_size": 16, "lr": 1e-3, "start": 0.3, "seed": 0}
-
-BASELINES = (
-    BaselineKind(
-        "soup", "Model soup", {}, uses_data=False, explanation="The average of the fine-tuned models."
-    ),
-    BaselineKind(
-        "scalar",
-        "Task arithmetic, searched scalar",
-        {},
-        uses_data=True,
-        explanation="One coefficient for all task vectors: the one of 0, 0.1, ..., 1 with the best mean metric on the "
-        "validation split.",
-    ),
-    BaselineKind(
-        "scalar_03",
-        "Task arithmetic, 0.3",
-        {"scale": 0.3},
-        uses_data=False,
-        explanation="The coefficient 0.3 for all task vectors.",
-    ),
-    BaselineKind(
-        "ties",
-        "TIES",
-        {"keep": 0.2, "scale": 1.0},
-        uses_data=False,
-        explanation="Keeps the largest entries of each task vector, elects a sign for each parameter and averages what "
-        "agrees with it.",
-    ),
-    BaselineKind(
-        "dare",
-        "DARE + task arithmetic",
-        {"drop": 0.5, "seed": 0, "scale": None},
-        uses_data=True,
-        explanation="Drops entries of each task vector at random, enlarges the others and adds them with one "
-        "coefficient: the one that the search of task arithmetic found (that search is made first where it hasn't been).",
-    ),
-    BaselineKind(
-        "dare_ties",
-        "DARE + TIES",
-        {"drop": 0.5, "seed": 0, "scale": 1.0},
-        uses_data=False,
-        explanation="TIES, with DARE's random drop in the place of keeping the largest entries.",
-    ),
-    BaselineKind(
-        "slerp",
-        "SLERP",
-        {"t": 0.5},
-        uses_data=False,
-        explanation="Halfway along the arc between two models, tensor by tensor.",
-    ),
-    BaselineKind(
-        "fisher",
-        "Fisher merging",
-        {"examples": 256, "seed": 0, "floor": 1e-6},
-        uses_data=True,
-        explanation="An average in which each parameter of each model weighs as much as that model's predictions depend "
-        "on it.",
-    ),
-    BaselineKind(
-        "regmean",
-        "RegMean",
-        {"examples": None, "seed": 0, "off_diagonal": 0.9},
-        uses_data=True,
-        explanation="Gives each linear layer the weights whose outputs are nearest to those of the fine-tuned models.",
-    ),
-    BaselineKind(
-        "adamerging",
-        "AdaMerging, task-wise",
-        _ADAM,
-        uses_data=True,
-        explanation="Learns one coefficient for each task vector from validation images without their labels.",
-    ),
-    BaselineKind(
-        "adamerging_layers",
-        "AdaMerging, layer-wise",
-        _ADAM,
-        uses_data=True,
-        explanation="Learns a coefficient for each tensor of each task vector from validation images without "
-        "their labels.",
-    ),
-    BaselineKind(
-        "adamerging_ties",
-        "AdaMerging++",
-        {"keep": 0.2, **_ADAM},
-        uses_data=True,
-        explanation="Layer-wise AdaMerging on task vectors that TIES has trimmed.",
-    ),
-)
-"""Every baseline, in the order of tables."""
-
-
-def offered(spec: StudySpec) -> tuple[BaselineKind, ...]:
-    """The baselines that a study of ``spec`` can have.
-
-    SLERP merges two models only. A study with a transform has none: they belong to the study of the same
-    models without it.
-    """
-    if spec.transform:
-        return ()
-    return tuple(kind for kind in BASELINES if kind.name != "slerp" or len(spec.tasks) == 2)
-
-
-def label(baseline: BaselineRow) -> str:
-    """A baseline's title and, where it wasn't made with the defaults, with what: "TIES (keep 0.5)"."""
-    kind = find_kind(baseline.name)
-    changed = [
-        f"{name.replace('_', ' ')} {'all' if value is None else f'{value:g}'}"
-        for name, value in baseline.settings.items()
-        if value != kind.settings[name]
-    ]
-    return f"{kind.title} ({', '.join(changed)})" if changed else kind.title
-
-
-def find_kind(name: str) -> BaselineKind:
-    """The baseline of that name.
-
-    Raises:
-        StudyError: where there is none.
-    """
-    for kind in BASELINES:
-        if kind.name == name:
-            return kind
-    raise StudyError(
-        f"The baseline '{name}' is unknown: use one of {', '.join(kind.name for kind in BASELINES)}."
-    )
+# What the search of one scalar tries; tenths as they are typed, so that its 0.3 is the fixed scalar's.
+_SCALARS = np.arange(11) / 10
 
 
 def find_made(store: Store, study: StudyRow, name: str) -> BaselineRow | None:
@@ -172,14 +59,131 @@ def find_made(store: Store, study: StudyRow, name: str) -> BaselineRow | None:
     """
     settings = dict(find_kind(name).settings)
     if name == "dare":
-        searched = store.find_baseline(study.id, "scalar", {})
-        settings["scale"] = None if searched is None or searched.c is None else float(searched.c[0])
-    return store.find_baseline(study.id, name, settings)
+        search = store.find_baseline(study.id, "scalar", {})
+        if search is None:
+            return None
+        settings["scale"] = _scalar(search)
+    row = store.find_baseline(study.id, name, settings)
+    return row if row is not None and has_weights(store, row) else None
 
 
 def missing(store: Store, study: StudyRow) -> tuple[BaselineKind, ...]:
     """The baselines that the study can have and hasn't, with the default settings."""
     return tuple(kind for kind in offered(study.spec) if find_made(store, study, kind.name) is None)
+
+
+def make_baseline(
+    store: Store,
+    study: StudyRow,
+    name: str,
+    evaluator: Evaluator,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    cancel: Event | None = None,
+    progress: Progress | None = None,
+) -> BaselineRow:
+    """Makes a baseline and keeps it; one that the study has already is handed out as it is.
+
+    Args:
+        store: Where it is kept, and with it what its search measures.
+        study: A study without a transform.
+        name: One of `BASELINES`.
+        evaluator: The study's.
+        settings: Those that differ from the defaults.
+        cancel: Set it to stop after the evaluation, the images or the step in flight.
+        progress: Called with what is done and its total: evaluations of the scalar's search, steps of
+            AdaMerging, hundredths of each task's images for Fisher merging and RegMean.
+
+    Raises:
+        StudyError: for an unknown baseline or setting, and for a baseline that the study can't have.
+        MapMergeError: for settings out of range, and where the device runs out of memory.
+        Cancelled: once ``cancel`` is set.
+    """
+    kind = check_offered(study.spec, name)
+    chosen = check_settings(kind, settings or {})
+    search = None
+    if name == "dare" and chosen["scale"] is None:
+        search = make_baseline(store, study, "scalar", evaluator, cancel=cancel, progress=progress)
+        chosen["scale"] = _scalar(search)
+    found = store.find_baseline(study.id, name, chosen)
+    if found is not None and has_weights(store, found):
+        return found
+    if found is not None:  # its file was deleted, and data don't decide twice alike
+        store.delete_baseline(found.id)
+    if cancel and cancel.is_set():
+        raise Cancelled
+    if name == "scalar":
+        return _search_scalar(store, study, evaluator, cancel, progress)
+    start = time.perf_counter()
+    made = make_weights(store, name, chosen, evaluator, cancel=cancel, progress=progress)
+    try:
+        return store.add_baseline(
+            study.id,
+            name,
+            chosen,
+            c=made.c,
+            layers=made.layers,
+            file=made.file,
+            evaluations=search.evaluations if search else 0,
+            seconds=time.perf_counter() - start + (search.seconds if search else 0),
+        )
+    finally:
+        if made.file:  # where another process was faster, or the database failed
+            made.file.unlink(missing_ok=True)
+
+
+def measure_baseline(
+    store: Store,
+    baseline_id: int,
+    evaluator: Evaluator,
+    *,
+    split: Split = "test",
+    cancel: Event | None = None,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Measures a baseline on every task, unless the store knows the values; a c shares the study's.
+
+    Args:
+        store: Where each value is committed as soon as it is measured.
+        baseline_id: The baseline.
+        evaluator: Its study's.
+        split: "val" or "test".
+        cancel: Set it to stop after the evaluation in flight.
+        progress: Called with the evaluations that the store has and those wanted in all.
+
+    Returns:
+        A value for each task.
+
+    Raises:
+        StudyError: where there is no such baseline, or its file is gone.
+        Cancelled: once ``cancel`` is set.
+    """
+    baseline = store.baseline(baseline_id)
+    study = store.study(baseline.study_id)
+    tasks = study.spec.task_names
+    if baseline.c is not None:
+        values = measure(
+            store, study, evaluator, baseline.c[None], split=split, cancel=cancel, progress=progress
+        )
+        return dict(zip(tasks, values[0].tolist(), strict=True))
+    known = store.baseline_measured(baseline_id, split)
+    wanted = [task for task in tasks if task not in known]
+    done = len(known)
+    if progress:
+        progress(done, len(tasks))
+    if cancel and cancel.is_set() and wanted:
+        raise Cancelled
+    if wanted:
+        weights = weights_of(store, baseline, evaluator.exported_vectors)
+        for task, outcome in evaluator.outcomes_of(weights, wanted, split):
+            store.add_baseline_evaluation(baseline_id, task, split, outcome)
+            done += 1
+            if progress:
+                progress(done, len(tasks))
+            if cancel and cancel.is_set() and done < len(tasks):
+                raise Cancelled
+    known = store.baseline_measured(baseline_id, split)
+    return {task: known[task] for task in tasks}
 
 
 def baseline_values(store: Store, baseline: BaselineRow, split: Split = "test") -> np.ndarray:
@@ -190,3 +194,90 @@ def baseline_values(store: Store, baseline: BaselineRow, split: Split = "test") 
         known = store.baseline_measured(baseline.id, split)
     tasks = store.study(baseline.study_id).spec.task_names
     return np.array([known.get(task, np.nan) for task in tasks])
+
+
+def estimate_baselines(store: Store, study: StudyRow, seconds_per_point: float | None = None) -> float | None:
+    """How long making all missing baselines and measuring all of them on the test split will take, roughly.
+
+    Counted in passes of one image forward through the model, a pass backward as two. Fisher merging takes
+    four for an image (labels are drawn first), RegMean two (a Gram matrix costs about as much as its layer),
+    AdaMerging three for each image of each step; measuring takes one. A pass takes as long as in the
+    evaluations that the store has, on the split where it took longer (only validation is ever measured in
+    bfloat16). Merging the weights themselves is not counted, and evaluations of another device mislead.
+
+    Args:
+        store: What has been made and measured, and how long that took.
+        study: The study.
+        seconds_per_point: To measure one c on the validation split of every task (`Estimate`), by default the
+            median of what is in the store.
+
+    Returns:
+        Seconds; None where some task has no validation value yet.
+    """
+    sizes, medians = _timings(store, study, "val")
+    if len(sizes) < len(study.spec.tasks):
+        return None
+    seconds = sum(medians.values()) if seconds_per_point is None else seconds_per_point
+    n_val = sum(sizes.values())
+    test_sizes, test_medians = _timings(store, study, "test")
+    each = seconds / n_val
+    if test_sizes:
+        each = max(each, sum(test_medians.values()) / sum(test_sizes.values()))
+    passes, total = 0, 0.0
+    for kind in offered(study.spec):
+        row = find_made(store, study, kind.name)
+        known = [] if row is None else np.isfinite(baseline_values(store, row)).tolist()
+        for task, measured in zip(study.spec.task_names, known or [False] * len(sizes), strict=True):
+            passes += 0 if measured else test_sizes.get(task, sizes[task])
+        if row is None and kind.name == "scalar":
+            known_C, known_Y = store.table(study.id)
+            C = _scalars(study)
+            n_known = sum(int(np.isfinite(known_Y[(known_C == c).all(axis=1)]).sum()) for c in C)
+            total += (1 - n_known / C.size) * len(C) * seconds
+        elif row is None:
+            passes += passes_to_make(kind, list(sizes.values()))
+    return total + passes * each
+
+
+def passes_to_make(kind: BaselineKind, sizes: list[int]) -> int:
+    """Passes of one image that making a baseline takes, for tasks with as many validation images as given."""
+    settings = kind.settings
+    if "examples" in settings:
+        return (4 if kind.name == "fisher" else 2) * sum(min(n, settings["examples"] or n) for n in sizes)
+    if "steps" in settings:
+        return 3 * int(settings["steps"]) * sum(min(n, settings["batch_size"]) for n in sizes)
+    return 0
+
+
+def _timings(store: Store, study: StudyRow, split: Split) -> tuple[dict[str, int], dict[str, float]]:
+    """For each task that was measured on a split the number of examples and the median of the seconds."""
+    rows = store.evaluations(study.id, split)
+    sizes = {row.task: row.n_examples for row in rows}
+    return sizes, {task: median(row.seconds for row in rows if row.task == task) for task in sizes}
+
+
+def _scalars(study: StudyRow) -> np.ndarray:
+    """The coefficients that the scalar's search tries (11 x N)."""
+    return np.repeat(_SCALARS[:, None], len(study.spec.tasks), axis=1)
+
+
+def _scalar(search: BaselineRow) -> float:
+    """What the scalar's search found."""
+    return float(cast("np.ndarray", search.c)[0])
+
+
+def _search_scalar(
+    store: Store, study: StudyRow, evaluator: Evaluator, cancel: Event | None, progress: Progress | None
+) -> BaselineRow:
+    C = _scalars(study)
+    Y = measure(store, study, evaluator, C, cancel=cancel, progress=progress)
+    signs = [1 if metric.maximize else -1 for metric in study.spec.metrics]
+    tried = {c.tobytes() for c in C}
+    return store.add_baseline(
+        study.id,
+        "scalar",
+        {},
+        c=C[(Y * signs).mean(axis=1).argmax()],
+        evaluations=Y.size,
+        seconds=sum(row.seconds for row in store.evaluations(study.id) if row.c.tobytes() in tried),
+    )

@@ -10,7 +10,28 @@ from mapmerge_core.studies.spec import check_sources
 
 if TYPE_CHECKING:
     from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.studies.spec import StudySpec
     from mapmerge_core.tasks.evaluator import Evaluator
+    from mapmerge_core.weights.task_vectors import TaskVectors
+
+
+def read_vectors(spec: StudySpec) -> TaskVectors:
+    """Reads a study's task vectors and transforms them where the study says so; always on the CPU.
+
+    Raises:
+        CheckpointError: where a checkpoint can't be read or doesn't fit.
+    """
+    from mapmerge_core.tasks.families.clip import ClipZeroShot
+    from mapmerge_core.weights.task_vectors import TaskVectors
+    from mapmerge_core.weights.transforms import apply_transform
+
+    vectors = TaskVectors.from_files(
+        spec.pretrained, {task.name: task.checkpoint for task in spec.tasks}, part=ClipZeroShot.part
+    )
+    how = spec.transform
+    if how is None:
+        return vectors
+    return apply_transform(vectors, how.kind, keep=how.keep, drop=how.drop, seed=how.seed)
 
 
 def load_evaluator(study: StudyRow, device: str = "auto", precision: str = "auto") -> Evaluator:
@@ -26,7 +47,6 @@ def load_evaluator(study: StudyRow, device: str = "auto", precision: str = "auto
     from mapmerge_core.tasks.datasets import Task
     from mapmerge_core.tasks.evaluator import Evaluator, choose_device
     from mapmerge_core.tasks.families.clip import ClipZeroShot
-    from mapmerge_core.weights.task_vectors import TaskVectors
 
     check_sources(study.sources)
     spec = study.spec
@@ -34,10 +54,7 @@ def load_evaluator(study: StudyRow, device: str = "auto", precision: str = "auto
     tasks = [Task.from_file(task.name, task.data) for task in spec.tasks]
     try:
         family = ClipZeroShot(spec.architecture, spec.pretrained, chosen)
-        vectors = TaskVectors.from_files(
-            spec.pretrained, {task.name: task.checkpoint for task in spec.tasks}, part=family.part
-        )
-        return Evaluator(family, vectors, tasks, device=chosen, precision=precision)
+        return Evaluator(family, read_vectors(spec), tasks, device=chosen, precision=precision)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise StudyError(
             f"The models of '{study.name}' don't fit into the memory of {chosen}: merge fewer tasks, choose "

@@ -1,22 +1,25 @@
-"""From a pick to a merged model's file, with all that the store knows about it."""
+"""From a pick or a baseline to a merged model's file, with all that the store knows about it."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from mapmerge_core.errors import CheckpointError, ExportError, StudyError
 from mapmerge_core.studies.analysis import analyse
+from mapmerge_core.studies.baselines import baseline_values, find_kind, weights_of
+from mapmerge_core.studies.evaluators import read_vectors
 from mapmerge_core.studies.paths import absolute
 from mapmerge_core.studies.spec import check_sources
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
-
-    from mapmerge_core.studies.rows import PickRow, StudyRow
+    from mapmerge_core.studies.rows import StudyRow
     from mapmerge_core.studies.store import Store
     from mapmerge_core.weights.export import ExportResult, Recipe
 
@@ -36,45 +39,66 @@ def export_pick(store: Store, pick_id: int, path: Path | str | None = None) -> E
         ExportError: where the file can't be written, or would replace one that mapmerge didn't export.
     """
     from mapmerge_core.weights.export import save_merged
-    from mapmerge_core.weights.task_vectors import TaskVectors
 
     pick = store.pick(pick_id)
     study = store.study(pick.study_id)
-    target = _target(store, study, pick, path)
-    if path is not None:  # the data folder holds nothing but exports, perhaps without a model moved elsewhere
-        _check_target(target, study)
+    name = f"{slug(pick.name) if pick.name else 'merged'}-{pick.id}.safetensors"
+    target = _target(store, study, name, path)
     check_sources(study.sources)
-    vectors = TaskVectors.from_files(
-        study.spec.pretrained,
-        {task.name: task.checkpoint for task in study.spec.tasks},
-        part=_merged_part(),
-    )
-    result = save_merged(target, vectors, pick.c, recipe=make_recipe(store, study, pick.c))
+    result = save_merged(target, read_vectors(study.spec), pick.c, recipe=make_recipe(store, study, pick.c))
     store.update_pick(pick_id, exported=result.path)
     return result
 
 
-def make_recipe(store: Store, study: StudyRow, c: np.ndarray) -> Recipe:
-    """What is known about the merge at ``c`` (N,): its sources, and metrics predicted and measured."""
+def export_baseline(store: Store, baseline_id: int, path: Path | str | None = None) -> ExportResult:
+    """Writes the model of a baseline, the very weights that are measured.
+
+    Args:
+        store: Where the baseline and its measurements are.
+        baseline_id: The baseline.
+        path: As for `export_pick`.
+
+    Raises:
+        StudyError: where there is no such baseline, its model is gone, or a source has changed.
+        CheckpointError: where a source or its model can't be read.
+        ExportError: where the file can't be written, or would replace one that mapmerge didn't export.
+    """
+    from mapmerge_core.weights.export import save_merged, save_model
+
+    baseline = store.baseline(baseline_id)
+    study = store.study(baseline.study_id)
+    kind = find_kind(baseline.name)
+    target = _target(store, study, f"{slug(kind.title)}-{baseline.id}.safetensors", path)
+    check_sources(study.sources)
+    measured = zip(study.spec.task_names, baseline_values(store, baseline).tolist(), strict=True)
+    recipe = replace(
+        make_recipe(store, study, baseline.c),
+        method=kind.title,
+        settings=baseline.settings,
+        measured={task: value for task, value in measured if np.isfinite(value)},
+    )
+    vectors = read_vectors(study.spec)
+    if baseline.c is not None:
+        return save_merged(target, vectors, baseline.c, recipe=recipe)
+    return save_model(target, weights_of(store, baseline, vectors), recipe=recipe)
+
+
+def make_recipe(store: Store, study: StudyRow, c: np.ndarray | None) -> Recipe:
+    """What is known about a merge: its sources and, where it is a ``c`` (N,), its metrics."""
     from mapmerge_core.weights.export import Recipe
 
     tasks = study.spec.task_names
     by_role = {source.role: source for source in study.sources}
     roles = {"pretrained": "pretrained"} | {name: f"{name} checkpoint" for name in tasks}
-    try:
-        predicted, _, _ = analyse(store, study.id, with_front=False).predict(c)
-    except StudyError:  # too few points for surrogates: coefficients can be exported all the same
-        predictions = {}
-    else:
-        predictions = dict(zip(tasks, predicted.tolist(), strict=True))
     examples = {row.task: row.n_examples for row in store.evaluations(study.id, "test")}
     return Recipe(
         sources={
             name: {"path": str(by_role[role].path), "sha256": by_role[role].sha256}
             for name, role in roles.items()
         },
-        predicted=predictions,
-        measured=store.measured(study.id, c, "test"),
+        transform=_transform(study),
+        predicted={} if c is None else _predict(store, study, c),
+        measured={} if c is None else store.measured(study.id, c, "test"),
         tasks={
             name: {
                 "metric": metric.name,
@@ -93,19 +117,31 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-") or "study"
 
 
-def _merged_part() -> str:
-    from mapmerge_core.tasks.families.clip import ClipZeroShot
+def _predict(store: Store, study: StudyRow, c: np.ndarray) -> dict[str, float]:
+    """The surrogates' metrics at ``c`` by task; none where too few points for surrogates were measured."""
+    try:
+        predicted, _, _ = analyse(store, study.id, with_front=False).predict(c)
+    except StudyError:  # coefficients can be exported all the same
+        return {}
+    return dict(zip(study.spec.task_names, predicted.tolist(), strict=True))
 
-    part: str = ClipZeroShot.part
-    return part
+
+def _transform(study: StudyRow) -> dict[str, Any]:
+    """What was done to the task vectors, without the settings that don't matter for it."""
+    if study.spec.transform is None:
+        return {}
+    idle = ("keep",) if study.spec.transform.kind == "dare" else ("drop", "seed")
+    return {name: value for name, value in asdict(study.spec.transform).items() if name not in idle}
 
 
-def _target(store: Store, study: StudyRow, pick: PickRow, path: Path | str | None) -> Path:
-    name = f"{slug(pick.name) if pick.name else 'merged'}-{pick.id}.safetensors"
-    if path is None:
+def _target(store: Store, study: StudyRow, name: str, path: Path | str | None) -> Path:
+    """The file to write: ``path``, or the file ``name`` in it, or that in the study's folder of exports."""
+    if path is None:  # the data folder holds nothing but exports, perhaps without a model moved elsewhere
         return store.folder / "exports" / slug(study.name) / name
     path = absolute(path)
-    return path if path.suffix == ".safetensors" else path / name
+    target = path if path.suffix == ".safetensors" else path / name
+    _check_target(target, study)
+    return target
 
 
 def _check_target(model: Path, study: StudyRow) -> None:

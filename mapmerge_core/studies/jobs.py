@@ -223,6 +223,24 @@ class Jobs:
 
         return self._add("export", pick.study_id, "Export the merged model", work, _FILES)
 
+    def export_baseline(self, baseline_id: int) -> int:
+        """Writes a baseline's model; its result is an ``ExportResult``.
+
+        Returns:
+            The job's id.
+
+        Raises:
+            StudyError: where there is no such baseline.
+        """
+        baseline = self._store.baseline(baseline_id)
+
+        def work(_: _Job) -> Any:  # noqa: ANN401
+            from mapmerge_core.studies.exporting import export_baseline
+
+            return export_baseline(self._store, baseline_id)
+
+        return self._add("export", baseline.study_id, "Export the baseline's model", work, _FILES)
+
     def stop(self, job_id: int) -> None:
         """Stops a job: at once while it waits, after the evaluation in flight while it runs.
 

@@ -127,6 +127,11 @@ class Evaluator:
         self._exported = vectors.to("cpu")
         self._splits: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
 
+    @property
+    def exported_vectors(self) -> TaskVectors:
+        """The task vectors as an export merges them: on the CPU."""
+        return self._exported
+
     def prepare(self, tasks: Sequence[str] | None = None, split: str = "val") -> None:
         """Loads images and computes heads, so that the first `evaluate` takes no longer than the next.
 
