@@ -155,8 +155,8 @@ def check_offered(spec: StudySpec, name: str) -> BaselineKind:
         )
     if kind not in offered(spec):
         raise StudyError(
-            f"{kind.title} merges two models, not {len(spec.tasks)}: choose another baseline or a study of two "
-            "tasks."
+            f"{kind.title} merges two models, not {len(spec.tasks)}: choose another baseline or a study of "
+            "two tasks."
         )
     return kind
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from mapmerge_core.errors import Cancelled, StudyError
+from mapmerge_core.errors import Cancelled
 from mapmerge_core.studies.baseline_kinds import (
     BASELINES,
     BaselineKind,
@@ -243,9 +243,11 @@ def passes_to_make(kind: BaselineKind, sizes: list[int]) -> int:
     """Passes of one image that making a baseline takes, for tasks with as many validation images as given."""
     settings = kind.settings
     if "examples" in settings:
-        return (4 if kind.name == "fisher" else 2) * sum(min(n, settings["examples"] or n) for n in sizes)
+        images = sum(min(n, settings["examples"] or n) for n in sizes)
+        return 4 * images if kind.name == "fisher" else 2 * images
     if "steps" in settings:
-        return 3 * int(settings["steps"]) * sum(min(n, settings["batch_size"]) for n in sizes)
+        images = sum(min(n, settings["batch_size"]) for n in sizes)
+        return 3 * int(settings["steps"]) * images
     return 0
 
 
