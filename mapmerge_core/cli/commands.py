@@ -13,7 +13,7 @@ import numpy as np
 
 from mapmerge_core.cli.output import number, percent, print_json, print_table, progress_bar, say
 from mapmerge_core.errors import StudyError
-from mapmerge_core.methods.map import default_points
+from mapmerge_core.methods.catalogue import default_points
 from mapmerge_core.studies.analysis import Analysis, analyse
 from mapmerge_core.studies.checking import check_spec
 from mapmerge_core.studies.demo import create_demo_study
@@ -353,7 +353,7 @@ def _given_settings(options: Namespace) -> dict[str, Any]:
 
 
 def _settings(given: dict[str, Any], n_tasks: int) -> RunSettings:
-    return RunSettings(**{"points": default_points(n_tasks)} | given)
+    return RunSettings(**{"points": default_points("map", n_tasks)} | given)
 
 
 def _check_device(name: str) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mapmerge_core.methods import direct, nested
-from mapmerge_core.methods import map as plain
+from mapmerge_core.methods import nested
+from mapmerge_core.methods.direct import DirectSearch
+from mapmerge_core.methods.map import MAP
 from mapmerge_core.search.surrogate import QuadraticSurrogate
 
 MethodName = Literal["map", "bayesian", "nested", "direct"]
@@ -25,7 +26,7 @@ def default_points(name: MethodName, n_vectors: int) -> int:
     MAP's points are those of each pair.
     """
     if name == "map":
-        return plain.default_points(n_vectors)
+        return MAP.default_points(n_vectors)
     if name == "direct":
-        return direct.default_points(n_vectors)
+        return DirectSearch.default_points(n_vectors)
     return nested.PAPER_POINTS if name == "nested" else 2 * QuadraticSurrogate.n_parameters(n_vectors)

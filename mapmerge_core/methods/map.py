@@ -14,12 +14,14 @@ PAPER_POINTS = {2: 30, 3: 50, 4: 60, 5: 85, 6: 100, 7: 140, 8: 250}
 """Points that the paper evaluates for each number of tasks (MAP, Table 2)."""
 
 
-class OneDesign:
-    """A method that evaluates one design on every task and is done.
+class MAP:
+    """Algorithm 1, lines 2 to 6: sample coefficients once, and evaluate every task at each.
+
+    The surrogates and the front (lines 7 to 9) are fitted to the evaluations afterwards.
 
     Args:
         n_vectors: Number of task vectors N.
-        points: Rows to evaluate, anchors included.
+        points: Rows to evaluate, anchors included; by default what the paper uses for N.
         seed: Seed of the design.
         low: Lower corner of the box.
         high: Upper corner of the box.
@@ -33,7 +35,7 @@ class OneDesign:
     def __init__(
         self,
         n_vectors: int,
-        points: int,
+        points: int | None = None,
         *,
         seed: int = 0,
         low: float = 0.0,
@@ -41,9 +43,16 @@ class OneDesign:
         design: Kind = "uniform",
         anchors: bool = True,
     ) -> None:
+        if points is None:
+            points = self.default_points(n_vectors)
         C = make_design(design, points, n_vectors, low=low, high=high, seed=seed, anchors=anchors)
         self._waiting: Batch | None = Batch(C, tuple(range(n_vectors)))
         self._n_evaluations = C.size
+
+    @staticmethod
+    def default_points(n_vectors: int) -> int:
+        """The paper's budget for N tasks; for other N six points per parameter (the paper has 5.6 at N = 8)."""
+        return PAPER_POINTS.get(n_vectors, 6 * (n_vectors + 1) * (n_vectors + 2) // 2)
 
     @property
     def n_evaluations(self) -> int:
@@ -62,30 +71,3 @@ class OneDesign:
         """
         check_told(self._waiting, batch, values)
         self._waiting = None
-
-
-class MAP(OneDesign):
-    """Algorithm 1, lines 2 to 6: sample coefficients once, and evaluate every task at each.
-
-    The surrogates and the front (lines 7 to 9) are fitted to the evaluations afterwards. Arguments and errors
-    are ``OneDesign``'s; ``points`` are by default what the paper uses for N.
-    """
-
-    def __init__(
-        self,
-        n_vectors: int,
-        points: int | None = None,
-        *,
-        seed: int = 0,
-        low: float = 0.0,
-        high: float = 1.0,
-        design: Kind = "uniform",
-        anchors: bool = True,
-    ) -> None:
-        points = default_points(n_vectors) if points is None else points
-        super().__init__(n_vectors, points, seed=seed, low=low, high=high, design=design, anchors=anchors)
-
-
-def default_points(n_vectors: int) -> int:
-    """The paper's budget for N tasks; for other N six points per parameter (the paper has 5.6 at N = 8)."""
-    return PAPER_POINTS.get(n_vectors, 6 * (n_vectors + 1) * (n_vectors + 2) // 2)

@@ -174,9 +174,9 @@ def analyse(
 ) -> Analysis:
     """Fits each task's surrogate to the study's validation points and finds the front (MAP, Algorithm 1).
 
-    The box is the one that the study's runs sampled (``Store.sampled_box``); link and loss are those of its latest
-    run. Points outside it, as the
-    single-task models are where it ends below 1, aren't fitted: the front can't reach them, and they would
+    The box is the one that the study's runs sampled (``Store.sampled_box``); link and loss are those of its
+    latest run. Points outside the box, as the single-task models are where it ends below 1, aren't fitted:
+    the front can't reach them, and they would
     bend the surrogates. The same evaluations and seed give the same front; ``Store.fingerprint`` tells
     whether there are new ones. Without ``with_front`` the surrogates alone are fitted, which takes
     milliseconds where the front takes up to seconds.

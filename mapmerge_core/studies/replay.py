@@ -120,7 +120,7 @@ def front_of(found: Replay, metrics: Sequence[Metric], *, seed: int = 0) -> RunF
     if found.run.method == "direct":
         kept = non_dominated(found.Y, maximize)
         return RunFront(found.C[kept], found.Y[kept], measured=True, surrogates=None)
-    inside = ((found.C >= settings.low) & (found.C <= settings.high)).all(axis=1)
+    inside = ((settings.low <= found.C) & (settings.high >= found.C)).all(axis=1)
     C, Y = found.C[inside], found.Y[inside]
     surrogates = tuple(
         QuadraticSurrogate(link=link, bounds=bounds, loss=settings.loss).fit(C, y)

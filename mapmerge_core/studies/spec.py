@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from mapmerge_core.methods.base import Method
     from mapmerge_core.methods.catalogue import MethodName
     from mapmerge_core.search.design import Kind
-    from mapmerge_core.search.links import LinkName
     from mapmerge_core.search.fitting import LossName
+    from mapmerge_core.search.links import LinkName
 
 TransformKind = Literal["ties_trim", "ties", "dare"]
 
@@ -72,7 +72,9 @@ class Transform:
                 f"The transform '{self.kind}' is unknown: use {', '.join(get_args(TransformKind))}."
             )
         if not 0 < self.keep <= 1:
-            raise StudyError(f"TIES keeps a share of each task vector above 0 and at most 1, not {self.keep:g}.")
+            raise StudyError(
+                f"TIES keeps a share of each task vector above 0 and at most 1, not {self.keep:g}."
+            )
         if not 0 <= self.drop < 1:
             raise StudyError(f"DARE drops a share of each task vector from 0 to below 1, not {self.drop:g}.")
         check_seed(self.seed)
@@ -285,10 +287,12 @@ class RunSettings:
     def _check_surrogates(
         self, name: MethodName, n_vectors: int, links: Sequence[tuple[LinkName, tuple[float, float]]]
     ) -> None:
-        """Refuses, before anything is measured, links that don't suit a metric and budgets that can't be fitted."""
+        """Refuses, before anything is measured, what can't be fitted: wrong links, losses and budgets."""
+        from mapmerge_core.search.fitting import check_loss
         from mapmerge_core.search.links import make_link
         from mapmerge_core.search.surrogate import QuadraticSurrogate
 
+        check_loss(self.loss)
         for link, bounds in links:
             make_link(link, bounds)
         needed = QuadraticSurrogate.n_parameters(n_vectors)
@@ -475,8 +479,8 @@ def demo_settings(n_tasks: int, points: int | None = None, seed: int = 0) -> Run
     The paper's budgets, but at most 100 points, enough for the demo's models. Many full task vectors at once
     ruin a model, so from five tasks on the box ends at 0.6.
     """
-    from mapmerge_core.methods.map import default_points
+    from mapmerge_core.methods.map import MAP
 
     if points is None:
-        points = min(default_points(n_tasks), 100)
+        points = min(MAP.default_points(n_tasks), 100)
     return RunSettings(points=points, seed=seed, high=1.0 if n_tasks <= 4 else 0.6)

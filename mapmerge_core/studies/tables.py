@@ -129,7 +129,7 @@ class Pick(Base):
 
 
 class Baseline(Base):
-    """A merge that no search chose: a c, layer-wise coefficients, or a model file; else made from settings."""
+    """A merge that no search chose: a c, layer-wise coefficients, a model file, or made from settings."""
 
     __tablename__ = "baselines"
     __table_args__ = (UniqueConstraint("study_id", "name", "settings"), Base.__table_args__)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from mapmerge_core.methods.map import default_points
+from mapmerge_core.methods.catalogue import default_points
 from mapmerge_core.studies.spec import MAX_POINTS, MAX_SEED, RunSettings
 from pages.parts import live, shell, state
 from pages.parts.words import STATUS, duration
@@ -63,7 +63,7 @@ def settings_form(study: StudyRow, *, disabled: bool) -> RunSettings:
     count = len(study.spec.tasks)
 
     runs = state.store().runs(study.id)
-    last = runs[-1].settings if runs else RunSettings(points=default_points(count))
+    last = runs[-1].settings if runs else RunSettings(points=default_points("map", count))
 
     def key(name: str) -> str:
         # After each run the form starts anew, from that run's settings.
@@ -77,7 +77,7 @@ def settings_form(study: StudyRow, *, disabled: bool) -> RunSettings:
         min(last.points, MAX_POINTS),
         key=key("points"),
         disabled=disabled,
-        help=f"Merged models to measure on all tasks; the paper takes {default_points(count)} for {count}.",
+        help=f"Merged models to measure on all tasks; the paper takes {default_points("map", count)} for {count}.",
     )
     low, high = st.columns(2)
     lower = low.number_input(

@@ -9,7 +9,7 @@ from mapmerge_core.errors import SearchError
 from mapmerge_core.methods import direct
 from mapmerge_core.methods.base import Batch
 from mapmerge_core.methods.direct import DirectSearch
-from mapmerge_core.methods.map import MAP, PAPER_POINTS, default_points
+from mapmerge_core.methods.map import MAP, PAPER_POINTS
 
 
 @pytest.mark.parametrize("method", [MAP, DirectSearch])
@@ -61,7 +61,7 @@ def test_the_default_budgets_are_the_papers():
     assert len(MAP(4).ask().C) == 60
     assert len(DirectSearch(4).ask().C) == 300
     # Beyond the paper: six for each of (9 + 1)(9 + 2) / 2 = 55 parameters.
-    assert default_points(9) == 330
+    assert MAP.default_points(9) == 330
 
 
 def test_a_grid_counts_its_own_points():

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mapmerge_core.errors import StudyError
+from mapmerge_core.errors import SearchError, StudyError
 from mapmerge_core.studies.spec import (
     DEMO_ZOO,
     RunSettings,
     StudySpec,
     TaskSpec,
+    Transform,
     check_sources,
     demo_settings,
     demo_tasks,
@@ -156,3 +158,32 @@ def test_the_bundled_zoo_offers_the_demos():
     assert demo_tasks(4) == ("MNIST", "Emoji", "Letters", "Textures")
     assert len(demo_tasks(8)) == 8
     read_sources(spec_from_manifest(DEMO_ZOO))
+
+
+def test_a_transform_is_kept_with_the_spec(tiny_zoo: Path):
+    plain = spec_from_manifest(tiny_zoo, ["Stripes", "Light"])
+    dare = replace(plain, transform=Transform("dare", drop=0.9, seed=3))
+    assert StudySpec.from_dict(json.loads(json.dumps(dare.to_dict()))) == dare != plain
+    assert "transform" not in plain.to_dict()
+    assert dare.transform.label == "DARE 90 %"
+    assert Transform("ties_trim", keep=0.25).label == "TIES-trim 25 %"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "breadcrumbs"}, "'breadcrumbs' is unknown: use ties_trim, ties, dare"),
+        ({"kind": "ties", "keep": 0.0}, "above 0 and at most 1, not 0"),
+        ({"kind": "ties_trim", "keep": 1.5}, "above 0 and at most 1, not 1.5"),
+        ({"kind": "dare", "drop": 1.0}, "from 0 to below 1, not 1"),
+        ({"kind": "dare", "drop": -0.1}, "from 0 to below 1, not -0.1"),
+    ],
+)
+def test_a_transform_that_leaves_nothing_is_refused(values: dict[str, object], message: str):
+    with pytest.raises(StudyError, match=message):
+        Transform(**values)
+
+
+def test_a_transforms_seed_is_a_seed():
+    with pytest.raises(SearchError, match="seed -1"):
+        Transform("dare", seed=-1)

@@ -1,0 +1,81 @@
+"""Baselines are kept once, with what was measured of them, and go with their study."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from mapmerge_core.errors import StudyError
+from mapmerge_core.studies.store import Store
+from mapmerge_core.tasks.metric import Outcome
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mapmerge_core.studies.rows import StudyRow
+
+
+def outcome(value: float) -> Outcome:
+    return Outcome(value=value, n_examples=10, correct=b"\x00\x00", seconds=0.1)
+
+
+def test_a_baseline_is_kept_with_its_coefficients(store: Store, study: StudyRow):
+    layers = np.arange(6.0).reshape(3, 2)
+    made = store.add_baseline(study.id, "layered", {"steps": 5}, layers=layers, evaluations=4, seconds=1.5)
+    plain = store.add_baseline(study.id, "soup", {}, c=np.array([0.5, 0.5]))
+    np.testing.assert_array_equal(store.baseline(made.id).layers, layers)
+    assert store.baseline(made.id).c is None
+    np.testing.assert_array_equal(store.baseline(plain.id).c, [0.5, 0.5])
+    assert (made.settings, made.evaluations, made.seconds) == ({"steps": 5}, 4, 1.5)
+    assert [row.name for row in store.baselines(study.id)] == ["layered", "soup"]
+
+
+def test_the_same_settings_are_one_baseline_and_others_another(store: Store, study: StudyRow):
+    first = store.add_baseline(study.id, "ties", {"keep": 0.2, "scale": 1.0}, seconds=1.0)
+    again = store.add_baseline(study.id, "ties", {"scale": 1.0, "keep": 0.2}, seconds=9.0)
+    other = store.add_baseline(study.id, "ties", {"keep": 0.3, "scale": 1.0})
+    assert (again.id, again.seconds) == (first.id, 1.0)
+    assert other.id != first.id
+    assert store.find_baseline(study.id, "ties", {"scale": 1.0, "keep": 0.3}).id == other.id
+    assert store.find_baseline(study.id, "ties", {"keep": 0.4, "scale": 1.0}) is None
+
+
+def test_what_was_measured_stays_what_it_was(store: Store, study: StudyRow):
+    ties = store.add_baseline(study.id, "ties", {})
+    assert store.add_baseline_evaluation(ties.id, "Colours", "test", outcome(0.7))
+    assert not store.add_baseline_evaluation(ties.id, "Colours", "test", outcome(0.9))
+    assert store.add_baseline_evaluation(ties.id, "Colours", "val", outcome(0.6))
+    assert store.baseline_measured(ties.id, "test") == {"Colours": 0.7}
+    assert store.baseline_measured(ties.id, "val") == {"Colours": 0.6}
+
+
+def test_a_deleted_study_takes_its_baselines_and_their_files_along(store: Store, study: StudyRow):
+    fisher = store.add_baseline(study.id, "fisher", {})
+    store.add_baseline_evaluation(fisher.id, "Colours", "test", outcome(0.7))
+    file = store.baseline_file(fisher.id)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"weights")
+    store.delete_study(study.id)
+    assert not file.exists()
+    assert store.baseline_measured(fisher.id, "test") == {}
+    with pytest.raises(StudyError, match="no baseline"):
+        store.baseline(fisher.id)
+
+
+def test_a_database_from_before_there_were_baselines_gains_them(
+    store: Store, study: StudyRow, tmp_path: Path
+):
+    store.close()
+    path = tmp_path / "home" / "mapmerge.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(
+            "DROP TABLE baseline_evaluations; DROP TABLE baselines; PRAGMA user_version = 1;"
+        )
+    connection.close()
+    again = Store(tmp_path / "home")
+    assert again.study(study.id).name == "Tiny"
+    assert again.add_baseline(study.id, "soup", {}, c=np.array([0.5, 0.5])).name == "soup"
+    again.close()
