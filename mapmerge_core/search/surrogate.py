@@ -78,8 +78,8 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
         e_: The constant e.
         n_features_in_: N.
         link_: The link with its bounds.
-        dof_: Residual degrees of freedom: points less the trace of the hat matrix, of which a robust loss
-            has that of its weighted linearisation.
+        dof_: Residual degrees of freedom: points less the trace of the hat matrix (for a robust loss, that of
+            its linearisation, each point weighted by the loss's curvature).
         sigma_: Standard deviation of the errors, in the metric's units (NaN without degrees of freedom). For
             robust losses it is told by the median magnitude of the absolute fit's residuals, and thus the
             spread of ordinary measurements, not of the wild ones.
