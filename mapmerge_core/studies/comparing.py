@@ -5,31 +5,35 @@ All of it comes from the store, without torch; ``complete`` makes and measures w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import nan, sqrt
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mapmerge_core.errors import StudyError
-from mapmerge_core.methods.catalogue import TITLES
 from mapmerge_core.search.front import signs
-from mapmerge_core.search.preferences import normalise
-from mapmerge_core.studies.findings import finding_of
-from mapmerge_core.studies.spec import check_seed
+from mapmerge_core.search.indicators import (
+    hypervolume,
+    preference_sums,
+    preference_win_rate,
+)
+from mapmerge_core.studies.baselines import missing
+from mapmerge_core.studies.completing import complete
+from mapmerge_core.studies.entries import Entry, Kind, gather
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pandas import DataFrame
+
     from mapmerge_core.studies.baselines import BaselineKind
-    from mapmerge_core.studies.rows import RunRow, StudyRow
+    from mapmerge_core.studies.rows import StudyRow
     from mapmerge_core.studies.store import Store
     from mapmerge_core.tasks.metric import Metric
 
-RowKind = Literal["run", "baseline", "reference"]
+__all__ = ["Comparison", "Row", "compare", "complete", "to_table"]
 
-N_PREFERENCES = 20
-"""Sampled preferences of a comparison (MAP, Table 3)."""
 Z_90 = 1.6448536269514722
 """The standard normal's 95 % quantile: 90 % of it lies within ± this."""
 
@@ -62,7 +66,7 @@ class Row:
 
     key: str
     name: str
-    kind: RowKind
+    kind: Kind
     method: str
     study_id: int
     run_id: int | None
@@ -166,214 +170,139 @@ def compare(
         StudyError: where there is no such study, and for a task that it doesn't have.
         SearchError: for weights and seeds that can't be used.
     """
-    check_seed(seed)
-    study = store.study(study_id)
-    tasks, metrics = study.spec.task_names, study.spec.metrics
+    gathered = gather(store, study_id, weights, seed)
+    study, base = gathered.study, gathered.family[0]
+    metrics = study.spec.metrics
     maximize = [metric.maximize for metric in metrics]
-    shown = _preference(weights, tasks)
-    sampled = np.random.default_rng(seed).dirichlet(np.ones(len(tasks)), N_PREFERENCES)
-    family = _family(store, study)
-    base = family[0]
-    measured = {member.id: _Measured(store, member) for member in family}
-    entries = [
-        *_run_entries(store, study, family, np.vstack([shown, sampled]), seed),
-        _preference_entry(base, np.vstack([shown, sampled])),
-        *_reference_entries(base),
-    ]
-    single = np.diag(measured[base.id].at(np.eye(len(tasks)))).copy()
+    shown, sampled = gathered.preferences[0], gathered.preferences[1:]
+    single = np.diag(gathered.measured[base.id].at(np.eye(len(metrics)))).copy()
     rows, sums = [], {}
-    for entry in entries:
-        values = entry.values if entry.C is None else measured[entry.row.study_id].at(entry.C)
-        rows.append(_filled(entry, values))
-        sums[entry.row.key] = _sums(values, sampled, maximize)
+    for entry in gathered.entries:
+        values = gathered.values(entry)
+        rows.append(_make_row(entry, values, single, maximize))
+        sums[entry.key] = _sums(values, sampled, maximize)
     return Comparison(
         study_id=study_id,
-        tasks=tasks,
+        tasks=study.spec.task_names,
         metrics=metrics,
         weights=shown,
         rows=tuple(rows),
         single=single,
-        n_test=measured[base.id].n_examples,
+        n_test=gathered.measured[base.id].n_examples,
         preferences=sampled,
         sums=sums,
-        wins={},
-        missing=sum(table.missing for table in measured.values()),
-        offered=(),
+        wins=_wins(study, rows, sums),
+        missing=gathered.n_missing,
+        offered=missing(store, base),
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Entry:
-    """A row before its metrics are looked up.
+def to_table(comparison: Comparison, normalise: bool = False) -> DataFrame:
+    """The comparison as a table, a row for each row, for the shown preference.
 
-    Attributes:
-        row: The row as far as it is known.
-        C: Its models for the shown preference, then for each sampled one; one model alone where it has one
-            for all; None where there is none or it isn't a c.
-        values: Where it isn't a c, its model's metrics (``1 x K``).
+    Args:
+        comparison: What ``compare`` returned.
+        normalise: Whether metrics are shares of the single-task models'.
+
+    Returns:
+        Columns "model", "kind", one for each task by its name, "mean", "worst", "hypervolume", "preference"
+        (the weighted sum), "MAP wins" (on which share of the sampled preferences), "evaluations", "seconds".
+        A task that is called as one of these gets " (task)" after its name. Missing figures are NaN.
     """
+    import pandas as pd
 
-    row: Row
-    C: np.ndarray | None
-    values: np.ndarray | None = None
-
-
-class _Measured:
-    """A study's test split, by c; counts what was looked up in vain.
-
-    Attributes:
-        n_examples: Examples of each task (K,), NaN where nothing has been measured.
-        wanted: The c that were looked up and lack a task.
-    """
-
-    def __init__(self, store: Store, study: StudyRow) -> None:
-        tasks = study.spec.task_names
-        self._known: dict[bytes, np.ndarray] = {}
-        self.n_examples = np.full(len(tasks), nan)
-        self.wanted: dict[bytes, np.ndarray] = {}
-        for evaluation in store.evaluations(study.id, "test"):
-            k = tasks.index(evaluation.task)
-            values = self._known.setdefault(evaluation.c.tobytes(), np.full(len(tasks), nan))
-            values[k] = evaluation.value
-            self.n_examples[k] = evaluation.n_examples
-
-    @property
-    def missing(self) -> int:
-        """Evaluations that what was looked up still lacks."""
-        return int(sum(np.isnan(self._values(key)).sum() for key in self.wanted))
-
-    def at(self, C: np.ndarray) -> np.ndarray:
-        """Metrics (``m x K``) at the rows of ``C`` (``m x N``), NaN where they haven't been measured."""
-        values = np.array([self._values(c.tobytes()) for c in C])
-        self.wanted |= {c.tobytes(): c for c, row in zip(C, values, strict=True) if np.isnan(row).any()}
-        return values
-
-    def _values(self, key: bytes) -> np.ndarray:
-        return self._known.get(key, np.full(len(self.n_examples), nan))
-
-
-def _preference(weights: Mapping[str, float] | None, tasks: Sequence[str]) -> np.ndarray:
-    """The shown preference (K,), summing to 1."""
-    weights = dict.fromkeys(tasks, 1.0) if weights is None else weights
-    for name in weights:
-        if name not in tasks:
-            raise StudyError(f"There is no task '{name}': the study has {', '.join(tasks)}.")
-    return normalise([weights.get(task, 0.0) for task in tasks], len(tasks))
-
-
-def _family(store: Store, study: StudyRow) -> list[StudyRow]:
-    """The study and its siblings, which differ by the transform; first the one without, if there is one."""
-    plain = replace(study.spec, transform=None)
-    others = [
-        other
-        for other in reversed(store.studies())
-        if replace(other.spec, transform=None) == plain
-        and other.sources == study.sources
-        and other.spec.transform != study.spec.transform
-    ]
-    return sorted([study, *others], key=lambda member: member.spec.transform is not None)
-
-
-def _run_entries(
-    store: Store, study: StudyRow, family: Sequence[StudyRow], preferences: np.ndarray, seed: int
-) -> list[_Entry]:
-    """This study's runs, then its siblings' finished ones."""
-    runs = [(study, run) for run in store.runs(study.id)]
-    for other in family:
-        if other.id != study.id:
-            runs += [(other, run) for run in store.runs(other.id) if run.status == "done"]
-    names = _run_names(runs)
-    maximize = [metric.maximize for metric in study.spec.metrics]
-    entries = []
-    for (owner, run), name in zip(runs, names, strict=True):
-        found = finding_of(store, run, seed=seed)
-        C = None
-        if found.front is not None:
-            C = np.array([found.front.choose(weights, maximize) for weights in preferences]) + 0.0
-            C = C[:1] if len(found.front.c) == 1 else C
-        row = _empty_row(
-            f"run-{run.id}", name, "run", run.method, owner, (found.evaluations, found.seconds), run_id=run.id
+    own = (
+        "model",
+        "kind",
+        "mean",
+        "worst",
+        "hypervolume",
+        "preference",
+        "MAP wins",
+        "evaluations",
+        "seconds",
+    )
+    names = [f"{task} (task)" if task in own else task for task in comparison.tasks]
+    directions = signs(comparison.maximize)
+    lines = []
+    for row in comparison.rows:
+        values = row.metrics / (comparison.single if normalise else 1.0)
+        worst = values[np.argmin(values * directions)]  # NaN, where there is one
+        lines.append(
+            {"model": row.name, "kind": row.kind}
+            | dict(zip(names, values.tolist(), strict=True))
+            | {
+                "mean": values.mean(),
+                "worst": worst,
+                "hypervolume": row.hypervolume,
+                "preference": comparison.weighted(row, normalise)[0],
+                "MAP wins": comparison.wins.get(row.key, (nan, nan))[0],
+                "evaluations": row.evaluations,
+                "seconds": row.seconds,
+            }
         )
-        entries.append(_Entry(replace(row, problem=found.problem), C))
-    return entries
+    return pd.DataFrame(lines)
 
 
-def _run_names(runs: Sequence[tuple[StudyRow, RunRow]]) -> list[str]:
-    """Each run's name, with what tells it from others of the same method."""
-    plain = [
-        TITLES[run.method] + (f" on {study.spec.transform.label}" if study.spec.transform else "")
-        for study, run in runs
-    ]
-    names = []
-    for name, (_, run) in zip(plain, runs, strict=True):
-        alike = [other for also, (_, other) in zip(plain, runs, strict=True) if also == name]
-        if len(alike) == 1:
-            names.append(name)
-        elif len({other.settings.seed for other in alike}) == len(alike):
-            names.append(f"{name}, seed {run.settings.seed}")
-        elif len({other.settings.points for other in alike}) == len(alike):
-            names.append(f"{name}, {run.settings.points} points")
-        else:
-            names.append(f"{name}, run {run.id}")
-    return names
-
-
-def _preference_entry(base: StudyRow, preferences: np.ndarray) -> _Entry:
-    """Task arithmetic with the normalised preference as coefficients (MAP, Table 3)."""
-    row = _empty_row("preference", "Task arithmetic by preference", "baseline", "preference", base)
-    return _Entry(row, preferences)
-
-
-def _reference_entries(base: StudyRow) -> list[_Entry]:
-    """The single-task models and the pre-trained one."""
-    tasks = base.spec.task_names
-    entries = []
-    for name, c in zip(tasks, np.eye(len(tasks)), strict=True):
-        row = _empty_row(f"single-{name}", f"{name}'s own model", "reference", "single", base)
-        entries.append(_Entry(row, c[None]))
-    row = _empty_row("pretrained", "Pre-trained", "reference", "pretrained", base)
-    return [*entries, _Entry(row, np.zeros((1, len(tasks))))]
-
-
-def _empty_row(
-    key: str,
-    name: str,
-    kind: RowKind,
-    method: str,
-    study: StudyRow,
-    spent: tuple[int, float] = (0, 0.0),
-    *,
-    run_id: int | None = None,
-    baseline_id: int | None = None,
-) -> Row:
-    """A row of which nothing has been measured."""
-    nothing = np.full(len(study.spec.tasks), nan)
+def _make_row(entry: Entry, values: np.ndarray | None, single: np.ndarray, maximize: Sequence[bool]) -> Row:
+    """The entry with the metrics (``m x K``) of its models."""
+    front_c = front = None
+    if entry.C is not None and values is not None and entry.by_preference:
+        _, first = np.unique(entry.C, axis=0, return_index=True)
+        kept = np.sort(first)
+        front_c, front = entry.C[kept], values[kept]
     return Row(
-        key, name, kind, method, study.id, run_id, baseline_id, None, nothing, None, None, nan, *spent, ""
+        key=entry.key,
+        name=entry.name,
+        kind=entry.kind,
+        method=entry.method,
+        study_id=entry.study_id,
+        run_id=entry.run_id,
+        baseline_id=entry.baseline_id,
+        c=None if entry.C is None else entry.C[0],
+        metrics=np.full(len(single), nan) if values is None else values[0],
+        front_c=front_c,
+        front=front,
+        hypervolume=nan if values is None else _hypervolume(values, single, maximize),
+        evaluations=entry.evaluations,
+        seconds=entry.seconds,
+        problem=entry.problem,
     )
 
 
-def _filled(entry: _Entry, values: np.ndarray | None) -> Row:
-    """The entry's row with the metrics (``m x K``) of its models."""
-    if values is None:
-        return entry.row
-    row = replace(entry.row, metrics=values[0])
-    if entry.C is None:
-        return row
-    several = row.kind == "run" or row.method == "preference"
-    _, first = np.unique(entry.C, axis=0, return_index=True)
-    kept = np.sort(first)
-    return replace(
-        row,
-        c=entry.C[0],
-        front_c=entry.C[kept] if several else None,
-        front=values[kept] if several else None,
-    )
+def _hypervolume(values: np.ndarray, single: np.ndarray, maximize: Sequence[bool]) -> float:
+    """What a row's models dominate, see ``Row``."""
+    shares = np.unique(_sampled(values) / single, axis=0)
+    if not np.isfinite(shares).all():
+        return nan
+    return hypervolume(shares, np.where(maximize, 0.0, 2.0), maximize)
+
+
+def _sampled(values: np.ndarray) -> np.ndarray:
+    """Of a row's models those for the sampled preferences, or its only one."""
+    return values[1:] if len(values) > 1 else values
 
 
 def _sums(values: np.ndarray | None, preferences: np.ndarray, maximize: Sequence[bool]) -> np.ndarray:
-    """The preference-weighted sum of a row's model for each sampled preference (20,)."""
-    if values is None:
-        return np.full(len(preferences), nan)
-    models = values[1:] if len(values) > 1 else np.repeat(values, len(preferences), axis=0)
-    return np.asarray((preferences * models * signs(maximize)).sum(axis=1))
+    """The preference-weighted sum (20,) of a row's model for each sampled preference."""
+    sums = np.full(len(preferences), nan)
+    if values is not None:
+        models = np.broadcast_to(_sampled(values), preferences.shape)
+        known = np.isfinite(models).all(axis=1)
+        if known.any():
+            sums[known] = preference_sums(models[known], preferences[known], maximize)
+    return sums
+
+
+def _wins(
+    study: StudyRow, rows: Sequence[Row], sums: Mapping[str, np.ndarray]
+) -> dict[str, tuple[float, float]]:
+    """Of the study's latest MAP run over every other row that has been measured."""
+    measured = [row for row in rows if np.isfinite(sums[row.key]).all()]
+    ours = [row for row in measured if row.method == "map" and row.study_id == study.id]
+    if not ours:
+        return {}
+    best = max(ours, key=lambda row: row.run_id or 0)
+    return {
+        row.key: preference_win_rate(sums[best.key], sums[row.key]) for row in measured if row is not best
+    }
