@@ -51,7 +51,7 @@ class MAP:
 
     @staticmethod
     def default_points(n_vectors: int) -> int:
-        """The paper's budget for N tasks; for other N six points per parameter (the paper has 5.6 at N = 8)."""
+        """The paper's budget for N tasks; for others six points per parameter (it has 5.6 at N = 8)."""
         return PAPER_POINTS.get(n_vectors, 6 * (n_vectors + 1) * (n_vectors + 2) // 2)
 
     @property

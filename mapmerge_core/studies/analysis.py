@@ -176,10 +176,9 @@ def analyse(
 
     The box is the one that the study's runs sampled (``Store.sampled_box``); link and loss are those of its
     latest run. Points outside the box, as the single-task models are where it ends below 1, aren't fitted:
-    the front can't reach them, and they would
-    bend the surrogates. The same evaluations and seed give the same front; ``Store.fingerprint`` tells
-    whether there are new ones. Without ``with_front`` the surrogates alone are fitted, which takes
-    milliseconds where the front takes up to seconds.
+    the front can't reach them, and they would bend the surrogates. The same evaluations and seed give the
+    same front; ``Store.fingerprint`` tells whether there are new ones. Without ``with_front`` the surrogates
+    alone are fitted, which takes milliseconds where the front takes up to seconds.
 
     Raises:
         StudyError: where there is no such study.
