@@ -127,9 +127,7 @@ def gather(store: Store, study_id: int, weights: Mapping[str, float] | None, see
     check_seed(seed)
     study = store.study(study_id)
     tasks = study.spec.task_names
-    preferences = np.vstack(
-        [_preference(weights, tasks), sample_preferences(len(tasks), N_PREFERENCES, seed)]
-    )
+    preferences = np.vstack([shares_of(weights, tasks), sample_preferences(len(tasks), N_PREFERENCES, seed)])
     family = _family(store, study)
     entries = _entries(store, study, family, preferences, seed)
     measured = {member.id: Measured(store, member) for member in family}
@@ -139,8 +137,13 @@ def gather(store: Store, study_id: int, weights: Mapping[str, float] | None, see
     return gathered
 
 
-def _preference(weights: Mapping[str, float] | None, tasks: Sequence[str]) -> np.ndarray:
-    """The shown preference (K,), summing to 1."""
+def shares_of(weights: Mapping[str, float] | None, tasks: Sequence[str]) -> np.ndarray:
+    """A preference as shares of the tasks (K,), which sum to 1; all alike for None.
+
+    Raises:
+        StudyError: for a task that isn't one.
+        SearchError: for weights that are negative, not finite or all zero.
+    """
     weights = dict.fromkeys(tasks, 1.0) if weights is None else weights
     for name in weights:
         if name not in tasks:

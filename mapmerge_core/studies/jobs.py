@@ -9,120 +9,34 @@ import itertools
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mapmerge_core.errors import Cancelled, MapMergeError, StudyError
+from mapmerge_core.studies.completing import complete
+from mapmerge_core.studies.entries import shares_of
 from mapmerge_core.studies.evaluators import EvaluatorCache
+from mapmerge_core.studies.job import LIVE, Job, JobKind, JobSnapshot, JobStatus
 from mapmerge_core.studies.runner import Estimate, estimate, execute_run, explain, measure
+from mapmerge_core.studies.spec import check_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from filelock import FileLock
 
     from mapmerge_core.studies.rows import Split
     from mapmerge_core.studies.store import Store
 
-JobKind = Literal["run", "measure", "estimate", "export"]
-JobStatus = Literal["queued", "running", "done", "stopped", "failed"]
+__all__ = ["JobSnapshot", "Jobs"]
 
-LIVE: tuple[JobStatus, ...] = ("queued", "running")
 # Exporting reads and writes files only, so it needn't wait for a device.
 _FILES = "files"
 _KEPT_JOBS = 200
-# Weight of the latest evaluation in the smoothed time that one takes.
-_SMOOTHING = 0.2
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class JobSnapshot:
-    """A job as it was at one moment.
-
-    Attributes:
-        run_id: The run it executes, if it does.
-        title: What it does, in a few words.
-        done: Evaluations in the store, of ``total`` wanted (0 of 0 while models are read, and for exports).
-        seconds: Since it started.
-        seconds_left: From the smoothed time that an evaluation takes; None before the first.
-        error: One sentence, where it failed.
-        result: A run's ``RunRow``, a measurement's values (``m x K``), an ``Estimate``, an export's
-            ``ExportResult``; None until it is done.
-    """
-
-    id: int
-    kind: JobKind
-    study_id: int
-    run_id: int | None
-    title: str
-    status: JobStatus
-    done: int
-    total: int
-    seconds: float
-    seconds_left: float | None
-    error: str | None
-    result: Any
-
-    @property
-    def is_live(self) -> bool:
-        """Whether it waits or runs."""
-        return self.status in LIVE
-
-
-@dataclass(eq=False)
-class _Job:
-    """A job as its worker sees it; changed under the manager's lock only."""
-
-    id: int
-    kind: JobKind
-    study_id: int
-    title: str
-    work: Callable[[_Job], Any]
-    run_id: int | None = None
-    claim: FileLock | None = None
-    cancel: threading.Event = field(default_factory=threading.Event)
-    status: JobStatus = "queued"
-    done: int = 0
-    total: int = 0
-    started: float | None = None
-    ended: float | None = None
-    reported: float | None = None
-    seconds_each: float | None = None
-    error: str | None = None
-    result: Any = None
-
-    def count(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if self.reported is not None and done > self.done:
-            each = (now - self.reported) / (done - self.done)
-            before = each if self.seconds_each is None else self.seconds_each
-            self.seconds_each = _SMOOTHING * each + (1 - _SMOOTHING) * before
-        self.done, self.total, self.reported = done, total, now
-
-    def snapshot(self) -> JobSnapshot:
-        now = time.monotonic()
-        left = None
-        if self.status == "running" and self.seconds_each is not None and self.reported is not None:
-            left = max(0.0, self.seconds_each * (self.total - self.done) - (now - self.reported))
-        return JobSnapshot(
-            id=self.id,
-            kind=self.kind,
-            study_id=self.study_id,
-            run_id=self.run_id,
-            title=self.title,
-            status=self.status,
-            done=self.done,
-            total=self.total,
-            seconds=0.0 if self.started is None else (self.ended or now) - self.started,
-            seconds_left=left,
-            error=self.error,
-            result=self.result,
-        )
 
 
 class Jobs:
@@ -132,8 +46,8 @@ class Jobs:
         self._store = store
         self._lock = threading.RLock()
         self._ids = itertools.count(1)
-        self._jobs: dict[int, _Job] = {}
-        self._queues: dict[str, SimpleQueue[_Job | None]] = {}
+        self._jobs: dict[int, Job] = {}
+        self._queues: dict[str, SimpleQueue[Job | None]] = {}
         self._threads: list[threading.Thread] = []
         self._device_locks: dict[str, threading.Lock] = {}
         self._evaluators: dict[str, EvaluatorCache] = {}
@@ -152,13 +66,12 @@ class Jobs:
         run = self._store.run(run_id)
         device = run.settings.device
 
-        def work(job: _Job) -> Any:  # noqa: ANN401
+        def work(job: Job) -> Any:  # noqa: ANN401
             get = self._cache(device).get
             return execute_run(self._store, run_id, get, cancel=job.cancel, progress=self._counter(job))
 
-        return self._add(
-            "run", run.study_id, f"Evaluate {run.settings.points} points", work, device, run_id, claim
-        )
+        points = f"{run.settings.points} points{' a pair' if run.method == 'nested' else ''}"
+        return self._add("run", run.study_id, f"Evaluate {points}", work, device, run_id, claim)
 
     def measure(
         self,
@@ -177,7 +90,7 @@ class Jobs:
         study = self._store.study(study_id)
         rows = np.array(C, dtype=np.float64)
 
-        def work(job: _Job) -> np.ndarray:
+        def work(job: Job) -> np.ndarray:
             evaluator = self._cache(device).get(study, device, precision)
             return measure(
                 self._store,
@@ -199,11 +112,57 @@ class Jobs:
         """
         study = self._store.study(study_id)
 
-        def work(job: _Job) -> Estimate:
+        def work(job: Job) -> Estimate:
             evaluator = self._cache(device).get(study, device, precision)
             return estimate(self._store, study, evaluator, cancel=job.cancel, progress=self._counter(job))
 
         return self._add("estimate", study_id, "Time an evaluation", work, device)
+
+    def compare(
+        self,
+        study_id: int,
+        *,
+        baselines: bool = True,
+        weights: Mapping[str, float] | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> int:
+        """Measures on the test split what a study's comparison lacks, and makes missing baselines if wanted.
+
+        Args:
+            study_id: The study.
+            baselines: Whether to make the missing baselines.
+            weights: The shown preference by task, see ``comparing.compare``.
+            seed: Seed of the sampled preferences.
+            device: Where to.
+            precision: Of evaluations on the validation split.
+
+        Returns:
+            The job's id; it has no result, ``comparing.compare`` shows what came of it.
+
+        Raises:
+            StudyError: where there is no such study, and for a task that it doesn't have.
+            SearchError: for weights and seeds that can't be used.
+        """
+        check_seed(seed)
+        shares_of(weights, self._store.study(study_id).spec.task_names)
+
+        def work(job: Job) -> None:
+            cache = self._cache(device)
+            complete(
+                self._store,
+                study_id,
+                lambda study: cache.get(study, device, precision),
+                baselines=baselines,
+                weights=weights,
+                seed=seed,
+                cancel=job.cancel,
+                progress=self._counter(job),
+            )
+
+        title = "Make baselines and measure" if baselines else "Measure"
+        return self._add("compare", study_id, title, work, device)
 
     def export(self, pick_id: int) -> int:
         """Writes a pick's merged model; its result is an ``ExportResult``.
@@ -216,7 +175,7 @@ class Jobs:
         """
         pick = self._store.pick(pick_id)
 
-        def work(_: _Job) -> Any:  # noqa: ANN401
+        def work(_: Job) -> Any:  # noqa: ANN401
             from mapmerge_core.studies.exporting import export_pick
 
             return export_pick(self._store, pick_id)
@@ -234,7 +193,7 @@ class Jobs:
         """
         baseline = self._store.baseline(baseline_id)
 
-        def work(_: _Job) -> Any:  # noqa: ANN401
+        def work(_: Job) -> Any:  # noqa: ANN401
             from mapmerge_core.studies.exporting import export_baseline
 
             return export_baseline(self._store, baseline_id)
@@ -295,7 +254,7 @@ class Jobs:
         kind: JobKind,
         study_id: int,
         title: str,
-        work: Callable[[_Job], Any],
+        work: Callable[[Job], Any],
         worker: str,
         run_id: int | None = None,
         claim: FileLock | None = None,
@@ -305,7 +264,7 @@ class Jobs:
                 if claim:
                     claim.release()
                 raise StudyError("mapmerge is shutting down: start it again first.")
-            job = _Job(next(self._ids), kind, study_id, title, work, run_id, claim)
+            job = Job(next(self._ids), kind, study_id, title, work, run_id, claim)
             self._jobs[job.id] = job
             for old in [old for old in self._jobs.values() if old.status not in LIVE][:-_KEPT_JOBS]:
                 del self._jobs[old.id]
@@ -327,7 +286,7 @@ class Jobs:
             except Exception:  # noqa: BLE001 - the thread must live on for the jobs that wait
                 _log.exception("Job %d (%s) broke its worker", job.id, job.title)
 
-    def _execute(self, job: _Job, worker: str) -> None:
+    def _execute(self, job: Job, worker: str) -> None:
         try:
             with self._device_lock(worker):
                 with self._lock:
@@ -346,7 +305,7 @@ class Jobs:
             stopped = job.kind == "run" and result.status == "stopped"
             self._end(job, "stopped" if stopped else "done", result=result)
 
-    def _end(self, job: _Job, status: JobStatus, *, error: str | None = None, result: object = None) -> None:
+    def _end(self, job: Job, status: JobStatus, *, error: str | None = None, result: object = None) -> None:
         with self._lock:
             if job.run_id is not None and job.started is None:
                 # The runner records how a run ended; this one never reached it.
@@ -357,14 +316,14 @@ class Jobs:
             job.error, job.result = error, result
             job.status = status
 
-    def _counter(self, job: _Job) -> Callable[[int, int], None]:
+    def _counter(self, job: Job) -> Callable[[int, int], None]:
         def count(done: int, total: int) -> None:
             with self._lock:
                 job.count(done, total)
 
         return count
 
-    def _find(self, job_id: int) -> _Job:
+    def _find(self, job_id: int) -> Job:
         if job_id not in self._jobs:
             raise StudyError(
                 f"There is no job {job_id}: it ended long ago, or before mapmerge was restarted."
