@@ -14,6 +14,8 @@ from mapmerge_core.studies.tables import Evaluation, Pick, Run, Study
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from mapmerge_core.methods.catalogue import MethodName
+
 
 def as_id(number: int) -> int:
     """The number as the database takes it, 0, which is nobody's id, for those that SQLite can't hold."""
@@ -74,7 +76,7 @@ def run_row(run: Run, n_evaluations: int, seconds: float) -> RunRow:
     return RunRow(
         id=run.id,
         study_id=run.study_id,
-        method=run.method,
+        method=cast("MethodName", run.method),
         settings=RunSettings(**run.settings),
         status=cast("RunStatus", run.status),
         error=run.error,

@@ -66,7 +66,7 @@ class RunFront:
         Raises:
             SearchError: for weights that can't be used.
         """
-        return self.c[choose_by_preference(self.values, weights, maximize=maximize)]
+        return np.asarray(self.c[choose_by_preference(self.values, weights, maximize=maximize)])
 
 
 def replay(store: Store, run_id: int) -> Replay:

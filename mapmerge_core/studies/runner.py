@@ -52,12 +52,12 @@ def execute_run(
     try:
         method = run.settings.make_method(run.method, study.spec)
         evaluator = get_evaluator(study, run.settings.device, run.settings.precision)
-        done, total = 0, method.n_evaluations
+        done = 0
         names = study.spec.task_names
         while (batch := method.ask()) is not None:
-            before = done
+            before, total = done, method.n_evaluations  # of nested MAP it settles from round to round
 
-            def report(done_of_batch: int, _: int, before: int = before) -> None:
+            def report(done_of_batch: int, _: int, before: int = before, total: int = total) -> None:
                 if progress:
                     progress(before + done_of_batch, total)
 
