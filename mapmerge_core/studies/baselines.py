@@ -243,10 +243,10 @@ def passes_to_make(kind: BaselineKind, sizes: list[int]) -> int:
     """Passes of one image that making a baseline takes, for tasks with as many validation images as given."""
     settings = kind.settings
     if "examples" in settings:
-        images = sum(min(n, settings["examples"] or n) for n in sizes)
+        images = sum(min(n, int(settings["examples"] or n)) for n in sizes)
         return 4 * images if kind.name == "fisher" else 2 * images
     if "steps" in settings:
-        images = sum(min(n, settings["batch_size"]) for n in sizes)
+        images = sum(min(n, int(settings["batch_size"])) for n in sizes)
         return 3 * int(settings["steps"]) * images
     return 0
 
