@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import nan
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +14,7 @@ from mapmerge_core.search.indicators import sample_preferences
 from mapmerge_core.search.preferences import normalise
 from mapmerge_core.studies.baselines import baseline_values, find_made, label
 from mapmerge_core.studies.findings import finding_of
+from mapmerge_core.studies.siblings import family_of
 from mapmerge_core.studies.spec import check_seed
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def gather(store: Store, study_id: int, weights: Mapping[str, float] | None, see
     study = store.study(study_id)
     tasks = study.spec.task_names
     preferences = np.vstack([shares_of(weights, tasks), sample_preferences(len(tasks), N_PREFERENCES, seed)])
-    family = _family(store, study)
+    family = family_of(store, study)
     entries = _entries(store, study, family, preferences, seed)
     measured = {member.id: Measured(store, member) for member in family}
     gathered = Gathered(study, family, preferences, entries, measured)
@@ -151,19 +152,6 @@ def shares_of(weights: Mapping[str, float] | None, tasks: Sequence[str]) -> np.n
     return normalise([weights.get(task, 0.0) for task in tasks], len(tasks))
 
 
-def _family(store: Store, study: StudyRow) -> list[StudyRow]:
-    """The study and its siblings, which differ by the transform; first the one without, if there is one."""
-    plain = replace(study.spec, transform=None)
-    siblings = [
-        other
-        for other in sorted(store.studies(), key=lambda row: row.id)
-        if replace(other.spec, transform=None) == plain
-        and other.spec.transform != study.spec.transform
-        and other.sources == study.sources
-    ]
-    return sorted([study, *siblings], key=lambda member: member.spec.transform is not None)
-
-
 def _entries(
     store: Store, study: StudyRow, family: Sequence[StudyRow], preferences: np.ndarray, seed: int
 ) -> list[Entry]:
@@ -172,7 +160,7 @@ def _entries(
     Args:
         store: Where everything is.
         study: The study.
-        family: It and its siblings, see ``_family``; baselines and references are the first one's.
+        family: It and its siblings, see ``siblings.family_of``; baselines and references are the first one's.
         preferences: Preferences for which runs offer a model each (``m x K``).
         seed: Seed of the search for fronts.
     """
