@@ -35,8 +35,8 @@ def adamerge(
 ) -> np.ndarray:
     """Finds coefficients by Adam, minimising the entropy of the merged model's predictions.
 
-    Yang et al., "AdaMerging: Adaptive Model Merging for Multi-Task Learning", ICLR 2024, sections 3.2 and
-    3.3; with TIES-trimmed ``vectors`` it is their AdaMerging++. As in their code, models are merged with the
+    Yang et al., "AdaMerging: Adaptive Model Merging for Multi-Task Learning", ICLR 2024, section 3.2;
+    with TIES-trimmed ``vectors`` it is their AdaMerging++. As in their code, models are merged with the
     coefficients clipped to [0, 1]. Each step draws ``batch_size`` images of each task's validation split;
     labels are never read. Models are merged in float32, without a checkpoint's rounding, and left in the
     family.

@@ -47,8 +47,8 @@ def fisher_diagonals(
     """Returns the diagonal of the Fisher information of a task's own fine-tuned model, on its images.
 
     F = mean over images x of (∇_θ log p_θ(y|x))², squared for each image, with one label y drawn from the
-    model's own p_θ(y|x) (Matena and Raffel, "Merging Models with Fisher-Weighted Averaging", NeurIPS 2022,
-    section 2.2), in float32. The model is left in the family.
+    model's own p_θ(y|x) (Matena and Raffel, "Merging Models with Fisher-Weighted Averaging", NeurIPS 2022),
+    in float32. The model is left in the family.
 
     Args:
         evaluator: Whose family, task vectors and images to use; it measures as before afterwards.
@@ -77,7 +77,8 @@ def fisher_diagonals(
     sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     n_parameters = sum(parameter.numel() for parameter in parameters.values())
     chunk = min(evaluator.batch_size, max(1, _GRADIENT_BYTES // (4 * max(1, n_parameters))))
-    # The fused kernels of attention have no rule for a batch of gradients; they would run one by one.
+    # The fused kernels of attention have no rule for a batch of gradients; they would run one by one. The
+    # switch is the whole process's: elsewhere attention is only slower for as long as this takes.
     with running_out_of_memory(evaluator, evaluator.batch_size), sdpa_kernel(SDPBackend.MATH):
         labels = _drawn_labels(evaluator, images, head, seed)
         pairs = zip(images.split(chunk), labels.split(chunk), strict=True)
@@ -99,7 +100,7 @@ def gram_matrices(
 ) -> dict[str, Gram]:
     """Returns XᵀX of the inputs of every linear layer of a task's own fine-tuned model, on its images.
 
-    For RegMean (Jin et al., ICLR 2023, section 3). Divided by the number of rows (images times tokens), so
+    For RegMean (Jin et al., ICLR 2023). Divided by the number of rows (images times tokens), so
     that a task with more images doesn't outweigh the others. Attention's packed and output projections and
     weights that are right operands of ``@`` count as linear layers. The model is left in the family.
 

@@ -38,8 +38,8 @@ def fisher_merge(
     """Averages models, each parameter weighted by the Fisher information of each model about it.
 
     θ = Σ F_n θ_n / Σ F_n, elementwise (Matena and Raffel, "Merging Models with Fisher-Weighted Averaging",
-    NeurIPS 2022, equation 6 with equal λ). As in their code, Fisher values below ``floor`` are raised to it,
-    so that a parameter that no model's data depends on is averaged, not divided by zero.
+    NeurIPS 2022: the closed form for diagonal Fishers, with equal λ). Values below ``floor`` are raised to
+    it, so that a parameter that no model's data depends on is averaged, not divided by zero.
 
     Args:
         vectors: N task vectors.
@@ -76,7 +76,7 @@ def regmean_merge(
 
     W = (Σ G_n)⁻¹ Σ G_n W_n for a weight of shape in x out, where G_n is model n's Gram matrix with its
     off-diagonal entries scaled (Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language
-    Models", ICLR 2023, equation 2 and section 4.2); parameters without Gram matrices are averaged. Solved in
+    Models", ICLR 2023: RegMean's closed form); parameters without Gram matrices are averaged. Solved in
     float64 on the CPU. Every G_n gets one ridge, 10⁻⁶ of their mean diagonal, which hardly matters but where
     no model's inputs reach: there weights are averaged.
 
@@ -101,7 +101,7 @@ def regmean_merge(
             base, V = slot.columns(group.base), slot.columns(group.V)
             of_layer = [gram[slot.name] for gram in grams if slot.name in gram]
             if len(of_layer) == len(grams):
-                change = _nearest_outputs(V.view(-1, *slot.shape), of_layer, off_diagonal).flatten().to(V)
+                change = _nearest_outputs(V.view(-1, *slot.shape), of_layer, off_diagonal).flatten()
             else:
                 change = V.mean(dim=0)
             torch.add(base, change, out=slot.columns(flat))
@@ -117,7 +117,7 @@ def _nearest_outputs(V: Tensor, grams: Sequence[Gram], off_diagonal: float) -> T
         G = off_diagonal * G + torch.diag((1 - off_diagonal) * G.diagonal() + ridge)
         total, weighted = total + G, weighted + G @ v.cpu().double().movedim(axis, 0)
     solution = torch.cholesky_solve(weighted, torch.linalg.cholesky(total))
-    return solution.movedim(0, grams[0].axis)
+    return solution.movedim(0, grams[0].axis).to(V.dtype).to(V.device)
 
 
 def _check_one_each(vectors: TaskVectors, statistics: Sequence, what: str) -> None:
