@@ -7,6 +7,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mapmerge_core.errors import CheckpointError, CoefficientError, DatasetError, MapMergeError
 from mapmerge_core.tasks.datasets import Task
@@ -121,6 +122,29 @@ def test_a_model_from_elsewhere_leaves_no_trace(tiny_zoo, evaluator):
             assert value == first_class.mean()  # a model of zeros ties all classes
     found = [bits(evaluator.outcomes(c, split=split)) for split in ("val", "test") for c in POINTS]
     assert found == expected
+
+
+def test_a_model_from_elsewhere_leaves_no_trace_where_vectors_are_held_twice(tiny_zoo):
+    """As on a GPU: two `TaskVectors` know one model, and a tensor of the part is not theirs to merge."""
+    pretrained = load_file(tiny_zoo / "pretrained.safetensors")
+    finetuned = {task: load_file(tiny_zoo / f"{task}.safetensors") for task in TASKS}
+    for model in finetuned.values():
+        model["visual.proj"] = pretrained["visual.proj"]
+    one = make_evaluator(tiny_zoo)
+    vectors = TaskVectors.from_state_dicts(pretrained, finetuned, part="visual.")
+    evaluator = Evaluator(
+        one.family, vectors, list(one.tasks.values()), device="cpu", precision="bfloat16", batch_size=25
+    )
+    evaluator._exported = TaskVectors.from_state_dicts(pretrained, finetuned, part="visual.")
+
+    def measure():
+        return [bits(evaluator.outcomes(POINTS[2], split=s, precision="bfloat16")) for s in ("val", "test")]
+
+    expected = measure()
+    other = vectors.merge(POINTS[2]) | {"visual.proj": -pretrained["visual.proj"]}
+    for split, outcomes in zip(("val", "test"), expected, strict=True):
+        assert bits(evaluator.outcomes_of(other, split=split, precision="bfloat16")) != outcomes
+        assert measure() == expected
 
 
 def test_images_are_read_once(tmp_path, tiny_zoo):
