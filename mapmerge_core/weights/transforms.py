@@ -88,7 +88,7 @@ def apply_transform(vectors: TaskVectors, kind: str, *, keep: float, drop: float
 
 
 def trimmed(vectors: TaskVectors, keep: float) -> Rows:
-    """The task vectors as `ties_trim` makes them."""
+    """The task vectors as `ties_trim` makes them, with its errors."""
     if not 0 < keep <= 1:
         raise MapMergeError(f"TIES keeps a share of each task vector above 0 and at most 1, not {keep:g}.")
     thresholds = [_threshold(vectors, n, keep) for n in range(len(vectors))]
@@ -100,7 +100,7 @@ def trimmed(vectors: TaskVectors, keep: float) -> Rows:
 
 
 def dropped(vectors: TaskVectors, drop: float, seed: int) -> Rows:
-    """The task vectors as `dare_drop` makes them."""
+    """The task vectors as `dare_drop` makes them, with its errors."""
     if not 0 <= drop < 1:
         raise MapMergeError(f"DARE drops a share of each task vector from 0 to below 1, not {drop:g}.")
     if seed < 0:
