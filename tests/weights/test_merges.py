@@ -12,8 +12,8 @@ from mapmerge_core.weights.transforms import dare_drop
 from tests.weights.test_task_vectors import assert_same, by_hand, make_models
 
 # A pre-trained tensor (3 x 4), what three fine-tunings added, and what mergekit 0.1.5 (torch 2.15.0, CPU)
-# made of them, recorded so that tests don't need it with its transformers, accelerate, peft and datasets. Where
-# it is installed, `test_mergekit_still_gives_the_recorded_figures` makes them again.
+# made of them: recorded, so that tests don't need it with its transformers, accelerate, peft and datasets.
+# Where it is installed, `test_mergekit_still_gives_the_recorded_figures` makes them again.
 PRETRAINED = [0.5, -1.0, 2.0, 0.25, -0.75, 1.5, -2.0, 1.0, 0.0, -0.5, 3.0, -1.25]
 CHANGES = {
     "one": [0.9, -0.1, 0.4, -0.7, 0.05, 0.3, -0.6, 0.02, 0.8, -0.2, 0.15, -0.35],
