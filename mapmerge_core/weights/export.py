@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -157,7 +158,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         save_file(storable, path)
         _sync(path)
     except (OSError, SafetensorError) as error:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
         raise _not_written(path, error) from error
 
 

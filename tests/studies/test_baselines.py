@@ -30,6 +30,8 @@ from mapmerge_core.studies.baselines import (
 from mapmerge_core.studies.spec import Transform, spec_from_manifest
 from mapmerge_core.tasks.metric import Outcome
 from mapmerge_core.weights.export import save_tensors
+from mapmerge_core.weights.merges import dare_ties, slerp, ties
+from mapmerge_core.weights.task_vectors import TaskVectors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -185,6 +187,24 @@ def test_the_weights_are_the_same_each_time(store: Store, study: StudyRow, evalu
     changed = {key for key in first if not torch.equal(first[key], pretrained[key])}
     assert changed
     assert changed <= set(evaluator.vectors.layers)
+
+
+@pytest.mark.parametrize("merge", [ties, dare_ties, slerp])
+def test_merges_do_not_depend_on_the_number_of_threads(merge):
+    generator = torch.Generator().manual_seed(0)
+    base, *changes = (torch.randn(200_000, generator=generator) for _ in range(3))
+    vectors = TaskVectors.from_state_dicts(
+        {"w": base}, {f"{i}": {"w": base + v} for i, v in enumerate(changes)}
+    )
+    threads, merged = torch.get_num_threads(), []
+    try:
+        for number in (1, 2, 4):
+            torch.set_num_threads(number)
+            merged.append(merge(vectors)["w"])
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(merged[0], merged[1])
+    assert torch.equal(merged[0], merged[2])
 
 
 def test_a_lost_model_is_made_and_measured_again(store: Store, study: StudyRow, evaluator: Evaluator):

@@ -1,25 +1,45 @@
-"""A pick becomes a file that says where it came from and scores what was measured."""
+"""A pick or a baseline becomes a file that says where it came from and scores what was measured."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import open_clip
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from mapmerge_core.errors import ExportError, StudyError
+from mapmerge_core.studies.baselines import make_baseline, measure_baseline
 from mapmerge_core.studies.demo import create_demo_study
-from mapmerge_core.studies.exporting import export_pick, slug
+from mapmerge_core.studies.exporting import export_baseline, export_pick, slug
 from mapmerge_core.studies.runner import execute_run, measure
-from mapmerge_core.studies.spec import TaskSpec, read_manifest
+from mapmerge_core.studies.spec import TaskSpec, Transform, read_manifest
 from mapmerge_core.studies.store import Store, home
 from mapmerge_core.weights.export import read_recipe
+from tests.tiny import ARCHITECTURE, plain_head, plain_transform
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mapmerge_core.studies.evaluators import EvaluatorCache
     from mapmerge_core.studies.rows import StudyRow
+
+
+def plain_scores(model_file: Path, zoo: Path, tasks: tuple[str, ...]) -> dict[str, float]:
+    """Test accuracies by way of open_clip, PIL and NumPy alone."""
+    model = open_clip.CLIP(**ARCHITECTURE).eval()
+    model.load_state_dict(load_file(model_file))
+    scores = {}
+    for task in tasks:
+        arrays = np.load(zoo / f"{task}.npz")
+        head = plain_head(model, arrays["class_names"].tolist(), arrays["templates"].tolist())
+        with torch.inference_mode():
+            logits = model.encode_image(plain_transform(arrays["test_images"], model), normalize=True) @ head
+        scores[task] = float((logits.argmax(1).numpy() == arrays["test_labels"]).mean())
+    return scores
 
 
 def test_the_recipe_knows_sources_predictions_and_measurements(
@@ -99,6 +119,79 @@ def test_paths_that_no_file_can_have_are_refused(
         monkeypatch.setenv("MAPMERGE_HOME", path)
         with pytest.raises(StudyError, match=sentence):
             home()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("soup", {}),
+        ("ties", {"keep": 0.3}),
+        ("dare", {"scale": 0.4}),
+        ("slerp", {}),
+        ("fisher", {"examples": 20}),
+        ("adamerging_ties", {"steps": 4, "lr": 0.1}),
+    ],
+)
+def test_an_exported_baseline_scores_in_plain_open_clip_what_was_measured(
+    store: Store, study: StudyRow, evaluators: EvaluatorCache, tiny_zoo: Path, name: str, settings: dict
+):
+    evaluator = evaluators.get(study, "cpu")
+    baseline = make_baseline(store, study, name, evaluator, settings=settings)
+    measured = measure_baseline(store, baseline.id, evaluator)
+    result = export_baseline(store, baseline.id)
+    assert plain_scores(result.path, tiny_zoo, study.spec.task_names) == measured
+    recipe = read_recipe(result.path)
+    assert recipe.measured == measured
+    assert recipe.settings == baseline.settings
+    assert recipe.sources["Stripes"]["path"] == str(tiny_zoo / "Stripes.safetensors")
+    assert (result.mergekit is not None) == (name == "soup")
+
+
+def test_a_baselines_files_say_what_it_is(
+    store: Store, study: StudyRow, evaluators: EvaluatorCache, tmp_path: Path
+):
+    evaluator = evaluators.get(study, "cpu")
+    soup = make_baseline(store, study, "soup", evaluator)
+    ties = make_baseline(store, study, "ties", evaluator)
+    first = export_baseline(store, soup.id, tmp_path / "model.safetensors")
+    assert read_recipe(first.path).coefficients == {"Colours": 0.5, "Stripes": 0.5}
+    assert first.mergekit.exists()
+    second = export_baseline(store, ties.id, tmp_path / "model.safetensors")
+    assert (read_recipe(second.path).method, read_recipe(second.path).coefficients) == ("TIES", {})
+    assert not first.mergekit.exists(), "it would make another model"
+    card = second.card.read_text()
+    assert "into one by TIES." in card
+    assert "Settings: keep 0.2, scale 1.0." in card
+    assert "mergekit" not in card
+    assert export_baseline(store, ties.id).path.name == f"ties-{ties.id}.safetensors"
+    with pytest.raises(ExportError, match="one of the study's own files"):
+        export_baseline(store, ties.id, study.spec.pretrained)
+    with pytest.raises(StudyError, match="no baseline 99"):
+        export_baseline(store, 99)
+
+
+def test_a_study_of_other_task_vectors_measures_and_exports_those(
+    store: Store, study: StudyRow, evaluators: EvaluatorCache, tiny_zoo: Path
+):
+    spec = replace(study.spec, transform=Transform("dare", drop=0.9, seed=3))
+    dropped = store.create_study("Dropped", spec)
+    c = np.array([0.8, 0.5])
+    paths = []
+    for each in (study, dropped):
+        measured = measure(store, each, evaluators.get(each, "cpu"), c[None], split="test")[0]
+        result = export_pick(store, store.add_pick(each.id, c, {"kind": "point"}).id)
+        assert list(plain_scores(result.path, tiny_zoo, spec.task_names).values()) == measured.tolist()
+        paths.append(result.path)
+    plain, sparse = (load_file(path) for path in paths)
+    base = load_file(tiny_zoo / "pretrained.safetensors")
+    weight = "visual.transformer.resblocks.0.mlp.c_fc.weight"
+    unchanged = (sparse[weight] == base[weight]).float().mean().item()
+    assert unchanged == pytest.approx(0.81, abs=0.05), "both vectors drop nine in ten"
+    assert (plain[weight] == base[weight]).float().mean() < 0.5
+    assert read_recipe(paths[1]).transform == {"kind": "dare", "drop": 0.9, "seed": 3}
+    assert read_recipe(paths[0]).transform == {}
+    assert "transformed first (kind dare, drop 0.9, seed 3)" in result.card.read_text()
+    assert result.mergekit is None
 
 
 def test_names_become_folders():

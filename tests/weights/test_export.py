@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import subprocess
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from mapmerge_core import __version__
 from mapmerge_core.errors import CheckpointError, CoefficientError, ExportError
 from mapmerge_core.weights.checkpoints import read_state_dict, sha256
-from mapmerge_core.weights.export import Recipe, read_recipe, save_merged
+from mapmerge_core.weights.export import Recipe, read_recipe, save_merged, save_model, save_tensors
 from mapmerge_core.weights.task_vectors import TaskVectors
 
 TASKS = ("Colours", "Stripes", "Light")
@@ -187,6 +188,50 @@ def test_what_can_not_be_exported(tmp_path, vectors, recipe):
     with pytest.raises(ExportError, match="could not be written"):
         save_merged(tmp_path / "m.safetensors", vectors, C, recipe=gone)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.safetensors"]
+
+
+def test_a_model_that_is_no_sum_of_task_vectors(tmp_path, vectors, recipe):
+    merged = {
+        name: 2 * tensor if tensor.is_floating_point() else tensor
+        for name, tensor in vectors.merge([0] * 3).items()
+    }
+    recipe = dataclasses.replace(recipe, method="TIES", settings={"keep": 0.2, "examples": None})
+    result = save_model(tmp_path / "ties.safetensors", merged, recipe=recipe)
+    written = load_file(result.path)
+    assert all(torch.equal(written[key], tensor) for key, tensor in merged.items())
+    assert read_recipe(result.path).settings == {"keep": 0.2, "examples": None}
+    assert result.mergekit is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "ties.README.md",
+        "ties.json",
+        "ties.safetensors",
+    ]
+    card = result.card.read_text()
+    assert "A merge of 3 fine-tuned models into one by TIES." in card
+    assert "Settings: keep 0.2, examples all." in card
+    assert "| Light | `Light.safetensors`" in card
+    assert "coefficient" not in card
+    assert "task-arithmetic" not in card
+
+
+def test_a_recipe_from_before_there_were_other_methods(tmp_path):
+    old = {"coefficients": {"one": 0.5}, "architecture": "", "version": "0.0.9", "created": "2026-01-01"}
+    save_file({"w": torch.zeros(2)}, tmp_path / "m.safetensors", metadata={"mapmerge": json.dumps(old)})
+    found = read_recipe(tmp_path / "m.safetensors")
+    assert (found.method, found.coefficients, found.settings) == ("task arithmetic", {"one": 0.5}, {})
+
+
+def test_bare_tensors(tmp_path):
+    tied = torch.ones(3, dtype=torch.float16)
+    path = tmp_path / "new" / "part.safetensors"
+    save_tensors(path, {"a": tied, "b": tied})
+    assert {name: tensor.tolist() for name, tensor in load_file(path).items()} == {"a": [1] * 3, "b": [1] * 3}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match="could not be written"):
+        save_tensors(tmp_path / "file" / "part.safetensors", {"a": tied})
+    with pytest.raises(ExportError, match="too large"):
+        save_tensors(tmp_path / "b.safetensors", {"a": tied / 0})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "new"]
 
 
 def test_a_file_without_a_recipe(tmp_path):
