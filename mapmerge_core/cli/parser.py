@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
-from mapmerge_core.studies.spec import DEMO_ZOO
+from mapmerge_core.methods.catalogue import MethodName
+from mapmerge_core.search.fitting import LossName
+from mapmerge_core.search.links import LinkName
+from mapmerge_core.studies.spec import DEMO_ZOO, TransformKind
 
 _EPILOG = """\
 Everything is kept where the dashboard keeps it: in $MAPMERGE_HOME, by default the platform's data folder.
@@ -33,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_front(commands)
     _add_pick(commands)
+    _add_compare(commands)
     _add_export(commands)
     _add_studies(commands)
     for command in commands.choices.values():
@@ -70,6 +75,7 @@ def _add_run(commands: Commands) -> None:
     run.add_argument("--points", type=int, metavar="P", help="points to evaluate (default: the paper's)")
     # Without defaults, so that those that were typed are known; the defaults are RunSettings' own.
     run.add_argument("--seed", type=int, help="seed of the points (default 0)")
+    run.add_argument("--method", choices=get_args(MethodName), help="default: map")
     run.add_argument("--design", choices=["uniform", "sobol", "grid"], help="default: uniform")
     run.add_argument("--low", type=float, help="least coefficient (default 0)")
     run.add_argument("--high", type=float, help="greatest coefficient (default 1)")
@@ -80,14 +86,29 @@ def _add_run(commands: Commands) -> None:
         const=False,
         help="leave the pre-trained and single-task models out",
     )
+    run.add_argument(
+        "--link", choices=["auto", *get_args(LinkName)], help="the surrogates' link (default: the metric's)"
+    )
+    run.add_argument("--loss", choices=get_args(LossName), help="the surrogates' loss (default: squared)")
+    run.add_argument("--initial", type=int, metavar="P", help="Bayesian MAP's first points")
+    run.add_argument("--batch", type=int, metavar="P", help="Bayesian MAP's points a round")
+    run.add_argument("--preference", help='nested MAP\'s weights, such as "MNIST=2,Emoji=1" (default: equal)')
+    run.add_argument("--rule", help='nested MAP\'s rule, such as "all >= 70%%, maximize MNIST"')
+    run.add_argument("--order", metavar="A,B,C,D", help="nested MAP's tasks, neighbours merged first")
+    run.add_argument(
+        "--transform", choices=get_args(TransformKind), help="run on task vectors that are trimmed or dropped"
+    )
+    run.add_argument("--keep", type=float, metavar="SHARE", help="what TIES keeps (default 0.2)")
+    run.add_argument("--drop", type=float, metavar="SHARE", help="what DARE drops (default 0.5)")
     run.add_argument("--precision", choices=["auto", "float32", "bfloat16"], help="default: what is fast")
     _add_device(run)
     run.set_defaults(device=None)
 
 
 def _add_front(commands: Commands) -> None:
-    front = commands.add_parser("front", help="print a study's front")
+    front = commands.add_parser("front", help="print the front of a study, or of one of its runs")
     front.add_argument("study", metavar="STUDY")
+    front.add_argument("--run", type=int, metavar="N", help="the front of this run's own points")
     front.add_argument("--seed", type=int, default=0, help="seed of the search (default 0)")
 
 
@@ -105,12 +126,36 @@ def _add_pick(commands: Commands) -> None:
     _add_device(pick)
 
 
-def _add_export(commands: Commands) -> None:
-    export = commands.add_parser("export", help="write a picked model as safetensors")
-    export.add_argument("study", metavar="STUDY")
-    export.add_argument(
-        "--pick", type=int, metavar="N", help="the pick's number (default: the study's latest)"
+def _add_compare(commands: Commands) -> None:
+    compare = commands.add_parser("compare", help="compare runs, baselines and single-task models")
+    compare.add_argument("study", nargs="?", metavar="STUDY")
+    compare.add_argument("--demo", action="store_true", help="every method on the bundled models")
+    compare.add_argument("--tasks", type=int, metavar="N", help="the demo's tasks (default 2)")
+    compare.add_argument("--points", type=int, metavar="P", help="MAP's points in the demo")
+    compare.add_argument("--direct-points", type=int, metavar="P", help="direct search's points in the demo")
+    compare.add_argument("--zoo", type=Path, metavar="DIR", help="another folder of models for the demo")
+    compare.add_argument(
+        "--seed", type=int, default=0, help="seed of the demo's runs and of the 20 preferences (default 0)"
     )
+    compare.add_argument(
+        "--preference", help='the shown models\' weights, such as "MNIST=2,Emoji=1" (default: equal)'
+    )
+    which = compare.add_mutually_exclusive_group()
+    which.add_argument("--baselines", metavar="A,B", help="make these only, such as soup,ties (default: all)")
+    which.add_argument("--no-baselines", action="store_true", help="make no baseline")
+    compare.add_argument(
+        "--normalise", action="store_true", help="show metrics as shares of the single-task models'"
+    )
+    compare.add_argument("--csv", type=Path, metavar="FILE", help="write the table, too")
+    _add_device(compare)
+
+
+def _add_export(commands: Commands) -> None:
+    export = commands.add_parser("export", help="write a picked or compared model as safetensors")
+    export.add_argument("study", metavar="STUDY")
+    what = export.add_mutually_exclusive_group()
+    what.add_argument("--pick", type=int, metavar="N", help="the pick's number (default: the study's latest)")
+    what.add_argument("--row", metavar="NAME", help="a model that `compare` lists, by its name")
     export.add_argument("--out", type=Path, metavar="FILE", help="file ending in .safetensors, or a folder")
 
 

@@ -1,4 +1,4 @@
-"""The demo: a study of the bundled zoo, ready to run."""
+"""The demo: studies of the bundled zoo, ready to run."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mapmerge_core.errors import StudyError
+from mapmerge_core.methods.catalogue import TITLES, default_points
 from mapmerge_core.search.surrogate import QuadraticSurrogate
 from mapmerge_core.studies.spec import (
     DEMO_ZOO,
     demo_settings,
     demo_tasks,
     read_manifest,
+    read_sources,
     spec_from_manifest,
 )
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mapmerge_core.studies.rows import RunRow
+    from mapmerge_core.methods.catalogue import MethodName
+    from mapmerge_core.studies.rows import RunRow, StudyRow
+    from mapmerge_core.studies.spec import RunSettings, StudySpec
     from mapmerge_core.studies.store import Store
 
 
@@ -42,10 +46,79 @@ def create_demo_study(
         SearchError: for points and seeds that can't be sampled.
     """
     spec = spec_from_manifest(zoo, demo_tasks(n_tasks, zoo))
-    everything = n_tasks > 4 and n_tasks == len(read_manifest(zoo).tasks)
-    names = f"all {n_tasks} tasks" if everything else " + ".join(spec.task_names)
     settings = replace(demo_settings(n_tasks, points, seed), device=device)
-    settings.make_method("map", spec)  # refuses what can't be sampled before a study is kept
+    _check_map(spec, settings)  # before a study is kept
+    return store.create_run(store.create_study(_name(spec, zoo), spec).id, settings)
+
+
+def find_demo_study(store: Store, n_tasks: int, *, zoo: Path | str = DEMO_ZOO) -> StudyRow:
+    """The latest demo study of a zoo's first tasks, kept anew where there is none or the zoo has changed.
+
+    Raises:
+        StudyError: for a number of tasks that the zoo doesn't have, and for a folder that is no zoo.
+    """
+    spec = spec_from_manifest(zoo, demo_tasks(n_tasks, zoo))
+    name = _name(spec, zoo)
+    for study in store.studies():
+        if study.name.startswith(name) and study.spec == spec and study.sources == read_sources(spec):
+            return study
+    return store.create_study(name, spec)
+
+
+def demo_runs(
+    n_tasks: int,
+    *,
+    points: int | None = None,
+    direct_points: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    zoo: Path | str = DEMO_ZOO,
+) -> list[tuple[MethodName, RunSettings]]:
+    """Every method for the comparison of the demo with ``n_tasks``, in the order in which to run them.
+
+    MAP, Bayesian MAP and direct search sample the demo's box; nested MAP merges two models at a time and
+    samples [0, 1].
+
+    Args:
+        n_tasks: Tasks to merge.
+        points: MAP's budget, by default the demo's (``demo_settings``).
+        direct_points: Direct search's budget, by default the paper's.
+        seed: Seed of all.
+        device: Where to evaluate.
+        zoo: The folder of models.
+
+    Raises:
+        StudyError: for a number of tasks that the zoo doesn't have, and for too few points.
+        SearchError: for points and seeds that can't be sampled.
+    """
+    spec = spec_from_manifest(zoo, demo_tasks(n_tasks, zoo))
+    plain = replace(demo_settings(n_tasks, points, seed), device=device)
+    _check_map(spec, plain)
+    budgets = {
+        "map": plain.points,
+        "bayesian": default_points("bayesian", n_tasks),
+        "nested": default_points("nested", n_tasks),
+        "direct": default_points("direct", n_tasks) if direct_points is None else direct_points,
+    }
+    runs = [
+        (method, replace(plain, points=budgets[method], high=1.0 if method == "nested" else plain.high))
+        for method in TITLES
+    ]
+    for method, settings in runs:
+        settings.make_method(method, spec)
+    return runs
+
+
+def _name(spec: StudySpec, zoo: Path | str) -> str:
+    n_tasks = len(spec.tasks)
+    everything = n_tasks > 4 and n_tasks == len(read_manifest(zoo).tasks)
+    return f"Demo: {f'all {n_tasks} tasks' if everything else ' + '.join(spec.task_names)}"
+
+
+def _check_map(spec: StudySpec, settings: RunSettings) -> None:
+    """Refuses what MAP can't sample or fit."""
+    settings.make_method("map", spec)
+    n_tasks = len(spec.tasks)
     # Where the box ends below 1, the single-task models lie outside it and aren't fitted.
     needed = QuadraticSurrogate.n_parameters(n_tasks) + (n_tasks if settings.high < 1 else 0)
     if settings.points < needed:
@@ -53,4 +126,3 @@ def create_demo_study(
             f"{settings.points} points are too few to see the trade-offs of {n_tasks} tasks: choose {needed} "
             "or more."
         )
-    return store.create_run(store.create_study(f"Demo: {names}", spec).id, settings)

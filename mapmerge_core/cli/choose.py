@@ -1,0 +1,197 @@
+"""The commands that choose and export: ``front``, ``pick``, ``export`` and ``studies``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mapmerge_core.cli.output import print_json, print_table, say
+from mapmerge_core.cli.reports import by_task, front_values, say_analysis, say_models, say_pick
+from mapmerge_core.cli.session import INFEASIBLE, Session, parse_weights
+from mapmerge_core.errors import StudyError
+from mapmerge_core.studies.analysis import analyse
+from mapmerge_core.studies.comparing import compare
+from mapmerge_core.studies.exporting import export_baseline, export_pick
+from mapmerge_core.studies.replay import run_front
+from mapmerge_core.studies.spec import check_seed
+from mapmerge_core.studies.store import Store
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.weights.export import ExportResult
+
+
+def front(options: Namespace) -> int:
+    """Prints the front of a study, or of one of its runs."""
+    session = Session()
+    study = session.store.find_study(options.study)
+    if options.run is not None:
+        return _run_front(session.store, study, options)
+    analysis = analyse(session.store, study.id, seed=options.seed)
+    if options.json:
+        print_json(
+            {
+                "tasks": analysis.tasks,
+                "r2": by_task(analysis, analysis.r2),
+                "front": front_values(analysis)
+                | {"lower": analysis.fitted_front.lower, "upper": analysis.fitted_front.upper},
+            }
+        )
+    else:
+        say_analysis(analysis)
+    return 0
+
+
+def _run_front(store: Store, study: StudyRow, options: Namespace) -> int:
+    """Prints what a run found by itself: predicted metrics, of direct search measured ones."""
+    check_seed(options.seed)
+    if options.run not in [row.id for row in store.runs(study.id)]:
+        raise StudyError(f"'{study.name}' has no run {options.run}.")
+    found = run_front(store, options.run, seed=options.seed)
+    kind = "measured" if found.measured else "predicted"
+    tasks = study.spec.task_names
+    if options.json:
+        row = store.run(options.run)
+        values = {"size": len(found.c), "c": found.c, kind: found.values}
+        print_json({"tasks": tasks, "run": {"id": row.id, "method": row.method}, "front": values})
+    else:
+        say(f"Run {options.run} offers {len(found.c)} models (coefficients, then {kind} metrics):")
+        say_models(tasks, found.c, found.values)
+    return 0
+
+
+def pick(options: Namespace) -> int:
+    """Picks a model by rule or by preference, and measures it if asked."""
+    session = Session()
+    study = session.store.find_study(options.study)
+    analysis = analyse(session.store, study.id)
+    message, misses, how = "", [], {}
+    if options.rule is not None:
+        result = analysis.by_rule(options.rule)
+        c, message, how = result.c, result.message, {"kind": "rule", "text": options.rule}
+        misses = [{"task": miss.task, "wanted": miss.wanted, "got": miss.got} for miss in result.misses]
+    else:
+        weights = parse_weights(options.preference, analysis.tasks)
+        c = analysis.fitted_front.c[analysis.by_preference(weights, normalise=options.normalise)]
+        how = {"kind": "preference", "weights": weights, "normalise": options.normalise}
+    feasible = not misses
+    row = session.store.add_pick(study.id, c, how, name=options.name) if feasible else None
+    if row and options.measure:
+        session.measure(study, c, options.device)
+    measured = session.store.measured(study.id, c, "test")
+    if options.json:
+        predicted, lower, upper = analysis.predict(c)
+        print_json(
+            {
+                "study": {"id": study.id, "name": study.name},
+                "feasible": feasible,
+                "message": message,
+                "misses": misses,
+                "pick": {
+                    "id": row.id if row else None,
+                    "c": c,
+                    "predicted": by_task(analysis, predicted),
+                    "lower": by_task(analysis, lower),
+                    "upper": by_task(analysis, upper),
+                    "measured": measured,
+                },
+            }
+        )
+    else:
+        if message:
+            say(message)
+        say(f"Pick {row.id}:" if row else "The nearest model, which is not kept as a pick:")
+        say_pick(analysis, c, measured)
+    return 0 if feasible else INFEASIBLE
+
+
+def export(options: Namespace) -> int:
+    """Writes a picked model, or that of a row of the comparison."""
+    session = Session()
+    study = session.store.find_study(options.study)
+    if options.row is not None:
+        return _export_row(session.store, study, options)
+    picks = [row for row in session.store.picks(study.id) if options.pick in (None, row.id)]
+    if not picks:
+        wanted = "pick yet" if options.pick is None else f"pick {options.pick}"
+        raise StudyError(f"'{study.name}' has no {wanted}: make one with the command `pick`.")
+    exported = export_pick(session.store, picks[-1].id, options.out)
+    return _say_export(exported, f"Pick {picks[-1].id}", {"pick": picks[-1].id}, as_json=options.json)
+
+
+def _export_row(store: Store, study: StudyRow, options: Namespace) -> int:
+    """Writes the model of a run, a baseline or a reference."""
+    comparison = compare(store, study.id)
+    row = comparison.row({row.name: row.key for row in comparison.rows}.get(options.row, options.row))
+    if row.baseline_id is not None:
+        exported = export_baseline(store, row.baseline_id, options.out)
+    elif row.c is not None:
+        pick = store.add_pick(row.study_id, row.c, {"kind": "point"}, name=row.name)
+        exported = export_pick(store, pick.id, options.out)
+    else:
+        raise StudyError(row.problem)
+    return _say_export(exported, row.name, {"row": row.name}, as_json=options.json)
+
+
+def _say_export(exported: ExportResult, title: str, what: dict[str, Any], *, as_json: bool) -> int:
+    if as_json:
+        print_json(
+            what
+            | {
+                "export": str(exported.path),
+                "card": str(exported.card),
+                "mergekit": None if exported.mergekit is None else str(exported.mergekit),
+                "sha256": exported.sha256,
+                "bytes": exported.n_bytes,
+            }
+        )
+    else:
+        say(f"{title} exported to {exported.path} ({exported.n_bytes / 1e6:.1f} MB)")
+        say(f"SHA-256 {exported.sha256}")
+    return 0
+
+
+def studies(options: Namespace) -> int:
+    """Lists the studies, or deletes one."""
+    store = Store()
+    store.recover()
+    if options.delete is not None:
+        store.delete_study(store.find_study(options.delete).id)
+    rows = store.studies()
+    if options.json:
+        print_json(
+            {
+                "studies": [
+                    {
+                        "id": row.id,
+                        "name": row.name,
+                        "tasks": row.spec.task_names,
+                        "points": row.n_points,
+                        "evaluations": row.n_evaluations,
+                        "picks": row.n_picks,
+                        "status": row.status,
+                        "changed": row.changed.isoformat(),
+                    }
+                    for row in rows
+                ]
+            }
+        )
+    elif rows:
+        print_table(
+            ("study", "no.", "tasks", "points", "picks", "last run"),
+            [
+                (
+                    row.name,
+                    str(row.id),
+                    str(len(row.spec.tasks)),
+                    str(row.n_points),
+                    str(row.n_picks),
+                    row.status or "none",
+                )
+                for row in rows
+            ],
+        )
+    else:
+        say("There are no studies yet: start with `demo`, or with `run FOLDER`.")
+    return 0

@@ -1,0 +1,184 @@
+"""The command ``compare``: every run, baseline and reference of a study by its measured test metrics."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from mapmerge_core.cli.output import number, percent, print_json, print_table, progress_bar, say
+from mapmerge_core.cli.session import Session, check_device, ctrl_c_stops, parse_weights
+from mapmerge_core.errors import Cancelled, StudyError
+from mapmerge_core.studies.baselines import check_offered
+from mapmerge_core.studies.checking import check_spec
+from mapmerge_core.studies.comparing import Comparison, complete, to_table
+from mapmerge_core.studies.comparing import compare as compare_study
+from mapmerge_core.studies.demo import demo_runs, find_demo_study
+from mapmerge_core.studies.entries import shares_of
+from mapmerge_core.studies.spec import DEMO_ZOO, demo_tasks, spec_from_manifest
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from mapmerge_core.methods.catalogue import MethodName
+    from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.studies.spec import RunSettings, StudySpec
+    from mapmerge_core.studies.store import Store
+
+_AGAIN = "the same command"
+
+
+def compare(options: Namespace) -> int:
+    """Makes the baselines, measures what is missing, and prints the comparison."""
+    if (options.study is None) != options.demo:
+        raise StudyError("Name either a study, or with --demo the bundled models.")
+    check_device(options.device)
+    if options.demo:
+        session, study, weights = _run_demo(options)
+    else:
+        for name in ("tasks", "points", "direct_points", "zoo"):
+            if getattr(options, name) is not None:
+                raise StudyError(f"--{name.replace('_', '-')} is for --demo: leave it out.")
+        session = Session()
+        study = session.store.find_study(options.study)
+        weights = _check(options, study.spec)
+    _complete(session, study, options, weights)
+    comparison = compare_study(session.store, study.id, weights=weights, seed=options.seed)
+    if options.csv is not None:
+        _write_csv(comparison, options.csv, normalise=options.normalise)
+    if options.json:
+        _print_json(comparison)
+    else:
+        _say_comparison(study, comparison, normalise=options.normalise)
+    return 0
+
+
+def _run_demo(options: Namespace) -> tuple[Session, StudyRow, Mapping[str, float] | None]:
+    """The demo's study with every method run to its end."""
+    n_tasks = 2 if options.tasks is None else options.tasks
+    zoo = options.zoo or DEMO_ZOO
+    spec = spec_from_manifest(zoo, demo_tasks(n_tasks, zoo))
+    weights = _check(options, spec)
+    runs = demo_runs(
+        n_tasks,
+        points=options.points,
+        direct_points=options.direct_points,
+        seed=options.seed,
+        device=options.device,
+        zoo=zoo,
+    )
+    check_spec(spec)
+    session = Session()
+    study = find_demo_study(session.store, n_tasks, zoo=zoo)
+    for method, settings in runs:
+        run_id = _find_run(session.store, study, method, settings)
+        if run_id is None:
+            run_id = session.store.create_run(study.id, settings, method).id
+        if session.store.run(run_id).status != "done":
+            session.run(run_id, options.device, again=_AGAIN)
+    return session, study, weights
+
+
+def _check(options: Namespace, spec: StudySpec) -> Mapping[str, float] | None:
+    """The preference that was typed; refuses it and unknown baselines before anything is measured."""
+    weights = None if options.preference is None else parse_weights(options.preference, spec.task_names)
+    shares_of(weights, spec.task_names)
+    for name in _named_baselines(options) or []:
+        check_offered(spec, name)
+    return weights
+
+
+def _named_baselines(options: Namespace) -> list[str] | None:
+    """The baselines that were asked for by name; None where all are wanted."""
+    if options.baselines is None:
+        return None
+    return [name.strip() for name in options.baselines.split(",")]
+
+
+def _find_run(store: Store, study: StudyRow, method: MethodName, settings: RunSettings) -> int | None:
+    """The run that asks for the same, wherever it evaluates, if there is one; a done one first."""
+    alike = [
+        run
+        for run in store.runs(study.id)
+        if run.method == method
+        and replace(run.settings, device=settings.device, precision=settings.precision) == settings
+    ]
+    alike.sort(key=lambda run: (run.status == "done", run.id))
+    return alike[-1].id if alike else None
+
+
+def _complete(
+    session: Session, study: StudyRow, options: Namespace, weights: Mapping[str, float] | None
+) -> None:
+    named = _named_baselines(options)
+    try:
+        with progress_bar("Baselines and test metrics") as progress, ctrl_c_stops() as cancel:
+            complete(
+                session.store,
+                study.id,
+                lambda member: session.evaluators.get(member, options.device),
+                baselines=not options.no_baselines if named is None else named,
+                weights=weights,
+                seed=options.seed,
+                cancel=cancel,
+                progress=progress,
+            )
+    except Cancelled:
+        raise KeyboardInterrupt(f"Stopped; everything measured is kept, and {_AGAIN} goes on.") from None
+
+
+def _print_json(comparison: Comparison) -> None:
+    names = {row.key: row.name for row in comparison.rows}
+    print_json(
+        {
+            "tasks": comparison.tasks,
+            "rows": [
+                {
+                    "name": row.name,
+                    "kind": row.kind,
+                    "c": row.c,
+                    "metrics": dict(zip(comparison.tasks, row.metrics.tolist(), strict=True)),
+                    "evaluations": row.evaluations,
+                    "seconds": row.seconds,
+                }
+                for row in comparison.rows
+            ],
+            "preferences": {"wins": {names[key]: rate for key, (rate, _) in comparison.wins.items()}},
+        }
+    )
+
+
+def _say_comparison(study: StudyRow, comparison: Comparison, *, normalise: bool) -> None:
+    shown = ", ".join(
+        f"{task} {100 * weight:.3g}%"
+        for task, weight in zip(comparison.tasks, comparison.weights, strict=True)
+        if weight
+    )
+    of = ", as shares of the single-task models'" if normalise else ""
+    say(f"{study.name}: metrics on the test split{of}; the preference is {shown}.\n")
+    table = to_table(comparison, normalise)
+    as_text: dict[str, Callable[[Any], str]] = {
+        "model": str,
+        "kind": str,
+        "hypervolume": number,
+        "evaluations": str,
+        "seconds": "{:.1f}".format,
+    }
+    columns = [table[name].map(as_text.get(name, percent)) for name in table.columns]
+    print_table(list(table.columns), list(zip(*columns, strict=True)))
+    for row in comparison.rows:
+        if row.problem:
+            say(f"\n{row.name}: {row.problem}")
+    if comparison.offered:
+        titles = ", ".join(kind.title for kind in comparison.offered)
+        say(f"\nNot made yet: {titles}.")
+
+
+def _write_csv(comparison: Comparison, path: Path, *, normalise: bool) -> None:
+    try:
+        to_table(comparison, normalise).to_csv(path, index=False)
+    except OSError as error:
+        raise StudyError(
+            f"{path} can't be written ({error.strerror or error}): choose another file."
+        ) from error

@@ -1,0 +1,79 @@
+"""How fits, fronts and picks are printed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mapmerge_core.cli.output import number, percent, print_table, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mapmerge_core.studies.analysis import Analysis
+
+SHOWN_ROWS = 20
+
+
+def by_task(analysis: Analysis, values: np.ndarray) -> dict[str, float]:
+    """A value for each task by its name."""
+    return dict(zip(analysis.tasks, values.tolist(), strict=True))
+
+
+def front_values(analysis: Analysis) -> dict[str, Any]:
+    """The study's front for JSON."""
+    found = analysis.fitted_front
+    return {"size": len(found), "c": found.c, "predicted": found.predicted}
+
+
+def say_fit(analysis: Analysis) -> None:
+    """How well the surrogates fit, and the models that merging starts from."""
+    print_table(
+        ("task", "R²", "pre-trained", "single-task"),
+        [
+            (task, number(r2), percent(pretrained), percent(single))
+            for task, r2, pretrained, single in zip(
+                analysis.tasks, analysis.r2, analysis.pretrained, analysis.single, strict=True
+            )
+        ],
+    )
+
+
+def say_analysis(analysis: Analysis) -> None:
+    """The fit and the front."""
+    found = analysis.fitted_front
+    say_fit(analysis)
+    if found.is_single_point:
+        say("\nOne model is best at everything: there is no trade-off to choose from.")
+    else:
+        listed = "" if len(found) <= SHOWN_ROWS else f", {SHOWN_ROWS} of them here and all with --json"
+        say(f"\nThe front has {len(found)} models{listed} (coefficients, then predicted metrics):")
+    say_models(analysis.tasks, found.c, found.predicted)
+
+
+def say_models(tasks: Sequence[str], C: np.ndarray, values: np.ndarray) -> None:
+    """Models (``m x N``) with their metrics (``m x K``), at most ``SHOWN_ROWS`` of them."""
+    rows = np.unique(np.linspace(0, len(C) - 1, SHOWN_ROWS).round().astype(int))
+    print_table(
+        (*(f"c {task}" for task in tasks), *tasks),
+        [(*map(number, c), *map(percent, metrics)) for c, metrics in zip(C[rows], values[rows], strict=True)],
+    )
+
+
+def say_pick(analysis: Analysis, c: np.ndarray, measured: dict[str, float]) -> None:
+    """One model, task by task."""
+    predicted, lower, upper = analysis.predict(c)
+    print_table(
+        ("task", "coefficient", "predicted", "90% interval", "measured"),
+        [
+            (
+                task,
+                number(c[k]),
+                percent(predicted[k]),
+                f"{percent(lower[k])} to {percent(upper[k])}",
+                percent(measured.get(task)),
+            )
+            for k, task in enumerate(analysis.tasks)
+        ],
+    )
