@@ -16,7 +16,7 @@ from mapmerge_core.search.adaptive import (
     score_bins,
 )
 from mapmerge_core.search.design import MOST_POINTS, make_design
-from mapmerge_core.search.surrogate import QuadraticSurrogate
+from mapmerge_core.search.surrogate import QuadraticSurrogate, predict_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,10 +33,20 @@ class BayesianMAP:
     After every round each task's surrogate is fitted to all points so far, the last ones included. One
     posterior, over angular bins (``search/adaptive.py`` says which), serves all tasks: a point's error is the
     mean over tasks of the surrogate's squared error as a share of the variance of that task's values, so that
-    metrics of different units count alike. A surrogate passes through as many points as it has parameters,
-    and has no error at them: each error is therefore that of the surrogate fitted without the point
-    (``QuadraticSurrogate.loo_predictions_``). Where it is undefined the point is left out of the scores; in
-    the first round of an identity link that is every point, and all bins are then alike.
+    metrics of different units count alike.
+
+    The squared error itself says little of so few points: a surrogate passes through as many as it has
+    parameters. That of the surrogate fitted without the point is large wherever a point is far from the
+    others. Their geometric mean is used, the error times the leave-one-out error
+    (``QuadraticSurrogate.loo_predictions_``): for least squares this is the squared standardised residual
+    e² / (1 - h), which under a right model has the same mean at every point, however few. Where it is
+    undefined the point is left out of the scores; in the first round of an identity link that is every point,
+    and all bins are then alike.
+
+    Simulated on Gaussian processes fitted to 48 measured points of each of seven pairs of the demo zoo (50
+    seeds, 12 points; mean IGD x 1000 to the process's own front with its standard error over seeds): MAP 4.06
+    ± .25; this method 2.97 ± .11, with leave-one-out errors alone 3.11 ± .12, with 16 candidates a point
+    instead of 64 3.19 ± .11, with 8 bins instead of 6 2.93 ± .12.
 
     Points outside the box, as the single-task models are where it ends below 1, are asked but neither fitted
     nor scored: the front can't reach them.
@@ -145,8 +155,10 @@ class BayesianMAP:
             return None
         rng = np.random.default_rng([self._seed, self._round])
         variance = Y.var(axis=0)
+        fitted = predict_all(self._surrogates, C)
         left_out = np.column_stack([surrogate.loo_predictions_ for surrogate in self._surrogates])
-        errors = ((Y - left_out) ** 2 / np.where(variance > 0, variance, 1.0)).mean(axis=1)
+        squared = np.abs((Y - fitted) * (Y - left_out))
+        errors = (squared / np.where(variance > 0, variance, 1.0)).mean(axis=1)
         scored, scores = score_bins(errors, self._bins.locate(C), rng)
         posterior = make_posterior(self._bins, scored, scores)
         return Batch(draw_points(posterior, n_points, self._C, rng), tuple(range(len(self._links))))

@@ -39,11 +39,8 @@ BOOTSTRAPS = 30
 """Q, the bootstrap draws of a bin's mean error (Algorithm 4)."""
 DROPPED = 0.2
 """α, the share of a bin's points that each of them drops (Algorithm 4)."""
-CANDIDATES = 16
-"""Points drawn in a bin, of which the farthest from all others is taken.
-
-Measured on Gaussian processes fitted to pairs of the demo zoo; see ``methods/bayesian.py``.
-"""
+CANDIDATES = 64
+"""Points drawn in a bin, of which the farthest from all others is taken (``BayesianMAP`` has figures)."""
 DIRECTIONS = 256
 """Directions drawn in a bin, of which the candidates' are chosen in proportion to their volume."""
 

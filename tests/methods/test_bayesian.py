@@ -150,18 +150,19 @@ def scored_by(monkeypatch):
     return seen
 
 
-def test_scores_are_errors_of_surrogates_that_have_not_seen_the_point(monkeypatch):
+def test_scores_are_errors_with_and_without_the_point_of_all_points_so_far(monkeypatch):
     seen = scored_by(monkeypatch)
     C = np.vstack(play(BayesianMAP(2, 15, links=PLAIN)))
     assert [len(errors) for errors, _ in seen] == [6, 9, 12]
     assert np.isnan(seen[0][0]).all()  # six parameters pass through any five of six points
     for (errors, _), n in zip(seen[1:], [9, 12], strict=True):
         X, Y = features(C[:n]), truth(C[:n])
+        fitted = X @ np.linalg.lstsq(X, Y, rcond=None)[0]
         expected = np.zeros(n)
         for i in range(n):
             others = np.arange(n) != i
             weights = np.linalg.lstsq(X[others], Y[others], rcond=None)[0]
-            expected[i] = ((Y[i] - X[i] @ weights) ** 2 / Y.var(axis=0)).mean()
+            expected[i] = ((Y[i] - fitted[i]) * (Y[i] - X[i] @ weights) / Y.var(axis=0)).mean()
         np.testing.assert_allclose(errors, expected, rtol=1e-6)
 
 
