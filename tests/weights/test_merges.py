@@ -13,7 +13,7 @@ from tests.weights.test_task_vectors import assert_same, by_hand, make_models
 
 # A pre-trained tensor (3 x 4), what three fine-tunings added, and what mergekit 0.1.5 (torch 2.15.0, CPU)
 # made of them: recorded, so that tests don't need it with its transformers, accelerate, peft and datasets.
-# Where it is installed, `test_mergekit_still_gives_the_recorded_figures` makes them again.
+# `test_mergekit_still_gives_the_recorded_figures` makes them again.
 PRETRAINED = [0.5, -1.0, 2.0, 0.25, -0.75, 1.5, -2.0, 1.0, 0.0, -0.5, 3.0, -1.25]
 CHANGES = {
     "one": [0.9, -0.1, 0.4, -0.7, 0.05, 0.3, -0.6, 0.02, 0.8, -0.2, 0.15, -0.35],
@@ -78,7 +78,7 @@ def assert_merged(merged: dict[str, torch.Tensor], expected: list[float]) -> Non
 
 
 def test_mergekit_still_gives_the_recorded_figures():
-    registry = pytest.importorskip("mergekit.merge_methods.registry")
+    from mergekit.merge_methods import registry
     from mergekit.merge_methods.base import PerInputValues, TensorGroup
 
     models = {"pretrained": torch.tensor(PRETRAINED).reshape(3, 4)}
