@@ -49,7 +49,7 @@ def adamerge(
         steps: How many steps Adam takes, with β = (0.9, 0.999).
         batch_size: Images of each task in a step, or all of them where there are fewer.
         lr: Adam's learning rate.
-        start: What every coefficient starts from.
+        start: What every coefficient starts from, in [0, 1].
         seed: Decides which images are drawn.
         cancel: Set it to stop between two steps.
         progress: Called with the number of steps done and their total after each.
@@ -60,11 +60,14 @@ def adamerge(
     Raises:
         Cancelled: Once ``cancel`` is set.
         DatasetError: A dataset can't be read.
-        MapMergeError: There is less than one step or image, or the device runs out of memory.
+        MapMergeError: There is less than one step or image, ``start`` is outside [0, 1], or the device runs
+            out of memory.
     """
     for number, what in ((steps, "step"), (batch_size, "image in a batch")):
         if number < 1:
             raise MapMergeError(f"AdaMerging needs at least 1 {what}, not {number}.")
+    if not 0 <= start <= 1:
+        raise MapMergeError(f"AdaMerging's coefficients must start from 0 to 1, not {start:g}.")
     vectors = evaluator.vectors if vectors is None else vectors.to(evaluator.device)
     family, rng = evaluator.family, np.random.default_rng(seed)
     images = {name: family.prepare(load_split(task.data, "val")[0]) for name, task in evaluator.tasks.items()}

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mapmerge_core.errors import Cancelled, MapMergeError
+from mapmerge_core.tasks import adamerging
 from mapmerge_core.tasks.adamerging import adamerge, entropy_and_gradient
 from mapmerge_core.weights.task_vectors import TaskVectors
 from tests.tasks.test_evaluator import make_evaluator
@@ -111,10 +112,18 @@ def test_entropy_falls(evaluator, entropy, layer_wise):
     assert np.abs(other - first).max() > 1e-3
 
 
-def test_coefficients_are_clipped_as_in_the_authors_code(evaluator):
+def test_coefficients_are_clipped_as_in_the_authors_code(evaluator, monkeypatch):
+    merged = []
+
+    def record(*args):
+        merged.append(args[2].numpy().copy())
+        return entropy_and_gradient(*args)
+
+    monkeypatch.setattr(adamerging, "entropy_and_gradient", record)
     found = adamerge(evaluator, layer_wise=True, steps=3, lr=1.0)
-    assert set(np.unique(found)) >= {0.0, 1.0}
-    assert ((found >= 0) & (found <= 1)).all()
+    # Adam's first step of 1 from 0.3 leads out of [0, 1] on either side.
+    for coefficients in (*merged[1:], found):
+        assert (coefficients.min(), coefficients.max()) == (0, 1)
 
 
 def test_other_task_vectors(evaluator, tiny_zoo):
@@ -168,6 +177,9 @@ def test_what_can_not_be_adamerged(evaluator, tiny_zoo):
         adamerge(evaluator, layer_wise=True, steps=0)
     with pytest.raises(MapMergeError, match="needs at least 1 image in a batch, not 0"):
         adamerge(evaluator, layer_wise=True, batch_size=0)
+
+    with pytest.raises(MapMergeError, match=r"coefficients must start from 0 to 1, not 1\.2"):
+        adamerge(evaluator, layer_wise=True, start=1.2)
 
     def run_out(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
