@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import asdict, replace
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from mapmerge_core.studies.spec import check_sources
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.studies.rows import BaselineRow, StudyRow
     from mapmerge_core.studies.store import Store
     from mapmerge_core.weights.export import ExportResult, Recipe
 
@@ -68,7 +69,7 @@ def export_baseline(store: Store, baseline_id: int, path: Path | str | None = No
     baseline = store.baseline(baseline_id)
     study = store.study(baseline.study_id)
     kind = find_kind(baseline.name)
-    target = _target(store, study, f"{slug(kind.title)}-{baseline.id}.safetensors", path)
+    target = _target(store, study, _file_name(baseline), path)
     check_sources(study.sources)
     measured = zip(study.spec.task_names, baseline_values(store, baseline).tolist(), strict=True)
     recipe = replace(
@@ -80,7 +81,23 @@ def export_baseline(store: Store, baseline_id: int, path: Path | str | None = No
     vectors = read_vectors(study.spec)
     if baseline.c is not None:
         return save_merged(target, vectors, baseline.c, recipe=recipe)
+    if baseline.layers is not None:
+        layers = dict(zip(vectors.layers, baseline.layers.tolist(), strict=True))
+        recipe = replace(recipe, layers=layers)
     return save_model(target, weights_of(store, baseline, vectors), recipe=recipe)
+
+
+def exported_baseline(store: Store, baseline_id: int) -> Path | None:
+    """The file in the data folder that a baseline was exported to, None where it wasn't or the file is gone.
+
+    Raises:
+        StudyError: where there is no such baseline.
+    """
+    baseline = store.baseline(baseline_id)
+    path = _target(store, store.study(baseline.study_id), _file_name(baseline), None)
+    # A file from before the baseline belongs to one that was deleted since.
+    made = baseline.created.replace(tzinfo=UTC).timestamp()
+    return path if path.is_file() and path.stat().st_mtime >= made else None
 
 
 def make_recipe(store: Store, study: StudyRow, c: np.ndarray | None) -> Recipe:
@@ -132,6 +149,10 @@ def _transform(study: StudyRow) -> dict[str, Any]:
         return {}
     idle = ("keep",) if study.spec.transform.kind == "dare" else ("drop", "seed")
     return {name: value for name, value in asdict(study.spec.transform).items() if name not in idle}
+
+
+def _file_name(baseline: BaselineRow) -> str:
+    return f"{slug(find_kind(baseline.name).title)}-{baseline.id}.safetensors"
 
 
 def _target(store: Store, study: StudyRow, name: str, path: Path | str | None) -> Path:

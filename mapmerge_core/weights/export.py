@@ -23,7 +23,7 @@ from mapmerge_core.errors import CheckpointError, ExportError
 from mapmerge_core.weights.checkpoints import sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike
     from torch import Tensor
@@ -45,6 +45,8 @@ class Recipe:
         method: Which merge it is; task arithmetic is θ_pre + Σ c_n v_n.
         coefficients: c_n of each task vector, where the model is such a sum; `save_merged` fills it from its
             ``c``.
+        layers: c_n of each task vector (in the order of ``sources``, the pre-trained model left out) for each
+            tensor, where tensors have coefficients of their own.
         settings: What the method was given, by name.
         transform: What was done to the task vectors first, by name; empty if nothing was.
         sources: ``{"path": ..., "sha256": ...}`` of each fine-tuned model, and of ``"pretrained"``.
@@ -59,6 +61,7 @@ class Recipe:
 
     method: str = "task arithmetic"
     coefficients: Mapping[str, float] = field(default_factory=dict)
+    layers: Mapping[str, Sequence[float]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     transform: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

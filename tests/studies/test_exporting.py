@@ -145,6 +145,9 @@ def test_an_exported_baseline_scores_in_plain_open_clip_what_was_measured(
     assert recipe.settings == baseline.settings
     assert recipe.sources["Stripes"]["path"] == str(tiny_zoo / "Stripes.safetensors")
     assert (result.mergekit is not None) == (name == "soup")
+    if name == "adamerging_ties":
+        layer = evaluator.vectors.layers.index("visual.proj")
+        assert recipe.layers["visual.proj"] == baseline.layers[layer].tolist()
 
 
 def test_a_baselines_files_say_what_it_is(
