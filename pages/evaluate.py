@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from pages.parts import live, pictures, results, run_form, shell, state
+from pages.parts import live, nested_tree, pictures, results, run_form, shell, state
 from pages.parts.words import STATUS, duration
 
 if TYPE_CHECKING:
@@ -32,6 +32,11 @@ def draw() -> None:
                 live.watch_elsewhere(study.id)
             else:
                 outcome(study, runs[-1] if runs else None)
+                merged = next(
+                    (run for run in runs[::-1] if (run.method, run.status) == ("nested", "done")), None
+                )
+                if merged:
+                    nested_tree.draw(study, merged)
             is_live = job is not None or elsewhere is not None
             results.draw(study.id, n_tasks=len(study.spec.tasks), is_live=is_live)
         else:

@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from mapmerge_core.studies.baselines import label
+from mapmerge_core.studies.exporting import exported_baseline
 from pages.parts import live, pictures, shell, state
 from pages.parts.words import size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from mapmerge_core.studies.rows import PickRow
+    from mapmerge_core.studies.rows import BaselineRow, PickRow
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that can be exported: a pick or a baseline.
+
+    Attributes:
+        kind: Which of the two.
+        id: Its number in the store.
+        title: It in one line.
+        name: What the person called it; "" for a baseline.
+        facts: What it is made of, as (label, value).
+        exported: Its file, where there is one.
+    """
+
+    kind: state.ExportKind
+    id: int
+    title: str
+    name: str
+    facts: tuple[tuple[str, str], ...]
+    exported: Path | None
+
+    @property
+    def key(self) -> str:
+        """What tells it from all others."""
+        return f"{self.kind}-{self.id}"
 
 
 def draw() -> None:
@@ -20,8 +50,10 @@ def draw() -> None:
     study = shell.study_heading(
         "Export", "The merged model as one file, with everything needed to trust and load it."
     )
-    picks = state.store().picks(study.id)
-    if not picks:
+    tasks = study.spec.task_names
+    models = [of_pick(pick, tasks) for pick in reversed(state.store().picks(study.id))]
+    models += [of_baseline(baseline, tasks) for baseline in state.store().baselines(study.id)]
+    if not models:
         shell.empty(
             "No pick yet",
             "Choose a model on the front first; it can be exported from there with one click.",
@@ -29,39 +61,60 @@ def draw() -> None:
             study.id,
         )
         return
-    pick = chosen(picks)
+    model = chosen(models)
     left, right = st.columns([1, 1.5], gap="large")
     with left:
         with st.container(border=True, key="card_export"):
-            export(pick)
-        with st.container(border=True, key="card_coefficients"):
-            st.subheader("Coefficients", anchor=False)
-            pictures.facts(
-                [(name, f"{value:.4f}") for name, value in zip(study.spec.task_names, pick.c, strict=True)]
-            )
+            export(model)
+        if model.facts:
+            with st.container(border=True, key="card_coefficients"):
+                st.subheader("Coefficients" if model.kind == "pick" else "Made with", anchor=False)
+                pictures.facts(model.facts)
     with right:
-        card(pick)
+        card(model)
 
 
-def chosen(picks: list[PickRow]) -> PickRow:
-    """The pick in view, kept in the address (``?pick=5``)."""
-    by_id = {pick.id: pick for pick in reversed(picks)}
-    asked = st.query_params.get("pick", "")
-    wanted = int(asked) if asked.isdecimal() and int(asked) in by_id else picks[-1].id
-    st.session_state["pick"] = wanted
+def of_pick(pick: PickRow, tasks: Sequence[str]) -> Model:
+    """A pick as a model that can be exported."""
+    exported = pick.exported if pick.exported is not None and pick.exported.is_file() else None
+    facts = tuple((name, f"{value:.4f}") for name, value in zip(tasks, pick.c, strict=True))
+    return Model("pick", pick.id, describe(pick), pick.name, facts, exported)
+
+
+def of_baseline(baseline: BaselineRow, tasks: Sequence[str]) -> Model:
+    """A baseline as a model that can be exported: with its settings or, without any, its coefficients."""
+    facts = [
+        (name.replace("_", " ").capitalize(), "all" if value is None else f"{value:g}")
+        for name, value in baseline.settings.items()
+    ]
+    if baseline.c is not None:
+        facts += [(name, f"{value:.4f}") for name, value in zip(tasks, baseline.c, strict=True)]
+    title = f"{label(baseline)} (baseline)"
+    exported = exported_baseline(state.store(), baseline.id)
+    return Model("baseline", baseline.id, title, "", tuple(facts), exported)
+
+
+def chosen(models: list[Model]) -> Model:
+    """The model in view, kept in the address (``?pick=5``, ``?baseline=3``)."""
+    by_key = {model.key: model for model in models}
+    asked = [f"{kind}-{st.query_params[kind]}" for kind in ("pick", "baseline") if kind in st.query_params]
+    st.session_state["pick"] = next((key for key in asked if key in by_key), models[0].key)
 
     def remember() -> None:
-        st.query_params["pick"] = str(st.session_state["pick"])
+        model = by_key[st.session_state["pick"]]
+        for kind in ("pick", "baseline"):
+            st.query_params.pop(kind, None)
+        st.query_params[model.kind] = str(model.id)
 
     st.selectbox(
         "Model",
-        list(by_id),
+        list(by_key),
         key="pick",
-        format_func=lambda number: describe(by_id[number]),
+        format_func=lambda key: by_key[key].title,
         on_change=remember,
         width=560,
     )
-    return by_id[st.session_state["pick"]]
+    return by_key[st.session_state["pick"]]
 
 
 def describe(pick: PickRow) -> str:
@@ -71,33 +124,37 @@ def describe(pick: PickRow) -> str:
         "rule": f"by rule: {pick.how.get('text', '')}",
         "nearest": f"nearest to the rule: {pick.how.get('text', '')}",
         "point": "point of the front",
+        "compared": f"from Compare: {pick.how.get('name', '')}",
     }
     kind = how.get(pick.how["kind"], pick.how["kind"])
     return f"{pick.name or f'Pick {pick.id}'} ({kind})"
 
 
-def export(pick: PickRow) -> None:
+def export(model: Model) -> None:
     """The button, the job, and then the file."""
-    job = state.export_job(pick.id)
+    job = state.export_job(model.kind, model.id)
     if job is not None and job.is_live:
         live.wait_for_job(job.id, "Writing, reading back and comparing…")
         return
-    exported = pick.exported if pick.exported is not None and pick.exported.is_file() else None
     if job is not None and job.status == "failed":
         st.error(shell.plain(job.error), icon=":material/error:")
-    elif exported:
-        file_facts(pick, exported)
-    name = st.text_input("Name", pick.name, key=f"export_name_{pick.id}", placeholder="merged")
-    st.caption(f"Folder: `{(exported.parent if exported else state.store().folder / 'exports')}`")
-    label = "Export again" if exported else "Export"
-    if st.button(label, key="export", type="secondary" if exported else "primary", icon=":material/save:"):
+    elif model.exported:
+        file_facts(model, model.exported)
+    name = ""
+    if model.kind == "pick":
+        name = st.text_input("Name", model.name, key=f"export_name_{model.id}", placeholder="merged")
+    st.caption(f"Folder: `{(model.exported.parent if model.exported else state.store().folder / 'exports')}`")
+    label_ = "Export again" if model.exported else "Export"
+    kind = "secondary" if model.exported else "primary"
+    if st.button(label_, key="export", type=kind, icon=":material/save:"):
         with shell.errors_shown():
-            state.store().update_pick(pick.id, name=name.strip())
-            state.export(pick.id)
+            if model.kind == "pick":
+                state.store().update_pick(model.id, name=name.strip())
+            state.export(model.kind, model.id)
             st.rerun()
 
 
-def file_facts(pick: PickRow, path: Path) -> None:
+def file_facts(model: Model, path: Path) -> None:
     """Where the file is, how large, its checksum, and a link to download it."""
     st.success("Exported, read back and compared.", icon=":material/check_circle:")
     pictures.facts([("File", path.name), ("Size", size(path.stat().st_size))])
@@ -107,7 +164,7 @@ def file_facts(pick: PickRow, path: Path) -> None:
     st.code(state.checksum(path, path.stat().st_mtime_ns), language=None, wrap_lines=True)
     st.link_button(
         "Download",
-        f"/download/{pick.id}",
+        f"/download/{model.id}" if model.kind == "pick" else f"/download/baseline/{model.id}",
         key="download",
         type="primary",
         icon=":material/download:",
@@ -115,9 +172,9 @@ def file_facts(pick: PickRow, path: Path) -> None:
     )
 
 
-def card(pick: PickRow) -> None:
+def card(model: Model) -> None:
     """The model card beside the file."""
-    path = pick.exported.with_suffix(".README.md") if pick.exported else None
+    path = model.exported.with_suffix(".README.md") if model.exported else None
     if path is None or not path.is_file():
         shell.empty(
             "Not exported yet", "Press **Export**: the model card and the lines that load it appear here."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import streamlit as st
 from mapmerge_core.charts.models import cosine_heatmap
 from mapmerge_core.errors import MapMergeError, StudyError
 from mapmerge_core.studies.spec import StudySpec, TaskSpec, read_manifest, spec_from_manifest
-from pages.parts import background, pictures, shell, state
+from pages.parts import background, pictures, shell, state, transform_form
 from pages.parts.words import size
 
 if TYPE_CHECKING:
@@ -212,12 +213,15 @@ def table(check: SpecCheck) -> None:
 def create(spec: StudySpec) -> None:
     """Name the study, make it, and go on to Evaluate."""
     with st.container(border=True, key="card_create", horizontal=True, vertical_alignment="bottom"):
-        name = st.text_input(
-            "Name of the study", key="study_name", placeholder=" + ".join(spec.task_names), width=480
-        )
+        transform = transform_form.draw("transform")
+        usual = " + ".join(spec.task_names)
+        if transform:
+            usual = f"{usual} on {transform.label}"
+        name = st.text_input("Name of the study", key="study_name", placeholder=usual, width=480)
         if st.button("Create study", key="create_study", type="primary", icon=":material/add:"):
             with shell.errors_shown(), st.spinner("Reading the files for their checksums…"):
-                study = state.store().create_study(name, spec)
+                made = replace(spec, transform=transform)
+                study = state.store().create_study(name or (usual if transform else None), made)
                 shell.go("pages/evaluate.py", study.id)
 
 

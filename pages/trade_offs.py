@@ -9,14 +9,12 @@ import streamlit as st
 from mapmerge_core.charts.trade_offs import MOST_LINES, front_info, front_parallel, front_scatter
 from mapmerge_core.errors import MapMergeError
 from pages.parts import choice as choosing
-from pages.parts import pick_card, rule_editor, shell, state
+from pages.parts import pick_card, preference, rule_editor, shell, state
 
 if TYPE_CHECKING:
     from mapmerge_core.studies.analysis import Analysis
 
 SCALARISATIONS = {"weighted_sum": "Weighted sum", "tchebycheff": "Tchebycheff (evens out)"}
-EVEN = 50
-"""A slider's first value."""
 
 
 def draw() -> None:
@@ -94,16 +92,17 @@ def chooser(study_id: int, analysis: Analysis) -> None:
     if by == "Rule":
         rule_editor.draw(study_id, analysis)
         return
-    preference = choosing.preference(study_id)
+    kept = choosing.preference(study_id)
+    weights = preference.current(study_id, analysis.tasks)
     moved = {"on_change": preference_moved, "args": (study_id, analysis)}
     places = st.columns(2 if len(analysis.tasks) > 4 else 1, gap="medium")
     for number, task in enumerate(analysis.tasks):
         key = f"pref_{study_id}_{task}"
-        st.session_state.setdefault(key, preference["weights"].get(task, EVEN))
+        st.session_state.setdefault(key, weights[task])
         places[number % len(places)].slider(shell.plain(task), 0, 100, step=5, key=key, **moved)
     with st.expander("How preferences are weighed", icon=":material/tune:"):
         key = f"scalarisation_{study_id}"
-        st.session_state.setdefault(key, preference["scalarisation"])
+        st.session_state.setdefault(key, kept["scalarisation"])
         st.segmented_control(
             "Scalarisation",
             list(SCALARISATIONS),
@@ -113,7 +112,7 @@ def chooser(study_id: int, analysis: Analysis) -> None:
             **moved,
         )
         key = f"normalise_{study_id}"
-        st.session_state.setdefault(key, preference["normalise"])
+        st.session_state.setdefault(key, kept["normalise"])
         st.toggle("Count each task relative to its own model", key=key, **moved)
     problem = st.session_state.get(f"preference_problem_{study_id}")
     if problem:
@@ -125,7 +124,8 @@ def chooser(study_id: int, analysis: Analysis) -> None:
 
 def preference_moved(study_id: int, analysis: Analysis) -> None:
     """A slider or an option changed: the front's row that suits the weights becomes the pick."""
-    preference = choosing.keep_preference(
+    before = choosing.recall(study_id, analysis).c
+    kept = choosing.keep_preference(
         study_id,
         {task: st.session_state[f"pref_{study_id}_{task}"] for task in analysis.tasks},
         st.session_state[f"scalarisation_{study_id}"],
@@ -133,9 +133,8 @@ def preference_moved(study_id: int, analysis: Analysis) -> None:
     )
     problem = f"preference_problem_{study_id}"
     st.session_state[problem] = None
-    before = choosing.recall(study_id, analysis).c
     try:
-        choice = choosing.by_preference(analysis, preference)
+        choice = choosing.by_preference(analysis, kept)
         choosing.remember(study_id, choice)
         # A front of many tasks is coarse: a small move needn't lead to another of its models.
         st.session_state[f"preference_stayed_{study_id}"] = bool((choice.c == before).all())

@@ -149,6 +149,18 @@ class Comparison:
         error = sqrt(float(factors**2 @ (row.metrics * (1 - row.metrics) / self.n_test)))
         return value, value - Z_90 * error, value + Z_90 * error
 
+    def own_weighted(self, normalise: bool = False) -> float:
+        """The same sum over each task's own single-task model: the level that merging gives something up of.
+
+        Args:
+            normalise: As for ``weighted``.
+
+        Returns:
+            The sum, NaN where a single-task model hasn't been measured.
+        """
+        directed = self.weights * signs(self.maximize)
+        return float(directed @ (self.single / (self.single if normalise else 1.0)))
+
 
 def compare(
     store: Store, study_id: int, *, weights: Mapping[str, float] | None = None, seed: int = 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mapmerge_core.studies.baselines import (
     check_offered,
+    estimate_baselines,
     make_baseline,
     measure_baseline,
     missing,
@@ -89,6 +91,34 @@ def complete(
     ]
     steps += [(_effort(store, base, kind), partial(make, kind.name)) for kind in kinds]
     _work(steps, progress)
+
+
+def estimate_completion(
+    store: Store, study_id: int, *, weights: Mapping[str, float] | None = None, seed: int = 0
+) -> float | None:
+    """How long ``complete`` will take, roughly (see ``estimate_baselines``).
+
+    Args:
+        store: Where everything is.
+        study_id: The study.
+        weights: As in ``comparing.compare``.
+        seed: As in ``comparing.compare``.
+
+    Returns:
+        Seconds; None where the family's first study has no evaluation of some task yet.
+
+    Raises:
+        StudyError: where there is no such study, and for a task that it doesn't have.
+        SearchError: for weights and seeds that can't be used.
+    """
+    gathered = gather(store, study_id, weights, seed)
+    base = gathered.family[0]
+    of_baselines = estimate_baselines(store, base)
+    if of_baselines is None:
+        return None
+    seconds = [row.seconds for row in store.evaluations(base.id, "test") or store.evaluations(base.id)]
+    missing_c = sum(table.n_missing for table in gathered.measured.values())
+    return of_baselines + missing_c * median(seconds)
 
 
 def _to_make(store: Store, base: StudyRow, baselines: bool | Collection[str]) -> list[BaselineKind]:

@@ -95,7 +95,7 @@ class PickRow:
 
     Attributes:
         how: {"kind": "preference", "weights": {task: weight}}, {"kind": "rule", "text": ...} or
-            {"kind": "point"}.
+            {"kind": "point"}, or {"kind": "compared", "name": ...} for a row of a comparison.
         shortlisted: Whether the person keeps it in sight.
         exported: The file that it was last exported to.
     """

@@ -25,6 +25,7 @@ HOW_BADGES = {
     "nearest": ("Nearest to the rule", ":material/rule:"),
     "point": ("Point of the front", ":material/ads_click:"),
     "shortlist": ("From the shortlist", ":material/bookmark:"),
+    "compared": ("From Compare", ":material/leaderboard:"),
 }
 
 NO_PREFERENCE = {"kind": "preference", "weights": {}, "scalarisation": "weighted_sum", "normalise": False}
@@ -45,10 +46,14 @@ def remember(study_id: int, choice: Choice) -> None:
 
 
 def recall(study_id: int, analysis: Analysis) -> Choice:
-    """The visitor's pick on the study; at first the one that equal preferences give."""
+    """The visitor's pick on the study; at first the one of their preference, which is equal at first."""
     choice = st.session_state.get(f"choice_{study_id}")
     if choice is None or len(choice.c) != len(analysis.tasks):
-        return by_preference(analysis, NO_PREFERENCE | {"weights": dict.fromkeys(analysis.tasks, 1.0)})
+        kept = preference(study_id)
+        weights = kept["weights"]
+        if not any(weights.values()):
+            weights = dict.fromkeys(analysis.tasks, 1.0)
+        return by_preference(analysis, kept | {"weights": weights})
     if choice.kind == "preference":
         # More points may have been measured since: the preference stays, the front moves.
         return by_preference(analysis, choice.how)
@@ -67,6 +72,15 @@ def keep_preference(
     kept = NO_PREFERENCE | {"weights": weights, "scalarisation": scalarisation, "normalise": normalise}
     st.session_state[f"preference_{study_id}"] = kept
     return kept
+
+
+def change_weights(study_id: int, weights: Mapping[str, float]) -> None:
+    """Weigh the tasks anew from another page than Trade-offs; a pick made by preference follows them."""
+    before = preference(study_id)
+    keep_preference(study_id, weights, before["scalarisation"], normalise=before["normalise"])
+    choice = st.session_state.get(f"choice_{study_id}")
+    if choice is not None and choice.kind == "preference":
+        del st.session_state[f"choice_{study_id}"]
 
 
 def by_preference(analysis: Analysis, how: Mapping[str, Any]) -> Choice:

@@ -56,9 +56,8 @@ def _elsewhere(study_id: int) -> None:
     run = state.run_elsewhere(study_id)
     if run is None:
         st.rerun()
-    pictures.busy(
-        f"Running in another process: {run.n_evaluations} evaluations so far, of {run.settings.points} points"
-    )
+    budget = f"{run.settings.points} points{' a pair' if run.method == 'nested' else ''}"
+    pictures.busy(f"Running in another process: {run.n_evaluations} evaluations so far, of {budget}")
 
 
 def wait(is_over: Callable[[], bool], text: str) -> None:

@@ -46,7 +46,7 @@ def draw(study_id: int, analysis: Analysis, choice: Choice, info: BarsInfo) -> N
                 st.rerun()
             if st.button("Export this model", key="export", type="primary", icon=":material/download:"):
                 pick = choosing.kept(study_id, choice)
-                state.export(pick.id)
+                state.export("pick", pick.id)
                 shell.go("pages/export.py", study_id, pick=str(pick.id))
         watch(study_id, "measure")
         few = len(info.tasks) <= 3

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from mapmerge_core.methods.catalogue import default_points
+from mapmerge_core.errors import MapMergeError
+from mapmerge_core.methods.catalogue import TITLES, default_points
+from mapmerge_core.search.surrogate import QuadraticSurrogate
 from mapmerge_core.studies.spec import MAX_POINTS, MAX_SEED, RunSettings
-from pages.parts import live, shell, state
+from pages.parts import live, nested_form, shell, state
 from pages.parts.words import STATUS, duration
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mapmerge_core.methods.catalogue import MethodName
     from mapmerge_core.studies.rows import RunRow, StudyRow
 
+METHODS = {
+    "map": "One design, then a surrogate for each task: the whole front from few evaluations.",
+    "bayesian": "Rounds of points where the surrogates are worst: for small budgets and few tasks.",
+    "nested": "Merges pair after pair: few evaluations for many tasks, one model instead of a front.",
+    "direct": "Measures a large design and keeps what nothing beats: no surrogate, many evaluations.",
+}
+"""Each method in one line."""
 DESIGNS = {"uniform": "Uniform, as in the paper", "sobol": "Sobol, more even", "grid": "Grid"}
+LINKS = {
+    "auto": "What suits each metric",
+    "identity": "Identity",
+    "sigmoid": "Sigmoid, for metrics with two bounds",
+    "softplus": "Softplus, for metrics with a lower bound",
+}
+LOSSES = {
+    "squared": "Squared",
+    "absolute": "Absolute, ignores wild points",
+    "huber": "Huber, between the two",
+}
 DEVICES = {
     "auto": "Chosen by itself",
     "cpu": "Processor (cpu)",
@@ -32,15 +55,8 @@ def draw(
         busy = job is not None or elsewhere is not None
         unfinished = last is not None and last.status in ("stopped", "interrupted", "failed")
         if unfinished and not busy:
-            label, _, _ = STATUS[last.status]
-            st.caption(f"{label} run: {last.settings.points} points, seed {last.settings.seed}.")
-            if st.button(
-                "Resume", key="resume", type="primary", icon=":material/play_arrow:", width="stretch"
-            ):
-                with shell.errors_shown():
-                    state.jobs().start_run(last.id)
-                    st.rerun()
-        settings = settings_form(study, disabled=busy)
+            resume(last)
+        method, settings = settings_form(study, disabled=busy)
         if elsewhere:
             st.caption("Running in another process: stop it there.")
         elif job and st.button("Stop", key="stop", icon=":material/stop:", width="stretch"):
@@ -48,75 +64,171 @@ def draw(
             st.rerun()
         if busy:
             return
-        estimate(study, settings, first=last is None)
+        count = evaluations(study, method, settings)
+        if count is not None:
+            estimate(study, settings, count, first=last is None)
         kind = "secondary" if unfinished or (last is not None and last.status == "done") else "primary"
         label = "Start" if last is None else "Start another run"
-        if st.button(label, key="start", type=kind, icon=":material/play_arrow:", width="stretch"):
+        if st.button(
+            label,
+            key="start",
+            type=kind,
+            icon=":material/play_arrow:",
+            width="stretch",
+            disabled=count is None,
+        ):
             with shell.errors_shown():
-                run = state.store().create_run(study.id, settings)
+                run = state.store().create_run(study.id, settings, method)
                 state.jobs().start_run(run.id)
                 st.rerun()
 
 
-def settings_form(study: StudyRow, *, disabled: bool) -> RunSettings:
-    """Method, budget, box, design, seed, anchors and device; another run gets another seed."""
-    count = len(study.spec.tasks)
+def resume(last: RunRow) -> None:
+    """What the unfinished run was, and the button that goes on with it."""
+    label, _, _ = STATUS[last.status]
+    points = f"{last.settings.points} points{' a pair' if last.method == 'nested' else ''}"
+    st.caption(f"{label} run: {TITLES[last.method]}, {points}, seed {last.settings.seed}.")
+    if st.button("Resume", key="resume", type="primary", icon=":material/play_arrow:", width="stretch"):
+        with shell.errors_shown():
+            state.jobs().start_run(last.id)
+            st.rerun()
 
+
+def settings_form(study: StudyRow, *, disabled: bool) -> tuple[MethodName, RunSettings]:
+    """Method, budget, box and what else the method takes; another run gets another seed."""
+    count = len(study.spec.tasks)
     runs = state.store().runs(study.id)
-    last = runs[-1].settings if runs else RunSettings(points=default_points("map", count))
+    last = runs[-1] if runs else None
 
     def key(name: str) -> str:
         # After each run the form starts anew, from that run's settings.
         return f"{name}_{study.id}_{len(runs)}"
 
-    st.selectbox("Method", ["MAP, Algorithm 1"], key=key("method"), disabled=disabled)
+    methods: list[MethodName] = list(TITLES)
+    method = st.selectbox(
+        "Method",
+        methods,
+        methods.index(last.method) if last else 0,
+        format_func=lambda name: "MAP, Algorithm 1" if name == "map" else TITLES[name],
+        key=key("method"),
+        disabled=disabled,
+    )
+    st.caption(METHODS[method])
+    paper = default_points(method, count)
+    before = last.settings if last and last.method == method else None
+    settings = last.settings if last else RunSettings(points=paper)
     points = st.number_input(
-        "Points",
+        "Points per pair" if method == "nested" else "Points",
         1,
         MAX_POINTS,
-        min(last.points, MAX_POINTS),
-        key=key("points"),
+        min(before.points if before else paper, MAX_POINTS),
+        key=key(f"points_{method}"),
         disabled=disabled,
-        help=f"Merged models to measure on all tasks; the paper takes {default_points("map", count)} for {count}.",
+        help="Merged models to measure for every two nodes; the paper takes 20."
+        if method == "nested"
+        else f"Merged models to measure on all tasks; usual for {count} tasks: {paper}.",
     )
+    more: dict[str, Any] = {}
+    if method == "bayesian":
+        more |= rounds(count, before, key, disabled=disabled)
+    elif method == "nested":
+        more |= nested_form.draw(study, before, key, disabled=disabled)
     low, high = st.columns(2)
-    lower = low.number_input(
-        "Lowest coefficient", value=last.low, step=0.1, key=key("low"), format="%.2f", disabled=disabled
+    more["low"] = low.number_input(
+        "Lowest coefficient", value=settings.low, step=0.1, key=key("low"), format="%.2f", disabled=disabled
     )
-    upper = high.number_input(
-        "Highest", value=last.high, step=0.1, key=key("high"), format="%.2f", disabled=disabled
+    more["high"] = high.number_input(
+        "Highest", value=settings.high, step=0.1, key=key("high"), format="%.2f", disabled=disabled
     )
     with st.expander("More settings", icon=":material/tune:"):
-        design = st.selectbox(
-            "Design",
-            list(DESIGNS),
-            list(DESIGNS).index(last.design),
-            format_func=DESIGNS.get,
-            key=key("design"),
+        more |= further(method, settings, key, another=last is not None, disabled=disabled)
+    return method, RunSettings(points, **more)
+
+
+def rounds(
+    count: int, before: RunSettings | None, key: Callable[[str], str], *, disabled: bool
+) -> dict[str, Any]:
+    """Bayesian MAP's first points and those of each round; left empty, its own defaults."""
+    parameters = QuadraticSurrogate.n_parameters(count)
+    first, later = st.columns(2)
+    return {
+        "initial": first.number_input(
+            "First points",
+            1,
+            MAX_POINTS,
+            before.initial if before else None,
+            key=key("initial"),
+            placeholder=str(parameters),
+            disabled=disabled,
+            help=f"Drawn at random before the first round; empty: the {parameters} that fix a surrogate.",
+        ),
+        "batch": later.number_input(
+            "Points a round",
+            1,
+            MAX_POINTS,
+            before.batch if before else None,
+            key=key("batch"),
+            placeholder=str(-(-parameters // 2)),
+            disabled=disabled,
+            help="Drawn where the surrogates are worst; empty: one half of a surrogate's parameters.",
+        ),
+    }
+
+
+def further(
+    method: MethodName,
+    last: RunSettings,
+    key: Callable[[str], str],
+    *,
+    another: bool,
+    disabled: bool,
+) -> dict[str, Any]:
+    """What seldom needs a change, as far as the method has it."""
+
+    def choose(label: str, name: str, options: dict[str, str]) -> str:
+        value = getattr(last, name)
+        return st.selectbox(
+            label,
+            list(options),
+            list(options).index(value) if value in options else 0,
+            format_func=options.get,
+            key=key(name),
             disabled=disabled,
         )
-        seed = st.number_input(
-            "Seed", 0, MAX_SEED, min(last.seed + bool(runs), MAX_SEED), key=key("seed"), disabled=disabled
-        )
-        anchors = st.toggle(
+
+    chosen: dict[str, Any] = {}
+    if method in ("map", "direct"):
+        chosen["design"] = choose("Design", "design", DESIGNS)
+    chosen["seed"] = st.number_input(
+        "Seed", 0, MAX_SEED, min(last.seed + another, MAX_SEED), key=key("seed"), disabled=disabled
+    )
+    if method != "nested":
+        chosen["anchors"] = st.toggle(
             "Include the pre-trained and single-task models",
             last.anchors,
             key=key("anchors"),
             disabled=disabled,
             help="They count toward the points, and every comparison needs them.",
         )
-        device = st.selectbox(
-            "Device",
-            list(DEVICES),
-            list(DEVICES).index(last.device) if last.device in DEVICES else 0,
-            format_func=DEVICES.get,
-            key=key("device"),
-            disabled=disabled,
-        )
-    return RunSettings(points, seed, lower, upper, design, anchors, device)
+    if method != "direct":
+        chosen["link"] = choose("Surrogate's link", "link", LINKS)
+        chosen["loss"] = choose("Surrogate's loss", "loss", LOSSES)
+    chosen["device"] = choose("Device", "device", DEVICES)
+    return chosen
 
 
-def estimate(study: StudyRow, settings: RunSettings, *, first: bool) -> None:
+def evaluations(study: StudyRow, method: MethodName, settings: RunSettings) -> int | None:
+    """Says how much the run measures at most; None, and why, where it can't be done as it is set."""
+    try:
+        count = settings.make_method(method, study.spec).n_evaluations
+    except MapMergeError as error:
+        shell.show_error(error)
+        return None
+    st.caption(f":material/functions: At most **{count:,} evaluations** of one model on one task")
+    return count
+
+
+def estimate(study: StudyRow, settings: RunSettings, count: int, *, first: bool) -> None:
     """What the run will take, from timing real evaluations; asked for by itself before the first run."""
     key = f"estimate_{study.id}_{settings.device}"
     job = state.job(st.session_state.get(key))
@@ -133,7 +245,5 @@ def estimate(study: StudyRow, settings: RunSettings, *, first: bool) -> None:
         st.error(shell.plain(job.error), icon=":material/error:")
     elif job.result:
         found = job.result
-        st.caption(
-            f":material/schedule: About **{duration(found.seconds_for(settings.points))}** on "
-            f"{found.device}, {found.precision}"
-        )
+        seconds = found.seconds_for(-(-count // len(study.spec.tasks)))
+        st.caption(f":material/schedule: About **{duration(seconds)}** on {found.device}, {found.precision}")

@@ -56,11 +56,12 @@ def freeze() -> None:
 
 
 async def download(request: Request) -> Response:
-    """The file that a pick was exported to, found by the pick's number and never by a path."""
+    """The file that a pick or a baseline was exported to, found by its number and never by a path."""
     from pages.parts import state  # noqa: PLC0415
 
+    (name, number), *_ = request.path_params.items()
     try:
-        path = await asyncio.to_thread(state.exported_file, request.path_params["pick_id"])
+        path = await asyncio.to_thread(state.exported_file, name, number)
     except MapMergeError as error:
         return PlainTextResponse(str(error), status_code=404)
     # Compressing weights again gains nothing and makes downloads many times slower.
@@ -85,4 +86,4 @@ class ImagesFromHere:
 
 
 MIDDLEWARE = [Middleware(ImagesFromHere)]
-ROUTES = [Route("/download/{pick_id:int}", download)]
+ROUTES = [Route("/download/{pick:int}", download), Route("/download/baseline/{baseline:int}", download)]

@@ -31,6 +31,7 @@ PAGES = (
     ("pages/models.py", "Models", ":material/layers:"),
     ("pages/evaluate.py", "Evaluate", ":material/monitoring:"),
     ("pages/trade_offs.py", "Trade-offs", ":material/balance:"),
+    ("pages/compare.py", "Compare", ":material/leaderboard:"),
     ("pages/export.py", "Export", ":material/download:"),
 )
 

@@ -5,28 +5,43 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import streamlit as st
 
 from mapmerge_core.errors import ExportError, StudyError
 from mapmerge_core.studies.analysis import Analysis, analyse
+from mapmerge_core.studies.comparing import Comparison, compare
+from mapmerge_core.studies.completing import estimate_completion
+from mapmerge_core.studies.exporting import exported_baseline
 from mapmerge_core.studies.jobs import Jobs, JobSnapshot
+from mapmerge_core.studies.replay import replay
 from mapmerge_core.studies.rows import RunRow, StudyRow
 from mapmerge_core.studies.run_store import ACTIVE
 from mapmerge_core.studies.spec import DEMO_ZOO
 from mapmerge_core.studies.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mapmerge_core.methods.nested import NestedMAP
+    from mapmerge_core.methods.tree import Pair
 
 __all__ = [
     "JobSnapshot",
     "StudyRow",
     "analysis",
     "checksum",
+    "comparison",
+    "comparison_seconds",
     "export",
     "export_job",
     "exported_file",
     "job",
     "jobs",
+    "live_comparison",
     "live_run",
+    "nested_tree",
     "run_elsewhere",
     "run_going_on",
     "store",
@@ -96,6 +111,12 @@ def live_run(study_id: int) -> JobSnapshot | None:
     return next((found for found in every if found.kind == "run" and found.is_live), None)
 
 
+def live_comparison(study_id: int) -> JobSnapshot | None:
+    """The job that makes and measures what the study's comparison lacks, if any."""
+    every = jobs().for_study(study_id)
+    return next((found for found in every if found.kind == "compare" and found.is_live), None)
+
+
 def run_elsewhere(study_id: int) -> RunRow | None:
     """The study's run that another process waits with or executes, if any; those of dead ones are ended."""
     if live_run(study_id) is not None:
@@ -111,33 +132,59 @@ def run_going_on(study_id: int) -> int | None:
     return here.run_id if here else elsewhere.id if elsewhere else None
 
 
+def comparison(study_id: int, weights: Mapping[str, float]) -> Comparison:
+    """The study's comparison as the store has it now; a run's front is searched once."""
+    with st.spinner("Fitting surrogates and finding fronts…"):
+        return compare(store(), study_id, weights=weights)
+
+
+def comparison_seconds(study_id: int, weights: Mapping[str, float]) -> float | None:
+    """About how long it takes to make and measure what the comparison lacks; None where nobody knows yet."""
+    return estimate_completion(store(), study_id, weights=weights)
+
+
+@st.cache_resource(show_spinner="Fitting each pair's surrogates…", max_entries=16)
+def nested_tree(run_id: int) -> Pair:
+    """The tree of a nested run that is done."""
+    nested: NestedMAP = replay(store(), run_id).method
+    return nested.tree
+
+
+ExportKind = Literal["pick", "baseline"]
+"""What a model that can be exported is in the store."""
+
+
 @st.cache_resource(show_spinner=False)
-def _export_jobs() -> dict[int, int]:
+def _export_jobs() -> dict[tuple[ExportKind, int], int]:
     return {}
 
 
-def export(pick_id: int) -> None:
-    """Start writing a pick's merged model."""
-    _export_jobs()[pick_id] = jobs().export(pick_id)
+def export(kind: ExportKind, number: int) -> None:
+    """Start writing the merged model of a pick or a baseline."""
+    start = jobs().export if kind == "pick" else jobs().export_baseline
+    _export_jobs()[kind, number] = start(number)
 
 
-def export_job(pick_id: int) -> JobSnapshot | None:
-    """The latest export of a pick since the server started."""
-    return job(_export_jobs().get(pick_id))
+def export_job(kind: ExportKind, number: int) -> JobSnapshot | None:
+    """The latest export of a pick or a baseline since the server started."""
+    return job(_export_jobs().get((kind, number)))
 
 
-def exported_file(pick_id: int) -> Path:
-    """The file that a pick was last exported to.
+def exported_file(kind: ExportKind, number: int) -> Path:
+    """The file that a pick or a baseline was last exported to.
 
     Raises:
-        StudyError: where there is no such pick.
-        ExportError: where the pick wasn't exported, or the file is gone.
+        StudyError: where there is no such pick or baseline.
+        ExportError: where it wasn't exported, or the file is gone.
     """
-    path = store().pick(pick_id).exported
-    if path is None:
-        raise ExportError(f"Pick {pick_id} has not been exported: export it first.")
-    if not path.is_file():
-        raise ExportError(f"{path} is gone: export the pick again.")
+    if kind == "pick":
+        path = store().pick(number).exported
+        if path is not None and not path.is_file():
+            raise ExportError(f"{path} is gone: export the pick again.")
+    else:
+        path = exported_baseline(store(), number)
+    if path is None or not path.is_file():
+        raise ExportError(f"{kind.capitalize()} {number} has not been exported: export it first.")
     return path
 
 

@@ -202,7 +202,7 @@ def test_the_largest_settings_leave_the_form_whole(
     run = Store(home).create_run(measured_study.id, RunSettings(points=100_000, seed=2**31 - 1))
     Store(home).set_status(run.id, "stopped")
     app = visit("evaluate", study=measured_study.id)
-    assert app.number_input(key=f"points_{measured_study.id}_2").value == 100_000
+    assert app.number_input(key=f"points_map_{measured_study.id}_2").value == 100_000
     assert app.number_input(key=f"seed_{measured_study.id}_2").value == 2**31 - 1
 
 

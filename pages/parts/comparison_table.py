@@ -1,0 +1,180 @@
+"""The table of Compare: one row a model, which can be opened, exported and saved as CSV."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from mapmerge_core.charts.units import is_share, shared_title
+from mapmerge_core.studies.comparing import to_table
+from mapmerge_core.studies.exporting import slug
+from pages.parts import choice as choosing
+from pages.parts import shell, state
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mapmerge_core.studies.comparing import Comparison, Row
+    from mapmerge_core.tasks.metric import Metric
+
+KINDS = {"run": "Run", "baseline": "Baseline", "reference": "Reference"}
+
+
+def _key(comparison: Comparison) -> str:
+    # New rows move others, and with them what a row's number stands for.
+    return f"compare_table_{comparison.study_id}_{len(comparison.rows)}"
+
+
+def chosen(comparison: Comparison) -> Row | None:
+    """The row that the visitor chose in the table, if any."""
+    rows = st.session_state.get(_key(comparison), {}).get("selection", {}).get("rows", [])
+    return comparison.rows[rows[0]] if rows and rows[0] < len(comparison.rows) else None
+
+
+def draw(comparison: Comparison, row: Row | None, *, normalise: bool) -> None:
+    """What can be done with the chosen row, then the table."""
+    table = to_table(comparison, normalise)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.subheader("All models", anchor=False, width="content")
+        st.caption(
+            "Choose a row to open or export its model." if row is None else f"**{shell.plain(row.name)}**",
+            width="stretch",
+        )
+        buttons(row)
+        study = state.store().study(comparison.study_id)
+        st.download_button(
+            "Download CSV",
+            table.to_csv(index=False),
+            f"{slug(study.name)}-comparison.csv",
+            "text/csv",
+            key="compare_csv",
+            icon=":material/table:",
+            on_click="ignore",
+        )
+    tasks = list(table.columns[2 : 2 + len(comparison.tasks)])
+    show(table, tasks, comparison, normalise=normalise)
+    for found in comparison.rows:
+        if found.problem:
+            st.caption(f":material/info: {shell.plain(found.name)}: {shell.plain(found.problem)}")
+
+
+def buttons(row: Row | None) -> None:
+    """Open the row's model on Trade-offs, or export it."""
+    no_c = row is not None and row.c is None
+    drawable = (
+        row is not None and not no_c and state.analysis(row.study_id, rough=True).surrogates is not None
+    )
+    reason = None
+    if no_c:
+        reason = (
+            row.problem or "This model is no sum of task vectors, so it has no place among the trade-offs."
+        )
+    elif row is not None and not drawable:
+        reason = "Its study has too few points for surrogates."
+    if st.button(
+        "Open on Trade-offs",
+        key="compare_open",
+        icon=":material/balance:",
+        disabled=not drawable,
+        help=reason,
+    ):
+        choosing.remember(row.study_id, choosing.Choice("compared", row.c, how(row)))
+        shell.go("pages/trade_offs.py", row.study_id)
+    exportable = row is not None and (row.c is not None or row.baseline_id is not None)
+    if st.button(
+        "Export this model", key="compare_export", icon=":material/download:", disabled=not exportable
+    ):
+        with shell.errors_shown():
+            export(row)
+
+
+def how(row: Row) -> dict[str, str]:
+    """How a pick of the row's model was chosen, as a PickRow keeps it."""
+    return {"kind": "compared", "name": row.name}
+
+
+def export(row: Row) -> None:
+    """Start to write the row's model and go to watch it."""
+    if row.baseline_id is not None:
+        state.export("baseline", row.baseline_id)
+        shell.go("pages/export.py", row.study_id, baseline=str(row.baseline_id))
+    pick = choosing.kept(row.study_id, choosing.Choice("compared", row.c, how(row)), name=row.name)
+    state.export("pick", pick.id)
+    shell.go("pages/export.py", row.study_id, pick=str(pick.id))
+
+
+def show(table: pd.DataFrame, tasks: list[str], comparison: Comparison, *, normalise: bool) -> None:
+    """The table itself, the best of runs and baselines shaded in each column."""
+    shared = all(metric == comparison.metrics[0] for metric in comparison.metrics)
+    metrics = dict(zip(tasks, comparison.metrics, strict=True))
+    figures = {name: percent(metrics.get(name, comparison.metrics[0]), normalise=normalise) for name in tasks}
+    if normalise or shared:
+        figures |= {name: next(iter(figures.values())) for name in ("mean", "worst", "preference")}
+    frame = table.drop(columns="MAP wins").assign(kind=table["kind"].map(KINDS))
+    for name, is_percent in figures.items():
+        frame[name] *= 100.0 if is_percent else 1.0
+    what = "Percent of the task's own model" if normalise else shared_title(comparison.metrics[0])
+    columns = {
+        name: st.column_config.NumberColumn(
+            name, format="%.1f %%" if figures.get(name) else "%.3f", help=help_, width=width
+        )
+        for name, help_, width in [
+            *((task, what, 84) for task in tasks),
+            ("mean", f"{what}, mean over tasks", 76),
+            ("worst", f"{what}, the worst task's", 76),
+            ("preference", f"{what}, weighed by your preference", 84),
+        ]
+    }
+    columns["mean"]["label"], columns["worst"]["label"] = "Mean", "Worst"
+    columns["preference"]["label"] = "Preference"
+    columns |= {
+        "model": st.column_config.TextColumn("Model", width=232, pinned=True),
+        "kind": st.column_config.TextColumn("Kind", width=84),
+        "hypervolume": st.column_config.NumberColumn(
+            "Hypervolume",
+            format="%.3f",
+            width=96,
+            help="What the row's models dominate, in shares of single-task models' metrics: 1 if as good.",
+        ),
+        "evaluations": st.column_config.NumberColumn(
+            "Evaluations", format="localized", width=92, help="Of one model on one task's validation split."
+        ),
+        "seconds": st.column_config.NumberColumn(
+            "Seconds", format="%.1f s", width=84, help="What those evaluations and making the merge took."
+        ),
+    }
+    st.dataframe(
+        shaded(frame, [*tasks, "mean", "worst", "preference", "hypervolume"], comparison),
+        hide_index=True,
+        height="content",
+        key=_key(comparison),
+        placeholder="–",
+        alt="Each model's metrics on the test split",
+        on_select="rerun",
+        selection_mode="single-row",
+        column_config=columns,
+    )
+
+
+def percent(metric: Metric, *, normalise: bool) -> bool:
+    """Whether a column is shown in percent."""
+    return normalise or is_share(metric)
+
+
+def shaded(frame: pd.DataFrame, names: list[str], comparison: Comparison) -> pd.io.formats.style.Styler:
+    """The frame with the best of runs and baselines shaded in each of the columns named."""
+    mine = [row.kind != "reference" for row in comparison.rows]
+    colour = shell.palette().sequential[2]
+
+    def best(column: pd.Series) -> list[str]:
+        up = (
+            comparison.maximize[comparison.tasks.index(column.name)]
+            if column.name in comparison.tasks
+            else True
+        )
+        values = column.where(mine)
+        top = values.max() if up else values.min()
+        return [f"background-color: {colour}" if value == top else "" for value in values]
+
+    return frame.style.apply(best, subset=names)
