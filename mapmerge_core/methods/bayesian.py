@@ -45,8 +45,8 @@ class BayesianMAP:
 
     Simulated on Gaussian processes fitted to 48 measured points of each of seven pairs of the demo zoo (50
     seeds, 12 points; mean IGD x 1000 to the process's own front with its standard error over seeds): MAP 4.06
-    ± .25; this method 2.97 ± .11, with leave-one-out errors alone 3.11 ± .12, with 16 candidates a point
-    instead of 64 3.19 ± .11, with 8 bins instead of 6 2.93 ± .12.
+    ± .25; this method 2.86 ± .09, with leave-one-out errors alone 3.06 ± .10, with 16 candidates a point
+    instead of 64 2.99 ± .10, with 8 bins instead of 6 2.84 ± .09.
 
     Points outside the box, as the single-task models are where it ends below 1, are asked but neither fitted
     nor scored: the front can't reach them.
