@@ -246,7 +246,7 @@ def bars_info(
     """Gather the rows that have a sum, the best first.
 
     Args:
-        bars: Rows with their sums as fractions; NaN where not all tasks were measured.
+        bars: Rows with their sums as fractions, the higher the better; NaN where not all tasks were measured.
         metrics: The tasks' metrics.
         level: The same sum over each task's own single-task model.
         normalise: Whether the sums are over shares of the single-task models' metrics.
@@ -259,10 +259,9 @@ def bars_info(
         for bar in bars
         if not np.isnan(bar.value)
     ]
-    up = metrics[0].maximize
-    what = "of own models" if normalise else metrics[0].name
+    what = "share of own models" if normalise else metrics[0].name
     return BarsInfo(
-        bars=tuple(sorted(kept, key=lambda bar: bar.value, reverse=up)),
+        bars=tuple(sorted(kept, key=lambda bar: bar.value, reverse=True)),
         level=factor * level,
         unit="%" if percent else "",
         title=f"Weighted {what}" + (" (%)" if percent else ""),
@@ -331,8 +330,8 @@ def _on(bar: Bar, info: BarsInfo, palette: Palette) -> str:
 
 
 def _bar_range(info: BarsInfo) -> list[float] | None:
-    """From zero to a little beyond the farthest end; None leaves it to Plotly."""
-    ends = [bar.upper for bar in info.bars]
+    """From zero to a little beyond the farthest end on either side; None leaves it to Plotly."""
+    ends = [end for bar in info.bars for end in (bar.lower, bar.upper)]
     if not np.isnan(info.level):
         ends.append(info.level)
-    return [0.0, 1.03 * max(ends)] if ends else None
+    return [1.03 * min(0.0, *ends), 1.03 * max(0.0, *ends)] if ends else None
