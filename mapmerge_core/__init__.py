@@ -19,38 +19,145 @@ if TYPE_CHECKING:
         SearchError,
         StudyError,
     )
+    from mapmerge_core.methods.bayesian import BayesianMAP
+    from mapmerge_core.methods.catalogue import default_points
+    from mapmerge_core.methods.direct import DirectSearch
     from mapmerge_core.methods.map import MAP
+    from mapmerge_core.methods.nested import NestedMAP
     from mapmerge_core.search.design import make_design
-    from mapmerge_core.search.front import Front, find_front, non_dominated
+    from mapmerge_core.search.front import (
+        Front,
+        find_front,
+        non_dominated,
+    )
+    from mapmerge_core.search.indicators import (
+        generational_distance,
+        hypervolume,
+        inverted_generational_distance,
+        preference_sums,
+        preference_win_rate,
+        r2,
+        sample_preferences,
+        win_rate,
+    )
     from mapmerge_core.search.preferences import choose_by_preference
-    from mapmerge_core.search.rules import Rule, RuleResult, apply_rule, parse_rule
+    from mapmerge_core.search.rules import (
+        Rule,
+        RuleResult,
+        apply_rule,
+        parse_rule,
+    )
     from mapmerge_core.search.surrogate import QuadraticSurrogate
-    from mapmerge_core.studies.analysis import Analysis, analyse
-    from mapmerge_core.studies.demo import create_demo_study
+    from mapmerge_core.studies.analysis import (
+        Analysis,
+        analyse,
+    )
+    from mapmerge_core.studies.baselines import (
+        BASELINES,
+        make_baseline,
+        measure_baseline,
+    )
+    from mapmerge_core.studies.comparing import (
+        Comparison,
+        compare,
+        complete,
+        to_table,
+    )
+    from mapmerge_core.studies.demo import (
+        create_demo_study,
+        demo_runs,
+        find_demo_study,
+    )
     from mapmerge_core.studies.evaluators import load_evaluator
-    from mapmerge_core.studies.exporting import export_pick
-    from mapmerge_core.studies.jobs import Jobs, JobSnapshot
-    from mapmerge_core.studies.spec import DEMO_ZOO, RunSettings, StudySpec, TaskSpec, spec_from_manifest
-    from mapmerge_core.studies.store import Store, home
+    from mapmerge_core.studies.exporting import (
+        export_baseline,
+        export_pick,
+    )
+    from mapmerge_core.studies.jobs import (
+        Jobs,
+        JobSnapshot,
+    )
+    from mapmerge_core.studies.replay import (
+        RunFront,
+        run_front,
+    )
+    from mapmerge_core.studies.runner import (
+        execute_run,
+        measure,
+    )
+    from mapmerge_core.studies.siblings import sibling
+    from mapmerge_core.studies.spec import (
+        DEMO_ZOO,
+        RunSettings,
+        StudySpec,
+        TaskSpec,
+        Transform,
+        spec_from_manifest,
+    )
+    from mapmerge_core.studies.store import (
+        Store,
+        home,
+    )
+    from mapmerge_core.tasks.adamerging import adamerge
     from mapmerge_core.tasks.datasets import Task
-    from mapmerge_core.tasks.evaluator import Evaluator, choose_device
+    from mapmerge_core.tasks.evaluator import (
+        Evaluator,
+        choose_device,
+    )
     from mapmerge_core.tasks.families.clip import ClipZeroShot
-    from mapmerge_core.tasks.metric import ACCURACY, Metric, Outcome
-    from mapmerge_core.weights.checkpoints import find_checkpoints, inspect, read_state_dict
-    from mapmerge_core.weights.export import ExportResult, Recipe, read_recipe, save_merged
+    from mapmerge_core.tasks.metric import (
+        ACCURACY,
+        Metric,
+        Outcome,
+    )
+    from mapmerge_core.tasks.statistics import (
+        fisher_diagonals,
+        gram_matrices,
+    )
+    from mapmerge_core.weights.averages import (
+        fisher_merge,
+        regmean_merge,
+    )
+    from mapmerge_core.weights.checkpoints import (
+        find_checkpoints,
+        inspect,
+        read_state_dict,
+    )
+    from mapmerge_core.weights.export import (
+        ExportResult,
+        Recipe,
+        read_recipe,
+        save_merged,
+    )
+    from mapmerge_core.weights.merges import (
+        dare,
+        dare_ties,
+        slerp,
+        ties,
+    )
     from mapmerge_core.weights.task_vectors import TaskVectors
+    from mapmerge_core.weights.transforms import (
+        apply_transform,
+        dare_drop,
+        elect_sign,
+        ties_trim,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ACCURACY",
+    "BASELINES",
     "DEMO_ZOO",
     "MAP",
     "Analysis",
+    "BayesianMAP",
     "CheckpointError",
     "ClipZeroShot",
     "CoefficientError",
+    "Comparison",
     "DatasetError",
+    "DirectSearch",
     "Evaluator",
     "ExportError",
     "ExportResult",
@@ -59,12 +166,14 @@ __all__ = [
     "Jobs",
     "MapMergeError",
     "Metric",
+    "NestedMAP",
     "Outcome",
     "QuadraticSurrogate",
     "Recipe",
     "Rule",
     "RuleError",
     "RuleResult",
+    "RunFront",
     "RunSettings",
     "SearchError",
     "Store",
@@ -73,24 +182,59 @@ __all__ = [
     "Task",
     "TaskSpec",
     "TaskVectors",
+    "Transform",
+    "adamerge",
     "analyse",
     "apply_rule",
+    "apply_transform",
     "choose_by_preference",
     "choose_device",
+    "compare",
+    "complete",
     "create_demo_study",
+    "dare",
+    "dare_drop",
+    "dare_ties",
+    "default_points",
+    "demo_runs",
+    "elect_sign",
+    "execute_run",
+    "export_baseline",
     "export_pick",
     "find_checkpoints",
+    "find_demo_study",
     "find_front",
+    "fisher_diagonals",
+    "fisher_merge",
+    "generational_distance",
+    "gram_matrices",
     "home",
+    "hypervolume",
     "inspect",
+    "inverted_generational_distance",
     "load_evaluator",
+    "make_baseline",
     "make_design",
+    "measure",
+    "measure_baseline",
     "non_dominated",
     "parse_rule",
+    "preference_sums",
+    "preference_win_rate",
+    "r2",
     "read_recipe",
     "read_state_dict",
+    "regmean_merge",
+    "run_front",
+    "sample_preferences",
     "save_merged",
+    "sibling",
+    "slerp",
     "spec_from_manifest",
+    "ties",
+    "ties_trim",
+    "to_table",
+    "win_rate",
 ]
 
 _MODULES = {
@@ -104,12 +248,26 @@ _MODULES = {
         "SearchError",
         "StudyError",
     ),
+    "methods.bayesian": ("BayesianMAP",),
+    "methods.catalogue": ("default_points",),
+    "methods.direct": ("DirectSearch",),
     "methods.map": ("MAP",),
+    "methods.nested": ("NestedMAP",),
     "search.design": ("make_design",),
     "search.front": (
         "Front",
         "find_front",
         "non_dominated",
+    ),
+    "search.indicators": (
+        "generational_distance",
+        "hypervolume",
+        "inverted_generational_distance",
+        "preference_sums",
+        "preference_win_rate",
+        "r2",
+        "sample_preferences",
+        "win_rate",
     ),
     "search.preferences": ("choose_by_preference",),
     "search.rules": (
@@ -123,24 +281,53 @@ _MODULES = {
         "Analysis",
         "analyse",
     ),
-    "studies.demo": ("create_demo_study",),
-    "studies.evaluators": ("load_evaluator",),
-    "studies.exporting": ("export_pick",),
-    "studies.jobs": (
-        "Jobs",
-        "JobSnapshot",
+    "studies.baselines": (
+        "BASELINES",
+        "make_baseline",
+        "measure_baseline",
     ),
+    "studies.comparing": (
+        "Comparison",
+        "compare",
+        "complete",
+        "to_table",
+    ),
+    "studies.demo": (
+        "create_demo_study",
+        "demo_runs",
+        "find_demo_study",
+    ),
+    "studies.evaluators": ("load_evaluator",),
+    "studies.exporting": (
+        "export_baseline",
+        "export_pick",
+    ),
+    "studies.jobs": (
+        "JobSnapshot",
+        "Jobs",
+    ),
+    "studies.replay": (
+        "RunFront",
+        "run_front",
+    ),
+    "studies.runner": (
+        "execute_run",
+        "measure",
+    ),
+    "studies.siblings": ("sibling",),
     "studies.spec": (
         "DEMO_ZOO",
         "RunSettings",
         "StudySpec",
         "TaskSpec",
+        "Transform",
         "spec_from_manifest",
     ),
     "studies.store": (
         "Store",
         "home",
     ),
+    "tasks.adamerging": ("adamerge",),
     "tasks.datasets": ("Task",),
     "tasks.evaluator": (
         "Evaluator",
@@ -151,6 +338,14 @@ _MODULES = {
         "ACCURACY",
         "Metric",
         "Outcome",
+    ),
+    "tasks.statistics": (
+        "fisher_diagonals",
+        "gram_matrices",
+    ),
+    "weights.averages": (
+        "fisher_merge",
+        "regmean_merge",
     ),
     "weights.checkpoints": (
         "find_checkpoints",
@@ -163,7 +358,19 @@ _MODULES = {
         "read_recipe",
         "save_merged",
     ),
+    "weights.merges": (
+        "dare",
+        "dare_ties",
+        "slerp",
+        "ties",
+    ),
     "weights.task_vectors": ("TaskVectors",),
+    "weights.transforms": (
+        "apply_transform",
+        "dare_drop",
+        "elect_sign",
+        "ties_trim",
+    ),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
