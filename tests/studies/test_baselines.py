@@ -316,9 +316,9 @@ def test_the_estimate_counts_what_is_missing(store: Store, study: StudyRow):
     # Images through the model: fisher 4 x 2 x 60, regmean 2 x 2 x 60, three AdaMergings of 500 steps with
     # 2 x 16 images three times, and 12 baselines tested on 2 x 60; the search validates 11 points.
     images = 480 + 240 + 3 * 3 * 500 * 32 + 12 * 120
-    assert estimate_baselines(store, study) == pytest.approx(images * 0.8 / 120 + 11 * 0.8)
-    assert estimate_baselines(store, study, 8.0) == pytest.approx(images * 8 / 120 + 11 * 8)
-    # A test split of 30 images that takes twice as long for each: float32's time, 0.8 s for 60 images.
+    assert estimate_baselines(store, study) == pytest.approx(2.5 * images * 0.8 / 120 + 11 * 0.8)
+    assert estimate_baselines(store, study, 8.0) == pytest.approx(2.5 * images * 8 / 120 + 11 * 8)
+    # A test split of 30 images shows float32's time: 0.8 s for 60 images.
     for task in study.spec.task_names:
         store.add_evaluation(study.id, c, task, "test", Outcome(0.5, 30, b"\0" * 4, 0.4))
     images -= 12 * 60

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from mapmerge_core.errors import ExportError, StudyError
 from mapmerge_core.studies.baselines import make_baseline, measure_baseline
 from mapmerge_core.studies.demo import create_demo_study
-from mapmerge_core.studies.exporting import export_baseline, export_pick, slug
+from mapmerge_core.studies.exporting import export_baseline, export_pick, exported_baseline, slug
+from mapmerge_core.studies.jobs import Jobs
 from mapmerge_core.studies.runner import execute_run, measure
 from mapmerge_core.studies.spec import TaskSpec, Transform, read_manifest
 from mapmerge_core.studies.store import Store, home
@@ -171,6 +172,19 @@ def test_a_baselines_files_say_what_it_is(
         export_baseline(store, ties.id, study.spec.pretrained)
     with pytest.raises(StudyError, match="no baseline 99"):
         export_baseline(store, 99)
+
+
+def test_a_baseline_is_exported_in_the_background(store: Store, study: StudyRow, evaluators: EvaluatorCache):
+    baseline = make_baseline(store, study, "ties", evaluators.get(study, "cpu"))
+    jobs = Jobs(store)
+    try:
+        ended = jobs.wait(jobs.export_baseline(baseline.id), timeout=60)
+        assert (ended.status, ended.study_id) == ("done", study.id)
+        assert ended.result.path == exported_baseline(store, baseline.id)
+        with pytest.raises(StudyError, match="no baseline 99"):
+            jobs.export_baseline(99)
+    finally:
+        jobs.close()
 
 
 def test_a_study_of_other_task_vectors_measures_and_exports_those(
