@@ -15,7 +15,7 @@ from mapmerge_core.search.rules import apply_rule, parse_rule
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LOOSE, TIGHT = 0.40, 0.55
+LOOSE, TIGHT = 0.40, 0.60
 """Shares of the single-task models; the paper has 40 % and 65 % (see the notes)."""
 
 
@@ -75,10 +75,12 @@ def summary(frame: pd.DataFrame) -> Tables:
         for task, own in part.groupby("task", sort=False):
             line: dict[str, Any] = {"maximised": task}
             for method, cells in own.groupby("method", sort=False):
-                there = cells["metric"].notna()
+                kept = cells["least share"] >= threshold
                 line[f"{method}: test accuracy %"] = mean_std(cells["metric"], 100)
-                line[f"{method}: found"] = f"{there.sum()} of {len(there)}"
                 line[f"{method}: least share %"] = mean_std(cells["least share"], 100)
+                line[f"{method}: found, kept"] = (
+                    f"{cells['metric'].notna().sum()}, {kept.sum()} of {len(kept)}"
+                )
             lines.append(line)
         tables.append(
             (
@@ -123,8 +125,9 @@ def notes(bench: Bench) -> list[str]:
             "meet the rule; MAP takes what its surrogates say is best in the box, predicted to meet it."
         ),
         (
-            "'least share' is the lowest share of its single-task model that any task kept on the test "
-            "split: a model at the edge of a rule can miss it there by a little."
+            "'least share' is the lowest share of its single-task model that any task has on the test "
+            "split, and 'kept' counts the seeds in which that is the threshold or more: a model at the "
+            "edge of a rule misses it there about as often as not."
         ),
     ]
 

@@ -67,8 +67,8 @@ def summary(frame: pd.DataFrame) -> Tables:
     return [
         (
             (
-                "Preference-weighted sum of test accuracies in percent, mean over the 20 preferences; mean ± "
-                "standard deviation over seeds."
+                "Preference-weighted sum of test accuracies in percent, mean over the 20 preferences; mean "
+                "± standard deviation over seeds."
             ),
             sums,
         ),
