@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from mapmerge_core.__main__ import main
-from mapmerge_core.studies.spec import RunSettings, spec_from_manifest
+from mapmerge_core.studies.spec import RunSettings, Transform, spec_from_manifest
 from mapmerge_core.studies.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -187,6 +187,42 @@ def test_an_infeasible_rule_exits_3_and_names_the_nearest(command_line: CommandL
         (["demo", "--device", "cuda:99"], "There is no device 'cuda:99'"),
         (["demo", "--seed", "-1"], "The seed -1 can't be used"),
         (["demo", "--tasks", "9"], "merges 2 to 8 tasks, not 9"),
+        (["run", "--study", "1", "--points", "9", "--rule", "maximize mean"], "MAP has no use for --rule"),
+        (["run", "--study", "1", "--points", "9", "--batch", "3"], "choose --method bayesian"),
+        (
+            ["run", "--study", "1", "--method", "nested", "--no-anchors"],
+            "Nested MAP has no use for --no-anchors",
+        ),
+        (["run", "--study", "1", "--method", "nested", "--points", "5"], "needs at least 6 points"),
+        (["run", "--study", "1", "--method", "nested", "--preference", "Stripes=0"], "Every weight is zero"),
+        (["run", "--study", "1", "--method", "nested", "--rule", "Colors > 5"], 'There is no task "Colors"'),
+        (["run", "--study", "1", "--method", "nested", "--order", "Colours"], "leaves out Stripes"),
+        (["run", "--study", "1", "--method", "bayesian", "--points", "5"], "too few for Bayesian MAP"),
+        (
+            ["run", "--study", "1", "--points", "5", "--link", "identity"],
+            "the identity link needs 6 points or more, not 5",
+        ),
+        (["run", "--study", "1", "--keep", "0.5"], "--keep goes with --transform ties_trim or ties"),
+        (["run", "--study", "1", "--transform", "dare", "--keep", "0.5"], "--keep goes with"),
+        (["run", "--study", "1", "--transform", "dare", "--drop", "1"], "from 0 to below 1"),
+        (["front", "1", "--run", "99"], "has no run 99"),
+        (["export", "1", "--row", "Salad"], "The comparison has no row 'Salad'"),
+        (["compare"], "Name either a study"),
+        (["compare", "1", "--demo"], "Name either a study"),
+        (["compare", "1", "--points", "30"], "--points is for --demo"),
+        (["compare", "1", "--direct-points", "30"], "--direct-points is for --demo"),
+        (["compare", "Nothing"], "There is no study 'Nothing'"),
+        (["compare", "1", "--preference", "Flags=1"], "There is no task 'Flags'"),
+        (["compare", "1", "--preference", "Colours=0"], "Every weight is zero"),
+        (["compare", "1", "--baselines", "salad"], "The baseline 'salad' is unknown"),
+        (["compare", "1", "--seed", "-1"], "The seed -1 can't be used"),
+        (["compare", "1", "--device", "cuda:99"], "There is no device 'cuda:99'"),
+        (["compare", "--demo", "--tasks", "1"], "merges 2 to 8 tasks, not 1"),
+        (["compare", "--demo", "--tasks", "3", "--baselines", "slerp"], "SLERP merges two models, not 3"),
+        (["compare", "--demo", "--preference", "MNIST=-1"], "negative or not finite"),
+        (["compare", "--demo", "--points", "5"], "too few to see the trade-offs of 2 tasks"),
+        (["compare", "--demo", "--direct-points", "2"], "2 points are too few"),
+        (["compare", "--demo", "--seed", "-1"], "The seed -1 can't be used"),
     ],
 )
 def test_bad_input_exits_2_with_one_sentence(command_line: CommandLine, arguments: list[str], sentence: str):
@@ -196,6 +232,183 @@ def test_bad_input_exits_2_with_one_sentence(command_line: CommandLine, argument
     assert sentence in err
     assert "Traceback" not in err
     assert len(Store(command_line.home).studies()) == studies
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What comparing the tiny zoo's demo printed, twice."""
+
+    command_line: CommandLine
+    arguments: list[str]
+    first: dict[str, Any]
+    again: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory, tiny_zoo: Path) -> Compared:
+    command_line = CommandLine(tmp_path_factory.mktemp("compare-home"))
+    arguments = ["compare", "--demo", "--zoo", str(tiny_zoo), "--points", "12", "--direct-points", "25"]
+    arguments += ["--baselines", "soup,ties,slerp"]
+    first = command_line.json(*arguments)
+    store = Store(command_line.home)
+    counted = store.study(1).n_evaluations
+    again = command_line.json(*arguments)
+    assert (len(store.studies()), store.study(1).n_evaluations) == (1, counted)
+    return Compared(command_line, arguments, first, again)
+
+
+def test_compare_prints_the_documented_object(compared: Compared):
+    first = compared.first
+    assert list(first) == ["tasks", "rows", "preferences"]
+    assert first["tasks"] == ["Colours", "Stripes"]
+    rows = {row["name"]: row for row in first["rows"]}
+    assert len(rows) == len(first["rows"])
+    for row in first["rows"]:
+        assert list(row) == ["name", "kind", "c", "metrics", "evaluations", "seconds"]
+        assert all(0 <= row["metrics"][task] <= 1 for task in first["tasks"])
+    kinds = {kind: [row["name"] for row in first["rows"] if row["kind"] == kind] for kind in
+             ("run", "baseline", "reference")}  # fmt: skip
+    assert kinds["run"] == ["MAP", "Bayesian MAP", "Nested MAP", "Direct search"]
+    assert kinds["baseline"] == ["Task arithmetic by preference", "Model soup", "TIES", "SLERP"]
+    assert kinds["reference"] == ["Colours's own model", "Stripes's own model", "Pre-trained"]
+    # MAP's points times tasks; the paper's 12 for Bayesian MAP and 20 a pair for nested MAP, two tasks each.
+    assert [rows[name]["evaluations"] for name in kinds["run"]] == [24, 24, 40, 50]
+    assert rows["TIES"]["c"] is None
+    assert rows["Model soup"]["c"] == [0.5, 0.5]
+    assert rows["Pre-trained"]["c"] == [0.0, 0.0]
+    wins = first["preferences"]["wins"]
+    assert set(wins) == set(rows) - {"MAP"}
+    assert all(0 <= 20 * rate <= 20 for rate in wins.values())
+    assert wins["Pre-trained"] > 0.5
+
+
+def test_comparing_again_measures_nothing_and_says_the_same(compared: Compared):
+    assert compared.again == compared.first
+
+
+def test_compare_as_a_table_and_a_file(compared: Compared, tmp_path: Path):
+    arguments = ["compare", "1", "--no-baselines", "--normalise", "--preference", "Colours=1"]
+    text, _ = compared.command_line(*arguments, "--csv", str(tmp_path / "table.csv"))
+    assert "the preference is Colours 100%" in text
+    assert "Not made yet: Task arithmetic, searched scalar" in text
+    for name in ("Nested MAP", "SLERP", "Pre-trained"):
+        assert name in text
+    lines = (tmp_path / "table.csv").read_text().splitlines()
+    assert lines[0].startswith("model,kind,Colours,Stripes,mean,worst,hypervolume,preference,MAP wins")
+    assert len(lines) == 1 + len(compared.first["rows"])
+    own = next(line for line in lines if line.startswith("Colours's own model"))
+    assert float(own.split(",")[2]) == 1.0
+    _, err = compared.command_line(*arguments, "--csv", str(tmp_path / "nowhere" / "table.csv"), code=2)
+    assert "can't be written" in err
+
+
+def test_every_compared_model_can_be_exported(compared: Compared, tmp_path: Path):
+    for name in ("TIES", "Nested MAP", "Pre-trained"):
+        out = str(tmp_path / f"{name}.safetensors")
+        exported = compared.command_line.json("export", "1", "--row", name, "--out", out)
+        assert exported["row"] == name
+        assert Path(exported["export"]).stat().st_size == exported["bytes"]
+
+
+def test_the_front_of_one_run(compared: Compared):
+    runs = {run.method: run for run in Store(compared.command_line.home).runs(1)}
+    direct = compared.command_line.json("front", "1", "--run", str(runs["direct"].id))
+    assert list(direct) == ["tasks", "run", "front"]
+    assert direct["run"] == {"id": runs["direct"].id, "method": "direct"}
+    values = np.array(direct["front"]["measured"])
+    assert len(values) == direct["front"]["size"]
+    for row in values:  # nothing beats a row of a front everywhere
+        assert not ((values >= row).all(axis=1) & (values > row).any(axis=1)).any()
+    text, _ = compared.command_line("front", "1", "--run", str(runs["nested"].id))
+    assert "offers 1 models" in text
+    assert "predicted" in text
+
+
+def test_every_method_runs_and_nested_map_evaluates_no_more_than_its_points(tiny_zoo: Path, tmp_path: Path):
+    command_line = CommandLine(tmp_path)
+    arguments = [
+        "run",
+        str(tiny_zoo),
+        "--method",
+        "nested",
+        "--points",
+        "8",
+        "--order",
+        "Light,Colours,Stripes",
+    ]
+    nested = command_line.json(*arguments, "--preference", "Light=2,Colours=1,Stripes=1")
+    # A pair of two tasks, then all three: 8 points each.
+    assert (nested["run"]["method"], nested["evaluations"]) == ("nested", 8 * 2 + 8 * 3)
+    assert Store(tmp_path).study(1).n_evaluations == 40
+    assert list(nested["nested"]) == ["c", "predicted", "feasible", "message"]
+    assert len(nested["nested"]["c"]) == 3
+    bayesian = command_line.json(
+        "run", "--study", "1", "--method", "bayesian", "--points", "12", "--initial", "10", "--batch", "1"
+    )
+    assert bayesian["run"]["points"] == 12
+    assert 0 < bayesian["evaluations"] <= 36  # what nested MAP measured is not measured again
+    huber = command_line.json("run", "--study", "1", "--points", "12", "--loss", "huber", "--link", "sigmoid")
+    assert huber["run"]["method"] == "map"
+    store = Store(tmp_path)
+    assert [run.method for run in store.runs(1)] == ["nested", "bayesian", "map"]
+    assert (store.runs(1)[0].settings.weights, store.runs(1)[0].settings.order) == (
+        {"Light": 2.0, "Colours": 1.0, "Stripes": 1.0}, ["Light", "Colours", "Stripes"],
+    )  # fmt: skip
+    assert (store.runs(1)[2].settings.loss, store.runs(1)[2].settings.link) == ("huber", "sigmoid")
+
+
+def test_nested_map_under_a_rule_that_nothing_meets_exits_3(tiny_zoo: Path, tmp_path: Path):
+    command_line = CommandLine(tmp_path)
+    arguments = ["run", str(tiny_zoo), "--tasks", "Colours,Stripes", "--method", "nested", "--points", "8"]
+    result = command_line.json(*arguments, "--rule", "all >= 99.9%, maximize mean", code=3)
+    assert not result["nested"]["feasible"]
+    assert "99.9%" in result["nested"]["message"]
+    text, _ = command_line(
+        "run", "--study", "1", "--method", "nested", "--points", "8", "--rule", "maximize Colours"
+    )
+    assert "coefficient" in text
+
+
+def test_a_transform_makes_a_sibling_study(tiny_zoo: Path, tmp_path: Path):
+    command_line = CommandLine(tmp_path)
+    folder = ["run", str(tiny_zoo), "--tasks", "Colours,Stripes", "--name", "Plain", "--points", "8"]
+    command_line(*folder)
+    for _ in range(2):
+        result = command_line.json(
+            "run", "--study", "Plain", "--transform", "dare", "--drop", "0.25", "--points", "8"
+        )
+        assert result["study"] == {"id": 2, "name": "Plain on DARE 25 %"}
+    store = Store(tmp_path)
+    assert store.study(2).spec.transform == Transform("dare", drop=0.25)
+    assert store.study(2).n_evaluations == 16
+    command_line("run", str(tiny_zoo), "--transform", "ties", "--points", "10", "--name", "TIES at once")
+    assert store.find_study("TIES at once").spec.transform == Transform("ties")
+    rows = command_line.json("compare", "Plain", "--no-baselines")["rows"]
+    names = [row["name"] for row in rows if row["kind"] == "run"]
+    assert names == ["MAP", "MAP on DARE 25 %, run 2", "MAP on DARE 25 %, run 3"]
+
+
+def test_an_interrupted_comparison_goes_on(request: pytest.FixtureRequest, tiny_zoo: Path, tmp_path: Path):
+    command_line = CommandLine(tmp_path)
+    arguments = ["compare", "--demo", "--zoo", str(tiny_zoo), "--points", "12", "--direct-points", "60"]
+    arguments.append("--no-baselines")
+    process = command_line.start(*arguments)
+    request.addfinalizer(process.kill)
+    store = Store(tmp_path)
+    deadline = time.monotonic() + 600
+    while not (store.studies() and len(store.runs(store.studies()[0].id)) == 4):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (130, "")
+    assert "everything measured is kept, and the same command goes on" in err
+    kept = [row.id for row in store.evaluations(1)]
+    rows = command_line.json(*arguments)["rows"]
+    assert [row["evaluations"] for row in rows if row["kind"] == "run"] == [24, 24, 40, 120]
+    assert [row.id for row in store.evaluations(1)][: len(kept)] == kept
+    assert [run.status for run in store.runs(1)] == ["done"] * 4
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_importing_is_quick_and_studies_do_not_need_torch(tmp_path: Path):
         "heavy = ('numpy', 'torch', 'sqlalchemy')\n"
         "print([name for name in heavy if name in sys.modules])\n"
         "mm.Store().studies(), mm.Jobs, mm.analyse, mm.create_demo_study, mm.compare, mm.complete\n"
-        "mm.run_front, mm.BASELINES, mm.NestedMAP, mm.BayesianMAP, mm.DirectSearch, mm.hypervolume, mm.export_baseline\n"
+        "mm.run_front, mm.BASELINES, mm.NestedMAP, mm.BayesianMAP, mm.hypervolume, mm.export_baseline\n"
         "print('torch' in sys.modules, 'streamlit' in sys.modules)"
     )
     result = run_python(code, tmp_path)

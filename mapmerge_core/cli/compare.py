@@ -26,14 +26,29 @@ if TYPE_CHECKING:
     from mapmerge_core.studies.spec import RunSettings, StudySpec
     from mapmerge_core.studies.store import Store
 
-_AGAIN = "the same command"
-
 
 def compare(options: Namespace) -> int:
     """Makes the baselines, measures what is missing, and prints the comparison."""
     if (options.study is None) != options.demo:
         raise StudyError("Name either a study, or with --demo the bundled models.")
     check_device(options.device)
+    try:
+        study, comparison = _prepare(options)
+    except (Cancelled, KeyboardInterrupt):
+        raise KeyboardInterrupt(
+            "Stopped; everything measured is kept, and the same command goes on."
+        ) from None
+    if options.csv is not None:
+        _write_csv(comparison, options.csv, normalise=options.normalise)
+    if options.json:
+        _print_json(comparison)
+    else:
+        _say_comparison(study, comparison, normalise=options.normalise)
+    return 0
+
+
+def _prepare(options: Namespace) -> tuple[StudyRow, Comparison]:
+    """The study with all that was asked for made and measured."""
     if options.demo:
         session, study, weights = _run_demo(options)
     else:
@@ -43,15 +58,19 @@ def compare(options: Namespace) -> int:
         session = Session()
         study = session.store.find_study(options.study)
         weights = _check(options, study.spec)
-    _complete(session, study, options, weights)
-    comparison = compare_study(session.store, study.id, weights=weights, seed=options.seed)
-    if options.csv is not None:
-        _write_csv(comparison, options.csv, normalise=options.normalise)
-    if options.json:
-        _print_json(comparison)
-    else:
-        _say_comparison(study, comparison, normalise=options.normalise)
-    return 0
+    named = _named_baselines(options)
+    with progress_bar("Baselines and test metrics") as progress, ctrl_c_stops() as cancel:
+        complete(
+            session.store,
+            study.id,
+            lambda member: session.evaluators.get(member, options.device),
+            baselines=not options.no_baselines if named is None else named,
+            weights=weights,
+            seed=options.seed,
+            cancel=cancel,
+            progress=progress,
+        )
+    return study, compare_study(session.store, study.id, weights=weights, seed=options.seed)
 
 
 def _run_demo(options: Namespace) -> tuple[Session, StudyRow, Mapping[str, float] | None]:
@@ -76,7 +95,7 @@ def _run_demo(options: Namespace) -> tuple[Session, StudyRow, Mapping[str, float
         if run_id is None:
             run_id = session.store.create_run(study.id, settings, method).id
         if session.store.run(run_id).status != "done":
-            session.run(run_id, options.device, again=_AGAIN)
+            session.run(run_id, options.device)
     return session, study, weights
 
 
@@ -106,26 +125,6 @@ def _find_run(store: Store, study: StudyRow, method: MethodName, settings: RunSe
     ]
     alike.sort(key=lambda run: (run.status == "done", run.id))
     return alike[-1].id if alike else None
-
-
-def _complete(
-    session: Session, study: StudyRow, options: Namespace, weights: Mapping[str, float] | None
-) -> None:
-    named = _named_baselines(options)
-    try:
-        with progress_bar("Baselines and test metrics") as progress, ctrl_c_stops() as cancel:
-            complete(
-                session.store,
-                study.id,
-                lambda member: session.evaluators.get(member, options.device),
-                baselines=not options.no_baselines if named is None else named,
-                weights=weights,
-                seed=options.seed,
-                cancel=cancel,
-                progress=progress,
-            )
-    except Cancelled:
-        raise KeyboardInterrupt(f"Stopped; everything measured is kept, and {_AGAIN} goes on.") from None
 
 
 def _print_json(comparison: Comparison) -> None:

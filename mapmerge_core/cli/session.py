@@ -37,14 +37,8 @@ class Session:
     def __post_init__(self) -> None:
         self.store.recover()
 
-    def run(self, run_id: int, device: str | None = None, again: str | None = None) -> RunRow:
-        """Runs a run to its end, with a progress bar.
-
-        Args:
-            run_id: The run.
-            device: Another device than its own, to go on with.
-            again: What goes on with it once it was interrupted, by default the command `run`.
-        """
+    def run(self, run_id: int, device: str | None = None) -> RunRow:
+        """Runs a run to its end, with a progress bar, on another device than its own where one is given."""
         claim = self.store.claim_run(run_id)
         study_id = self.store.run(run_id).study_id
         try:
@@ -58,8 +52,9 @@ class Session:
         finally:
             claim.release()
         if stopped:
-            again = again or f"`run --study {study_id}`"
-            raise KeyboardInterrupt(f"Stopped; everything measured is kept, and {again} goes on.")
+            raise KeyboardInterrupt(
+                f"Stopped; everything measured is kept, and `run --study {study_id}` goes on."
+            )
         return run
 
     def measure(self, study: StudyRow, c: np.ndarray, device: str) -> dict[str, float]:

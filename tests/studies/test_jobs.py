@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from mapmerge_core.errors import StudyError
+from mapmerge_core.studies.baselines import BASELINES
+from mapmerge_core.studies.comparing import compare
 from mapmerge_core.studies.jobs import Jobs
 from mapmerge_core.studies.spec import RunSettings, StudySpec, TaskSpec
 
@@ -147,6 +149,31 @@ def test_the_estimate(store: Store, study: StudyRow, jobs: Jobs):
     assert store.study(study.id).n_points == 2
 
 
+def test_a_comparison_is_completed_in_the_background(store: Store, study: StudyRow, jobs: Jobs):
+    jobs.wait(jobs.start_run(new_run(store, study, points=8).id), 600)
+    job = jobs.wait(jobs.compare(study.id, baselines=False, weights={"Colours": 1.0}), 600)
+    assert (job.kind, job.title, job.status, job.error) == ("compare", "Measure", "done", None)
+    assert job.done == job.total > 0
+    assert compare(store, study.id, weights={"Colours": 1.0}).missing == 0
+    assert store.baselines(study.id) == []
+
+
+def test_making_baselines_stops_and_goes_on(store: Store, study: StudyRow, jobs: Jobs):
+    first = jobs.compare(study.id)
+    assert jobs.snapshot(first).title == "Make baselines and measure"
+    # The searched scalar comes after the soup; AdaMerging, which takes longest, is last.
+    wait_until(lambda: any(row.name == "scalar" for row in store.baselines(study.id)))
+    jobs.stop(first)
+    assert jobs.wait(first, 600).status == "stopped"
+    made = [row.id for row in store.baselines(study.id)]
+    assert len(made) < len(BASELINES)
+    second = jobs.compare(study.id)
+    wait_until(lambda: len(store.baselines(study.id)) > len(made))
+    jobs.stop(second)
+    jobs.wait(second, 600)
+    assert [row.id for row in store.baselines(study.id)][: len(made)] == made
+
+
 def test_exporting_does_not_wait_for_a_run(store: Store, study: StudyRow, jobs: Jobs):
     run_job = jobs.start_run(new_run(store, study, points=MANY).id)
     pick = store.add_pick(study.id, np.array([0.5, 0.5]), {"kind": "point"})
@@ -163,6 +190,9 @@ def test_what_is_not_there_is_refused_at_once(study: StudyRow, jobs: Jobs):
         (lambda: jobs.start_run(99), "no run 99"),
         (lambda: jobs.measure(99, np.zeros((1, 2)), "test", "x"), "no study 99"),
         (lambda: jobs.export(99), "no pick 99"),
+        (lambda: jobs.export_baseline(99), "no baseline 99"),
+        (lambda: jobs.compare(99), "no study 99"),
+        (lambda: jobs.compare(study.id, weights={"Flags": 1.0}), "no task 'Flags'"),
         (lambda: jobs.snapshot(99), "no job 99"),
         (lambda: jobs.stop(99), "no job 99"),
     ]:
