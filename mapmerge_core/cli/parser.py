@@ -20,7 +20,7 @@ exit status:
   1    something unexpected went wrong; one sentence on standard error says what
   2    something is wrong with what was asked; one sentence on standard error says what
   3    no model meets the rule; the nearest one is named
-  130  interrupted; everything measured is kept, and `run --study STUDY` goes on
+  130  interrupted; everything measured is kept, and `run --study STUDY`, or the same `compare`, goes on
 """
 
 
