@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from math import isnan, nan, sqrt
 from threading import Event
@@ -12,8 +13,10 @@ import pytest
 
 from mapmerge_core.errors import Cancelled, SearchError, StudyError
 from mapmerge_core.studies import findings
-from mapmerge_core.studies.baselines import BASELINES, baseline_values
+from mapmerge_core.studies.baselines import BASELINES, baseline_values, estimate_baselines
 from mapmerge_core.studies.comparing import compare, complete, to_table
+from mapmerge_core.studies.completing import estimate_completion
+from mapmerge_core.studies.demo import demo_runs, find_demo_study
 from mapmerge_core.studies.runner import execute_run
 from mapmerge_core.studies.siblings import sibling
 from mapmerge_core.studies.spec import RunSettings, Transform, spec_from_manifest
@@ -360,6 +363,40 @@ def test_siblings_are_measured_with_their_own_models(
     expected = evaluators.get(trimmed).evaluate(row.c, split="test")
     np.testing.assert_array_equal(row.metrics, [expected[task].value for task in comparison.tasks])
     assert compare(store, trimmed.id).missing == 0
+
+
+def test_the_demos_study_is_found_again_until_its_files_change(store: Store, tiny_zoo: Path, tmp_path: Path):
+    zoo = shutil.copytree(tiny_zoo, tmp_path / "zoo")
+    study = find_demo_study(store, 2, zoo=zoo)
+    assert study.name == "Demo: Colours + Stripes"
+    assert find_demo_study(store, 2, zoo=zoo).id == study.id
+    assert find_demo_study(store, 3, zoo=zoo).id != study.id
+    model = zoo / "Stripes.safetensors"
+    model.write_bytes(model.read_bytes()[:-1] + b"x")
+    new = find_demo_study(store, 2, zoo=zoo)
+    assert new.name == "Demo: Colours + Stripes (2)"
+    assert find_demo_study(store, 2, zoo=zoo).id == new.id
+
+
+def test_the_demo_compares_every_method_in_its_box():
+    runs = dict(demo_runs(5, seed=4))
+    assert list(runs) == ["map", "bayesian", "nested", "direct"]
+    # The paper's budgets (Table 2, Appendix C.1), Bayesian MAP's two points a parameter.
+    assert [settings.points for settings in runs.values()] == [85, 42, 20, 500]
+    assert [settings.high for settings in runs.values()] == [0.6, 0.6, 1.0, 0.6]
+    assert {settings.seed for settings in runs.values()} == {4}
+
+
+def test_the_estimate_counts_baselines_and_what_is_not_measured_yet(store: Store, study: StudyRow):
+    assert estimate_completion(store, study.id) is None
+    done_run(store, study)
+    of_baselines = estimate_baselines(store, study)
+    assert of_baselines is not None
+    # Every made-up evaluation took half a second.
+    expected = of_baselines + 0.5 * compare(store, study.id).missing
+    assert estimate_completion(store, study.id) == pytest.approx(expected)
+    put_everything(store, study)
+    assert estimate_completion(store, study.id) == pytest.approx(estimate_baselines(store, study))
 
 
 def test_baselines_that_a_study_can_not_have(
