@@ -74,7 +74,7 @@ class Store(RunStore, BaselineStore):
             StudyError: where one of its files can't be read.
         """
         sources = read_sources(spec)
-        wanted = " ".join((name or "").split()) or _name_tasks(spec.task_names)
+        wanted = " ".join((name or "").split()) or _name(spec)
         with self._write() as session:
             taken = set(session.scalars(select(Study.name)))
             number = 2
@@ -346,5 +346,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _name_tasks(names: tuple[str, ...]) -> str:
-    return " + ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+def _name(spec: StudySpec) -> str:
+    names = spec.task_names
+    tasks = " + ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+    return tasks + (f" on {spec.transform.label}" if spec.transform else "")

@@ -237,6 +237,8 @@ def test_a_sibling_is_made_once_and_named_for_its_transform(store: Store, study:
     assert sibling(store, study, None).id == study.id
     assert sibling(store, made, Transform("dare", drop=0.25)).name == "Tiny on DARE 25 %"
     assert len(store.studies()) == 3
+    unnamed = store.create_study(None, replace(study.spec, transform=transform))
+    assert unnamed.name == "Colours + Stripes on TIES-trim 20 %"
 
 
 def test_nested_map_offers_one_model(store: Store, study: StudyRow):
