@@ -35,6 +35,8 @@ _SYMBOLS = (
     "triangle-left",
     "triangle-right",
 )
+MARGIN = {"l": 16, "r": 16, "t": 12, "b": 16}
+"""Around figures whose legend stands beside or below them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +149,13 @@ def looks(entries: Sequence[Entry], palette: Palette) -> dict[str, tuple[str, st
     return found
 
 
-def parallel(info: CompareInfo, palette: Palette, *, height: int = 460) -> go.Figure:
+def legend_height(info: CompareInfo) -> int:
+    """Pixels that a figure needs for a legend of all rows beside it."""
+    shown_ = sum(entry.kind != "single" for entry in info.entries)
+    return max(440, 60 + 20 * (shown_ + 2))
+
+
+def parallel(info: CompareInfo, palette: Palette) -> go.Figure:
     """One line a row over all tasks; single-task models are diamonds, each over its own task."""
     look = looks(info.entries, palette)
     traces: list[go.Scatter] = []
@@ -191,8 +199,9 @@ def parallel(info: CompareInfo, palette: Palette, *, height: int = 460) -> go.Fi
     return draw(
         traces,
         palette,
-        height=height,
+        height=legend_height(info),
         legend={"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top"},
+        margin=MARGIN,
         xaxis={
             "tickvals": positions,
             "ticktext": list(info.tasks),
@@ -320,7 +329,7 @@ def weighted_bars(info: BarsInfo, palette: Palette, *, height: int | None = None
         shapes=shapes,
         xaxis={"title_text": info.title, "range": _bar_range(info)},
         yaxis={"showgrid": False, "tickfont": {"color": palette.text, "size": 12}},
-        margin={"l": 16, "r": 16, "t": 16, "b": 16},
+        margin=MARGIN,
     )
 
 

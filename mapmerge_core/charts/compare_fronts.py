@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 
-from mapmerge_core.charts.compare import CompareInfo, Entry, looks
+from mapmerge_core.charts.compare import MARGIN, CompareInfo, Entry, legend_height, looks
 from mapmerge_core.charts.palette import Palette, draw, translucent
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _LETTER, _LINE = 6.4, 15.0
 """About how wide a label's letter is, and how high the label, in pixels."""
 
 
-def fronts(info: CompareInfo, palette: Palette, *, height: int = 460) -> go.Figure:
+def fronts(info: CompareInfo, palette: Palette) -> go.Figure:
     """Fronts and points of two or three tasks, a panel for each pair of tasks (MAP, Figure 3).
 
     Runs are the measured models of their fronts, joined by a line where there are two tasks, with a ring
@@ -31,6 +31,7 @@ def fronts(info: CompareInfo, palette: Palette, *, height: int = 460) -> go.Figu
     pairs = list(combinations(range(len(info.tasks)), 2))
     traces: list[go.Scatter] = []
     layout: dict[str, Any] = {}
+    height = legend_height(info) if len(pairs) == 1 else 460
     gap = 0.07
     width = (1 - gap * (len(pairs) - 1)) / len(pairs)
     for number, (x, y) in enumerate(pairs):
@@ -50,7 +51,7 @@ def fronts(info: CompareInfo, palette: Palette, *, height: int = 460) -> go.Figu
     legend = {"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top", "tracegroupgap": 0}
     if len(pairs) > 1:
         legend = {"y": -0.22, "yanchor": "top", "tracegroupgap": 0}
-    return draw(traces, palette, height=height, legend=legend, **layout)
+    return draw(traces, palette, height=height, legend=legend, margin=MARGIN, **layout)
 
 
 def _panel(

@@ -96,12 +96,10 @@ def preferences(comparison: Comparison, chosen: Row | None, *, normalise: bool) 
 
 def wins(comparison: Comparison) -> None:
     """On which share of the sampled preferences MAP does better than each other row."""
-    if not comparison.wins:
-        st.caption(
-            "Once a MAP run of this study and others are measured, this says how often MAP does better."
-        )
-        return
     rows = [row for row in comparison.rows if row.key in comparison.wins and kind(row) != "single"]
+    if not rows:
+        st.caption("Once a MAP run and other rows are measured, this says how often MAP does better.")
+        return
     frame = pd.DataFrame(
         {
             "against": [row.name for row in rows],
@@ -118,7 +116,7 @@ def wins(comparison: Comparison) -> None:
         column_config={
             "against": st.column_config.TextColumn("MAP against"),
             "wins": st.column_config.ProgressColumn(
-                "MAP is better on", format="percent", min_value=0.0, max_value=1.0, width="small"
+                "Wins", format="percent", min_value=0.0, max_value=1.0, width=110
             ),
             "error": st.column_config.NumberColumn(
                 "±", format="%.0f %%", width=60, help="Standard error of the share."

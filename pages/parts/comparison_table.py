@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mapmerge_core.studies.comparing import Comparison, Row
-    from mapmerge_core.tasks.metric import Metric
 
 KINDS = {"run": "Run", "baseline": "Baseline", "reference": "Reference"}
 
@@ -106,28 +105,25 @@ def export(row: Row) -> None:
 
 def show(table: pd.DataFrame, tasks: list[str], comparison: Comparison, *, normalise: bool) -> None:
     """The table itself, the best of runs and baselines shaded in each column."""
-    shared = all(metric == comparison.metrics[0] for metric in comparison.metrics)
-    metrics = dict(zip(tasks, comparison.metrics, strict=True))
-    figures = {name: percent(metrics.get(name, comparison.metrics[0]), normalise=normalise) for name in tasks}
-    if normalise or shared:
-        figures |= {name: next(iter(figures.values())) for name in ("mean", "worst", "preference")}
+    percents = {
+        task: normalise or is_share(metric) for task, metric in zip(tasks, comparison.metrics, strict=True)
+    }
+    percents |= dict.fromkeys(("mean", "worst", "preference"), all(percents.values()))
     frame = table.drop(columns="MAP wins").assign(kind=table["kind"].map(KINDS))
-    for name, is_percent in figures.items():
+    for name, is_percent in percents.items():
         frame[name] *= 100.0 if is_percent else 1.0
     what = "Percent of the task's own model" if normalise else shared_title(comparison.metrics[0])
     columns = {
         name: st.column_config.NumberColumn(
-            name, format="%.1f %%" if figures.get(name) else "%.3f", help=help_, width=width
+            label, format="%.1f %%" if percents[name] else "%.3f", help=help_, width=30 + 8 * len(label)
         )
-        for name, help_, width in [
-            *((task, what, 84) for task in tasks),
-            ("mean", f"{what}, mean over tasks", 76),
-            ("worst", f"{what}, the worst task's", 76),
-            ("preference", f"{what}, weighed by your preference", 84),
+        for name, label, help_ in [
+            *((task, task, what) for task in tasks),
+            ("mean", "Mean", f"{what}, mean over tasks"),
+            ("worst", "Worst", f"{what}, the worst task's"),
+            ("preference", "Preference", f"{what}, weighed by your preference"),
         ]
     }
-    columns["mean"]["label"], columns["worst"]["label"] = "Mean", "Worst"
-    columns["preference"]["label"] = "Preference"
     columns |= {
         "model": st.column_config.TextColumn("Model", width=232, pinned=True),
         "kind": st.column_config.TextColumn("Kind", width=84),
@@ -154,12 +150,9 @@ def show(table: pd.DataFrame, tasks: list[str], comparison: Comparison, *, norma
         on_select="rerun",
         selection_mode="single-row",
         column_config=columns,
+        # Beside many tasks there is no room for what the bars show, and what the order says.
+        column_order=[name for name in frame if len(tasks) <= 4 or name not in ("kind", "preference")],
     )
-
-
-def percent(metric: Metric, *, normalise: bool) -> bool:
-    """Whether a column is shown in percent."""
-    return normalise or is_share(metric)
 
 
 def shaded(frame: pd.DataFrame, names: list[str], comparison: Comparison) -> pd.io.formats.style.Styler:
