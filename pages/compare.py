@@ -55,7 +55,9 @@ def draw() -> None:
         going_on(job)
     else:
         actions(comparison, weights)
-    st.fragment(body, run_every=EVERY if job else None)(study.id, weights, normalise=normalise)
+    st.fragment(body, run_every=EVERY if job else None)(
+        comparison, weights if job else None, normalise=normalise
+    )
 
 
 def other_vectors(study: StudyRow) -> None:
@@ -123,10 +125,14 @@ def start(study_id: int, weights: Mapping[str, float], *, baselines: bool) -> No
         st.rerun()
 
 
-def body(study_id: int, weights: Mapping[str, float], *, normalise: bool) -> None:
-    """Figures and table; redrawn every few seconds while something is being made or measured."""
+def body(comparison: Comparison, weights: Mapping[str, float] | None, *, normalise: bool) -> None:
+    """Figures and table, redrawn alone when a row is chosen.
+
+    While something is being made or measured they follow the store, for these ``weights``.
+    """
     with shell.errors_shown():
-        comparison = state.comparison(study_id, weights)
+        if weights is not None:
+            comparison = state.comparison(comparison.study_id, weights)
         chosen = comparison_table.chosen(comparison)
         comparison_figures.models(comparison, chosen, normalise=normalise)
         comparison_table.draw(comparison, chosen, normalise=normalise)

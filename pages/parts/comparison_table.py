@@ -34,12 +34,8 @@ def chosen(comparison: Comparison) -> Row | None:
 def draw(comparison: Comparison, row: Row | None, *, normalise: bool) -> None:
     """What can be done with the chosen row, then the table."""
     table = to_table(comparison, normalise)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader("All models", anchor=False, width="content")
-        st.caption(
-            "Choose a row to open or export its model." if row is None else f"**{shell.plain(row.name)}**",
-            width="stretch",
-        )
         buttons(row)
         study = state.store().study(comparison.study_id)
         st.download_button(
@@ -50,6 +46,10 @@ def draw(comparison: Comparison, row: Row | None, *, normalise: bool) -> None:
             key="compare_csv",
             icon=":material/table:",
             on_click="ignore",
+        )
+        # Last, as the table's own tools cover what stands here.
+        st.caption(
+            "Choose a row to open or export its model." if row is None else f"**{shell.plain(row.name)}**"
         )
     tasks = list(table.columns[2 : 2 + len(comparison.tasks)])
     show(table, tasks, comparison, normalise=normalise)
