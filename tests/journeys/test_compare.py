@@ -1,0 +1,100 @@
+"""Compare in a real browser, on the tiny zoo: from a run to every baseline, Export and Trade-offs."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+from safetensors.numpy import load_file
+
+from mapmerge_core.studies.baselines import BASELINES
+from tests.journeys.conftest import Server, settle
+from tests.journeys.test_journeys import button
+
+pytestmark = pytest.mark.journey
+
+# Making and measuring all baselines of the tiny zoo, on a busy machine.
+MADE_MS = 240_000
+
+
+@pytest.fixture
+def tiny_server(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server whose demos come from the tiny zoo."""
+    monkeypatch.setenv("MAPMERGE_ZOO", str(tiny_zoo))
+    server = Server(tmp_path / "home")
+    server.start()
+    yield server
+    server.stop()
+
+
+def choose(page: Page, rows: list[dict[str, str]], model: str) -> None:
+    """Ticks a model's row in the table, which is drawn on a canvas."""
+    table = page.locator('[class*="st-key-compare_table_"] .dvn-scroller').first
+    table.scroll_into_view_if_needed()
+    height = table.bounding_box()["height"] / (len(rows) + 1)
+    number = [row["model"] for row in rows].index(model) + 1
+    table.click(position={"x": 18, "y": (number + 0.5) * height})
+    settle(page)
+
+
+def read_table(page: Page) -> list[dict[str, str]]:
+    """The table's rows, as the downloaded CSV has them."""
+    with page.expect_download() as download:
+        button(page, "compare_csv").click()
+    with Path(download.value.path()).open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_baseline_is_made_compared_and_exported(
+    tiny_server: Server, tiny_zoo: Path, page: Page
+) -> None:
+    page.goto(tiny_server.url)
+    button(page, "demo_2").click()
+    expect(button(page, "see_tradeoffs")).to_be_enabled(timeout=120_000)
+    page.get_by_role("link", name=re.compile("Compare")).click()
+    expect(page.get_by_role("heading", name="Compare", exact=True)).to_be_visible()
+
+    button(page, "run_baselines").click()
+    expect(page.get_by_role("progressbar").first).to_be_visible()
+    page.reload()
+    expect(button(page, "compare_stop")).to_be_visible()
+    expect(page.get_by_text("Every row is measured")).to_be_visible(timeout=MADE_MS)
+
+    rows = read_table(page)
+    names = [row["model"] for row in rows]
+    assert names[0] == "MAP"
+    kinds = [row["kind"] for row in rows]
+    assert kinds.count("baseline") == len(BASELINES) + 1, "all of them, and task arithmetic by preference"
+    assert names[-3:] == ["Colours's own model", "Stripes's own model", "Pre-trained"]
+    assert all(0 <= float(row[task]) <= 1 for row in rows for task in ("Colours", "Stripes", "mean", "worst"))
+    assert float(rows[0]["worst"]) == min(float(rows[0]["Colours"]), float(rows[0]["Stripes"]))
+
+    page.get_by_text("Relative to single-task models").click()
+    expect(page.locator(".st-key-compare_chart").get_by_text("Colours, % of its own model")).to_be_visible()
+    own = float(rows[-3]["Colours"])
+    shares = read_table(page)
+    assert float(shares[0]["Colours"]) == pytest.approx(float(rows[0]["Colours"]) / own)
+
+    choose(page, rows, "TIES")
+    expect(button(page, "compare_export")).to_be_enabled()
+    expect(button(page, "compare_open")).to_be_disabled()
+    button(page, "compare_export").click()
+    expect(page.get_by_text("SHA-256").first).to_be_visible(timeout=60_000)
+    (file,) = tiny_server.home.rglob("ties-*.safetensors")
+    assert load_file(file).keys() == load_file(tiny_zoo / "pretrained.safetensors").keys()
+    with page.expect_download() as download:
+        page.locator(".st-key-download a, .st-key-download button").first.click()
+    assert Path(download.value.path()).read_bytes() == file.read_bytes()
+
+    page.get_by_role("link", name=re.compile("Compare")).click()
+    expect(page.get_by_text("Every row is measured")).to_be_visible()
+    settle(page)
+    choose(page, rows, "MAP")
+    button(page, "compare_open").click()
+    expect(page.get_by_role("heading", name="Trade-offs", exact=True)).to_be_visible()
+    expect(page.locator(".st-key-card_pick")).to_contain_text("From Compare")
+    assert "Traceback" not in page.inner_text("body")
