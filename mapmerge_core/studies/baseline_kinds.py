@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mapmerge_core.errors import StudyError
+from mapmerge_core.studies.spec import check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -177,6 +178,7 @@ def check_settings(kind: BaselineKind, settings: Mapping[str, Any]) -> dict[str,
 
     Raises:
         StudyError: for a name that the baseline doesn't know, and for what isn't such a number.
+        SearchError: for a seed that a random number generator doesn't take.
     """
     for name in settings:
         if name not in kind.settings:
@@ -185,7 +187,11 @@ def check_settings(kind: BaselineKind, settings: Mapping[str, Any]) -> dict[str,
                 f"{kind.title} has no setting '{name}': "
                 + (f"it has {known}." if known else "there is nothing to set.")
             )
-    return {name: _number(kind, name, settings.get(name, default)) for name, default in kind.settings.items()}
+    numbers = {
+        name: _number(kind, name, settings.get(name, default)) for name, default in kind.settings.items()
+    }
+    check_seed(numbers.get("seed", 0))
+    return numbers
 
 
 def _number(kind: BaselineKind, name: str, value: Any) -> float | int | None:  # noqa: ANN401 - a person's input

@@ -149,8 +149,18 @@ def _average(
 ) -> dict[str, Tensor]:
     """Fisher merging or RegMean, on the evaluator's device."""
     from mapmerge_core.tasks.statistics import fisher_diagonals, gram_matrices
-    from mapmerge_core.weights.averages import fisher_merge, regmean_merge
+    from mapmerge_core.weights.averages import (
+        check_floor,
+        check_off_diagonal,
+        fisher_merge,
+        regmean_merge,
+    )
 
+    # Before the images, which may take hours.
+    if name == "fisher":
+        check_floor(settings["floor"])
+    else:
+        check_off_diagonal(settings["off_diagonal"])
     names = evaluator.vectors.names
     observe: Callable[..., Any] = fisher_diagonals if name == "fisher" else gram_matrices
     found = []

@@ -60,23 +60,27 @@ def adamerge(
     Raises:
         Cancelled: Once ``cancel`` is set.
         DatasetError: A dataset can't be read.
-        MapMergeError: There is less than one step or image, ``start`` is outside [0, 1], or the device runs
-            out of memory.
+        MapMergeError: There is less than one step or image, ``start`` is outside [0, 1], ``lr`` is not
+            positive, or the device runs out of memory.
     """
     for number, what in ((steps, "step"), (batch_size, "image in a batch")):
         if number < 1:
             raise MapMergeError(f"AdaMerging needs at least 1 {what}, not {number}.")
     if not 0 <= start <= 1:
         raise MapMergeError(f"AdaMerging's coefficients must start from 0 to 1, not {start:g}.")
-    vectors = evaluator.vectors if vectors is None else vectors.to(evaluator.device)
-    family, rng = evaluator.family, np.random.default_rng(seed)
-    images = {name: family.prepare(load_split(task.data, "val")[0]) for name, task in evaluator.tasks.items()}
-    shape = (len(vectors.layers), len(vectors))
-    # Once, for the tensors that are not merged; from then on the merged ones are written in place.
-    vectors.merge_into(family.model, np.full(len(vectors), start))
-    raw = torch.full(shape if layer_wise else shape[1:], start, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.Adam([raw], lr=lr, betas=(0.9, 0.999))
+    if not lr > 0:
+        raise MapMergeError(f"AdaMerging's learning rate must be above 0, not {lr:g}.")
     with running_out_of_memory(evaluator, batch_size):
+        vectors = evaluator.vectors if vectors is None else vectors.to(evaluator.device)
+        family, rng = evaluator.family, np.random.default_rng(seed)
+        images = {
+            name: family.prepare(load_split(task.data, "val")[0]) for name, task in evaluator.tasks.items()
+        }
+        shape = (len(vectors.layers), len(vectors))
+        # Once, for the tensors that are not merged; from then on the merged ones are written in place.
+        vectors.merge_into(family.model, np.full(len(vectors), start))
+        raw = torch.full(shape if layer_wise else shape[1:], start, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.Adam([raw], lr=lr, betas=(0.9, 0.999))
         for step in range(steps):
             if cancel and cancel.is_set():
                 raise Cancelled

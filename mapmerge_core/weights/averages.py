@@ -54,8 +54,7 @@ def fisher_merge(
         MapMergeError: There isn't one Fisher for each task vector, or ``floor`` is not positive.
     """
     _check_one_each(vectors, fishers, "Fisher diagonal")
-    if floor <= 0:
-        raise MapMergeError(f"The floor of Fisher merging must be above 0, not {floor:g}.")
+    check_floor(floor)
     flats = [torch.empty_like(group.base) for group in vectors.groups]
     for group, flat in zip(vectors.groups, flats, strict=True):
         for slot in group.slots:
@@ -93,8 +92,7 @@ def regmean_merge(
             outside [0, 1].
     """
     _check_one_each(vectors, grams, "set of Gram matrices")
-    if not 0 <= off_diagonal <= 1:
-        raise MapMergeError(f"RegMean's scale of off-diagonals must be from 0 to 1, not {off_diagonal:g}.")
+    check_off_diagonal(off_diagonal)
     flats = [torch.empty_like(group.base) for group in vectors.groups]
     for group, flat in zip(vectors.groups, flats, strict=True):
         for slot in group.slots:
@@ -106,6 +104,18 @@ def regmean_merge(
                 change = V.mean(dim=0)
             torch.add(base, change, out=slot.columns(flat))
     return vectors.state_dict_of(flats)
+
+
+def check_floor(floor: float) -> None:
+    """Refuses a floor of Fisher merging that isn't positive (MapMergeError)."""
+    if not floor > 0:
+        raise MapMergeError(f"The floor of Fisher merging must be above 0, not {floor:g}.")
+
+
+def check_off_diagonal(off_diagonal: float) -> None:
+    """Refuses a scale of RegMean's off-diagonals outside [0, 1] (MapMergeError)."""
+    if not 0 <= off_diagonal <= 1:
+        raise MapMergeError(f"RegMean's scale of off-diagonals must be from 0 to 1, not {off_diagonal:g}.")
 
 
 def _nearest_outputs(V: Tensor, grams: Sequence[Gram], off_diagonal: float) -> Tensor:

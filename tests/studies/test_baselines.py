@@ -278,11 +278,27 @@ def test_data_merges_report_how_far_they_are(
         ("adamerging", {"steps": 2.5}, "steps = 2.5: give a whole number"),
         ("ties", {"keep": 0}, "above 0 and at most 1"),
         ("dare_ties", {"drop": 1}, "below 1"),
+        ("dare", {"scale": 0.3, "seed": -1}, "seed -1 can't be used"),
+        ("fisher", {"seed": 2**31}, "seed 2147483648 can't be used"),
+        ("fisher", {"examples": 0}, "At least 1 example is needed, not 0"),
+        ("fisher", {"floor": 0}, "floor of Fisher merging must be above 0, not 0"),
+        ("regmean", {"seed": -1}, "seed -1 can't be used"),
+        ("regmean", {"off_diagonal": 1.5}, "from 0 to 1, not 1.5"),
+        ("adamerging", {"seed": -1}, "seed -1 can't be used"),
+        ("adamerging_layers", {"lr": -0.1}, "learning rate must be above 0, not -0.1"),
+        ("adamerging_ties", {"start": 1.5}, "must start from 0 to 1, not 1.5"),
     ],
 )
 def test_what_can_not_be_made_leaves_nothing(
-    store: Store, study: StudyRow, evaluator: Evaluator, name: str, settings: dict, sentence: str
+    store: Store,
+    study: StudyRow,
+    evaluator: Evaluator,
+    name: str,
+    settings: dict,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    monkeypatch.setattr(evaluator.family, "class_logits", refuse)  # it is refused before any image is used
     with pytest.raises(MapMergeError, match=sentence):
         make_baseline(store, study, name, evaluator, settings=settings)
     assert store.baselines(study.id) == []
