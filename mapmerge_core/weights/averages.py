@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Relative to a Gram matrix's mean diagonal: far below what a layer's inputs span, above float32's rounding.
 _RIDGE = 1e-6
+# How often it grows tenfold: rounding of wide layers, off-diagonals and all, may outweigh the first.
+_RIDGES = 5
 # Added to the ridge, for layers whose inputs are all zero.
 _TINY = 1e-30
 
@@ -77,7 +79,9 @@ def regmean_merge(
     off-diagonal entries scaled (Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language
     Models", ICLR 2023: RegMean's closed form); parameters without Gram matrices are averaged. Solved in
     float64 on the CPU. Every G_n gets one ridge, 10⁻⁶ of their mean diagonal, which hardly matters but where
-    no model's inputs reach: there weights are averaged.
+    no model's inputs reach: there weights are averaged. Where float32's rounding has left Σ G_n indefinite
+    even so, as it may with ``off_diagonal`` 1 and fewer rows than inputs, the ridge grows tenfold until it
+    is not.
 
     Args:
         vectors: N task vectors.
@@ -88,8 +92,8 @@ def regmean_merge(
         A state dict as `TaskVectors.merge` gives.
 
     Raises:
-        MapMergeError: There isn't one set of Gram matrices for each task vector, or ``off_diagonal`` is
-            outside [0, 1].
+        MapMergeError: There isn't one set of Gram matrices for each task vector, one isn't finite, or
+            ``off_diagonal`` is outside [0, 1].
     """
     _check_one_each(vectors, grams, "set of Gram matrices")
     check_off_diagonal(off_diagonal)
@@ -120,13 +124,23 @@ def check_off_diagonal(off_diagonal: float) -> None:
 
 def _nearest_outputs(V: Tensor, grams: Sequence[Gram], off_diagonal: float) -> Tensor:
     """Merges one layer's task vectors (N x its shape); θ_pre drops out of the equation."""
-    total = weighted = torch.zeros((), dtype=torch.float64)
-    ridge = _RIDGE * sum(float(gram.matrix.diagonal().mean()) for gram in grams) / len(grams) + _TINY
+    total = weighted = plain = torch.zeros((), dtype=torch.float64)
     for v, (matrix, axis) in zip(V, grams, strict=True):
         G = matrix.cpu().double()
-        G = off_diagonal * G + torch.diag((1 - off_diagonal) * G.diagonal() + ridge)
-        total, weighted = total + G, weighted + G @ v.cpu().double().movedim(axis, 0)
-    solution = torch.cholesky_solve(weighted, torch.linalg.cholesky(total))
+        G = off_diagonal * G + (1 - off_diagonal) * torch.diag(G.diagonal())
+        change = v.cpu().double().movedim(axis, 0)
+        total, weighted, plain = total + G, weighted + G @ change, plain + change
+    diagonal = total.diagonal()
+    ridge = _RIDGE * float(diagonal.mean()) / len(grams) + _TINY
+    for _ in range(_RIDGES):
+        regular = total + torch.diag(torch.full_like(diagonal, len(grams) * ridge))
+        factor, failed = torch.linalg.cholesky_ex(regular)
+        if not failed:
+            break
+        ridge *= 10
+    else:
+        raise MapMergeError("RegMean can't use Gram matrices that hold NaN or infinity: check the models.")
+    solution = torch.cholesky_solve(weighted + ridge * plain, factor)
     return solution.movedim(0, grams[0].axis).to(V.dtype).to(V.device)
 
 

@@ -127,6 +127,20 @@ def test_few_inputs_do_not_blow_weights_up():
     np.testing.assert_allclose(merged @ unseen.T, sum(weights_of(models)) / 3 @ unseen.T, atol=0.15)
 
 
+def test_rounding_that_makes_a_sum_of_gram_matrices_indefinite_is_outweighed():
+    """50 rows for 768 inputs of very different size, as deep in a network: float32 can't tell it is >= 0."""
+    generator = torch.Generator().manual_seed(0)
+    models = {f"m{i}": {"weight": torch.randn(16, 768, generator=generator)} for i in range(2)}
+    vectors = TaskVectors.from_state_dicts({"weight": torch.zeros(16, 768)}, models)
+    inputs = [torch.randn(50, 768, generator=generator) * torch.logspace(-3, 0, 768) + 1 for _ in models]
+    grams = [{"weight": Gram(X.T @ X / 50, 1)} for X in inputs]
+    assert torch.linalg.eigvalsh(sum(gram["weight"].matrix.double() for gram in grams))[0] < 0
+    merged = regmean_merge(vectors, grams, off_diagonal=1)["weight"]
+    for X, model in zip(inputs, models.values(), strict=True):  # 100 rows leave 768 inputs free to fit both
+        error, size = (X @ (merged - model["weight"]).T).norm(), (X @ model["weight"].T).norm()
+        assert error < 0.01 * size
+
+
 def test_a_layer_without_gram_matrices_of_every_model_is_averaged():
     vectors, models, inputs = linear_models()
     merged = regmean_merge(vectors, [gram_of(inputs[0]), {}, gram_of(inputs[2])])["weight"]
@@ -146,3 +160,6 @@ def test_what_can_not_be_averaged():
         fisher_merge(vectors, [{}, {}, {}], floor=0)
     with pytest.raises(MapMergeError, match=r"off-diagonals must be from 0 to 1, not 1\.2"):
         regmean_merge(vectors, grams, off_diagonal=1.2)
+    grams[1]["weight"].matrix[0, 0] = torch.nan
+    with pytest.raises(MapMergeError, match="hold NaN or infinity"):
+        regmean_merge(vectors, grams)
