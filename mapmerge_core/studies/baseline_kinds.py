@@ -190,7 +190,9 @@ def check_settings(kind: BaselineKind, settings: Mapping[str, Any]) -> dict[str,
     numbers = {
         name: _number(kind, name, settings.get(name, default)) for name, default in kind.settings.items()
     }
-    check_seed(numbers.get("seed", 0))
+    seed = numbers.get("seed")
+    if isinstance(seed, int):
+        check_seed(seed)
     return numbers
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
+from uuid import uuid4
 
 from sqlalchemy import delete, select
 from sqlalchemy.dialects.sqlite import insert
@@ -23,6 +26,10 @@ if TYPE_CHECKING:
 
     from mapmerge_core.studies.rows import Split
     from mapmerge_core.tasks.metric import Outcome
+
+
+# Writing a model takes minutes at most: an unfinished one this old is what a killed process left.
+_LEFT_SECONDS = 24 * 60 * 60
 
 
 class BaselineStore(Database):
@@ -109,7 +116,22 @@ class BaselineStore(Database):
 
     def baseline_file(self, baseline_id: int) -> Path:
         """Where a baseline's model lies, if it is neither coefficients nor made again from settings."""
-        return self.folder / "baselines" / f"baseline-{baseline_id}.safetensors"
+        return self._baselines_folder / f"baseline-{baseline_id}.safetensors"
+
+    def new_baseline_file(self) -> Path:
+        """Where to write a model for ``add_baseline``; removes what processes killed at it left long ago."""
+        for left in self._baselines_folder.glob(".*.safetensors"):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
+                    left.unlink()
+        return self._baselines_folder / f".{uuid4().hex}.safetensors"
+
+    @property
+    def _baselines_folder(self) -> Path:
+        if self.path.parent == self.folder and self.path.name == "mapmerge.db":
+            return self.folder / "baselines"
+        # Other databases may share the data folder, and each counts its baselines from 1.
+        return self.path.with_name(f"{self.path.name}-baselines")
 
     def add_baseline_evaluation(self, baseline_id: int, task: str, split: Split, outcome: Outcome) -> bool:
         """Commits a measurement; returns False and changes nothing where it was measured before."""

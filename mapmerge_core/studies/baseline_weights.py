@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import numpy as np
 
@@ -181,6 +180,6 @@ def _save(store: Store, weights: Mapping[str, Tensor], part: str) -> Path:
     """Writes the merged part of a model to a temporary file beside its place."""
     from mapmerge_core.weights.export import save_tensors
 
-    path = store.folder / "baselines" / f".{uuid4().hex}.safetensors"
+    path = store.new_baseline_file()
     save_tensors(path, {name: tensor for name, tensor in weights.items() if name.startswith(part)})
     return path

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.studies.spec import StudySpec
 
 
 def outcome(value: float) -> Outcome:
@@ -63,6 +66,34 @@ def test_a_deleted_study_takes_its_baselines_and_their_files_along(store: Store,
     assert store.baseline_measured(fisher.id, "test") == {}
     with pytest.raises(StudyError, match="no baseline"):
         store.baseline(fisher.id)
+
+
+def test_databases_that_share_a_data_folder_keep_their_models_apart(
+    store: Store, spec: StudySpec, tmp_path: Path
+):
+    stores = [store, *(Store(store.folder, url=f"sqlite:///{tmp_path}/{name}.db") for name in "ab")]
+    for value, each in enumerate(stores):
+        written = each.new_baseline_file()
+        written.parent.mkdir(parents=True, exist_ok=True)
+        written.write_bytes(bytes([value]))
+        row = each.add_baseline(each.create_study("Tiny", spec).id, "fisher", {}, file=written)
+        assert row.id == 1
+    assert [each.baseline_file(1).read_bytes() for each in stores] == [b"\0", b"\1", b"\2"]
+    for other in stores[1:]:
+        other.close()
+
+
+def test_what_a_killed_process_left_is_removed_in_time(store: Store):
+    dead, writing = store.new_baseline_file(), store.new_baseline_file()
+    kept = store.baseline_file(1)
+    dead.parent.mkdir(parents=True)
+    for file in (dead, writing, kept):
+        file.write_bytes(b"weights")
+    long_ago = time.time() - 2 * 24 * 60 * 60
+    for file in (dead, kept):
+        os.utime(file, (long_ago, long_ago))
+    store.new_baseline_file()
+    assert set(dead.parent.iterdir()) == {writing, kept}
 
 
 def test_a_database_from_before_there_were_baselines_gains_them(
