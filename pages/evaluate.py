@@ -36,7 +36,8 @@ def draw() -> None:
                     (run for run in runs[::-1] if (run.method, run.status) == ("nested", "done")), None
                 )
                 if merged:
-                    nested_tree.draw(study, merged)
+                    with shell.errors_shown():
+                        nested_tree.draw(study, merged)
             is_live = job is not None or elsewhere is not None
             results.draw(study.id, n_tasks=len(study.spec.tasks), is_live=is_live)
         else:

@@ -25,12 +25,14 @@ class Finding:
     """A run's front and its price.
 
     Attributes:
+        replay: The run, replayed; None where that can't be done.
         front: The models that it offers, from its own points alone; None where there is a problem.
         evaluations: (c, task) pairs on the validation split that it rests on, whoever measured them.
         seconds: What measuring those took, whenever that was.
         problem: One sentence on why there is no front; "" where there is one.
     """
 
+    replay: Replay | None
     front: RunFront | None
     evaluations: int
     seconds: float
@@ -69,7 +71,7 @@ def finding_of(store: Store, run: RunRow, *, seed: int = 0) -> Finding:
         seed: Seed of the search for its front.
     """
     if run.status != "done":
-        return Finding(None, run.n_evaluations, run.seconds, _unfinished(run))
+        return Finding(None, None, run.n_evaluations, run.seconds, _unfinished(run))
     key = (store.path, run.id, run.created, seed)
     found = _cache.get(key)
     if found is None:
@@ -82,13 +84,13 @@ def _find(store: Store, run: RunRow, seed: int) -> Finding:
     try:
         replayed = replay(store, run.id)
     except MapMergeError as error:
-        return Finding(None, run.n_evaluations, run.seconds, str(error))
+        return Finding(None, None, run.n_evaluations, run.seconds, str(error))
     spent = replayed.n_evaluations, _seconds(store, replayed)
     try:
         front = front_of(replayed, store.study(run.study_id).spec.metrics, seed=seed)
     except MapMergeError as error:
-        return Finding(None, *spent, str(error))
-    return Finding(front, *spent, "")
+        return Finding(replayed, None, *spent, str(error))
+    return Finding(replayed, front, *spent, "")
 
 
 def _seconds(store: Store, replayed: Replay) -> float:

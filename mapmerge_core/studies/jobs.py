@@ -18,6 +18,7 @@ from mapmerge_core.errors import Cancelled, MapMergeError, StudyError
 from mapmerge_core.studies.completing import complete
 from mapmerge_core.studies.entries import shares_of
 from mapmerge_core.studies.evaluators import EvaluatorCache
+from mapmerge_core.studies.findings import finding_of
 from mapmerge_core.studies.job import LIVE, Job, JobKind, JobSnapshot, JobStatus
 from mapmerge_core.studies.runner import Estimate, estimate, execute_run, explain, measure
 from mapmerge_core.studies.spec import check_seed
@@ -68,7 +69,10 @@ class Jobs:
 
         def work(job: Job) -> Any:  # noqa: ANN401
             get = self._cache(device).get
-            return execute_run(self._store, run_id, get, cancel=job.cancel, progress=self._counter(job))
+            done = execute_run(self._store, run_id, get, cancel=job.cancel, progress=self._counter(job))
+            if done.method == "nested":
+                finding_of(self._store, done)  # its tree takes seconds, which a page shouldn't wait for
+            return done
 
         points = f"{run.settings.points} points{' a pair' if run.method == 'nested' else ''}"
         return self._add("run", run.study_id, f"Evaluate {points}", work, device, run_id, claim)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mapmerge_core.errors import StudyError
+from mapmerge_core.methods.catalogue import TITLES
 from mapmerge_core.methods.nested import NestedMAP
 from mapmerge_core.search.front import find_front, non_dominated
 from mapmerge_core.search.preferences import choose_by_preference
@@ -93,6 +94,11 @@ def replay(store: Store, run_id: int) -> Replay:
                 points.append(c)
             values[key][list(batch.tasks)] = told[number]
         if np.isnan(told).any():
+            if run.status == "done":
+                raise StudyError(
+                    f"Run {run_id} was made by another version of mapmerge, whose {TITLES[run.method]} chose "
+                    "other points: start a new run to compare it."
+                )
             raise StudyError(f"Run {run_id} hasn't measured everything yet: resume it first.")
         method.tell(batch, told)
     return Replay(run, method, np.array(points), np.array([values[c.tobytes()] for c in points]))

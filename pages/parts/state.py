@@ -14,8 +14,8 @@ from mapmerge_core.studies.analysis import Analysis, analyse
 from mapmerge_core.studies.comparing import Comparison, compare
 from mapmerge_core.studies.completing import estimate_completion
 from mapmerge_core.studies.exporting import exported_baseline
+from mapmerge_core.studies.findings import finding_of
 from mapmerge_core.studies.jobs import Jobs, JobSnapshot
-from mapmerge_core.studies.replay import replay
 from mapmerge_core.studies.rows import RunRow, StudyRow
 from mapmerge_core.studies.run_store import ACTIVE
 from mapmerge_core.studies.spec import DEMO_ZOO
@@ -143,10 +143,17 @@ def comparison_seconds(study_id: int, weights: Mapping[str, float]) -> float | N
     return estimate_completion(store(), study_id, weights=weights)
 
 
-@st.cache_resource(show_spinner="Fitting each pair's surrogates…", max_entries=16)
 def nested_tree(run_id: int) -> Pair:
-    """The tree of a nested run that is done."""
-    nested: NestedMAP = replay(store(), run_id).method
+    """The tree of a nested run that is done.
+
+    Raises:
+        StudyError: where it can't be grown again.
+    """
+    with st.spinner("Fitting each pair's surrogates…"):
+        finding = finding_of(store(), store().run(run_id))
+    if finding.replay is None:
+        raise StudyError(finding.problem)
+    nested: NestedMAP = finding.replay.method
     return nested.tree
 
 

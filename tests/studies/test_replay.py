@@ -112,3 +112,10 @@ def test_what_cannot_be_run_is_refused_before_it_is_kept(
     with pytest.raises(SearchError, match=message):
         store.create_run(study.id, RunSettings(**{"points": 20, **settings}), method)
     assert store.runs(study.id) == []
+
+
+def test_a_done_run_of_another_version_says_so(store: Store, study: StudyRow):
+    run = store.create_run(study.id, RunSettings(points=12))
+    store.set_status(run.id, "done")
+    with pytest.raises(StudyError, match="another version of mapmerge, whose MAP chose other points"):
+        replay(store, run.id)
