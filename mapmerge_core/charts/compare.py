@@ -214,7 +214,7 @@ def parallel(info: CompareInfo, palette: Palette) -> go.Figure:
 
 @dataclass(frozen=True)
 class Bar:
-    """A row's preference-weighted sum, as a fraction, with the ends of its 90% interval."""
+    """A row's preference-weighted sum, as a fraction, with the ends of its 90% interval, NaN if unknown."""
 
     key: str
     name: str
@@ -310,9 +310,8 @@ def weighted_bars(info: BarsInfo, palette: Palette, *, height: int | None = None
             textposition="inside",
             insidetextanchor="start",
             textfont={"color": [_on(bar, info, palette) for bar in bars], "size": 12},
-            customdata=[[bar.lower, bar.upper] for bar in bars],
-            hovertemplate=f"<b>%{{y}}</b>  %{{x:.1f}}{info.unit}<br>90% interval %{{customdata[0]:.1f}}–"
-            f"%{{customdata[1]:.1f}}{info.unit}<extra></extra>",
+            customdata=[_interval(bar, info.unit) for bar in bars],
+            hovertemplate=f"<b>%{{y}}</b>  %{{x:.1f}}{info.unit}%{{customdata}}<extra></extra>",
             showlegend=False,
         )
     ]
@@ -333,6 +332,11 @@ def weighted_bars(info: BarsInfo, palette: Palette, *, height: int | None = None
     )
 
 
+def _interval(bar: Bar, unit: str) -> str:
+    """What a bar's label says of its interval, if that is known."""
+    return "" if np.isnan(bar.lower) else f"<br>90% interval {bar.lower:.1f}–{bar.upper:.1f}{unit}"
+
+
 def _on(bar: Bar, info: BarsInfo, palette: Palette) -> str:
     """The colour of a text on a bar."""
     return palette.background if bar.key == info.chosen or bar.kind == "run" else palette.text
@@ -340,7 +344,6 @@ def _on(bar: Bar, info: BarsInfo, palette: Palette) -> str:
 
 def _bar_range(info: BarsInfo) -> list[float] | None:
     """From zero to a little beyond the farthest end on either side; None leaves it to Plotly."""
-    ends = [end for bar in info.bars for end in (bar.lower, bar.upper)]
-    if not np.isnan(info.level):
-        ends.append(info.level)
+    ends = [info.level, *(end for bar in info.bars for end in (bar.lower, bar.value, bar.upper))]
+    ends = [end for end in ends if not np.isnan(end)]
     return [1.03 * min(0.0, *ends), 1.03 * max(0.0, *ends)] if ends else None

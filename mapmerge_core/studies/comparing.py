@@ -135,18 +135,23 @@ class Comparison:
     def weighted(self, row: Row, normalise: bool = False) -> tuple[float, float, float]:
         """A row's preference-weighted sum for the shown preference; metrics that go down count negatively.
 
-        The interval is normal, from the binomial errors of accuracies measured on ``n_test`` examples each.
+        The interval is normal, from the binomial errors of shares, as accuracies are, measured on ``n_test``
+        examples each; other metrics' errors aren't known.
 
         Args:
             row: One of the rows.
             normalise: Whether to weigh shares of the single-task models' metrics.
 
         Returns:
-            The sum and the ends of its 90 % interval, NaN where something hasn't been measured.
+            The sum and the ends of its 90 % interval, NaN where something hasn't been measured; the ends also
+            where a task that has a weight isn't measured by a share.
         """
         factors = self.weights * signs(self.maximize) / (self.single if normalise else 1.0)
         value = float(factors @ row.metrics)
-        error = sqrt(float(factors**2 @ (row.metrics * (1 - row.metrics) / self.n_test)))
+        shares = np.array([metric.bounds == (0.0, 1.0) for metric in self.metrics])
+        variances = np.where(shares, row.metrics * (1 - row.metrics), nan) / self.n_test
+        weighty = factors != 0
+        error = sqrt(float(factors[weighty] ** 2 @ variances[weighty]))
         return value, value - Z_90 * error, value + Z_90 * error
 
     def own_weighted(self, normalise: bool = False) -> float:

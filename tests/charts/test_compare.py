@@ -172,6 +172,15 @@ def test_bars_are_sorted_and_carry_their_intervals() -> None:
     assert figure.layout.xaxis.range[0] == 0
 
 
+def test_bars_without_an_interval_have_the_axis_and_the_label_without() -> None:
+    found = bars_info(
+        [Bar("a", "A", "run", 2.0, *[float("nan")] * 2), *bars()[:1]], (ACCURACY,) * 2, 0.9, normalise=True
+    )
+    figure = weighted_bars(found, LIGHT)
+    np.testing.assert_allclose(figure.layout.xaxis.range, [0, 206])
+    assert list(figure.data[0].customdata) == ["<br>90% interval 48.0–52.0%", ""]
+
+
 def test_bars_without_single_task_models_have_no_line_and_losses_are_no_percent() -> None:
     loss = Metric("loss", maximize=False, low=0.0)
     # Sums of metrics that go down are negative, and the highest is the best.

@@ -20,7 +20,7 @@ from mapmerge_core.studies.demo import demo_runs, find_demo_study
 from mapmerge_core.studies.runner import execute_run
 from mapmerge_core.studies.siblings import sibling
 from mapmerge_core.studies.spec import RunSettings, Transform, spec_from_manifest
-from mapmerge_core.tasks.metric import Outcome
+from mapmerge_core.tasks.metric import ACCURACY, Metric, Outcome
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -172,6 +172,20 @@ def test_the_weighted_sum_has_binomial_intervals(store: Store, study: StudyRow):
     assert shares == pytest.approx(tuple(end / 0.9 for end in (value, lower, upper)))
     assert comparison.own_weighted() == pytest.approx(0.9)
     assert comparison.own_weighted(normalise=True) == pytest.approx(1.0)
+
+
+def test_the_weighted_sum_of_losses_has_no_interval(store: Store, study: StudyRow):
+    done_run(store, study)
+    put_everything(store, study)
+    loss = Metric("loss", maximize=False, low=0.0)
+    mixed = replace(compare(store, study.id), metrics=(ACCURACY, loss), weights=np.array([0.25, 0.75]))
+    row = replace(mixed.row("pretrained"), metrics=np.array([0.4, 3.0]))
+    value, *ends = mixed.weighted(row)
+    assert value == pytest.approx(0.25 * 0.4 - 0.75 * 3.0)
+    assert np.isnan(ends).all()
+    half = 1.6448536 * sqrt(0.4 * 0.6 / 50)
+    alone = replace(mixed, weights=np.array([1.0, 0.0])).weighted(row)
+    assert alone == pytest.approx((0.4, 0.4 - half, 0.4 + half))
 
 
 def test_hypervolumes_are_shares_of_the_single_task_models(store: Store, study: StudyRow):
