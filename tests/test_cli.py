@@ -286,7 +286,7 @@ def test_comparing_again_measures_nothing_and_says_the_same(compared: Compared):
     assert compared.again == compared.first
 
 
-def test_compare_as_a_table_and_a_file(compared: Compared, tmp_path: Path):
+def test_compare_as_a_table_and_a_file(compared: Compared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     arguments = ["compare", "1", "--no-baselines", "--normalise", "--preference", "Colours=1"]
     text, _ = compared.command_line(*arguments, "--csv", str(tmp_path / "table.csv"))
     assert "the preference is Colours 100%" in text
@@ -298,8 +298,11 @@ def test_compare_as_a_table_and_a_file(compared: Compared, tmp_path: Path):
     assert len(lines) == 1 + len(compared.first["rows"])
     own = next(line for line in lines if line.startswith("Colours's own model"))
     assert float(own.split(",")[2]) == 1.0
-    _, err = compared.command_line(*arguments, "--csv", str(tmp_path / "nowhere" / "table.csv"), code=2)
-    assert "can't be written" in err
+    for nowhere in (tmp_path / "nowhere" / "table.csv", tmp_path):
+        with monkeypatch.context() as patched:  # refused before anything is made
+            patched.setattr("mapmerge_core.cli.compare._prepare", None)
+            _, err = compared.command_line(*arguments, "--csv", str(nowhere), code=2)
+        assert f"{nowhere} can't be written" in err
 
 
 def test_every_compared_model_can_be_exported(compared: Compared, tmp_path: Path):
@@ -308,6 +311,8 @@ def test_every_compared_model_can_be_exported(compared: Compared, tmp_path: Path
         exported = compared.command_line.json("export", "1", "--row", name, "--out", out)
         assert exported["row"] == name
         assert Path(exported["export"]).stat().st_size == exported["bytes"]
+    pick = Store(compared.command_line.home).picks(1)[-1]
+    assert (pick.name, pick.how) == ("Pre-trained", {"kind": "compared", "name": "Pre-trained"})
 
 
 def test_the_front_of_one_run(compared: Compared):
@@ -386,6 +391,11 @@ def test_a_transform_makes_a_sibling_study(tiny_zoo: Path, tmp_path: Path):
     rows = command_line.json("compare", "Plain", "--no-baselines")["rows"]
     names = [row["name"] for row in rows if row["kind"] == "run"]
     assert names == ["MAP", "MAP on DARE 25 %, run 2", "MAP on DARE 25 %, run 3"]
+    # Baselines are the plain study's, also where the other one is compared.
+    rows = command_line.json("compare", "Plain on DARE 25 %", "--baselines", "soup")["rows"]
+    assert "Model soup" in [row["name"] for row in rows]
+    _, err = command_line("compare", "TIES at once", "--baselines", "soup", code=2)
+    assert "make it in the study of the same models without TIES 20 %" in err
 
 
 def test_an_interrupted_comparison_goes_on(request: pytest.FixtureRequest, tiny_zoo: Path, tmp_path: Path):

@@ -127,7 +127,8 @@ def _export_row(store: Store, study: StudyRow, options: Namespace) -> int:
     if row.baseline_id is not None:
         exported = export_baseline(store, row.baseline_id, options.out)
     elif row.c is not None:
-        pick = store.add_pick(row.study_id, row.c, {"kind": "point"}, name=row.name)
+        how = {"kind": "compared", "name": row.name}
+        pick = store.add_pick(row.study_id, row.c, how, name=row.name)
         exported = export_pick(store, pick.id, options.out)
     else:
         raise StudyError(row.problem)

@@ -14,6 +14,7 @@ from mapmerge_core.studies.comparing import Comparison, complete, to_table
 from mapmerge_core.studies.comparing import compare as compare_study
 from mapmerge_core.studies.demo import demo_runs, find_demo_study
 from mapmerge_core.studies.entries import shares_of
+from mapmerge_core.studies.siblings import family_of
 from mapmerge_core.studies.spec import DEMO_ZOO, demo_tasks, spec_from_manifest
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def compare(options: Namespace) -> int:
     if (options.study is None) != options.demo:
         raise StudyError("Name either a study, or with --demo the bundled models.")
     check_device(options.device)
+    if options.csv is not None and (options.csv.is_dir() or not options.csv.absolute().parent.is_dir()):
+        raise StudyError(f"{options.csv} can't be written: choose a file in a folder that exists.")
     try:
         study, comparison = _prepare(options)
     except (Cancelled, KeyboardInterrupt):
@@ -57,7 +60,7 @@ def _prepare(options: Namespace) -> tuple[StudyRow, Comparison]:
                 raise StudyError(f"--{name.replace('_', '-')} is for --demo: leave it out.")
         session = Session()
         study = session.store.find_study(options.study)
-        weights = _check(options, study.spec)
+        weights = _check(options, study.spec, family_of(session.store, study)[0].spec)
     named = _named_baselines(options)
     with progress_bar("Baselines and test metrics") as progress, ctrl_c_stops() as cancel:
         complete(
@@ -78,7 +81,7 @@ def _run_demo(options: Namespace) -> tuple[Session, StudyRow, Mapping[str, float
     n_tasks = 2 if options.tasks is None else options.tasks
     zoo = options.zoo or DEMO_ZOO
     spec = spec_from_manifest(zoo, demo_tasks(n_tasks, zoo))
-    weights = _check(options, spec)
+    weights = _check(options, spec, spec)
     runs = demo_runs(
         n_tasks,
         points=options.points,
@@ -99,12 +102,15 @@ def _run_demo(options: Namespace) -> tuple[Session, StudyRow, Mapping[str, float
     return session, study, weights
 
 
-def _check(options: Namespace, spec: StudySpec) -> Mapping[str, float] | None:
-    """The preference that was typed; refuses it and unknown baselines before anything is measured."""
+def _check(options: Namespace, spec: StudySpec, base: StudySpec) -> Mapping[str, float] | None:
+    """The preference that was typed; refuses it and unknown baselines before anything is measured.
+
+    Baselines are those of ``base``, the same models' study without a transform if there is one.
+    """
     weights = None if options.preference is None else parse_weights(options.preference, spec.task_names)
     shares_of(weights, spec.task_names)
     for name in _named_baselines(options) or []:
-        check_offered(spec, name)
+        check_offered(base, name)
     return weights
 
 
