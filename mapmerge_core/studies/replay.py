@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from mapmerge_core.tasks.metric import Metric
 
 
+SAME = 1e-6
+"""Coefficients of nested MAP that differ by no more are one point: a pair's choice, and with it what the next
+round asks, ends in other digits on another processor (by 1e-8 between the kernels of one BLAS)."""
+
+
 @dataclass(frozen=True, eq=False)
 class Replay:
     """A finished run, replayed from the store.
@@ -30,7 +35,7 @@ class Replay:
     Attributes:
         run: The run.
         method: The method, told everything.
-        C: The coefficients that it asked for (``n x N``), in its order.
+        C: The coefficients that it asked for (``n x N``), in its order, as they were measured.
         Y: Their validation values (``n x K``), NaN for tasks that it didn't ask for.
     """
 
@@ -85,10 +90,14 @@ def replay(store: Store, run_id: int) -> Replay:
     points: list[np.ndarray] = []
     while (batch := method.ask()) is not None:
         told = np.full((len(batch.C), len(batch.tasks)), np.nan)
-        for number, c in enumerate(batch.C + 0.0):  # −0.0 becomes 0.0, as the store writes it
+        for number, asked in enumerate(batch.C + 0.0):  # −0.0 becomes 0.0, as the store writes it
+            row = rows.get(asked.tobytes())
+            if row is None and run.method == "nested":
+                row = _nearest(known_C, asked)
+            if row is not None:
+                told[number] = known_Y[row, batch.tasks]
+            c = asked if row is None else known_C[row]
             key = c.tobytes()
-            if key in rows:
-                told[number] = known_Y[rows[key], batch.tasks]
             if key not in values:
                 values[key] = np.full(len(study.spec.tasks), np.nan)
                 points.append(c)
@@ -102,6 +111,14 @@ def replay(store: Store, run_id: int) -> Replay:
             raise StudyError(f"Run {run_id} hasn't measured everything yet: resume it first.")
         method.tell(batch, told)
     return Replay(run, method, np.array(points), np.array([values[c.tobytes()] for c in points]))
+
+
+def _nearest(C: np.ndarray, c: np.ndarray) -> int | None:
+    """Which row of ``C`` (``n x N``) is the same point as ``c`` (N,), if one is."""
+    if len(C) == 0:
+        return None
+    gaps = np.abs(C - c).max(axis=1)
+    return int(gaps.argmin()) if gaps.min() <= SAME else None
 
 
 def run_front(store: Store, run_id: int, *, seed: int = 0) -> RunFront:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from mapmerge_core.errors import SearchError, StudyError
+from mapmerge_core.methods import nested
 from mapmerge_core.studies.replay import replay, run_front
-from mapmerge_core.studies.spec import RunSettings
+from mapmerge_core.studies.spec import RunSettings, spec_from_manifest
 from mapmerge_core.tasks.metric import Outcome
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mapmerge_core.search.front import Front
     from mapmerge_core.studies.rows import RunRow, StudyRow
     from mapmerge_core.studies.store import Store
 
 
 def true_metrics(c: np.ndarray) -> np.ndarray:
-    """Two tasks, each best at its own model, as accuracies are: a front runs between them."""
-    return np.array([0.9 - 0.5 * ((c - top) ** 2).sum() for top in np.eye(2)])
+    """Tasks, each best at its own model, as accuracies are: a front runs between them."""
+    return np.array([0.9 - 0.5 * ((c - top) ** 2).sum() for top in np.eye(len(c))])
 
 
 def finish(store: Store, study: StudyRow, method: str, **settings: object) -> RunRow:
@@ -118,4 +123,29 @@ def test_a_done_run_of_another_version_says_so(store: Store, study: StudyRow):
     run = store.create_run(study.id, RunSettings(points=12))
     store.set_status(run.id, "done")
     with pytest.raises(StudyError, match="another version of mapmerge, whose MAP chose other points"):
+        replay(store, run.id)
+
+
+def test_a_nested_run_of_another_processor_is_followed(
+    store: Store, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Other kernels of a BLAS leave other last digits in a pair's front, and so in the next points."""
+    study = store.create_study("Three", spec_from_manifest(tiny_zoo))
+    run = finish(store, study, "nested", points=10, link="identity")
+    store.set_status(run.id, "done")
+    here = replay(store, run.id)
+    real = nested.find_front
+
+    def elsewhere(*arguments: object, **options: object) -> Front:
+        front = real(*arguments, **options)
+        return replace(front, c=front.c * (1 + digits))
+
+    monkeypatch.setattr(nested, "find_front", elsewhere)
+    digits = 1e-8
+    there = replay(store, run.id)
+    assert not np.array_equal(there.method.pairs[0].c, here.method.pairs[0].c)
+    np.testing.assert_array_equal(there.C, here.C)
+    np.testing.assert_array_equal(there.Y, here.Y)
+    digits = 1e-3
+    with pytest.raises(StudyError, match="chose other points"):
         replay(store, run.id)
