@@ -15,7 +15,7 @@ from mapmerge_core.search.adaptive import (
     make_posterior,
     score_bins,
 )
-from mapmerge_core.search.design import MOST_POINTS, make_design
+from mapmerge_core.search.design import MOST_POINTS, anchors_outside, make_design
 from mapmerge_core.search.surrogate import QuadraticSurrogate, predict_all
 
 if TYPE_CHECKING:
@@ -91,8 +91,7 @@ class BayesianMAP:
             n_vectors, bins_per_angle(n_vectors) if bins is None else bins, low=low, high=high
         )
         n_parameters = QuadraticSurrogate.n_parameters(n_vectors)
-        corners = np.vstack([np.zeros(n_vectors), np.eye(n_vectors)])
-        outside = int((~self._bins.contain(corners)).sum()) if anchors else 0
+        outside = anchors_outside(n_vectors, low, high) if anchors else 0
         needed = n_parameters + outside
         self._points = 2 * n_parameters if points is None else points
         initial = needed if initial is None else initial

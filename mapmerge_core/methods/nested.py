@@ -23,7 +23,7 @@ from mapmerge_core.methods.tree import (
     neighbours,
     shares,
 )
-from mapmerge_core.search.design import make_design
+from mapmerge_core.search.design import anchors_outside, make_design
 from mapmerge_core.search.front import find_front
 from mapmerge_core.search.preferences import choose_by_preference
 from mapmerge_core.search.rules import Objective, Rule, apply_rule, parse_rule
@@ -386,8 +386,7 @@ def _check_weights(weights: Mapping[str, float] | None, tasks: tuple[str, ...]) 
 def _check_budget(points: int, seed: int, low: float, high: float) -> None:
     """Refuses what the pairs' designs couldn't be made of, or their surrogates not be fitted to."""
     make_design("uniform", points, 2, low=low, high=high, seed=seed, anchors=False)
-    anchors = np.vstack([np.zeros(2), np.eye(2)])
-    outside = int(((anchors < low) | (anchors > high)).any(axis=1).sum())
+    outside = anchors_outside(2, low, high)
     needed = QuadraticSurrogate.n_parameters(2) + outside
     if points < needed:
         why = f", and {outside} of them lie outside the box" if outside else ""

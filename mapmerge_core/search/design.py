@@ -52,7 +52,7 @@ def make_design(
             or above ``MOST_POINTS``.
     """
     _check(kind, n_points, n_vectors, low, high, seed)
-    fixed = np.vstack([np.zeros((1, n_vectors)), np.eye(n_vectors)]) if anchors else np.empty((0, n_vectors))
+    fixed = _anchors(n_vectors) if anchors else np.empty((0, n_vectors))
     n_free = n_points - len(fixed)
     if n_free < 0:
         raise SearchError(
@@ -66,6 +66,16 @@ def make_design(
     else:
         unit = sobol(n_free, n_vectors, seed)
     return np.vstack([fixed, low + (high - low) * unit])
+
+
+def anchors_outside(n_vectors: int, low: float, high: float) -> int:
+    """How many anchors the box [low, high]^N doesn't reach; surrogates aren't fitted to these."""
+    corners = _anchors(n_vectors)
+    return int(((corners < low) | (corners > high)).any(axis=1).sum())
+
+
+def _anchors(n_vectors: int) -> NDArray[np.float64]:
+    return np.vstack([np.zeros((1, n_vectors)), np.eye(n_vectors)])
 
 
 def sobol(n_points: int, n_vectors: int, seed: int) -> NDArray[np.float64]:

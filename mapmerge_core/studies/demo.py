@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mapmerge_core.errors import StudyError
 from mapmerge_core.methods.catalogue import TITLES, default_points
+from mapmerge_core.search.design import anchors_outside
 from mapmerge_core.search.surrogate import QuadraticSurrogate
 from mapmerge_core.studies.spec import (
     DEMO_ZOO,
@@ -120,7 +121,8 @@ def _check_map(spec: StudySpec, settings: RunSettings) -> None:
     settings.make_method("map", spec)
     n_tasks = len(spec.tasks)
     # Where the box ends below 1, the single-task models lie outside it and aren't fitted.
-    needed = QuadraticSurrogate.n_parameters(n_tasks) + (n_tasks if settings.high < 1 else 0)
+    outside = anchors_outside(n_tasks, settings.low, settings.high)
+    needed = QuadraticSurrogate.n_parameters(n_tasks) + outside
     if settings.points < needed:
         raise StudyError(
             f"{settings.points} points are too few to see the trade-offs of {n_tasks} tasks: choose {needed} "

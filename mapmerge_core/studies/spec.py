@@ -288,6 +288,7 @@ class RunSettings:
         self, name: MethodName, n_vectors: int, links: Sequence[tuple[LinkName, tuple[float, float]]]
     ) -> None:
         """Refuses, before anything is measured, what can't be fitted: wrong links, losses and budgets."""
+        from mapmerge_core.search.design import anchors_outside
         from mapmerge_core.search.fitting import check_loss
         from mapmerge_core.search.links import make_link
         from mapmerge_core.search.surrogate import QuadraticSurrogate
@@ -295,11 +296,13 @@ class RunSettings:
         check_loss(self.loss)
         for link, bounds in links:
             make_link(link, bounds)
-        needed = QuadraticSurrogate.n_parameters(n_vectors)
+        outside = anchors_outside(n_vectors, self.low, self.high) if self.anchors else 0
+        needed = QuadraticSurrogate.n_parameters(n_vectors) + outside
         if name == "map" and self.link == "identity" and self.points < needed:
+            why = f" ({outside} anchors outside the box aren't fitted)" if outside else ""
             raise SearchError(
-                f"A surrogate of {n_vectors} tasks with the identity link needs {needed} points or more, not "
-                f"{self.points}: raise the budget."
+                f"A surrogate of {n_vectors} tasks with the identity link needs {needed} points or more"
+                f"{why}, not {self.points}: raise the budget."
             )
 
     def links(self, metrics: Sequence[Metric]) -> list[tuple[LinkName, tuple[float, float]]]:

@@ -101,6 +101,11 @@ def test_too_few_points_for_surrogates_say_so(store: Store, study: StudyRow):
     ("method", "settings", "message"),
     [
         ("map", {"points": 5, "link": "identity"}, "identity link needs 6 points or more, not 5"),
+        (
+            "map",
+            {"points": 7, "link": "identity", "high": 0.6},
+            r"8 points or more \(2 anchors outside the box aren't fitted\), not 7",
+        ),
         ("bayesian", {"points": 5}, "6"),
         ("nested", {"points": 5}, "6"),
         ("nested", {"weights": {"Colours": 0.0}}, "weight"),
