@@ -66,7 +66,8 @@ def fisher_diagonals(
         DatasetError: The task is unknown, or its dataset can't be read.
         MapMergeError: The task has no task vector, or the device runs out of memory.
     """
-    images, head = _single_task_model(evaluator, task, examples, seed)
+    with running_out_of_memory(evaluator, evaluator.batch_size):
+        images, head = _single_task_model(evaluator, task, examples, seed)
     family = evaluator.family
     parameters = {name: p.detach() for name, p in _merged_parameters(evaluator)}
 
@@ -121,8 +122,9 @@ def gram_matrices(
         DatasetError: The task is unknown, or its dataset can't be read.
         MapMergeError: The task has no task vector, or the device runs out of memory.
     """
-    images, head = _single_task_model(evaluator, task, examples, seed)
     size = evaluator.batch_size
+    with running_out_of_memory(evaluator, size):
+        images, head = _single_task_model(evaluator, task, examples, seed)
     inputs = _LinearInputs(dict(_merged_parameters(evaluator)))
     with running_out_of_memory(evaluator, size), inputs:
         for batch in _reported(images.split(size), size, len(images), cancel, progress):

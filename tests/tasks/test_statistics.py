@@ -245,3 +245,6 @@ def test_running_out_of_memory_says_to_choose_a_smaller_batch(tiny_zoo, collect)
     evaluator.family.model.visual.register_forward_hook(run_out)
     with pytest.raises(MapMergeError, match="ran out of memory with 50 images in a batch: choose a smaller"):
         collect(evaluator, "Light")
+    evaluator.family.prepare = run_out  # the images alone are too many
+    with pytest.raises(MapMergeError, match="ran out of memory"):
+        collect(evaluator, "Light")
