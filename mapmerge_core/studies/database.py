@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Connection, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from mapmerge_core.errors import StudyError
@@ -73,6 +73,10 @@ class Database:
         try:
             yield
         except DBAPIError as error:
+            if isinstance(error, IntegrityError) and "FOREIGN KEY" in str(error.orig):
+                raise StudyError(
+                    "The study was deleted in the meantime, so nothing is kept of this: start a new one."
+                ) from error
             raise StudyError(
                 f"The database {self.path} can't be read or written ({error.orig}): make sure that its disk "
                 "isn't full and that its folder can be written to."

@@ -68,6 +68,19 @@ def test_a_deleted_study_takes_its_baselines_and_their_files_along(store: Store,
         store.baseline(fisher.id)
 
 
+def test_nothing_is_kept_for_a_study_that_was_deleted_meanwhile(store: Store, study: StudyRow):
+    ties = store.add_baseline(study.id, "ties", {})
+    written = store.new_baseline_file()
+    written.parent.mkdir(parents=True)
+    written.write_bytes(b"weights")
+    store.delete_study(study.id)
+    with pytest.raises(StudyError, match="The study was deleted in the meantime"):
+        store.add_baseline(study.id, "fisher", {}, file=written)
+    with pytest.raises(StudyError, match="The study was deleted in the meantime"):
+        store.add_baseline_evaluation(ties.id, "Colours", "test", outcome(0.7))
+    assert list(written.parent.iterdir()) == [written]
+
+
 def test_databases_that_share_a_data_folder_keep_their_models_apart(
     store: Store, spec: StudySpec, tmp_path: Path
 ):
