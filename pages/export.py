@@ -29,7 +29,6 @@ class Model:
         title: It in one line.
         name: What the person called it; "" for a baseline.
         facts: What it is made of, as (label, value).
-        exported: Its file, where there is one.
     """
 
     kind: state.ExportKind
@@ -37,7 +36,6 @@ class Model:
     title: str
     name: str
     facts: tuple[tuple[str, str], ...]
-    exported: Path | None
 
     @property
     def key(self) -> str:
@@ -62,23 +60,25 @@ def draw() -> None:
         )
         return
     model = chosen(models)
+    # The job first: one that ends in between has left its file by then.
+    job = state.export_job(model.kind, model.id)
+    file = exported(model)
     left, right = st.columns([1, 1.5], gap="large")
     with left:
         with st.container(border=True, key="card_export"):
-            export(model)
+            export(model, job, file)
         if model.facts:
             with st.container(border=True, key="card_coefficients"):
                 st.subheader("Coefficients" if model.kind == "pick" else "Made with", anchor=False)
                 pictures.facts(model.facts)
     with right:
-        card(model)
+        card(file)
 
 
 def of_pick(pick: PickRow, tasks: Sequence[str]) -> Model:
     """A pick as a model that can be exported."""
-    exported = pick.exported if pick.exported is not None and pick.exported.is_file() else None
     facts = tuple((name, f"{value:.4f}") for name, value in zip(tasks, pick.c, strict=True))
-    return Model("pick", pick.id, describe(pick), pick.name, facts, exported)
+    return Model("pick", pick.id, describe(pick), pick.name, facts)
 
 
 def of_baseline(baseline: BaselineRow, tasks: Sequence[str]) -> Model:
@@ -89,9 +89,15 @@ def of_baseline(baseline: BaselineRow, tasks: Sequence[str]) -> Model:
     ]
     if baseline.c is not None:
         facts += [(name, f"{value:.4f}") for name, value in zip(tasks, baseline.c, strict=True)]
-    title = f"{label(baseline)} (baseline)"
-    exported = exported_baseline(state.store(), baseline.id)
-    return Model("baseline", baseline.id, title, "", tuple(facts), exported)
+    return Model("baseline", baseline.id, f"{label(baseline)} (baseline)", "", tuple(facts))
+
+
+def exported(model: Model) -> Path | None:
+    """The model's file, where there is one."""
+    if model.kind == "baseline":
+        return exported_baseline(state.store(), model.id)
+    path = state.store().pick(model.id).exported
+    return path if path is not None and path.is_file() else None
 
 
 def chosen(models: list[Model]) -> Model:
@@ -130,22 +136,21 @@ def describe(pick: PickRow) -> str:
     return f"{pick.name or f'Pick {pick.id}'} ({kind})"
 
 
-def export(model: Model) -> None:
+def export(model: Model, job: state.JobSnapshot | None, file: Path | None) -> None:
     """The button, the job, and then the file."""
-    job = state.export_job(model.kind, model.id)
     if job is not None and job.is_live:
         live.wait_for_job(job.id, "Writing, reading back and comparing…")
         return
     if job is not None and job.status == "failed":
         st.error(shell.plain(job.error), icon=":material/error:")
-    elif model.exported:
-        file_facts(model, model.exported)
+    elif file:
+        file_facts(model, file)
     name = ""
     if model.kind == "pick":
         name = st.text_input("Name", model.name, key=f"export_name_{model.id}", placeholder="merged")
-    st.caption(f"Folder: `{(model.exported.parent if model.exported else state.store().folder / 'exports')}`")
-    label_ = "Export again" if model.exported else "Export"
-    kind = "secondary" if model.exported else "primary"
+    st.caption(f"Folder: `{(file.parent if file else state.store().folder / 'exports')}`")
+    label_ = "Export again" if file else "Export"
+    kind = "secondary" if file else "primary"
     if st.button(label_, key="export", type=kind, icon=":material/save:"):
         with shell.errors_shown():
             if model.kind == "pick":
@@ -172,9 +177,9 @@ def file_facts(model: Model, path: Path) -> None:
     )
 
 
-def card(model: Model) -> None:
+def card(file: Path | None) -> None:
     """The model card beside the file."""
-    path = model.exported.with_suffix(".README.md") if model.exported else None
+    path = file.with_suffix(".README.md") if file else None
     if path is None or not path.is_file():
         shell.empty(
             "Not exported yet", "Press **Export**: the model card and the lines that load it appear here."
