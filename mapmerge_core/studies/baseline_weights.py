@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mapmerge_core.studies.runner import Progress
     from mapmerge_core.studies.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
+    from mapmerge_core.weights.averages import Gram
     from mapmerge_core.weights.task_vectors import TaskVectors
 
 # Merges that data decided, too large for the database and not made again: kept as files.
@@ -170,10 +171,17 @@ def _average(
                 progress(100 * number + 100 * done // total, 100 * len(names))
 
         kept = {key: settings[key] for key in ("examples", "seed")}
-        found.append(observe(evaluator, task, cancel=cancel, progress=report, **kept))
+        statistics = observe(evaluator, task, cancel=cancel, progress=report, **kept)
+        # The device holds one task's at a time: they are as large as the model, Gram matrices larger.
+        found.append({layer: _on_the_host(value) for layer, value in statistics.items()})
     if name == "fisher":
         return fisher_merge(evaluator.vectors, found, floor=settings["floor"])
     return regmean_merge(evaluator.vectors, found, off_diagonal=settings["off_diagonal"])
+
+
+def _on_the_host(value: Tensor | Gram) -> Tensor | Gram:
+    """A tensor or Gram matrix in the CPU's memory."""
+    return value._replace(matrix=value.matrix.cpu()) if isinstance(value, tuple) else value.cpu()
 
 
 def _save(store: Store, weights: Mapping[str, Tensor], part: str) -> Path:
