@@ -163,7 +163,7 @@ def _average(
         check_off_diagonal(settings["off_diagonal"])
     names = evaluator.vectors.names
     observe: Callable[..., Any] = fisher_diagonals if name == "fisher" else gram_matrices
-    found = []
+    found: list[dict[str, Any]] = []
     for number, task in enumerate(names):
 
         def report(done: int, total: int, number: int = number) -> None:
