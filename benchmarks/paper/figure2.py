@@ -109,7 +109,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
                 axes.text(place, 1, "none", rotation=90, ha="center", va="bottom", color=COLOURS[index])
         axes.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right")
         axes.set(title=f"all >= {100 * threshold:g} % of single", ylabel="test accuracy, %")
-        axes.legend(frameon=False, loc="lower right")
+    figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="outside upper center", ncols=2)
 
 
 def notes(bench: Bench) -> list[str]:

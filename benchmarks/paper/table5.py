@@ -41,13 +41,17 @@ def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]
     single = single_values(bench, study)
     tree = nested.tree
     ends = np.vstack([tree.left.c, tree.right.c])
-    by_nested = _choose(bench, study, final, tree.front, tree.surrogates, single) @ ends
+    points, nested_meets = _choose(bench, study, final, tree.front, tree.surrogates, single)
     C = bench.design(n, bench.budget(n), seed)
     Y = bench.measure(study, C)
     surrogates = bench.fit(study, C, Y)
-    by_direct = _choose(bench, study, final, bench.front(study, C, surrogates, seed), surrogates, single)
+    front = bench.front(study, C, surrogates, seed)
+    models, direct_meets = _choose(bench, study, final, front, surrogates, single)
     found = []
-    for method, chosen, evaluations in ((NESTED, by_nested, n_asked), (DIRECT, by_direct, Y.size)):
+    for method, chosen, meets, evaluations in (
+        (NESTED, points @ ends, nested_meets, n_asked),
+        (DIRECT, models, direct_meets, Y.size),
+    ):
         values, least = measured_shares(bench, study, chosen)
         found += [
             {
@@ -58,6 +62,7 @@ def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]
                 "evaluations": evaluations,
                 "threshold": final,
                 "task": task,
+                "predicted to meet": meets[k],
                 "metric": values[k, k],
                 "least share": least[k],
             }
@@ -95,10 +100,10 @@ def _choose(
     front: Front,
     surrogates: Sequence[QuadraticSurrogate],
     single: Array,
-) -> Array:
-    """For each task the coefficients that the surrogates take for its best under the rule, a row each."""
+) -> tuple[Array, list[bool]]:
+    """For each task what its rule leads to (coefficients in rows), and whether that meets it as predicted."""
     names = study.spec.task_names
-    chosen = []
+    chosen, meets = [], []
     for name in names:
         rule = parse_rule(f"all >= {100 * threshold:g}% of single, maximize {quoted(name)}", names)
         result = apply_rule(
@@ -111,7 +116,8 @@ def _choose(
             maximize=maximize(study),
         )
         chosen.append(result.c)
-    return np.array(chosen)
+        meets.append(result.feasible)
+    return np.array(chosen), meets
 
 
 def summary(frame: pd.DataFrame) -> Tables:
@@ -125,7 +131,10 @@ def summary(frame: pd.DataFrame) -> Tables:
             lines.append(
                 {"method": method, "evaluations": own["evaluations"].iloc[0], "seeds": own["seed"].nunique()}
                 | cells
-                | {"least share of single": mean_std(least, 100)}
+                | {
+                    "least share of single %": mean_std(least, 100),
+                    "predicted to meet": f"{own['predicted to meet'].sum()} of {len(own)}",
+                }
             )
         caption = (
             f"{tasks}: highest test accuracy of each task in percent while all keep "
@@ -147,7 +156,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
         axes.bar(places, mean, 0.38, yerr=error, color=COLOURS[index], capsize=3, label=method)
     axes.set_xticks(range(len(tasks)), tasks)
     axes.set(ylabel="test accuracy, %")
-    axes.legend(frameon=False, loc="lower right")
+    figure.legend(frameon=False, loc="outside upper center", ncols=2)
 
 
 def notes(bench: Bench) -> list[str]:
@@ -161,9 +170,9 @@ def notes(bench: Bench) -> list[str]:
         ),
         "All at once: MAP on all tasks with the paper's points, searched under the same final rule.",
         (
-            "Rules were met as the surrogates see it; 'least share' is the lowest share of its single-task "
-            "model that any task of any chosen model kept on the test split, where a rule can be missed by "
-            "a little."
+            "'Predicted to meet' counts models that meet the rule as the surrogates see it, the others are "
+            "the nearest; 'least share' is the lowest share of its single-task model that any task of any "
+            "chosen model kept on the test split, where a rule can be missed by a little."
         ),
     ]
 
