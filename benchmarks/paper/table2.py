@@ -126,8 +126,8 @@ def notes(bench: Bench) -> list[str]:
         + ", ".join(f"{bench.models.upper(n):g} for {n}" for n in (4, 5))
         + " tasks.",
         (
-            "R² is out of sample: at direct search's points that MAP didn't use, mean over tasks. 'Without the "
-            "sigmoid' is the paper's own plain quadratic."
+            "R² is out of sample: at direct search's points that MAP didn't use, mean over tasks. 'Without "
+            "the sigmoid' is the paper's own plain quadratic."
         ),
     ]
 
