@@ -20,6 +20,8 @@ from mapmerge_core.studies.runner import measure
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from benchmarks.paper.models import Models
     from mapmerge_core.search.links import Array
     from mapmerge_core.studies.rows import Split, StudyRow
@@ -165,7 +167,7 @@ class Bench:
             surrogates, 0.0, high, maximize=maximize(study), seed=seed, include=C[self.inside(C)]
         )
 
-    def inside(self, C: Array) -> Array:
+    def inside(self, C: Array) -> NDArray[np.bool_]:
         """Which rows (n,) lie in the box: single-task models may not."""
         return np.asarray(((C >= 0) & (self.models.upper(C.shape[1]) >= C)).all(axis=1))
 
