@@ -11,6 +11,7 @@ from benchmarks.paper.bench import Bench, maximize
 from benchmarks.paper.table import COLOURS, Table, Tables, first_sets, mean_std
 from mapmerge_core.search.indicators import preference_sums, preference_win_rate
 from mapmerge_core.search.preferences import choose_by_preference
+from mapmerge_core.studies.baselines import BASELINES as KINDS
 from mapmerge_core.studies.comparing import compare
 from mapmerge_core.studies.completing import complete
 from mapmerge_core.studies.entries import N_PREFERENCES
@@ -43,7 +44,13 @@ def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]
     models = bench.measure(study, front.c[chosen], "test")
     sums = preference_sums(models, comparison.preferences, directions)
     found = {OURS: sums, SINGLE: preference_sums(comparison.single, comparison.preferences, directions)}
-    found |= {row.name: comparison.sums[row.key] for row in comparison.rows if row.kind == "baseline"}
+    # By title: a name may tell what a search chose, which differs from one set of tasks to the next.
+    titles = {kind.name: kind.title for kind in KINDS}
+    found |= {
+        titles.get(row.key, row.name): comparison.sums[row.key]
+        for row in comparison.rows
+        if row.kind == "baseline"
+    }
     return [
         {
             "N": n,
