@@ -13,7 +13,7 @@ from mapmerge_core.methods.direct import DirectSearch
 from mapmerge_core.methods.map import MAP
 from mapmerge_core.search.design import make_design
 from mapmerge_core.search.front import Front, find_front
-from mapmerge_core.search.surrogate import QuadraticSurrogate
+from mapmerge_core.search.surrogate import fit_all
 from mapmerge_core.studies.evaluators import EvaluatorCache
 from mapmerge_core.studies.runner import measure
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from benchmarks.paper.models import Models
     from mapmerge_core.search.links import Array
+    from mapmerge_core.search.surrogate import QuadraticSurrogate
     from mapmerge_core.studies.rows import Split, StudyRow
     from mapmerge_core.studies.runner import Progress
     from mapmerge_core.studies.store import Store
@@ -155,10 +156,8 @@ class Bench:
     def fit(self, study: StudyRow, C: Array, Y: Array) -> tuple[QuadraticSurrogate, ...]:
         """One surrogate a task, fitted to the points inside the box alone."""
         inside = self.inside(C)
-        return tuple(
-            QuadraticSurrogate(metric.link, metric.bounds).fit(C[inside], y)
-            for metric, y in zip(study.spec.metrics, Y[inside].T, strict=True)
-        )
+        links = [(metric.link, metric.bounds) for metric in study.spec.metrics]
+        return fit_all(C[inside], Y[inside], links)
 
     def front(self, study: StudyRow, C: Array, surrogates: Sequence[QuadraticSurrogate], seed: int) -> Front:
         """The surrogates' front inside the box, for which the fitted points compete too."""

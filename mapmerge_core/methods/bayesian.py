@@ -16,7 +16,7 @@ from mapmerge_core.search.adaptive import (
     score_bins,
 )
 from mapmerge_core.search.design import MOST_POINTS, anchors_outside, make_design
-from mapmerge_core.search.surrogate import QuadraticSurrogate, predict_all
+from mapmerge_core.search.surrogate import QuadraticSurrogate, fit_all, predict_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -141,10 +141,7 @@ class BayesianMAP:
         told = check_told(self._waiting, batch, values)
         C, Y = np.vstack([self._C, batch.C]), np.vstack([self._Y, told])
         inside = self._bins.contain(C)
-        surrogates = tuple(
-            QuadraticSurrogate(link=link, bounds=bounds, loss=self._loss).fit(C[inside], y)
-            for (link, bounds), y in zip(self._links, Y[inside].T, strict=True)
-        )
+        surrogates = fit_all(C[inside], Y[inside], self._links, self._loss)
         self._C, self._Y, self._surrogates = C, Y, surrogates
         self._round += 1
         self._waiting = self._next_round(C[inside], Y[inside], min(self._batch, self._points - len(C)))

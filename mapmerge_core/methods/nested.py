@@ -27,7 +27,7 @@ from mapmerge_core.search.design import anchors_outside, make_design
 from mapmerge_core.search.front import find_front
 from mapmerge_core.search.preferences import choose_by_preference
 from mapmerge_core.search.rules import Objective, Rule, apply_rule, parse_rule
-from mapmerge_core.search.surrogate import QuadraticSurrogate
+from mapmerge_core.search.surrogate import QuadraticSurrogate, fit_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -272,10 +272,8 @@ class NestedMAP:
         """Algorithm 1 on a pair, and the choice on its front (lines 5 to 7)."""
         design, measured = table
         inside = ((self._low <= design) & (design <= self._high)).all(axis=1)
-        surrogates = tuple(
-            QuadraticSurrogate(*self._links[task], loss=self._fit_loss).fit(design[inside], values)
-            for task, values in zip(tasks, measured[inside].T, strict=True)
-        )
+        links = [self._links[task] for task in tasks]
+        surrogates = fit_all(design[inside], measured[inside], links, self._fit_loss)
         front = find_front(
             surrogates,
             self._low,

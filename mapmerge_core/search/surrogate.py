@@ -249,6 +249,29 @@ def quadratic_features(C: Array) -> Array:
     return np.hstack([np.ones((len(C), 1)), C, products])
 
 
+def fit_all(
+    C: ArrayLike,
+    Y: ArrayLike,
+    links: Sequence[tuple[LinkName, tuple[float, float] | None]],
+    loss: LossName = "squared",
+) -> tuple[QuadraticSurrogate, ...]:
+    """One surrogate for each of K metrics (``n x K``) measured at the same ``n x N`` points.
+
+    Args:
+        C: The points.
+        Y: The metrics.
+        links: Each metric's link and bounds.
+        loss: What the fits minimise.
+
+    Raises:
+        SearchError: As ``QuadraticSurrogate.fit``.
+    """
+    return tuple(
+        QuadraticSurrogate(link=link, bounds=bounds, loss=loss).fit(C, y)
+        for (link, bounds), y in zip(links, np.asarray(Y).T, strict=True)
+    )
+
+
 def predict_all(surrogates: Sequence[Surrogate], C: ArrayLike) -> Array:
     """What K surrogates predict at ``n x N`` points, ``n x K``: one matrix product if all are quadratic."""
     quadratics = [surrogate for surrogate in surrogates if isinstance(surrogate, QuadraticSurrogate)]

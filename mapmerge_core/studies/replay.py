@@ -12,7 +12,7 @@ from mapmerge_core.methods.catalogue import TITLES
 from mapmerge_core.methods.nested import NestedMAP
 from mapmerge_core.search.front import find_front, non_dominated
 from mapmerge_core.search.preferences import choose_by_preference
-from mapmerge_core.search.surrogate import QuadraticSurrogate
+from mapmerge_core.search.surrogate import QuadraticSurrogate, fit_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,9 +145,6 @@ def front_of(found: Replay, metrics: Sequence[Metric], *, seed: int = 0) -> RunF
         return RunFront(found.C[kept], found.Y[kept], measured=True, surrogates=None)
     inside = ((settings.low <= found.C) & (settings.high >= found.C)).all(axis=1)
     C, Y = found.C[inside], found.Y[inside]
-    surrogates = tuple(
-        QuadraticSurrogate(link=link, bounds=bounds, loss=settings.loss).fit(C, y)
-        for (link, bounds), y in zip(settings.links(metrics), Y.T, strict=True)
-    )
+    surrogates = fit_all(C, Y, settings.links(metrics), settings.loss)
     front = find_front(surrogates, settings.low, settings.high, maximize=maximize, seed=seed, include=C)
     return RunFront(front.c, front.predicted, measured=False, surrogates=surrogates)
