@@ -35,7 +35,7 @@ def draw() -> None:
             study.id,
         )
         return
-    job = state.live_comparison(study.id)
+    job = state.live_job(study.id, "compare")
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         weights = preference.popover(study.id, study.spec.task_names, key="compare_preference")
         normalise = st.toggle(

@@ -18,7 +18,7 @@ def draw() -> None:
     study = shell.study_heading(
         "Evaluate", "Measure a few merged models; a surrogate of each task's metric fills in the rest."
     )
-    job = state.live_run(study.id)
+    job = state.live_job(study.id, "run")
     elsewhere = state.run_elsewhere(study.id)
     runs = state.store().runs(study.id)
     left, right = st.columns([1, 2.6], gap="large")

@@ -18,6 +18,7 @@ from mapmerge_core.errors import Cancelled, MapMergeError, StudyError
 from mapmerge_core.studies.completing import complete
 from mapmerge_core.studies.entries import shares_of
 from mapmerge_core.studies.evaluators import EvaluatorCache
+from mapmerge_core.studies.exporting import export_baseline, export_pick
 from mapmerge_core.studies.findings import finding_of
 from mapmerge_core.studies.job import LIVE, Job, JobKind, JobSnapshot, JobStatus
 from mapmerge_core.studies.runner import Estimate, estimate, execute_run, explain, measure
@@ -179,12 +180,8 @@ class Jobs:
         """
         pick = self._store.pick(pick_id)
 
-        def work(_: Job) -> Any:  # noqa: ANN401
-            from mapmerge_core.studies.exporting import export_pick
-
-            return export_pick(self._store, pick_id)
-
-        return self._add("export", pick.study_id, "Export the merged model", work, _FILES)
+        title = "Export the merged model"
+        return self._add("export", pick.study_id, title, lambda _: export_pick(self._store, pick_id), _FILES)
 
     def export_baseline(self, baseline_id: int) -> int:
         """Writes a baseline's model; its result is an ``ExportResult``.
@@ -197,12 +194,10 @@ class Jobs:
         """
         baseline = self._store.baseline(baseline_id)
 
-        def work(_: Job) -> Any:  # noqa: ANN401
-            from mapmerge_core.studies.exporting import export_baseline
-
-            return export_baseline(self._store, baseline_id)
-
-        return self._add("export", baseline.study_id, "Export the baseline's model", work, _FILES)
+        title = "Export the baseline's model"
+        return self._add(
+            "export", baseline.study_id, title, lambda _: export_baseline(self._store, baseline_id), _FILES
+        )
 
     def stop(self, job_id: int) -> None:
         """Stops a job: at once while it waits, after the evaluation in flight while it runs.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from mapmerge_core.methods.nested import NestedMAP
     from mapmerge_core.methods.tree import Pair
+    from mapmerge_core.studies.job import JobKind
 
 __all__ = [
     "JobSnapshot",
@@ -39,8 +40,7 @@ __all__ = [
     "exported_file",
     "job",
     "jobs",
-    "live_comparison",
-    "live_run",
+    "live_job",
     "nested_tree",
     "run_elsewhere",
     "run_going_on",
@@ -105,21 +105,15 @@ def job(number: int | None) -> JobSnapshot | None:
         return None
 
 
-def live_run(study_id: int) -> JobSnapshot | None:
-    """The study's run that is waiting or running, if any."""
+def live_job(study_id: int, kind: JobKind) -> JobSnapshot | None:
+    """The study's job of a kind that is waiting or running, if any."""
     every = jobs().for_study(study_id)
-    return next((found for found in every if found.kind == "run" and found.is_live), None)
-
-
-def live_comparison(study_id: int) -> JobSnapshot | None:
-    """The job that makes and measures what the study's comparison lacks, if any."""
-    every = jobs().for_study(study_id)
-    return next((found for found in every if found.kind == "compare" and found.is_live), None)
+    return next((found for found in every if found.kind == kind and found.is_live), None)
 
 
 def run_elsewhere(study_id: int) -> RunRow | None:
     """The study's run that another process waits with or executes, if any; those of dead ones are ended."""
-    if live_run(study_id) is not None:
+    if live_job(study_id, "run") is not None:
         return None
     store().recover()
     return next((run for run in store().runs(study_id) if run.status in ACTIVE), None)
@@ -127,7 +121,7 @@ def run_elsewhere(study_id: int) -> RunRow | None:
 
 def run_going_on(study_id: int) -> int | None:
     """The number of the study's run that some process waits with or executes, if any."""
-    here = live_run(study_id)
+    here = live_job(study_id, "run")
     elsewhere = run_elsewhere(study_id)
     return here.run_id if here else elsewhere.id if elsewhere else None
 
