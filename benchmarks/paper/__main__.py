@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.paper.bench import Bench, Counter
 from benchmarks.paper.models import from_study, from_zoo, parse_set
-from benchmarks.paper.table import save
+from benchmarks.paper.table import Kept, keep, save
 from mapmerge_core.cli.output import progress_bar
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.studies.spec import check_seed
@@ -93,6 +93,11 @@ def _redo(options: argparse.Namespace, command: str) -> None:
     for job in jobs:
         check_seed(job.seed)
     store = Store(options.store or home() / "paper")
+    kept = (
+        keep(options.out, options.table, {(job.names, job.seed) for job in jobs})
+        if options.extend
+        else Kept()
+    )
     rows: list[dict[str, Any]] = []
     with progress_bar(options.table) as report:
         counter = Counter(0, report)
@@ -113,7 +118,7 @@ def _redo(options: argparse.Namespace, command: str) -> None:
             rows += table.rows(bench, job.names, job.seed)
             left = jobs[number + 1 :]
             state = f"Unfinished: {len(left)} of {len(jobs)} sets and seeds are missing." if left else ""
-            text = save(table, options.table, rows, bench, command, state, options.out)
+            text = save(table, options.table, rows, bench, command, state, options.out, kept)
     sys.stdout.write(text)
 
 
@@ -140,6 +145,9 @@ def _parser() -> argparse.ArgumentParser:
         "--store", type=Path, help="folder of the evaluations (default: 'paper' in the data folder)"
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument(
+        "--extend", action="store_true", help="keep the results in --out that are for other sets and seeds"
+    )
     parser.add_argument("--device", default="auto", help="cuda, mps or cpu (default: the fastest there is)")
     parser.add_argument(
         "--sample", type=_count, default=100, help="most points measured of a front (default 100)"

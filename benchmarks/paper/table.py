@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from mapmerge_core.errors import MapMergeError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from benchmarks.paper.bench import Bench
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0b7a75", "#d9730d", "#3b6fb6", "#c2456f", "#7a8b1f", "#7b5ea7", "#8c5a3c", "#5b6770")
 """The dashboard's colours, so that both look alike."""
+
+_ORIGIN = re.compile(r"\d{4}-\d\d-\d\d, .*: `.*`$")
 
 Tables = list[tuple[str, pd.DataFrame]]
 
@@ -45,8 +50,40 @@ class Table:
     notes: Callable[[Bench], list[str]]
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What an earlier call wrote for other task sets and seeds: its rows, and the lines that say how."""
+
+    rows: tuple[dict[str, Any], ...] = ()
+    origins: tuple[str, ...] = ()
+
+
+def keep(out: Path, name: str, redone: Collection[tuple[tuple[str, ...], int]]) -> Kept:
+    """Reads the results in ``out``, but for the task sets and seeds that are ``redone``.
+
+    Raises:
+        MapMergeError: There are no such results, or they can't be read.
+    """
+    try:
+        frame = pd.read_csv(out / f"{name}.csv")
+        lines = (out / f"{name}.md").read_text(encoding="utf-8").splitlines()
+        again = {(" + ".join(names), seed) for names, seed in redone}
+        others = [pair not in again for pair in zip(frame["tasks"], frame["seed"], strict=True)]
+    except (OSError, ValueError, KeyError) as error:
+        raise MapMergeError(f"{out} has no results of {name} to extend: leave --extend out.") from error
+    rows = cast("list[dict[str, Any]]", frame[others].to_dict("records"))
+    return Kept(tuple(rows), tuple(line for line in lines if _ORIGIN.match(line)))
+
+
 def save(
-    table: Table, name: str, rows: Sequence[dict[str, Any]], bench: Bench, command: str, state: str, out: Path
+    table: Table,
+    name: str,
+    rows: Sequence[dict[str, Any]],
+    bench: Bench,
+    command: str,
+    state: str,
+    out: Path,
+    kept: Kept,
 ) -> str:
     """Writes ``name``.csv (a row for each result), ``name``.png and ``name``.md into ``out``.
 
@@ -58,12 +95,15 @@ def save(
         command: The command that printed them.
         state: A sentence if something is missing, otherwise "".
         out: The folder, made if missing.
+        kept: What else belongs into the files.
 
     Returns:
         The Markdown.
     """
     out.mkdir(parents=True, exist_ok=True)
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame([*kept.rows, *rows])
+    if "N" in frame:
+        frame = frame.sort_values("N", kind="stable")
     frame.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     table.draw(frame, figure)
@@ -71,6 +111,7 @@ def save(
     lines = [
         f"# {table.title}",
         "",
+        *(line for origin in kept.origins for line in (origin, "")),
         f"{datetime.now(UTC):%Y-%m-%d}, {bench.models.name}: `{command}`",
         "",
         *([f"**{state}**", ""] if state else []),
