@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mapmerge_core.errors import CoefficientError
 from mapmerge_core.weights.checkpoints import read_state_dict
+from mapmerge_core.weights.keys import adapt
 from mapmerge_core.weights.layout import Group, Layout, StateDict, check_keys, check_shape, lay_out
 
 if TYPE_CHECKING:
@@ -101,11 +102,14 @@ class TaskVectors:
     ) -> TaskVectors:
         """Does the same with checkpoint files, memory-mapped: what is not merged is never copied.
 
+        Fine-tuned models may have other names for the same tensors, such as another library's (see `adapt`).
+
         Raises:
             CheckpointError: As for `from_state_dicts` and `read_state_dict`.
         """
         base = read_state_dict(pretrained)
-        layout = lay_out(base, {name: read_state_dict(path) for name, path in finetuned.items()}, part)
+        models = {name: adapt(read_state_dict(path), base, part) for name, path in finetuned.items()}
+        layout = lay_out(base, models, part)
         return cls(tuple(finetuned), part, layout)
 
     def __len__(self) -> int:
