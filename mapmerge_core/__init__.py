@@ -129,6 +129,7 @@ if TYPE_CHECKING:
         read_recipe,
         save_merged,
     )
+    from mapmerge_core.weights.inspection import inspect_models
     from mapmerge_core.weights.merges import (
         dare,
         dare_ties,
@@ -211,6 +212,7 @@ __all__ = [
     "home",
     "hypervolume",
     "inspect",
+    "inspect_models",
     "inverted_generational_distance",
     "load_evaluator",
     "make_baseline",
@@ -358,6 +360,7 @@ _MODULES = {
         "read_recipe",
         "save_merged",
     ),
+    "weights.inspection": ("inspect_models",),
     "weights.merges": (
         "dare",
         "dare_ties",

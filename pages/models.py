@@ -160,6 +160,9 @@ def findings(spec: StudySpec) -> None:
         "merged.",
         icon=":material/check_circle:",
     )
+    for model in check.models:
+        if model.warning:
+            st.warning(shell.plain(model.warning), icon=":material/warning:")
     table(check)
     left, right = st.columns([1, 1.4], gap="large")
     with left:

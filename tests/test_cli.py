@@ -17,8 +17,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from mapmerge_core.__main__ import main
+from mapmerge_core.studies.checking import check_spec
 from mapmerge_core.studies.spec import RunSettings, Transform, spec_from_manifest
 from mapmerge_core.studies.store import Store
 
@@ -494,3 +497,42 @@ def test_ctrl_c_exits_130_and_the_run_resumes(request: pytest.FixtureRequest, ti
     assert [row.id for row in store.evaluations(1)][: len(kept)] == [row.id for row in kept]
     command_line("studies", "--delete", "1")
     assert store.studies() == []
+
+
+def test_inspect_compares_models_with_the_one_they_started_from(
+    command_line: CommandLine, tiny_zoo: Path
+) -> None:
+    names = ("Colours", "Stripes")
+    manifest = json.loads((tiny_zoo / "manifest.json").read_text(encoding="utf-8"))
+    files = {task["name"]: str(tiny_zoo / task["checkpoint"]) for task in manifest["tasks"]}
+    paths = [files[name] for name in names]
+    against = ("--against", str(tiny_zoo / manifest["pretrained"]))
+    found = command_line.json("inspect", *paths, *against)
+    check = check_spec(spec_from_manifest(tiny_zoo, names))
+    assert [model["l1_ratio"] for model in found["models"]] == pytest.approx(
+        [model.l1_ratio for model in check.models], rel=1e-5
+    )
+    np.testing.assert_allclose(found["cosines"], check.cosines, atol=1e-5)
+    out, _ = command_line("inspect", *paths, *against)
+    assert "tensors in 'visual.'" in out
+    assert "cosine" in out
+    out, _ = command_line("inspect", paths[0])
+    assert "CLIP vision tower (open_clip)" in out
+    assert "cosine" not in out
+
+
+def test_inspect_lists_what_does_not_fit_and_says_what_cannot_be_read(
+    command_line: CommandLine, tiny_zoo: Path, tmp_path: Path
+) -> None:
+    save_file({"visual.proj": torch.full((2, 2), torch.nan)}, tmp_path / "other.safetensors")
+    out, _ = command_line(
+        "inspect", str(tmp_path / "other.safetensors"), "--against", str(tiny_zoo / "pretrained.safetensors")
+    )
+    assert "'other' doesn't fit: it\n  lacks 'visual." in out
+    assert "more (--json lists all)" in out
+    assert "'other' holds NaN or infinity in\n  'visual.proj'" in out
+    _, err = command_line("inspect", str(tmp_path / "none.safetensors"), code=2)
+    assert err == f"There is no checkpoint {tmp_path / 'none.safetensors'}.\n"
+    twice = str(tmp_path / "other.safetensors")
+    _, err = command_line("inspect", twice, twice, code=2)
+    assert "Two of the checkpoints are called" in err

@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_export(commands)
     _add_studies(commands)
+    _add_inspect(commands)
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
         command.epilog = _EPILOG
@@ -162,6 +163,19 @@ def _add_export(commands: Commands) -> None:
 def _add_studies(commands: Commands) -> None:
     studies = commands.add_parser("studies", help="list the studies")
     studies.add_argument("--delete", metavar="STUDY", help="delete a study with its evaluations and picks")
+
+
+def _add_inspect(commands: Commands) -> None:
+    inspect = commands.add_parser(
+        "inspect", help="say what checkpoints hold and whether they belong together"
+    )
+    inspect.add_argument("paths", nargs="+", metavar="PATH", help="checkpoint files")
+    inspect.add_argument(
+        "--against",
+        type=Path,
+        metavar="PRETRAINED",
+        help="the model that they started from",
+    )
 
 
 def _add_device(command: argparse.ArgumentParser) -> None:

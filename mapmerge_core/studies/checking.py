@@ -29,6 +29,7 @@ class ModelCheck:
         n_val: Examples of its validation split.
         n_test: Examples of its test split.
         data: The dataset's file.
+        warning: A sentence if the model was clearly not fine-tuned from the pre-trained one, else "".
     """
 
     task: str
@@ -42,6 +43,7 @@ class ModelCheck:
     n_val: int
     n_test: int
     data: Path
+    warning: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +66,7 @@ def check_spec(spec: StudySpec) -> SpecCheck:
     from mapmerge_core.tasks.datasets import inspect_dataset
     from mapmerge_core.tasks.families.clip import ClipZeroShot
     from mapmerge_core.weights.checkpoints import inspect
+    from mapmerge_core.weights.inspection import odd_one
     from mapmerge_core.weights.task_vectors import TaskVectors
 
     datasets = [inspect_dataset(task.data) for task in spec.tasks]
@@ -72,7 +75,9 @@ def check_spec(spec: StudySpec) -> SpecCheck:
         spec.pretrained, {task.name: task.checkpoint for task in spec.tasks}, part=ClipZeroShot.part
     )
     changed = vectors.differing()
-    ratios = zip(vectors.l1_ratios(), vectors.l2_ratios(), strict=True)
+    l2_ratios = vectors.l2_ratios()
+    distances = dict(zip(vectors.names, l2_ratios.tolist(), strict=True))
+    ratios = zip(vectors.l1_ratios(), l2_ratios, strict=True)
     models = []
     for task, dataset, (l1_ratio, l2_ratio) in zip(spec.tasks, datasets, ratios, strict=True):
         info = inspect(task.checkpoint)
@@ -89,6 +94,7 @@ def check_spec(spec: StudySpec) -> SpecCheck:
                 n_val=dataset.sizes["val"],
                 n_test=dataset.sizes["test"],
                 data=task.data,
+                warning=odd_one(task.name, distances),
             )
         )
     return SpecCheck(tuple(models), vectors.cosines(), vectors.n_parameters)

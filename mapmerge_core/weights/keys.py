@@ -92,10 +92,10 @@ def _with_other_tower(model: StateDict, base: StateDict, wanted: StateDict, part
     tower, own = _find_tower(model), _find_tower(base)
     if tower is None or own is None:
         return None
-    _, tensors = tower
+    origin, tensors = tower
     prefix, of_base = own
-    if "proj" not in tensors and "proj" in of_base:
-        tensors["proj"] = of_base["proj"]
+    if f"{origin}embeddings.class_embedding" in model and "proj" in of_base:
+        tensors.setdefault("proj", of_base["proj"])
     if f"{prefix}conv1.weight" in base:
         found = {prefix + name: tensor for name, tensor in tensors.items()}
     else:

@@ -111,6 +111,24 @@ def test_models_that_fit_become_a_study(visit: Callable[..., AppTest], home: Pat
     assert Store(home).studies()[0].name == "Mine"
 
 
+def test_a_model_of_another_origin_is_pointed_out(
+    visit: Callable[..., AppTest], tiny_zoo: Path, tmp_path: Path
+) -> None:
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    folder = shutil.copytree(tiny_zoo, tmp_path / "mixed")
+    tensors, rng = load_file(folder / "Light.safetensors"), np.random.default_rng(0)
+    for name, tensor in tensors.items():
+        tensors[name] = rng.permuted(tensor.ravel()).reshape(tensor.shape)
+    save_file(tensors, folder / "Light.safetensors")
+    app = visit("models")
+    app.text_input(key="folder").set_value(str(folder)).run()
+    check(app)
+    (warning,) = app.warning
+    assert "'Light' was probably not" in warning.value
+
+
 def test_a_folder_without_a_manifest_is_put_together(
     visit: Callable[..., AppTest], tiny_zoo: Path, tmp_path: Path
 ) -> None:

@@ -109,6 +109,12 @@ def test_a_tower_without_projection_gets_the_bases(old_names):
     assert not torch.equal(found["visual.conv1.weight"], base["visual.conv1.weight"])
 
 
+def test_a_tower_of_open_clip_without_projection_is_incomplete():
+    base = open_clip_model(2).state_dict()
+    cut = {name: tensor for name, tensor in base.items() if name != "visual.proj"}
+    assert adapt(cut, base, PART) is cut
+
+
 class ImageEncoder(nn.Module):
     """As fine-tuned CLIP models are often saved: the model inside a module, with what training needed."""
 
