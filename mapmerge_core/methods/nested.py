@@ -24,10 +24,10 @@ from mapmerge_core.methods.tree import (
     shares,
 )
 from mapmerge_core.search.design import anchors_outside, make_design
-from mapmerge_core.search.front import find_front
+from mapmerge_core.search.front import best_sum, find_front, signs
 from mapmerge_core.search.preferences import choose_by_preference
 from mapmerge_core.search.rules import Objective, Rule, apply_rule, parse_rule
-from mapmerge_core.search.surrogate import QuadraticSurrogate, fit_all
+from mapmerge_core.search.surrogate import QuadraticSurrogate, fit_all, predict_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -59,7 +59,8 @@ class NestedMAP:
       is over all these tasks: the best weighted sum of the tasks is on it just as on the front of the two
       averages, but only it holds the models that a rule about single tasks asks for (Appendix C.3).
       ``Pair.sides`` gives the two averages to draw.
-    - Preference. A pair's choice uses the weights of its own tasks, all alike where they are all zero.
+    - Preference. A pair's choice uses the weights of its own tasks, all alike where they are all zero. The
+      front's best row is only as near as NSGA-III came: it is refined on the surrogates, as a rule's is.
     - Rule. A pair keeps the thresholds and the objective's tasks that are its own. Where the objective is
       about none of them, their plain sum is the objective, of those whose direction is the first one's. Where
       no point meets the thresholds, the one whose largest miss is least goes on. A pair gives the tasks
@@ -283,7 +284,7 @@ class NestedMAP:
             include=design[inside],
         )
         if self._rule is None:
-            chosen = self._by_preference(tasks, front)
+            chosen = self._by_preference(tasks, front, surrogates)
         else:
             chosen = self._by_rule(self._rule, tasks, front, surrogates)
         return Pair(
@@ -300,19 +301,21 @@ class NestedMAP:
             **vars(chosen),
         )
 
-    def _by_preference(self, tasks: tuple[int, ...], front: Front) -> _Choice:
-        """The front's best row for the preference among these tasks (line 6)."""
+    def _by_preference(
+        self, tasks: tuple[int, ...], front: Front, surrogates: tuple[QuadraticSurrogate, ...]
+    ) -> _Choice:
+        """The front's best row for the preference among these tasks (line 6), refined on the surrogates."""
         weights = shares(self._weights[list(tasks)])
-        row = choose_by_preference(
-            front.predicted, weights, maximize=[self._maximize[task] for task in tasks]
-        )
+        maximize = [self._maximize[task] for task in tasks]
+        row = choose_by_preference(front.predicted, weights, maximize=maximize)
+        point = best_sum(surrogates, weights * signs(maximize), front.c[row], self._low, self._high)
         names = [self._tasks[task] for task in tasks]
         if self._weights[list(tasks)].any():
             listed = ", ".join(f"{100 * w:.3g}% {name}" for w, name in zip(weights, names, strict=True))
-            message = f"This model is the best of the front for a preference of {listed}."
+            message = f"This model is the best for a preference of {listed}."
         else:
             message = f"The preference gives {' and '.join(names)} no weight, so they count alike here."
-        return _Choice(front.c[row], front.predicted[row], feasible=True, message=message)
+        return _Choice(point, predict_all(surrogates, point[None])[0], feasible=True, message=message)
 
     def _by_rule(
         self, rule: Rule, tasks: tuple[int, ...], front: Front, surrogates: tuple[QuadraticSurrogate, ...]

@@ -142,6 +142,31 @@ def find_front(
     return Front(c[order], predicted[order], lower, upper)
 
 
+def best_sum(
+    surrogates: Sequence[Surrogate], weights: ArrayLike, start: ArrayLike, low: ArrayLike, high: ArrayLike
+) -> Array:
+    """The local maximiser (N,) of Σ w_k M̃_k in the box [low, high]^N, by L-BFGS-B from a start in it.
+
+    Args:
+        surrogates: K fitted surrogates of N coefficients each.
+        weights: K weights, negative for metrics that go down.
+        start: Coefficients (N,) to set out from.
+        low: Lower end of the box, a number or one for each coefficient.
+        high: Upper end.
+    """
+    used = [(s, w) for s, w in zip(surrogates, np.asarray(weights, dtype=np.float64), strict=True) if w != 0]
+
+    def loss(c: Array) -> tuple[float, Array]:
+        row = c[None]
+        value = sum(w * float(s.predict(row)[0]) for s, w in used)
+        return -value, -np.sum([w * s.gradient(row)[0] for s, w in used], axis=0)
+
+    origin = np.asarray(start, dtype=np.float64)
+    bounds = np.column_stack([np.broadcast_to(end, origin.shape) for end in (low, high)])
+    result = minimize(loss, origin, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-12})
+    return np.asarray(np.clip(result.x, *bounds.T))
+
+
 def signs(maximize: Sequence[bool]) -> Array:
     """+1 for metrics that go up and -1 for those that go down (K,): metrics times these are maximised."""
     return np.where(np.asarray(maximize, dtype=bool), 1.0, -1.0)
@@ -169,7 +194,10 @@ class _Search:
         for weights in _sums(goodness.shape[1]) / _spread(goodness):
             n_starts = 1 if 1 < np.count_nonzero(weights) < len(weights) else 4
             ranked = np.argsort(-(goodness @ weights), kind="stable")
-            found += [self._ascend(points[start], weights) for start in ranked[:n_starts]]
+            signed = weights * self.directions
+            found += [
+                best_sum(self.surrogates, signed, points[start], *self.box) for start in ranked[:n_starts]
+            ]
         self.add(np.array(found))
 
     def best_spread(self, size: int) -> Array:
@@ -219,20 +247,6 @@ class _Search:
         # Rounding may leave a point a hair behind its own start: only what is clearly behind is left out.
         front = np.flatnonzero(~_dominated(scaled, scaled) & ~_dominated(scaled + 1e-9, known))
         return np.asarray(climbed[front[_farthest(scaled[front], len(points), _sums(len(scale)))]])
-
-    def _ascend(self, start: Array, weights: Array) -> Array:
-        """The local maximiser of a weighted sum of goodness inside the box, by L-BFGS-B."""
-        used = [(s, w) for s, w in zip(self.surrogates, weights * self.directions, strict=True) if w != 0]
-
-        def loss(c: Array) -> tuple[float, Array]:
-            row = c[None]
-            value = sum(w * float(s.predict(row)[0]) for s, w in used)
-            return -value, -np.sum([w * s.gradient(row)[0] for s, w in used], axis=0)
-
-        bounds = np.column_stack(self.box)
-        result = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-12})
-        return np.asarray(np.clip(result.x, *self.box))
-
 
 @lru_cache(maxsize=32)
 def reference_directions(n_metrics: int) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -228,7 +230,7 @@ def test_a_preference_without_weight_in_a_pair_counts_its_tasks_alike():
     np.testing.assert_allclose(second.weights, [0.5, 0.5])
     assert second.message == "The preference gives C and D no weight, so they count alike here."
     best = second.front.predicted.sum(axis=1).max()
-    assert second.predicted.sum() == pytest.approx(best)
+    assert best <= second.predicted.sum() < best + 0.01
 
 
 def test_bounded_metrics_are_fitted_and_merged_through_the_tree():
@@ -291,8 +293,8 @@ def test_every_pair_keeps_its_share_of_the_rule():
         assert pair.predicted[0] > pair.front.predicted[pair.front.predicted.sum(axis=1).argmax(), 0]
     # They gave B and D no more than the thresholds, which the other pair's tasks now pull them below.
     assert not last.feasible
-    assert "misses B by" in method.message
-    assert "D by" in method.message
+    # The least largest miss is one that both share: rounding decides which of them is named first.
+    assert re.search(r"misses (B by .* and D by|D by .* and B by)", method.message)
 
 
 @pytest.mark.parametrize(
