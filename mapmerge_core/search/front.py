@@ -248,6 +248,7 @@ class _Search:
         front = np.flatnonzero(~_dominated(scaled, scaled) & ~_dominated(scaled + 1e-9, known))
         return np.asarray(climbed[front[_farthest(scaled[front], len(points), _sums(len(scale)))]])
 
+
 @lru_cache(maxsize=32)
 def reference_directions(n_metrics: int) -> Array:
     """NSGA-III's directions, ``about 100 x K``: Das and Dennis' simplex lattice, for K > 3 in two layers.
