@@ -273,7 +273,7 @@ class TaskVectors:
             for slot in group.slots:
                 columns = slot.columns(group.V)
                 gram += (columns @ columns.T).cpu().double()
-        return gram.numpy()
+        return ((gram + gram.T) / 2).numpy()  # a matrix product may round its two halves differently
 
     def _checked(self, coefficients: ArrayLike, rows: int | str | None = None) -> np.ndarray:
         """Returns N coefficients as float64, or ``rows`` x N of them; any number of rows is ``"m"``."""
