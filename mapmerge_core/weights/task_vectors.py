@@ -260,7 +260,8 @@ class TaskVectors:
         """Returns the cosine similarity of each pair of task vectors, shape (N, N); 0 for a zero vector."""
         gram = self._gram()
         norms = np.sqrt(np.diag(gram))
-        return gram / np.where(norms > 0, norms, 1)[:, None] / np.where(norms > 0, norms, 1)
+        norms = np.where(norms > 0, norms, 1)
+        return gram / np.outer(norms, norms)
 
     def differing(self) -> dict[str, int]:
         """Returns for each fine-tuned model how many tensors of ``part`` fine-tuning changed."""
