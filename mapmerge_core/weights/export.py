@@ -13,21 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import yaml
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 
 from mapmerge_core import __version__
 from mapmerge_core.errors import CheckpointError, ExportError
-from mapmerge_core.weights.checkpoints import sha256
+from mapmerge_core.weights.card import TASK_ARITHMETIC, Facts, mergekit_recipe, model_card
+from mapmerge_core.weights.checks import Described, check_shape, describe
+from mapmerge_core.weights.safetensors_writer import write_safetensors
+from mapmerge_core.weights.targets import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import ArrayLike
     from torch import Tensor
 
+    from mapmerge_core.weights.streamed import StreamedVectors
     from mapmerge_core.weights.task_vectors import TaskVectors
 
 _METADATA_KEY = "mapmerge"
@@ -50,16 +51,17 @@ class Recipe:
         settings: What the method was given, by name.
         transform: What was done to the task vectors first, by name; empty if nothing was.
         sources: ``{"path": ..., "sha256": ...}`` of each fine-tuned model, and of ``"pretrained"``.
-        predicted: The surrogates' metrics at c, as fractions.
-        measured: The metrics measured on the test split, as fractions.
-        tasks: Whatever is worth telling about each task, such as its metric and its number of examples.
+        predicted: The surrogates' metrics at c; shares as fractions.
+        measured: The metrics measured on the test split; shares as fractions.
+        tasks: Whatever is worth telling about each task, such as its number of examples and its metric's
+            name (``"metric"``), by which the card tells shares from losses.
         architecture: An open_clip configuration file or an open_clip architecture name; ``""`` if it is no
             CLIP.
         version: The version of mapmerge.
         created: When, ISO 8601 in UTC.
     """
 
-    method: str = "task arithmetic"
+    method: str = TASK_ARITHMETIC
     coefficients: Mapping[str, float] = field(default_factory=dict)
     layers: Mapping[str, Sequence[float]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -79,13 +81,16 @@ class ExportResult:
 
     Attributes:
         path: The merged model.
-        card: Its model card, ``<stem>.README.md``.
-        mergekit: The same merge as a mergekit recipe, ``<stem>.mergekit.yaml``, where mergekit can make it:
-            task arithmetic on the task vectors as they are. (Its TIES trims tensor by tensor, its DARE draws
-            other numbers, and its SLERP needs both models whole.)
+        card: Its model card, ``<stem>.README.md``; in a folder ``README.md``.
+        mergekit: The same merge as a mergekit recipe, ``<stem>.mergekit.yaml`` (in a folder
+            ``mergekit.yaml``), where mergekit can make it: task arithmetic on the task vectors as they are.
+            (Its TIES trims tensor by tensor, its DARE draws other numbers, and its SLERP needs both models
+            whole.)
         architecture: A copy of the open_clip configuration, ``<stem>.json``, if the recipe named a file.
         sha256: Of the merged model's bytes.
         n_bytes: Size of the merged model.
+        extra: The files of other tensors, by name.
+        copied: The files from the pre-trained model's folder.
     """
 
     path: Path
@@ -94,86 +99,109 @@ class ExportResult:
     architecture: Path | None
     sha256: str
     n_bytes: int
+    extra: Mapping[str, Path] = field(default_factory=dict)
+    copied: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What an export's tensors will be, the tensors themselves, and the files of others."""
+
+    described: Mapping[str, Described]
+    tensors: Iterable[tuple[str, Tensor]]
+    extra: Mapping[str, Mapping[str, Tensor]]
 
 
 def save_merged(
-    path: Path | str, vectors: TaskVectors, c: ArrayLike, *, recipe: Recipe | None = None
+    path: Path | str,
+    vectors: TaskVectors | StreamedVectors,
+    c: ArrayLike,
+    *,
+    recipe: Recipe | None = None,
+    like: Path | None = None,
+    replaced: Mapping[str, Tensor] | None = None,
+    extra: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> ExportResult:
-    """Writes θ(c) as `save_model` does.
+    """Writes θ(c) as `save_model` does, tensor by tensor: `StreamedVectors` need memory for a few of them.
 
     Args:
-        path: The file to write, ending in ``.safetensors``; its folder is made if missing.
+        path: As for `save_model`.
         vectors: What is merged.
         c: N coefficients.
         recipe: What is known about the merge; its coefficients are set to ``c``.
+        like: As for `save_model`.
+        replaced: Tensors of the model that are not the merge's, such as statistics taken anew; rounded to the
+            pre-trained model's dtypes.
+        extra: As for `save_model`.
 
     Raises:
         ExportError: See `save_model`.
+        CheckpointError: A tensor of a model holds NaN or infinity, or can't be read any more; or a name or
+            shape in ``replaced`` is not the model's.
         CoefficientError: ``c`` has another length, or holds NaN or infinity.
     """
+    target = Target.of(Path(path), like)
+    vectors, replaced = vectors.to("cpu"), replaced or {}
+    for name, tensor in replaced.items():
+        if name not in vectors.described:
+            raise CheckpointError(
+                f"The tensor '{name}' can't replace one of the merged model, which lacks it."
+            )
+        check_shape("its replacement", name, tensor.shape, vectors.described[name].shape)
+    tensors = vectors.tensors(c)
+    if replaced:
+        tensors = _replacing(tensors, replaced)
     coefficients = dict(zip(vectors.names, np.asarray(c, dtype=np.float64).tolist(), strict=True))
-    merged = vectors.to("cpu").merge(c)
-    return save_model(path, merged, recipe=replace(recipe or Recipe(), coefficients=coefficients))
+    recipe = replace(recipe or Recipe(), coefficients=coefficients)
+    content = _Content(vectors.described, tensors, extra or {})
+    return _save(target, content, recipe, has_mergekit=not recipe.transform and not replaced)
 
 
-def save_model(path: Path | str, merged: Mapping[str, Tensor], *, recipe: Recipe) -> ExportResult:
+def save_model(
+    path: Path | str,
+    merged: Mapping[str, Tensor],
+    *,
+    recipe: Recipe,
+    like: Path | None = None,
+    extra: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> ExportResult:
     """Writes a merged model as it is, and its card and recipes beside it.
 
     Everything is written to a temporary folder beside ``path``, synced, read back and compared, and only then
     moved to its name: a full disk or a crash leaves no broken file, and replaces no good one.
 
     Args:
-        path: The file to write, ending in ``.safetensors``; its folder is made if missing.
+        path: The file to write, ending in ``.safetensors``; its folder is made if missing. With ``like``, the
+            folder to write, or ``model.safetensors`` in it.
         merged: A state dict, as `TaskVectors.merge` gives it.
         recipe: What is known about the merge.
+        like: The pre-trained model's folder, if it is one of transformers or timm: the export becomes such a
+            folder, with copies of its configuration and tokenizer, that its library loads.
+        extra: Other tensors to write, such as heads: ``<stem>.<name>.safetensors`` beside a file,
+            ``<name>.safetensors`` in a folder.
 
     Raises:
-        ExportError: The file can't be written, doesn't read back equal, or would hold infinity.
+        ExportError: A file can't be written, doesn't read back equal, or would hold infinity; or ``like`` is
+            no model's folder.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ExportError(f"{path} can't be exported to: the name of a merged model ends in .safetensors.")
-    if path.is_dir():
-        raise ExportError(f"{path} is a folder: choose a file name for the merged model.")
-    storable = _storable(merged)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=path.parent))
-    except OSError as error:
-        raise ExportError(f"{path.parent} can't be written to: {error.strerror}.") from error
-    try:
-        return _write(path, folder, storable, recipe)
-    except (OSError, SafetensorError) as error:
-        raise _not_written(path, error) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    content = _Content(describe(merged), merged.items(), extra or {})
+    has_mergekit = bool(recipe.coefficients) and not recipe.transform
+    return _save(Target.of(Path(path), like), content, recipe, has_mergekit=has_mergekit)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes tensors to a new safetensors file, synced, without a recipe; its folder is made if missing.
+    """Writes tensors to a new safetensors file as carefully, without a recipe; its folder is made if missing.
 
     Raises:
         ExportError: The file can't be written, for which nothing is left of it, or would hold infinity.
     """
-    storable = _storable(tensors)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(storable, path)
-        _sync(path)
-    except (OSError, SafetensorError) as error:
+        write_safetensors(path, describe(tensors), tensors.items(), {"format": "pt"})
+    except (OSError, ExportError) as error:
         with suppress(OSError):
             path.unlink()
         raise _not_written(path, error) from error
-
-
-def _not_written(path: Path, error: Exception) -> ExportError:
-    reason = (isinstance(error, OSError) and error.strerror) or str(error)
-    return ExportError(f"The merged model could not be written to {path}: {reason}.")
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 def read_recipe(path: Path | str) -> Recipe:
@@ -192,188 +220,108 @@ def read_recipe(path: Path | str) -> Recipe:
         raise CheckpointError(f"{path} holds no recipe: it was not exported by mapmerge.") from error
 
 
-def _storable(merged: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors on the CPU, contiguous, tied ones copied: safetensors files share nothing between names."""
-    storable: dict[str, Tensor] = {}
-    seen = set()
-    for name, tensor in merged.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+def _replacing(
+    tensors: Iterable[tuple[str, Tensor]], replaced: Mapping[str, Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in tensors:
+        yield name, replaced[name].to(tensor.dtype) if name in replaced else tensor
+
+
+def _save(target: Target, content: _Content, recipe: Recipe, *, has_mergekit: bool) -> ExportResult:
+    """Writes every file into a temporary folder, and moves all to their names if that went well."""
+    for name in content.extra:
+        if Path(name).name != name or target.beside(f"{name}.safetensors") == target.model:
             raise ExportError(
-                f"The merged tensor '{name}' holds numbers too large for its dtype, "
-                f"{str(tensor.dtype).removeprefix('torch.')}: choose smaller coefficients."
+                f"'{name}' can't be the name of a file beside the merged model: choose another."
             )
-        stored = tensor.cpu().contiguous()
-        storable[name] = stored.clone() if id(tensor) in seen else stored
-        seen.add(id(tensor))
-    return storable
+    parent = target.model.parent
+    is_new = not parent.exists()
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.model.stem}-", dir=parent))
+    except OSError as error:
+        raise ExportError(f"{parent} can't be written to: {error.strerror}.") from error
+    try:
+        result = _write(target, folder, content, recipe, has_mergekit=has_mergekit)
+    except OSError as error:
+        raise _not_written(target.model, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # an empty folder is all that is left of a failure
+                parent.rmdir()
+    return result
 
 
-def _write(path: Path, folder: Path, merged: dict[str, Tensor], recipe: Recipe) -> ExportResult:
-    """Writes every file into ``folder``, checks the model, and moves all to their names, the model last."""
-    architecture = path.with_suffix(".json") if Path(recipe.architecture).suffix == ".json" else None
-    card, mergekit = path.with_suffix(".README.md"), path.with_suffix(".mergekit.yaml")
-    has_mergekit = bool(recipe.coefficients) and not recipe.transform
+def _write(
+    target: Target, folder: Path, content: _Content, recipe: Recipe, *, has_mergekit: bool
+) -> ExportResult:
+    """Writes every file into ``folder``, checks the tensors, and moves all to their names, the model last."""
+    card, mergekit = target.beside("README.md"), target.beside("mergekit.yaml")
+    has_architecture = target.like is None and Path(recipe.architecture).suffix == ".json"
+    architecture = target.model.with_suffix(".json") if has_architecture else None
     if architecture:
         (folder / architecture.name).write_bytes(Path(recipe.architecture).read_bytes())
+    copied = target.copied()
+    for path in copied:
+        shutil.copyfile(path, folder / path.name)
     if has_mergekit:
-        (folder / mergekit.name).write_text(_mergekit_recipe(merged, recipe), encoding="utf-8")
-    model = folder / path.name
-    save_file(merged, model, metadata={_METADATA_KEY: json.dumps(asdict(recipe)), "format": "pt"})
-    _check_written(model, merged, recipe)
-    digest, n_bytes = sha256(model), model.stat().st_size
-    text = _card(path, architecture, recipe, digest, mergekit.name if has_mergekit else None)
-    (folder / card.name).write_text(text, encoding="utf-8")
-    mode = (folder / card.name).stat().st_mode  # safetensors makes files for the owner's eyes only
-    model.chmod(mode)
-    targets = [card, *([mergekit] if has_mergekit else []), *([architecture] if architecture else []), path]
-    for target in targets:
-        _sync(folder / target.name)
-    for target in targets:
-        (folder / target.name).replace(target)
+        dtypes = [dtype for _, dtype in content.described.values()]
+        (folder / mergekit.name).write_text(mergekit_recipe(dtypes, recipe), encoding="utf-8")
+    metadata = {_METADATA_KEY: json.dumps(asdict(recipe)), "format": "pt"}
+    model = folder / target.model.name
+    written = write_safetensors(model, content.described, content.tensors, metadata)
+    if asdict(read_recipe(model)) != asdict(recipe):
+        raise ExportError(f"{model.name} did not read back as it was written: check the disk.")
+    extra = {name: target.beside(f"{name}.safetensors") for name in content.extra}
+    digests = {
+        path.name: write_safetensors(
+            folder / path.name, describe(tensors), tensors.items(), {"format": "pt"}
+        ).sha256
+        for path, tensors in zip(extra.values(), content.extra.values(), strict=True)
+    }
+    facts = Facts(
+        model=target.model,
+        digest=written.sha256,
+        architecture=architecture.name if architecture else "",
+        config=target.config,
+        beside=[path.name for path in copied],
+        mergekit=mergekit.name if has_mergekit else "",
+        extra=digests,
+    )
+    (folder / card.name).write_text(model_card(recipe, facts), encoding="utf-8")
+    beside = [target.model.with_name(path.name) for path in copied]
+    optional = [*([mergekit] if has_mergekit else []), *([architecture] if architecture else [])]
+    _move(folder, [card, *optional, *beside, *extra.values(), target.model])
     if not has_mergekit:  # that of an earlier export to this name would make another model
         mergekit.unlink(missing_ok=True)
+    return ExportResult(
+        path=target.model,
+        card=card,
+        mergekit=mergekit if has_mergekit else None,
+        architecture=architecture,
+        sha256=written.sha256,
+        n_bytes=written.n_bytes,
+        extra=extra,
+        copied=tuple(beside),
+    )
+
+
+def _move(folder: Path, targets: Sequence[Path]) -> None:
+    """Syncs the files of these names in ``folder`` and moves them, in this order."""
+    for target in targets:
+        with (folder / target.name).open("rb+") as file:
+            os.fsync(file.fileno())
+    for target in targets:
+        (folder / target.name).replace(target)
     if os.name == "posix":  # elsewhere a folder can't be opened to be synced
-        descriptor = os.open(path.parent, os.O_RDONLY)
+        descriptor = os.open(targets[0].parent, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
-    return ExportResult(path, card, mergekit if has_mergekit else None, architecture, digest, n_bytes)
 
 
-def _check_written(model: Path, merged: Mapping[str, Tensor], recipe: Recipe) -> None:
-    written = load_file(model)
-    equal = written.keys() == merged.keys() and all(
-        written[name].dtype == tensor.dtype and torch.equal(written[name], tensor)
-        for name, tensor in merged.items()
-    )
-    if not equal or asdict(read_recipe(model)) != asdict(recipe):
-        raise ExportError(f"{model.name} did not read back as it was written: check the disk.")
-
-
-def _mergekit_recipe(merged: Mapping[str, Tensor], recipe: Recipe) -> str:
-    """The same merge for mergekit: task_arithmetic without normalisation is θ_pre + Σ c_n v_n."""
-    dtypes = [tensor.dtype for tensor in merged.values() if tensor.is_floating_point()]
-    stored = max(set(dtypes), key=dtypes.count)
-    computed = torch.promote_types(stored, torch.float32)
-    text: str = yaml.safe_dump(
-        {
-            "merge_method": "task_arithmetic",
-            "base_model": _source_path(recipe, "pretrained"),
-            "models": [
-                {"model": _source_path(recipe, name), "parameters": {"weight": coefficient}}
-                for name, coefficient in recipe.coefficients.items()
-            ],
-            "parameters": {"normalize": False},
-            "dtype": str(computed).removeprefix("torch."),
-            "out_dtype": str(stored).removeprefix("torch."),
-        },
-        sort_keys=False,
-        allow_unicode=True,
-    )
-    return text
-
-
-def _source_path(recipe: Recipe, name: str) -> str:
-    source = recipe.sources.get(name)
-    return source["path"] if source else name
-
-
-def _card(path: Path, architecture: Path | None, recipe: Recipe, digest: str, mergekit: str | None) -> str:
-    """The model card: Markdown with the front matter that model hubs read."""
-    tasks = [
-        f"| {task} | {_percent(recipe.predicted.get(task))} | {_percent(recipe.measured.get(task))} |"
-        for task in dict.fromkeys([*recipe.predicted, *recipe.measured])
-    ]
-    lines = [
-        "---",
-        f"tags: [mapmerge, merge{', task-arithmetic' if recipe.coefficients else ''}]",
-        *(
-            ["library_name: open_clip", "pipeline_tag: zero-shot-image-classification"]
-            if recipe.architecture
-            else []
-        ),
-        "---",
-        "",
-        f"# {path.stem}",
-        "",
-        *_origin(recipe),
-        "",
-    ]
-    if tasks:
-        lines += [
-            "## Metrics",
-            "",
-            "Predicted by surrogates fitted to validation splits; measured on test splits.",
-            "",
-            "| task | predicted (%) | measured (%) |",
-            "| --- | ---: | ---: |",
-            *tasks,
-            "",
-        ]
-    lines += ["## Use", "", "```python", *_loading(path, architecture, recipe), "```", ""]
-    lines += [
-        f"The recipe is in the file's header too (key `mapmerge`){',' if mergekit else '.'}",
-        *([f"and beside it for mergekit (`{mergekit}`)."] if mergekit else []),
-        f"SHA-256 of `{path.name}`: `{digest}`.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _origin(recipe: Recipe) -> list[str]:
-    """The card's lines about what was merged and how."""
-    coefficients = recipe.coefficients
-    names = list(coefficients) or [name for name in recipe.sources if name != "pretrained"]
-    about = [f"A merge of {len(names)} fine-tuned models into one by {recipe.method}"]
-    if coefficients:
-        about[0] += ": the pre-trained model plus"
-        about.append("each model's difference to it, scaled by a coefficient.")
-    else:
-        about[0] += "."
-    if recipe.transform:
-        about.append(f"The differences were transformed first ({_listed(recipe.transform)}).")
-    if recipe.settings:
-        about.append(f"Settings: {_listed(recipe.settings)}.")
-    if recipe.method == Recipe.method:
-        about.append("No training was involved.")
-    about.append(f"Made with mapmerge {recipe.version} on {recipe.created}.")
-    scaled = [f" {coefficients[name]:.4f} |" if coefficients else "" for name in names]
-    return [
-        *about,
-        "",
-        "| model | coefficient | source |" if coefficients else "| model | source |",
-        "| --- | ---: | --- |" if coefficients else "| --- | --- |",
-        f"| pre-trained |{' |' if coefficients else ''} {_source(recipe, 'pretrained')} |",
-        *(f"| {name} |{c} {_source(recipe, name)} |" for name, c in zip(names, scaled, strict=True)),
-    ]
-
-
-def _listed(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {'all' if v is None else v}" for name, v in values.items())
-
-
-def _source(recipe: Recipe, name: str) -> str:
-    source = recipe.sources.get(name, {})
-    return f"`{Path(source['path']).name}`, SHA-256 `{source['sha256']}`" if source else "not recorded"
-
-
-def _percent(fraction: float | None) -> str:
-    return "" if fraction is None else f"{100 * fraction:.1f}"
-
-
-def _loading(path: Path, architecture: Path | None, recipe: Recipe) -> list[str]:
-    if not recipe.architecture:
-        return [
-            "from safetensors.torch import load_file",
-            "",
-            f'model.load_state_dict(load_file("{path.name}"))  # a model of the pre-trained architecture',
-        ]
-    name = architecture.stem if architecture else recipe.architecture
-    register = [f'open_clip.add_model_config("{architecture.name}")'] if architecture else []
-    return [
-        "import open_clip",
-        "",
-        *register,
-        f'model, _, preprocess = open_clip.create_model_and_transforms("{name}", pretrained="{path.name}")',
-        f'tokenizer = open_clip.get_tokenizer("{name}")',
-        "model.eval()",
-    ]
+def _not_written(path: Path, error: Exception) -> ExportError:
+    if isinstance(error, ExportError):
+        return error
+    reason = (isinstance(error, OSError) and error.strerror) or str(error)
+    return ExportError(f"The merged model could not be written to {path}: {reason}.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from torch import Tensor
 
@@ -33,8 +33,34 @@ _PROJECTION = "visual_projection.weight"
 _LAYER = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
 _LAYER_OF_TRANSFORMERS = re.compile(r"encoder\.layers\.(\d+)\.(.+)")
 _PARTS = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
-# Older versions of transformers stored these buffers, 0 to n - 1, with the weights.
+# Older versions of transformers stored these constants with the weights; newer ones compute them.
 _COUNTERS = "position_ids"
+_CONSTANT = re.compile(rf"(.*\.)?(attn(ention)?\.(masked_)?bias|rotary_emb\.inv_freq|{_COUNTERS})")
+
+
+def is_constant(name: str) -> bool:
+    """Whether a tensor is one that older versions of transformers stored and newer ones compute."""
+    return _CONSTANT.fullmatch(name) is not None
+
+
+def compared(model: Iterable[str], base: Collection[str], without: Collection[str]) -> list[str]:
+    """Returns which of a fine-tuned model's names are to be merged onto a base's.
+
+    Left out are the names in ``without``, under any prefix, and old constants that the base lacks.
+
+    Args:
+        model: The fine-tuned model's names.
+        base: The names of the base that count.
+        without: Names that don't.
+    """
+    endings = tuple(f".{name}" for name in without)
+    return [
+        name
+        for name in model
+        if name not in without
+        and not (endings and name.endswith(endings))
+        and not (name not in base and is_constant(name))
+    ]
 
 
 def adapt(model: StateDict, base: StateDict, part: str = "") -> StateDict:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from mapmerge_core.errors import CheckpointError
+from mapmerge_core.weights.checks import (
+    Described,
+    StateDict,
+    arithmetic_dtype,
+    check_any,
+    check_finite,
+    check_models,
+    describe,
+    differs,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
+    from torch import Tensor
 
-StateDict = Mapping[str, Tensor]
+__all__ = ["Group", "Layout", "Slot", "StateDict", "lay_out"]
 
 # Views start at multiples of this many elements: kernels are faster on aligned weights.
 _ALIGNMENT = 16
@@ -73,7 +81,7 @@ class Layout:
     """Everything that is computed once from the checkpoints.
 
     Attributes:
-        order: All keys of the pre-trained model, in its order.
+        described: All tensors of the pre-trained model, in its order.
         groups: The tensors that are merged.
         kept: The tensors that keep the pre-trained model's values.
         aliases: The key that holds the same tensor, for each key that is tied to an earlier one.
@@ -84,7 +92,7 @@ class Layout:
         l2: |θ_pre|_2 over them.
     """
 
-    order: tuple[str, ...]
+    described: Mapping[str, Described]
     groups: tuple[Group, ...]
     kept: Mapping[str, Tensor]
     aliases: Mapping[str, str]
@@ -100,20 +108,27 @@ def lay_out(pretrained: StateDict, finetuned: Mapping[str, StateDict], part: str
     Raises:
         CheckpointError: See `TaskVectors.from_state_dicts`.
     """
-    keys = _check_models(pretrained, finetuned, part)
+    check_any(finetuned)
+    described = describe(pretrained)
+    keys = check_models(described, {name: describe(model) for name, model in finetuned.items()}, part)
+    for key, tensor in pretrained.items():
+        check_finite("the pre-trained model", key, tensor)
+    for name, model in finetuned.items():
+        for key in keys:
+            check_finite(f"the model '{name}'", key, model[key])
     aliases = _find_aliases(keys, [pretrained, *finetuned.values()])
     floats = [key for key in keys if key not in aliases and pretrained[key].is_floating_point()]
     changed = {
-        name: {key for key in keys if _differs(sd[key], pretrained[key])} for name, sd in finetuned.items()
+        name: {key for key in keys if differs(sd[key], pretrained[key])} for name, sd in finetuned.items()
     }
     by_dtype = defaultdict(list)
     for key in floats:
         if any(key in keys_of_one for keys_of_one in changed.values()):
-            by_dtype[_arithmetic_dtype(pretrained[key])].append(key)
+            by_dtype[arithmetic_dtype(pretrained[key].dtype)].append(key)
     groups = tuple(_lay_out_group(dtype, group, pretrained, finetuned) for dtype, group in by_dtype.items())
     merged = {slot.name for group in groups for slot in group.slots}
     return Layout(
-        order=tuple(pretrained),
+        described=described,
         groups=groups,
         kept={key: tensor for key, tensor in pretrained.items() if key not in merged and key not in aliases},
         aliases=aliases,
@@ -122,75 +137,6 @@ def lay_out(pretrained: StateDict, finetuned: Mapping[str, StateDict], part: str
         l1=sum(float(torch.linalg.vector_norm(_compute(pretrained[key]), 1)) for key in floats),
         l2=sum(float(torch.linalg.vector_norm(_compute(pretrained[key]))) ** 2 for key in floats) ** 0.5,
     )
-
-
-def check_keys(model: str, keys: Collection[str], expected: Collection[str]) -> None:
-    """Compares a model's keys with the pre-trained model's.
-
-    Raises:
-        CheckpointError: Keys are missing or extra; the first is named, the rest counted.
-    """
-    for problem, found in (
-        ("lacks", [key for key in expected if key not in keys]),
-        ("has", [key for key in keys if key not in expected]),
-    ):
-        if found:
-            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-            contrast = "has" if problem == "lacks" else "lacks"
-            raise CheckpointError(
-                f"{model} {problem} the tensor '{found[0]}'{more}, which the pre-trained model {contrast}: "
-                "all models must share one architecture."
-            )
-
-
-def check_shape(model: str, key: str, tensor: Tensor, expected: Tensor) -> None:
-    """Compares a tensor's shape with the pre-trained model's.
-
-    Raises:
-        CheckpointError: The shapes differ; both are quoted.
-    """
-    if tensor.shape != expected.shape:
-        raise CheckpointError(
-            f"The tensor '{key}' has shape {tuple(tensor.shape)} in {model} but {tuple(expected.shape)} "
-            "in the pre-trained model: all models must share one architecture."
-        )
-
-
-def _check_models(pretrained: StateDict, finetuned: Mapping[str, StateDict], part: str) -> list[str]:
-    """Returns the keys in ``part`` after checking every model's."""
-    if not finetuned:
-        raise CheckpointError("There is no fine-tuned model: a merge needs at least one.")
-    keys = [key for key in pretrained if key.startswith(part)]
-    if not keys:
-        prefixes = ", ".join(sorted({key.split(".")[0] + "." * ("." in key) for key in pretrained})) or "none"
-        raise CheckpointError(
-            f"No tensor of the pre-trained model starts with '{part}': its keys start with {prefixes}."
-        )
-    expected = dict.fromkeys(keys)
-    for name, state_dict in finetuned.items():
-        found = dict.fromkeys(key for key in state_dict if key.startswith(part))
-        check_keys(f"The model '{name}'", found, expected)
-    _check_finite("the pre-trained model", pretrained, pretrained)
-    for name, state_dict in finetuned.items():
-        for key in keys:
-            check_shape(f"the model '{name}'", key, state_dict[key], pretrained[key])
-            if state_dict[key].is_floating_point() != pretrained[key].is_floating_point():
-                raise CheckpointError(
-                    f"The tensor '{key}' is {_dtype_name(state_dict[key])} in the model '{name}' but "
-                    f"{_dtype_name(pretrained[key])} in the pre-trained model: "
-                    "quantized models can't be merged."
-                )
-        _check_finite(f"the model '{name}'", state_dict, expected)
-    return keys
-
-
-def _check_finite(model: str, state_dict: StateDict, keys: Collection[str]) -> None:
-    for key in keys:
-        if state_dict[key].is_floating_point() and not state_dict[key].isfinite().all():
-            kind = "NaN" if state_dict[key].isnan().any() else "infinity"
-            raise CheckpointError(
-                f"The tensor '{key}' of {model} holds {kind}: this checkpoint can't be merged."
-            )
 
 
 def _find_aliases(keys: Sequence[str], models: Sequence[StateDict]) -> dict[str, str]:
@@ -209,22 +155,8 @@ def _find_aliases(keys: Sequence[str], models: Sequence[StateDict]) -> dict[str,
     return aliases
 
 
-def _arithmetic_dtype(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
 def _compute(tensor: Tensor) -> Tensor:
-    return tensor.to(_arithmetic_dtype(tensor))
-
-
-def _differs(tensor: Tensor, base: Tensor) -> bool:
-    if tensor.dtype != base.dtype:
-        tensor, base = tensor.double(), base.double()
-    return not torch.equal(tensor, base)
-
-
-def _dtype_name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+    return tensor.to(arithmetic_dtype(tensor.dtype))
 
 
 def _lay_out_group(

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mapmerge_core.errors import CoefficientError
 from mapmerge_core.weights.checkpoints import read_state_dict
-from mapmerge_core.weights.keys import adapt
-from mapmerge_core.weights.layout import Group, Layout, StateDict, check_keys, check_shape, lay_out
+from mapmerge_core.weights.checks import Described, check_coefficients
+from mapmerge_core.weights.keys import adapt, compared
+from mapmerge_core.weights.layout import Group, Layout, StateDict, lay_out
+from mapmerge_core.weights.modules import load_part, module_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import ArrayLike
@@ -98,17 +99,31 @@ class TaskVectors:
 
     @classmethod
     def from_files(
-        cls, pretrained: Path | str, finetuned: Mapping[str, Path], *, part: str = ""
+        cls,
+        pretrained: Path | str,
+        finetuned: Mapping[str, Path],
+        *,
+        part: str = "",
+        without: Collection[str] = (),
     ) -> TaskVectors:
         """Does the same with checkpoint files, memory-mapped: what is not merged is never copied.
 
         Fine-tuned models may have other names for the same tensors, such as another library's (see `adapt`).
 
+        Args:
+            pretrained: The checkpoint that the others started from.
+            finetuned: A checkpoint for each name.
+            part: Merge only keys with this prefix.
+            without: Names of tensors that are left out of all models, such as heads.
+
         Raises:
             CheckpointError: As for `from_state_dicts` and `read_state_dict`.
         """
-        base = read_state_dict(pretrained)
-        models = {name: adapt(read_state_dict(path), base, part) for name, path in finetuned.items()}
+        base = {name: t for name, t in read_state_dict(pretrained).items() if name not in without}
+        models = {}
+        for name, path in finetuned.items():
+            model = read_state_dict(path)
+            models[name] = adapt({key: model[key] for key in compared(model, base, without)}, base, part)
         layout = lay_out(base, models, part)
         return cls(tuple(finetuned), part, layout)
 
@@ -119,6 +134,11 @@ class TaskVectors:
     def device(self) -> torch.device:
         """Where V lies and merges are computed."""
         return self.groups[0].V.device if self.groups else torch.device("cpu")
+
+    @property
+    def described(self) -> Mapping[str, Described]:
+        """The shape and dtype of every tensor of a merged model, in the pre-trained model's order."""
+        return self._layout.described
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -154,8 +174,15 @@ class TaskVectors:
         Raises:
             CoefficientError: ``c`` has another length, or holds NaN or infinity.
         """
-        row = self._checked(c)
-        return self.state_dict_of([torch.addmv(g.base, g.V.T, g.cast(row)) for g in self.groups])
+        return self.state_dict_of(self._flats(self._checked(c)))
+
+    def tensors(self, c: ArrayLike) -> Iterator[tuple[str, Tensor]]:
+        """Returns the tensors of θ(c) by name, one at a time on the CPU, bit for bit what `merge` gives.
+
+        Raises:
+            CoefficientError: ``c`` has another length, or holds NaN or infinity.
+        """
+        return self._tensors(self._checked(c))
 
     def merge_many(self, C: ArrayLike) -> list[dict[str, Tensor]]:
         """Returns a state dict as `merge` does for each row of ``C`` (m x N), from one matrix product.
@@ -189,7 +216,7 @@ class TaskVectors:
         tensors = {name: tensor.to(self.device) for name, tensor in self._layout.kept.items()}
         for group, flat in zip(self.groups, flats, strict=True):
             tensors.update({slot.name: slot.view(flat).to(slot.dtype) for slot in group.slots})
-        return {name: tensors[self._layout.aliases.get(name, name)] for name in self._layout.order}
+        return {name: tensors[self._layout.aliases.get(name, name)] for name in self._layout.described}
 
     @torch.no_grad()
     def merge_into(self, module: nn.Module, c: ArrayLike) -> None:
@@ -201,7 +228,8 @@ class TaskVectors:
         the module was moved or cast.
 
         Args:
-            module: A module whose state dict has the pre-trained model's keys and shapes, in any float dtype.
+            module: A module whose state dict has the pre-trained model's keys and shapes, in any float dtype;
+                it may have more names for tensors that are tied to others.
             c: N coefficients.
 
         Raises:
@@ -217,7 +245,6 @@ class TaskVectors:
         for place in binding.copies:
             place.tensor.copy_(place.view)
 
-    @torch.no_grad()
     def load_into(self, module: nn.Module, state_dict: StateDict) -> None:
         """Makes ``module`` any other model, in place, with the rounding of `merge_into`.
 
@@ -230,15 +257,7 @@ class TaskVectors:
                 model's.
         """
         self.release(module)
-        targets = module.state_dict(keep_vars=True)
-        check_keys("The module", targets, dict.fromkeys(self._layout.order))
-        model = {name: tensor for name, tensor in state_dict.items() if name.startswith(self.part)}
-        check_keys("The model", model, [name for name in self._layout.order if name.startswith(self.part)])
-        dtypes = {name: tensor.dtype for name, tensor in self._layout.kept.items()}
-        dtypes.update({slot.name: slot.dtype for group in self.groups for slot in group.slots})
-        for name, tensor in model.items():
-            check_shape("the model", name, tensor, targets[name])
-            targets[name].copy_(tensor.to(dtypes[self._layout.aliases.get(name, name)]))
+        load_part(module, state_dict, self._layout.described, self.part)
 
     def release(self, module: nn.Module) -> None:
         """Forgets that ``module`` was merged into: after others wrote to it, every tensor is written anew."""
@@ -261,11 +280,26 @@ class TaskVectors:
         gram = self._gram()
         norms = np.sqrt(np.diag(gram))
         norms = np.where(norms > 0, norms, 1)
-        return gram / np.outer(norms, norms)
+        cosines: np.ndarray = gram / (norms[:, None] * norms)
+        return cosines
 
     def differing(self) -> dict[str, int]:
         """Returns for each fine-tuned model how many tensors of ``part`` fine-tuning changed."""
         return dict(self._layout.differing)
+
+    def _flats(self, row: np.ndarray) -> list[Tensor]:
+        return [torch.addmv(group.base, group.V.T, group.cast(row)) for group in self.groups]
+
+    def _tensors(self, row: np.ndarray) -> Iterator[tuple[str, Tensor]]:
+        flats = self._flats(row)
+        places = {s.name: (s, flat) for g, flat in zip(self.groups, flats, strict=True) for s in g.slots}
+        for name in self._layout.described:
+            source = self._layout.aliases.get(name, name)
+            if source in places:
+                slot, flat = places[source]
+                yield name, slot.view(flat).to(slot.dtype).cpu()
+            else:
+                yield name, self._layout.kept[source].cpu()
 
     def _gram(self) -> np.ndarray:
         # One tensor at a time, summed in float64: exact for billions of parameters without a wider copy of V.
@@ -277,34 +311,15 @@ class TaskVectors:
         return ((gram + gram.T) / 2).numpy()  # a matrix product may round its two halves differently
 
     def _checked(self, coefficients: ArrayLike, rows: int | str | None = None) -> np.ndarray:
-        """Returns N coefficients as float64, or ``rows`` x N of them; any number of rows is ``"m"``."""
-        array = np.asarray(coefficients, dtype=np.float64)
-        leading = () if rows is None else array.shape[:1] if rows == "m" else (rows,)
-        if array.shape != (*leading, len(self)):
-            expected = f"({len(self)},)" if rows is None else f"({rows}, {len(self)})"
-            raise CoefficientError(
-                f"The coefficients have shape {array.shape}, but the {len(self)} task vectors "
-                f"({', '.join(self.names)}) need {expected}."
-            )
-        if not np.isfinite(array).all():
-            raise CoefficientError(
-                "The coefficients hold NaN or infinity: every coefficient must be a finite number."
-            )
-        return array
+        return check_coefficients(self.names, coefficients, rows)
 
     def _bind(self, module: nn.Module) -> _Binding:
-        targets = module.state_dict(keep_vars=True)
-        check_keys("The module", targets, dict.fromkeys(self._layout.order))
         flats = tuple(torch.empty_like(group.base) for group in self.groups)
         merged = {s.name: s.view(f) for g, f in zip(self.groups, flats, strict=True) for s in g.slots}
-        views, copies, seen = [], [], set()
-        for name, target in targets.items():
+        views, copies = [], []
+        for name, target in module_tensors(module, self._layout.described).items():
             source_name = self._layout.aliases.get(name, name)
             source = merged[source_name] if source_name in merged else self._layout.kept[source_name]
-            check_shape("the module", name, target, source)
-            if id(target) in seen:  # tied in the module: one tensor, written once
-                continue
-            seen.add(id(target))
             owner, _, attribute = name.rpartition(".")
             place = _Place(weakref.ref(module.get_submodule(owner)), attribute, source)
             if source_name not in merged:

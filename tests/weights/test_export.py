@@ -18,6 +18,7 @@ from mapmerge_core import __version__
 from mapmerge_core.errors import CheckpointError, CoefficientError, ExportError
 from mapmerge_core.weights.checkpoints import read_state_dict, sha256
 from mapmerge_core.weights.export import Recipe, read_recipe, save_merged, save_model, save_tensors
+from mapmerge_core.weights.streamed import StreamedVectors
 from mapmerge_core.weights.task_vectors import TaskVectors
 
 TASKS = ("Colours", "Stripes", "Light")
@@ -143,6 +144,7 @@ FULL_DISK = """
 import resource, sys
 from mapmerge_core.errors import ExportError
 from mapmerge_core.weights.export import Recipe, save_merged
+from mapmerge_core.weights.streamed import StreamedVectors
 from mapmerge_core.weights.task_vectors import TaskVectors
 import torch
 vectors = TaskVectors.from_state_dicts({"w": torch.zeros(500_000)}, {"one": {"w": torch.ones(500_000)}})
@@ -240,3 +242,91 @@ def test_a_file_without_a_recipe(tmp_path):
         read_recipe(tmp_path / "plain.safetensors")
     with pytest.raises(CheckpointError, match="can't be read"):
         read_recipe(tmp_path / "none.safetensors")
+
+
+def test_a_streamed_merge_is_written_as_one_in_memory(tmp_path, sources, recipe):
+    base = load_file(sources["pretrained"])
+    models = {task: load_file(sources[task]) for task in TASKS}
+    streamed = StreamedVectors.from_state_dicts(base, models | {"Light": base}, part="visual.")
+    dense = TaskVectors.from_state_dicts(base, models | {"Light": base}, part="visual.")
+    one = save_merged(tmp_path / "one.safetensors", streamed, C, recipe=recipe)
+    other = save_merged(tmp_path / "other.safetensors", dense, C, recipe=recipe)
+    written, expected = load_file(one.path), load_file(other.path)
+    assert written.keys() == expected.keys()
+    for name, tensor in streamed.merge(C).items():
+        assert torch.equal(written[name], tensor)
+        torch.testing.assert_close(tensor, expected[name], rtol=2e-3, atol=1e-6)  # a last bit of float16
+    assert read_recipe(one.path).coefficients == dict(zip(TASKS, C, strict=True))
+    assert yaml.safe_load(one.mergekit.read_text()) == yaml.safe_load(other.mergekit.read_text())
+    with pytest.raises(ExportError, match=r"too large for its dtype, float16.*smaller coefficients"):
+        save_merged(tmp_path / "one.safetensors", streamed, [1e9, 0, 0], recipe=recipe)
+    assert sha256(one.path) == one.sha256
+
+
+def test_tensors_that_are_not_the_merges_and_files_of_others(tmp_path, vectors, recipe):
+    name = "visual.ln_post.bias"
+    result = save_merged(
+        tmp_path / "m.safetensors",
+        vectors,
+        C,
+        recipe=recipe,
+        replaced={name: torch.full(vectors.described[name].shape, 0.25)},
+        extra={"head-cifar10": {"weight": torch.ones(2, 3)}},
+    )
+    written, merged = load_file(result.path), vectors.merge(C)
+    assert written[name].dtype == merged[name].dtype
+    assert (written[name] == 0.25).all()
+    assert all(torch.equal(written[key], tensor) for key, tensor in merged.items() if key != name)
+    head = tmp_path / "m.head-cifar10.safetensors"
+    assert result.extra == {"head-cifar10": head}
+    assert load_file(head)["weight"].tolist() == [[1] * 3] * 2
+    assert result.mergekit is None, "mergekit would make another model"
+    assert f"SHA-256 of `{head.name}`: `{sha256(head)}`" in result.card.read_text()
+    for given, error, says in (
+        ({"replaced": {"x": torch.ones(1)}}, CheckpointError, "'x' can't replace"),
+        ({"replaced": {name: torch.ones(1)}}, CheckpointError, r"has shape \(1,\) in its replacement"),
+        ({"extra": {"a/b": {}}}, ExportError, "'a/b' can't be the name of a file"),
+        ({"extra": {"h": {"w": torch.ones(1) / 0}}}, ExportError, "'w' holds numbers too large"),
+    ):
+        with pytest.raises(error, match=says):
+            save_merged(tmp_path / "new" / "m.safetensors", vectors, C, recipe=recipe, **given)
+    assert not (tmp_path / "new").exists()
+
+
+def test_losses_and_perplexities_are_no_percentages(tmp_path):
+    vectors = TaskVectors.from_state_dicts({"w": torch.zeros(2)}, {"one": {"w": torch.ones(2)}})
+    recipe = Recipe(
+        predicted={"news": 0.512, "code": 12.345678, "photos": 0.9},
+        measured={"news": 0.5, "photos": 0.875},
+        tasks={
+            "news": {"metric": "loss"},
+            "code": {"metric": "perplexity"},
+            "photos": {"metric": "accuracy"},
+        },
+    )
+    card = save_merged(tmp_path / "m.safetensors", vectors, [1], recipe=recipe).card.read_text()
+    for row in (
+        "| news | loss | 0.512 | 0.5 |",
+        "| code | perplexity | 12.35 |  |",
+        "| photos | accuracy | 90.0 % | 87.5 % |",
+    ):
+        assert row in card
+
+
+def test_mergekit_finds_adapters_and_repositories(tmp_path):
+    from mergekit.common import ModelReference
+
+    adapter = tmp_path / "lora"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.safetensors").write_text("")
+    vectors = TaskVectors.from_state_dicts({"w": torch.zeros(2)}, {"one": {"w": torch.ones(2)}})
+    sources = {
+        "pretrained": {"path": "hf://org/base", "sha256": ""},
+        "one": {"path": str(adapter), "sha256": ""},
+    }
+    result = save_merged(tmp_path / "m.safetensors", vectors, [1], recipe=Recipe(sources=sources))
+    config = yaml.safe_load(result.mergekit.read_text())
+    assert config["base_model"] == "org/base"
+    reference = ModelReference.parse(config["models"][0]["model"])
+    assert (reference.model.path, reference.lora.path) == ("org/base", str(adapter))

@@ -1,0 +1,133 @@
+"""Which files of a folder are weights, by their names, and which belong together."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mapmerge_core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+ADAPTER_CONFIG = "adapter_config.json"
+
+_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+_INDEXES = (".safetensors.index.json", ".bin.index.json")
+# What a folder's weights may be called, the best first; the names are those of transformers and open_clip.
+_WHOLE = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "open_clip_model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "open_clip_pytorch_model.bin",
+)
+# What trainers leave beside the weights.
+_NOT_WEIGHTS = re.compile(r"(optimizer|scheduler|scaler|training_args|rng_state.*)\.(pt|pth|bin|safetensors)")
+_SHARD = r"-\d+-of-\d+"
+_IS_SHARD = re.compile(rf".*{_SHARD}\.(safetensors|bin)")
+
+
+def main_file(names: Collection[str]) -> str | None:
+    """Returns which of a folder's files holds its weights, or the index of those that do; None if none does.
+
+    An adapter comes before whole weights, as in transformers, and safetensors before pickles. A folder whose
+    files have names of their own counts if only one of them can be weights.
+    """
+    adapters = _ADAPTERS if ADAPTER_CONFIG in names else ()
+    order: tuple[str, ...] = (*adapters, *_WHOLE)
+    for known in order:
+        if known in names:
+            return known
+    for fits in (is_index, is_weights):
+        choice = [name for name in names if fits(name)]
+        if len(choice) == 1:
+            return choice[0]
+    return None
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file of this name may hold a model by itself: neither a shard nor a trainer's state."""
+    return name.endswith(SUFFIXES) and not _NOT_WEIGHTS.fullmatch(name) and not _IS_SHARD.fullmatch(name)
+
+
+def is_index(name: str) -> bool:
+    """Whether a file of this name says which tensors lie in which of a checkpoint's shards."""
+    return name.endswith(_INDEXES)
+
+
+def shards_beside(index: str, names: Collection[str]) -> set[str]:
+    """Returns which of a folder's files are shards of ``index``, by their names alone."""
+    for ending in _INDEXES:
+        if index.endswith(ending):
+            stem, suffix = index.removesuffix(ending), ending.removesuffix(".index.json")
+            pattern = re.compile(re.escape(stem) + _SHARD + re.escape(suffix))
+            return {name for name in names if pattern.fullmatch(name)}
+    return set()
+
+
+def is_adapter_folder(path: Path) -> bool:
+    """Whether a path is a PEFT adapter: its folder, or the file with its weights."""
+    folder = path if path.is_dir() else path.parent
+    return (folder / ADAPTER_CONFIG).is_file() and (
+        path.name in _ADAPTERS if path != folder else any((folder / name).is_file() for name in _ADAPTERS)
+    )
+
+
+def file_of(path: Path) -> Path:
+    """Returns the file that holds a checkpoint's weights, or the index of those that do.
+
+    Raises:
+        CheckpointError: There is nothing, a folder holds no weights or several, or it is no checkpoint.
+    """
+    if path.is_dir():
+        try:
+            names = [file.name for file in path.iterdir() if file.is_file()]
+        except OSError as error:
+            raise CheckpointError(f"{path} can't be listed: {error.strerror}.") from error
+        name = main_file(names)
+        if name is None:
+            n = sum(map(is_weights, names))
+            held = f"{n} checkpoints" if n else "no weights"
+            raise CheckpointError(f"{path} is a folder with {held}: choose a checkpoint file.")
+        return path / name
+    if not path.exists():
+        raise CheckpointError(f"There is no checkpoint {path}.")
+    if not path.name.endswith(SUFFIXES) and not is_index(path.name):
+        raise CheckpointError(
+            f"{path} can't be read: a checkpoint's name ends in one of {', '.join(SUFFIXES)}."
+        )
+    return path
+
+
+def read_index(path: Path) -> dict[str, Path]:
+    """Returns the shard of each tensor that an index lists.
+
+    Raises:
+        CheckpointError: It isn't an index, names a file outside of its folder, or a shard is missing.
+    """
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        shards = {str(name): str(file) for name, file in listed.items()}
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error.strerror}.") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged or not an index of a checkpoint's shards.") from error
+    if not shards:
+        raise CheckpointError(f"{path} lists no tensors.")
+    for file in dict.fromkeys(shards.values()):
+        if Path(file).name != file or "\\" in file or not file.endswith(SUFFIXES):
+            raise CheckpointError(
+                f"{path} names the shard '{file}', which is not a checkpoint file in the same folder: "
+                "get the checkpoint anew."
+            )
+        if not (path.parent / file).is_file():
+            raise CheckpointError(
+                f"{path} names the shard '{file}', which is missing beside it: get all files of the "
+                "checkpoint."
+            )
+    return {name: path.parent / file for name, file in shards.items()}
