@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mapmerge_core.tasks.datasets import Task, load_split
 from mapmerge_core.tasks.evaluator import PRECISIONS, Evaluator
 from mapmerge_core.tasks.families.clip import ClipZeroShot
+from mapmerge_core.tasks.task import Task
 from mapmerge_core.weights.task_vectors import TaskVectors
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def bare_loop(evaluator: Evaluator, dtype: torch.dtype) -> tuple[Callable[[], No
     tower = family.model_in(dtype).visual
     batches = []
     for task in evaluator.tasks.values():
-        images = family.normalise(family.prepare(load_split(task.data, "val")[0])).to(dtype)
+        images = family.normalise(family.images(task, "val")).to(dtype)
         batches += images.split(evaluator.batch_size)
 
     @torch.inference_mode()

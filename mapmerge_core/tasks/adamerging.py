@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mapmerge_core.errors import Cancelled, MapMergeError
-from mapmerge_core.tasks.datasets import load_split
-from mapmerge_core.tasks.statistics import running_out_of_memory
+from mapmerge_core.tasks.statistics import classifier_of, running_out_of_memory
+from mapmerge_core.weights.streamed import in_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -71,14 +71,12 @@ def adamerge(
     if not lr > 0:
         raise MapMergeError(f"AdaMerging's learning rate must be above 0, not {lr:g}.")
     with running_out_of_memory(evaluator, batch_size):
-        vectors = evaluator.vectors if vectors is None else vectors.to(evaluator.device)
-        family, rng = evaluator.family, np.random.default_rng(seed)
-        images = {
-            name: family.prepare(load_split(task.data, "val")[0]) for name, task in evaluator.tasks.items()
-        }
+        vectors = in_memory(evaluator.vectors) if vectors is None else vectors.to(evaluator.device)
+        family, rng = classifier_of(evaluator), np.random.default_rng(seed)
+        images = {name: family.images(task, "val") for name, task in evaluator.tasks.items()}
         shape = (len(vectors.layers), len(vectors))
         # Once, for the tensors that are not merged; from then on the merged ones are written in place.
-        vectors.merge_into(family.model, np.full(len(vectors), start))
+        vectors.merge_into(family.model_in(torch.float32), np.full(len(vectors), start))
         raw = torch.full(shape if layer_wise else shape[1:], start, dtype=torch.float64, requires_grad=True)
         optimizer = torch.optim.Adam([raw], lr=lr, betas=(0.9, 0.999))
         for step in range(steps):
@@ -117,11 +115,12 @@ def entropy_and_gradient(
         The mean over tasks of the mean entropy over a task's images, in nats, and its gradient, L x N,
         float64, on the CPU.
     """
-    parameters = _merge_unrounded(evaluator.family.model, vectors, coefficients)
+    family = classifier_of(evaluator)
+    parameters = _merge_unrounded(family.model_in(torch.float32), vectors, coefficients)
     entropy, gradient = 0.0, torch.zeros_like(coefficients)
     for name, images in batches.items():
-        head = evaluator.family.head(evaluator.tasks[name])
-        log_p = evaluator.family.class_logits(images, head, parameters).log_softmax(dim=1)
+        head = family.head(evaluator.tasks[name])
+        log_p = family.class_logits(images, head, parameters).log_softmax(dim=1)
         loss = -(log_p.exp() * log_p).sum(dim=1).mean() / len(batches)
         slopes = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         gradient += _contract(vectors, dict(zip(parameters, slopes, strict=True)))

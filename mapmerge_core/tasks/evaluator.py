@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import time
 from functools import cache
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from mapmerge_core.errors import CheckpointError, DatasetError, MapMergeError
-from mapmerge_core.tasks.datasets import load_split
-from mapmerge_core.tasks.metric import Outcome
+from mapmerge_core.tasks.metric import Outcome, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import ArrayLike
     from torch import Tensor, nn
 
-    from mapmerge_core.tasks.datasets import Task
-    from mapmerge_core.tasks.families.clip import ClipZeroShot
+    from mapmerge_core.tasks.families.base import Family
+    from mapmerge_core.tasks.task import Task
     from mapmerge_core.weights.layout import StateDict
-    from mapmerge_core.weights.task_vectors import TaskVectors
+    from mapmerge_core.weights.streamed import Vectors
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -87,21 +86,23 @@ class Evaluator:
         device: A device or its name, see `choose_device`.
         precision: ``"float32"``, ``"bfloat16"`` or ``"auto"`` (see `choose_precision`) for the validation
             split.
-        batch_size: Images in a batch; by default 256 on a CPU, 1,024 elsewhere.
+        batch_size: Examples in a batch; by default 256 on a CPU, 1,024 elsewhere. Families of large models
+            take fewer at a time.
 
     Attributes:
         device: Where models are merged and measured.
         precision: What ``precision`` came to; hand it to another `Evaluator` to get the same outcomes.
-        batch_size: Images in a batch.
+        batch_size: Examples in a batch.
 
     Raises:
-        MapMergeError: Two tasks share a name, the device is missing, or the vectors are of another part.
+        MapMergeError: Two tasks share a name, the device is missing, the family can't measure a task's
+            metric, or the vectors are of another part.
     """
 
     def __init__(
         self,
-        family: ClipZeroShot,
-        vectors: TaskVectors,
+        family: Family,
+        vectors: Vectors,
         tasks: Sequence[Task],
         *,
         device: torch.device | str = "auto",
@@ -121,14 +122,14 @@ class Evaluator:
             names = [task.name for task in tasks]
             twice = next(name for name in names if names.count(name) > 1)
             raise DatasetError(f"Two tasks are named '{twice}': give each its own name.")
+        family.use(tasks)
         family.to(self.device)
         self.family = family
         self.vectors = vectors.to(self.device)
         self._exported = vectors.to("cpu")
-        self._splits: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
 
     @property
-    def exported_vectors(self) -> TaskVectors:
+    def exported_vectors(self) -> Vectors:
         """The task vectors as an export merges them: on the CPU."""
         return self._exported
 
@@ -139,8 +140,7 @@ class Evaluator:
             DatasetError: A task is unknown, or its dataset can't be read.
         """
         for task in self._chosen(tasks):
-            self._examples(task, split)
-            self.family.head(task)
+            self.family.prepare(task, split)
 
     def evaluate(
         self,
@@ -196,12 +196,33 @@ class Evaluator:
             CheckpointError: A key of that part is missing or new, or a shape differs.
             DatasetError, MapMergeError: As for `evaluate`.
         """
+        return self._measured(lambda model: self._load(model, state_dict), tasks, split, precision)
 
-        def load(model: nn.Module) -> None:
-            self.vectors.release(model)
-            self._exported.load_into(model, state_dict)
+    def extras(self, c: ArrayLike) -> tuple[Mapping[str, Tensor], Mapping[str, Mapping[str, Tensor]]]:
+        """What an export of θ(c) holds besides the merge (see `Family.extras`), as the test split sees it.
 
-        return self._measured(load, tasks, split, precision)
+        Raises:
+            CoefficientError, DatasetError, MapMergeError: As for `evaluate`.
+        """
+        return self._extras(lambda model: self._exported.merge_into(model, c))
+
+    def extras_of(
+        self, state_dict: StateDict
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Mapping[str, Tensor]]]:
+        """As `extras`, for any model with the pre-trained one's keys (see `outcomes_of`)."""
+        return self._extras(lambda model: self._load(model, state_dict))
+
+    def _extras(
+        self, write: Callable[[nn.Module], None]
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Mapping[str, Tensor]]]:
+        self.prepare(split="test")
+        write(self.family.model_in(torch.float32))
+        self.family.merged(torch.float32)
+        return self.family.extras()
+
+    def _load(self, model: nn.Module, state_dict: StateDict) -> None:
+        self.vectors.release(model)
+        self._exported.load_into(model, state_dict)
 
     def _measured(
         self,
@@ -217,19 +238,20 @@ class Evaluator:
             self.prepare(tasks, split)
             start = time.perf_counter()
             write(self.family.model_in(dtype))
+            self.family.merged(dtype)
             for task in chosen:
-                correct = self._correct(task, split, dtype)
+                scores = self.family.measure(task, split, dtype, self.batch_size)
                 outcome = Outcome(
-                    value=float(correct.mean()),
-                    n_examples=len(correct),
-                    correct=np.packbits(correct).tobytes(),
+                    value=_finite(task, scores.value),
+                    n_examples=len(scores.per_example),
+                    per_example=pack(scores.per_example),
                     seconds=time.perf_counter() - start,
                 )
                 yield task.name, outcome
                 start = time.perf_counter()
         except torch.OutOfMemoryError as error:
             raise MapMergeError(
-                f"The device {self.device} ran out of memory with {self.batch_size} images in a batch: "
+                f"The device {self.device} ran out of memory with {self.batch_size} examples in a batch: "
                 "choose a smaller batch size."
             ) from error
 
@@ -239,31 +261,14 @@ class Evaluator:
                 raise DatasetError(f"There is no task '{name}': choose from {', '.join(self.tasks)}.")
         return list(self.tasks.values()) if names is None else [self.tasks[name] for name in names]
 
-    def _examples(self, task: Task, split: str) -> tuple[Tensor, Tensor]:
-        """A split's prepared images and labels (n), loaded once and kept on the device."""
-        if (task.name, split) not in self._splits:
-            images, labels = load_split(task.data, split)
-            self._splits[task.name, split] = (
-                self.family.prepare(images),
-                torch.from_numpy(labels).to(self.device),
-            )
-        return self._splits[task.name, split]
 
-    @torch.inference_mode()
-    def _correct(self, task: Task, split: str, dtype: torch.dtype) -> np.ndarray:
-        """Whether each example is classified correctly (n), collected on the device and fetched once."""
-        images, labels = self._examples(task, split)
-        head = self.family.head(task)
-        correct = torch.empty_like(labels, dtype=torch.bool)
-        for some, batch, wanted in zip(
-            correct.split(self.batch_size),
-            images.split(self.batch_size),
-            labels.split(self.batch_size),
-            strict=True,
-        ):
-            torch.eq(self.family.logits(batch, head, dtype).argmax(dim=1), wanted, out=some)
-        fetched: np.ndarray = correct.cpu().numpy()
-        return fetched
+def _finite(task: Task, value: float) -> float:
+    if not math.isfinite(value):
+        raise MapMergeError(
+            f"The {task.metric.name} on '{task.name}' of the model at these coefficients is not a finite "
+            "number: sample a smaller box."
+        )
+    return value
 
 
 def _dtype(precision: str) -> torch.dtype:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from mapmerge_core.errors import MapMergeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,38 @@ class Metric:
             return "sigmoid" if math.isfinite(self.high) else "softplus"
         return "identity"
 
+    @property
+    def is_share(self) -> bool:
+        """Whether it lies in [0, 1] and is therefore shown in percent."""
+        return self.low == 0.0 and self.high == 1.0
+
+    @property
+    def of_right_answers(self) -> bool:
+        """Whether it is the share of examples that are right, whose error is binomial."""
+        return self.name in (ACCURACY.name, TOP5_ACCURACY.name)
+
 
 ACCURACY = Metric("accuracy", maximize=True, low=0.0, high=1.0)
+TOP5_ACCURACY = Metric("top-5 accuracy", maximize=True, low=0.0, high=1.0)
+MEAN_CLASS_ACCURACY = Metric("mean per-class accuracy", maximize=True, low=0.0, high=1.0)
+F1 = Metric("F1", maximize=True, low=0.0, high=1.0)
+LOSS = Metric("loss", maximize=False, low=0.0)
+PERPLEXITY = Metric("perplexity", maximize=False, low=1.0)
+
+METRICS = {
+    metric.name: metric for metric in (ACCURACY, TOP5_ACCURACY, MEAN_CLASS_ACCURACY, F1, LOSS, PERPLEXITY)
+}
+
+
+def find_metric(name: str) -> Metric:
+    """The metric with this name.
+
+    Raises:
+        MapMergeError: There is none.
+    """
+    if name not in METRICS:
+        raise MapMergeError(f"There is no metric '{name}': choose one of {', '.join(METRICS)}.")
+    return METRICS[name]
 
 
 @dataclass(frozen=True)
@@ -46,11 +83,25 @@ class Outcome:
     Attributes:
         value: The metric, a fraction for accuracy.
         n_examples: How many examples were measured.
-        correct: 0 or 1 for each example in the split's order, packed by ``numpy.packbits``.
+        per_example: One number for each example in the split's order, see `pack`.
         seconds: Wall time.
     """
 
     value: float
     n_examples: int
-    correct: bytes
+    per_example: bytes
     seconds: float
+
+
+def pack(per_example: NDArray[Any]) -> bytes:
+    """One number for each example (n) as bytes: right or wrong as bits, losses as little-endian float32."""
+    if per_example.dtype == np.bool_:
+        return np.packbits(per_example).tobytes()
+    return per_example.astype("<f4").tobytes()
+
+
+def unpack(per_example: bytes, n_examples: int) -> NDArray[Any]:
+    """What `pack` was given (n_examples)."""
+    if len(per_example) == 4 * n_examples:
+        return np.frombuffer(per_example, "<f4")
+    return np.unpackbits(np.frombuffer(per_example, np.uint8), count=n_examples).astype(bool)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from mapmerge_core.errors import Cancelled, DatasetError, MapMergeError
-from mapmerge_core.tasks.datasets import load_split
 from mapmerge_core.weights.averages import Gram
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mapmerge_core.tasks.evaluator import Evaluator
+    from mapmerge_core.tasks.families.images import ImageClassifier
 
     Progress = Callable[[int, int], None]
 
@@ -68,7 +68,7 @@ def fisher_diagonals(
     """
     with running_out_of_memory(evaluator, evaluator.batch_size):
         images, head = _single_task_model(evaluator, task, examples, seed)
-    family = evaluator.family
+    family = classifier_of(evaluator)
     parameters = {name: p.detach() for name, p in _merged_parameters(evaluator)}
 
     def loss(parameters: Mapping[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
@@ -125,10 +125,11 @@ def gram_matrices(
     size = evaluator.batch_size
     with running_out_of_memory(evaluator, size):
         images, head = _single_task_model(evaluator, task, examples, seed)
+    family = classifier_of(evaluator)
     inputs = _LinearInputs(dict(_merged_parameters(evaluator)))
     with running_out_of_memory(evaluator, size), inputs:
         for batch in _reported(images.split(size), size, len(images), cancel, progress):
-            evaluator.family.class_logits(batch, head, {})
+            family.class_logits(batch, head, {})
     return inputs.grams()
 
 
@@ -221,21 +222,39 @@ def _single_task_model(
         )
     if examples is not None and examples < 1:
         raise MapMergeError(f"At least 1 example is needed, not {examples}.")
-    evaluator.vectors.merge_into(evaluator.family.model, np.eye(len(names))[names.index(task)])
-    images, _ = load_split(evaluator.tasks[task].data, "val")
-    chosen = np.random.default_rng(seed).permutation(len(images))[:examples]
-    return evaluator.family.prepare(images[chosen]), evaluator.family.head(evaluator.tasks[task])
+    evaluator.vectors.merge_into(
+        evaluator.family.model_in(torch.float32), np.eye(len(names))[names.index(task)]
+    )
+    family = classifier_of(evaluator)
+    images = family.images(evaluator.tasks[task], "val")
+    chosen = torch.from_numpy(np.random.default_rng(seed).permutation(len(images))[:examples])
+    return images[chosen.to(images.device)].to(evaluator.device), family.head(evaluator.tasks[task])
+
+
+def classifier_of(evaluator: Evaluator) -> ImageClassifier:
+    """The evaluator's family, whose logits merges that look at data need.
+
+    Raises:
+        MapMergeError: It gives none.
+    """
+    if not evaluator.family.gives_logits:
+        raise MapMergeError(
+            "Fisher merging, RegMean and AdaMerging need a family of image classifiers: leave them out."
+        )
+    return cast("ImageClassifier", evaluator.family)
 
 
 def _merged_parameters(evaluator: Evaluator) -> list[tuple[str, Tensor]]:
     merged = set(evaluator.vectors.layers)
-    return [(name, p) for name, p in evaluator.family.model.named_parameters() if name in merged]
+    model = evaluator.family.model_in(torch.float32)
+    return [(name, p) for name, p in model.named_parameters() if name in merged]
 
 
 @torch.no_grad()
 def _drawn_labels(evaluator: Evaluator, images: Tensor, head: Tensor, seed: int) -> Tensor:
     """One label for each image (n), drawn on the CPU from the model's distribution over classes."""
-    logits = [evaluator.family.class_logits(batch, head, {}) for batch in images.split(evaluator.batch_size)]
+    family = classifier_of(evaluator)
+    logits = [family.class_logits(batch, head, {}) for batch in images.split(evaluator.batch_size)]
     generator = torch.Generator().manual_seed(seed)
     labels = torch.multinomial(torch.cat(logits).softmax(dim=1).cpu(), 1, generator=generator)
     return labels.squeeze(1).to(images.device)

@@ -66,10 +66,7 @@ def slopes_of(entropy, coefficients, h=1e-4):
 
 
 def every_image(evaluator):
-    return {
-        name: evaluator.family.prepare(np.load(task.data)["val_images"])
-        for name, task in evaluator.tasks.items()
-    }
+    return {name: evaluator.family.images(task, "val") for name, task in evaluator.tasks.items()}
 
 
 def test_the_gradient_is_that_of_finite_differences(evaluator, entropy):
@@ -129,7 +126,7 @@ def test_coefficients_are_clipped_as_in_the_authors_code(evaluator, monkeypatch)
 def test_other_task_vectors(evaluator, tiny_zoo):
     """With θ_n in another order the coefficients come in that order, and the evaluator keeps its own."""
     c = [0.3, 0.4, 0.2]
-    before = {task: outcome.correct for task, outcome in evaluator.evaluate(c).items()}
+    before = {task: outcome.per_example for task, outcome in evaluator.evaluate(c).items()}
     names = ["Light", "Colours", "Stripes"]
     vectors = TaskVectors.from_files(
         tiny_zoo / "pretrained.safetensors",
@@ -140,13 +137,13 @@ def test_other_task_vectors(evaluator, tiny_zoo):
     own = adamerge(evaluator, layer_wise=False, steps=10, lr=0.01)
     np.testing.assert_allclose(found, own[[2, 0, 1]], atol=1e-5)
     assert np.ptp(own) > 0.01
-    assert {task: outcome.correct for task, outcome in evaluator.evaluate(c).items()} == before
+    assert {task: outcome.per_example for task, outcome in evaluator.evaluate(c).items()} == before
 
 
 def test_the_evaluator_is_unharmed(evaluator):
     c = [0.3, 0.4, 0.2]
     outcomes = {
-        split: {t: o.correct for t, o in evaluator.evaluate(c, split=split).items()}
+        split: {t: o.per_example for t, o in evaluator.evaluate(c, split=split).items()}
         for split in ("val", "test")
     }
     seen, cancel = [], Event()
@@ -166,7 +163,7 @@ def test_the_evaluator_is_unharmed(evaluator):
         for p in module.parameters(recurse=False)
     )
     for split, correct in outcomes.items():
-        assert {t: o.correct for t, o in evaluator.evaluate(c, split=split).items()} == correct
+        assert {t: o.per_example for t, o in evaluator.evaluate(c, split=split).items()} == correct
     exported = evaluator.vectors.merge(c)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, exported[name].float()), name

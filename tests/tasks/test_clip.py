@@ -10,9 +10,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mapmerge_core.errors import CheckpointError
-from mapmerge_core.tasks.datasets import Task
 from mapmerge_core.tasks.families.clip import ClipZeroShot
-from tests.tiny import ARCHITECTURE, plain_head
+from mapmerge_core.tasks.task import Task
+from tests.tiny import ARCHITECTURE, CLASS_NAMES, TEMPLATES, plain_head
 
 
 @pytest.fixture(scope="module")
@@ -30,40 +30,51 @@ def plain(tiny_zoo):
     return model.eval(), transform
 
 
+def prepare(family, images, folder):
+    """A dataset's images as the family prepares them."""
+    labels = np.zeros(len(images), np.int64)
+    splits = {"val_images": images, "val_labels": labels, "test_images": images, "test_labels": labels}
+    np.savez(folder / "images.npz", class_names=["a"], templates=["{}"], **splits)
+    return family.images(Task.from_file("Images", folder / "images.npz"), "val")
+
+
 @pytest.mark.parametrize("shape", [(16, 16, 3), (16, 16), (40, 28, 3), (9, 12, 3), (20, 33)])
-def test_images_are_prepared_exactly_as_open_clip_does(family, plain, shape):
+def test_images_are_prepared_exactly_as_open_clip_does(family, plain, shape, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (5, *shape), dtype=np.uint8)
     expected = torch.stack([plain[1](Image.fromarray(image)) for image in images])
-    prepared = family.prepare(images)
+    prepared = prepare(family, images, tmp_path)
     assert prepared.dtype == torch.uint8
     assert torch.equal(family.normalise(prepared), expected)
 
 
-def test_heads_and_logits_are_open_clips_own(family, plain, tiny_zoo):
+def test_heads_and_logits_are_open_clips_own(family, plain, tiny_zoo, tmp_path):
     task = Task.from_file("Stripes", tiny_zoo / "Stripes.npz")
-    head = plain_head(plain[0], list(task.class_names), list(task.templates))
+    head = plain_head(plain[0], CLASS_NAMES["Stripes"], TEMPLATES)
     assert torch.equal(family.head(task), head)
     assert family.head(task) is family.head(task), "heads are computed once"
     images = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
     with torch.inference_mode():
         pixels = torch.stack([plain[1](Image.fromarray(image)) for image in images])
-        expected = plain[0].encode_image(pixels, normalize=True) @ head
-        assert torch.equal(family.logits(family.prepare(images), head), expected)
-        low = family.logits(family.prepare(images), head, torch.bfloat16)
-    torch.testing.assert_close(low, expected, atol=0.02, rtol=0)
+        scale = plain[0].logit_scale.exp()
+        expected = plain[0].encode_image(pixels, normalize=True) @ head * scale
+        prepared = prepare(family, images, tmp_path)
+        assert torch.equal(family.logits(prepared, task, torch.float32), expected)
+        low = family.logits(prepared, task, torch.bfloat16)
+    torch.testing.assert_close(low, expected, atol=0.02 * float(scale), rtol=0)
     assert low.dtype == torch.float32
     assert not torch.equal(low, expected)
 
 
-def test_class_logits_are_scaled_and_let_gradients_through(family, plain, tiny_zoo):
+def test_class_logits_are_scaled_and_let_gradients_through(family, plain, tiny_zoo, tmp_path):
     head = family.head(Task.from_file("Stripes", tiny_zoo / "Stripes.npz"))
     images = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
     pixels = torch.stack([plain[1](Image.fromarray(image)) for image in images])
     with torch.no_grad():
         own = plain[0].encode_image(pixels, normalize=True) @ head * plain[0].logit_scale.exp()
-        torch.testing.assert_close(family.class_logits(family.prepare(images), head, {}), own)
+        prepared = prepare(family, images, tmp_path)
+        torch.testing.assert_close(family.class_logits(prepared, head, {}), own)
     proj = torch.zeros_like(family.model.visual.proj).requires_grad_()
-    logits = family.class_logits(family.prepare(images), head, {"visual.proj": proj})
+    logits = family.class_logits(prepared, head, {"visual.proj": proj})
     assert torch.equal(logits, torch.zeros(7, 4))
     assert torch.autograd.grad(logits.sum(), proj)[0].abs().max() > 0
     assert family.model.visual.proj.abs().max() > 0
@@ -77,7 +88,7 @@ def test_quick_gelu_and_preprocessing_come_from_the_configuration(tmp_path, tiny
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     other = ClipZeroShot(str(tmp_path / "open_clip_config.json"), tiny_zoo / "pretrained.safetensors")
     black = np.zeros((1, 16, 16, 3), np.uint8)
-    assert torch.equal(other.normalise(other.prepare(black)), -torch.ones(1, 3, 16, 16))
+    assert torch.equal(other.normalise(prepare(other, black, tmp_path)), -torch.ones(1, 3, 16, 16))
     same_pixels = torch.randn(1, 3, 16, 16)
     with torch.inference_mode():
         assert not torch.allclose(other.model.visual(same_pixels), family.model.visual(same_pixels))
@@ -99,7 +110,8 @@ def test_a_custom_text_tower(tmp_path, tiny_zoo):
     family = ClipZeroShot(str(tmp_path / "custom.json"), tmp_path / "custom.safetensors")
     head = family.head(Task.from_file("Light", tiny_zoo / "Light.npz"))
     assert head.shape == (32, 3)
-    assert family.class_logits(family.prepare(np.zeros((2, 16, 16, 3), np.uint8)), head, {}).shape == (2, 3)
+    images = prepare(family, np.zeros((2, 16, 16, 3), np.uint8), tmp_path)
+    assert family.class_logits(images, head, {}).shape == (2, 3)
     torch.testing.assert_close(head.norm(dim=0), torch.ones(3))
 
 

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from mapmerge_core.errors import CheckpointError, CoefficientError, DatasetError, MapMergeError
-from mapmerge_core.tasks.datasets import Task
 from mapmerge_core.tasks.evaluator import Evaluator, choose_device, choose_precision
 from mapmerge_core.tasks.families.clip import ClipZeroShot
+from mapmerge_core.tasks.task import Task
 from mapmerge_core.weights.export import Recipe, save_merged
 from mapmerge_core.weights.task_vectors import TaskVectors
 from tests.tiny import ARCHITECTURE, CLASS_NAMES, plain_head, plain_transform
@@ -58,7 +58,8 @@ def test_every_example_agrees_with_the_slow_path(evaluator, tiny_zoo, split):
         for task, right in slowly(evaluator, tiny_zoo, c, split).items():
             outcome = outcomes[task]
             assert (
-                np.unpackbits(np.frombuffer(outcome.correct, np.uint8), count=60).tolist() == right.tolist()
+                np.unpackbits(np.frombuffer(outcome.per_example, np.uint8), count=60).tolist()
+                == right.tolist()
             )
             assert (outcome.value, outcome.n_examples) == (right.mean(), 60)
             assert 0 < outcome.seconds < 10
@@ -78,10 +79,10 @@ def test_bfloat16_agrees_but_for_a_few_examples_and_test_is_always_float32(tiny_
         for task, outcome in low.evaluate(c).items():
             assert abs(outcome.value - exact[task].value) <= 3 / 60
         for task, outcome in low.evaluate(c, precision="float32").items():
-            assert outcome.correct == exact[task].correct
+            assert outcome.per_example == exact[task].per_example
         tested = low.evaluate(c, split="test")
-        assert {t: o.correct for t, o in tested.items()} == {
-            t: o.correct for t, o in evaluator.evaluate(c, split="test").items()
+        assert {t: o.per_example for t, o in tested.items()} == {
+            t: o.per_example for t, o in evaluator.evaluate(c, split="test").items()
         }
 
 
@@ -89,14 +90,14 @@ def test_evaluating_again_and_in_another_order_gives_the_same(evaluator):
     first = [evaluator.evaluate(c) for c in POINTS]
     again = [evaluator.evaluate(c) for c in POINTS[::-1]][::-1]
     for one, other in zip(first, again, strict=True):
-        assert {t: o.correct for t, o in one.items()} == {t: o.correct for t, o in other.items()}
+        assert {t: o.per_example for t, o in one.items()} == {t: o.per_example for t, o in other.items()}
     some = evaluator.evaluate(POINTS[2], ["Light", "Colours"])
     assert list(some) == ["Light", "Colours"]
-    assert some["Light"].correct == first[2]["Light"].correct
+    assert some["Light"].per_example == first[2]["Light"].per_example
 
 
 def bits(outcomes):
-    return {task: (outcome.value, outcome.correct) for task, outcome in outcomes}
+    return {task: (outcome.value, outcome.per_example) for task, outcome in outcomes}
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -239,7 +240,7 @@ def test_running_out_of_memory_says_to_choose_a_smaller_batch(tiny_zoo):
 
     for dtype in (torch.float32, torch.bfloat16):
         evaluator.family.model_in(dtype).visual.register_forward_hook(run_out)
-    with pytest.raises(MapMergeError, match="ran out of memory with 50 images in a batch: choose a smaller"):
+    with pytest.raises(MapMergeError, match="ran out of memory with 50 examples in a batch: choose"):
         evaluator.evaluate([0, 0, 0])
 
 

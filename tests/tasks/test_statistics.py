@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from mapmerge_core.errors import Cancelled, DatasetError, MapMergeError
 from mapmerge_core.tasks import statistics
-from mapmerge_core.tasks.datasets import Task
 from mapmerge_core.tasks.evaluator import Evaluator
 from mapmerge_core.tasks.statistics import fisher_diagonals, gram_matrices
+from mapmerge_core.tasks.task import Task
 from mapmerge_core.weights.task_vectors import TaskVectors
 from tests.tasks.test_evaluator import make_evaluator
 from tests.tiny import ARCHITECTURE, CLASS_NAMES, plain_head, plain_transform
@@ -37,22 +37,29 @@ def plain_model(evaluator, zoo, task):
 
 
 class LinearFamily:
-    """Softmax regression on two gray pixels, to show what a family must offer."""
+    """Softmax regression on two gray pixels, to show what these statistics need of a family."""
 
     part = ""
+    gives_logits = True
     n_classes = 3
 
     def __init__(self):
         self.model = nn.Linear(2, self.n_classes).requires_grad_(requires_grad=False)
 
+    def use(self, tasks):
+        pass
+
     def to(self, device):
         self.model.to(device)
+
+    def model_in(self, dtype):  # noqa: ARG002
+        return self.model
 
     def head(self, task):  # noqa: ARG002
         return torch.empty(0)
 
-    def prepare(self, images):
-        return torch.from_numpy(images)
+    def images(self, task, split):
+        return torch.from_numpy(np.load(task.data.path)[f"{split}_images"])
 
     def class_logits(self, batch, head, parameters):  # noqa: ARG002
         return functional_call(self.model, parameters, (batch.flatten(1) / 255,))
@@ -77,7 +84,7 @@ def linear(tmp_path):
 
 def test_fisher_of_softmax_regression_is_its_expectation(linear):
     """With p = softmax(Wx), E_y[(∂ log p_y / ∂W_kj)²] is p_k (1 − p_k) x_j², whatever the true labels."""
-    X = np.load(linear.tasks["all"].data)["val_images"].reshape(-1, 2) / 255
+    X = np.load(linear.tasks["all"].data.path)["val_images"].reshape(-1, 2) / 255
     X = np.column_stack([X, np.ones(len(X))])  # the bias is the weight of a third pixel
     W = np.array([[1.0, -2.0, 0.2], [0.5, 1.0, -0.3], [-1.0, 0.0, 0.0]])
     p = np.exp(X @ W.T)
@@ -212,7 +219,7 @@ def test_calls_with_keywords_are_counted_and_others_are_not():
 @pytest.mark.parametrize("collect", [fisher_diagonals, gram_matrices])
 def test_progress_stopping_and_measuring_afterwards(evaluator, collect):
     c = [0.3, 0.4, 0.2]
-    before = {task: outcome.correct for task, outcome in evaluator.evaluate(c).items()}
+    before = {task: outcome.per_example for task, outcome in evaluator.evaluate(c).items()}
     seen = []
     collect(evaluator, "Light", progress=lambda *args: seen.append(args))
     assert seen == [(25, 60), (50, 60), (60, 60)]
@@ -220,7 +227,7 @@ def test_progress_stopping_and_measuring_afterwards(evaluator, collect):
     with pytest.raises(Cancelled):
         collect(evaluator, "Light", cancel=cancel, progress=lambda *_: cancel.set())
     assert not any(p.requires_grad for p in evaluator.family.model.parameters())
-    assert {task: outcome.correct for task, outcome in evaluator.evaluate(c).items()} == before
+    assert {task: outcome.per_example for task, outcome in evaluator.evaluate(c).items()} == before
 
 
 @pytest.mark.parametrize("collect", [fisher_diagonals, gram_matrices])

@@ -5,35 +5,33 @@ from __future__ import annotations
 import copy
 import json
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import open_clip
 import torch
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from open_clip.zero_shot_classifier import build_zero_shot_classifier
-from PIL import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
 from mapmerge_core.errors import CheckpointError
+from mapmerge_core.tasks.families.images import ImageClassifier
 from mapmerge_core.weights.checkpoints import read_state_dict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from mapmerge_core.tasks.datasets import Task
+    from mapmerge_core.tasks.task import Task
 
 
-class ClipZeroShot:
+class ClipZeroShot(ImageClassifier):
     """An open_clip model that classifies images by the prompt whose text embedding is nearest.
 
-    Heads come from the text tower, which is never merged, so they are computed once per task. Images are
-    brought to the model's size once and kept as uint8, a quarter of float32's memory; each batch is
-    normalised as it is used, which costs about a hundredth of the model's forward pass.
+    Heads come from the text tower, which is never merged, so they are computed once per task.
 
     Args:
         architecture: The path of an open_clip configuration file (``.json``, either the model's configuration
@@ -52,7 +50,7 @@ class ClipZeroShot:
             configuration, or they don't fit each other.
     """
 
-    part = "visual."
+    part: ClassVar[str] = "visual."
 
     def __init__(
         self, architecture: Path | str, pretrained: Path | str, device: torch.device | str = "cpu"
@@ -66,25 +64,24 @@ class ClipZeroShot:
         with _building("a tokenizer", architecture):
             self._tokenizer = _tokenizer(model_config["text_cfg"], self.model.context_length)
         size = self.model.visual.image_size
-        self.image_size = (size, size) if isinstance(size, int) else tuple(size)
+        image_size = (size, size) if isinstance(size, int) else tuple(size)
         with _building("the preprocessing", architecture):
             preprocess = PreprocessCfg(
-                **merge_preprocess_dict(PreprocessCfg(size=self.image_size), preprocess_config)
+                **merge_preprocess_dict(PreprocessCfg(size=image_size), preprocess_config)
             )
             # The last two steps turn an image into a tensor and normalise it; `normalise` does them for a
             # whole batch.
-            self._resize = image_transform_v2(preprocess, is_train=False).transforms[:-2]
-            self._mean = torch.tensor(preprocess.mean).view(3, 1, 1)
-            self._std = torch.tensor(preprocess.std).view(3, 1, 1)
+            steps = image_transform_v2(preprocess, is_train=False).transforms[:-2]
+            super().__init__(
+                image_size, steps, f"open_clip {asdict(preprocess)}", preprocess.mean, preprocess.std
+            )
         self._heads: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = {}
         self._narrow: open_clip.CLIP | open_clip.CustomTextCLIP | None = None
         self.to(device)
 
     def to(self, device: torch.device | str) -> None:
         """Moves the model, in place."""
-        self.device = torch.device(device)
-        self.model.to(self.device)
-        self._mean, self._std = self._mean.to(self.device), self._std.to(self.device)
+        super().to(device)
         self._heads.clear()
         self._narrow = None
 
@@ -98,68 +95,41 @@ class ClipZeroShot:
 
     def head(self, task: Task) -> Tensor:
         """Returns the task's head, d x classes, float32: the normalised mean of its normalised prompts."""
-        key = (task.class_names, task.templates)
+        dataset = self.dataset(task)
+        key = (dataset.class_names, dataset.templates)
         if key not in self._heads:
             self._heads[key] = build_zero_shot_classifier(
-                self.model, self._tokenizer, task.class_names, task.templates, device=self.device
+                self.model, self._tokenizer, dataset.class_names, dataset.templates, device=self.device
             )
         return self._heads[key]
 
-    def prepare(self, images: np.ndarray) -> Tensor:
-        """Brings images to the model's size exactly as open_clip's eval transform does.
+    def prepare(self, task: Task, split: str) -> None:
+        """Reads the split's images and computes the task's head (see `Family.prepare`)."""
+        super().prepare(task, split)
+        self.head(task)
 
-        Args:
-            images: uint8, n x H x W x 3, or n x H x W for gray ones.
-
-        Returns:
-            uint8, n x 3 x height x width, on the model's device; see `normalise`.
-        """
-        tensor = torch.from_numpy(images)
-        if images.shape[1:3] != self.image_size:
-            tensor = torch.stack([self._resized(image) for image in images])
-        if tensor.ndim == 3:
-            tensor = tensor.unsqueeze(-1).expand(-1, -1, -1, 3)
-        return tensor.permute(0, 3, 1, 2).contiguous().to(self.device)
-
-    def normalise(self, batch: Tensor) -> Tensor:
-        """Turns prepared images into the model's input, float32, by the very operations of open_clip."""
-        return batch.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
-
-    def logits(self, batch: Tensor, head: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    def logits(self, batch: Tensor, task: Task, dtype: torch.dtype) -> Tensor:
         """Classifies prepared images with the model as it was last merged for ``dtype``.
 
         Args:
             batch: Prepared images, n x 3 x height x width.
-            head: From `head`, d x classes.
+            task: Whose head to use.
             dtype: float32 or bfloat16; normalisation and the head are in float32 always.
-
-        Returns:
-            Cosine similarities, n x classes, float32 (the logit scale would not change their order).
-        """
-        features = self.model_in(dtype).visual(self.normalise(batch).to(dtype))
-        return functional.normalize(features.float(), dim=-1) @ head
-
-    def class_logits(self, batch: Tensor, head: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Returns logits whose softmax is the model's distribution over classes; gradients flow through them.
-
-        Args:
-            batch: Prepared images, n x 3 x height x width.
-            head: From `head`, d x classes.
-            parameters: Tensors to use in the place of `model`'s parameters, by name; may be empty.
 
         Returns:
             Cosine similarities times the model's own logit scale, n x classes, float32.
         """
+        features = self.model_in(dtype).visual(self.normalise(batch).to(dtype))
+        scale: Tensor = self.model.logit_scale.exp()
+        cosines: Tensor = functional.normalize(features.float(), dim=-1) @ self.head(task)
+        return cosines * scale
+
+    def class_logits(self, batch: Tensor, head: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Returns cosine similarities times the logit scale (see `ImageClassifier.class_logits`)."""
         outputs = functional_call(self.model, dict(parameters), (self.normalise(batch),))
         features: Tensor = outputs[0]
         scale: Tensor = outputs[2]
         return scale * (features @ head)
-
-    def _resized(self, image: np.ndarray) -> Tensor:
-        picture = Image.fromarray(image)
-        for step in self._resize:
-            picture = step(picture)
-        return torch.from_numpy(np.array(picture))
 
 
 def _read_architecture(architecture: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,0 +1,126 @@
+"""Datasets in folders: a folder of images for each class, in folders for each split or in one set."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mapmerge_core.errors import DatasetError
+from mapmerge_core.tasks.datasets.base import Found, Images, Part, key_of_files, shown
+from mapmerge_core.tasks.datasets.decode import to_pixels
+from mapmerge_core.tasks.datasets.splitting import ours
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+IMAGE_FILES = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"),
+    *(".jp2", ".avif"),
+)
+
+
+class FileImages(Images):
+    """Image files."""
+
+    def __init__(self, folder: Path, paths: list[Path]) -> None:
+        self._folder, self._paths = folder, paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return to_pixels(self._paths[row], str(self._paths[row]))
+
+    def name(self, row: int) -> str:
+        """What a message calls an image."""
+        return self._paths[row].relative_to(self._folder).as_posix()
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether there is an image file anywhere in a folder."""
+    return next(_walk(folder), None) is not None
+
+
+def read_folder(folder: Path, splits: tuple[str, ...]) -> Found:
+    """Finds the images of each class, without opening one.
+
+    Args:
+        folder: Holds a folder for each class, or folders of such folders, one for each split. A folder that
+            holds nothing but another one is passed through.
+        splits: Names of folders that are splits whatever they are called.
+
+    Raises:
+        DatasetError: There are no folders of images, or no more than one class.
+    """
+    root = folder
+    while len(inner := _folders(root)) == 1 and not _images(root) and _inner_images(inner[0]):
+        root = inner[0]
+    parts = {half.name: half for half in _halves(root, splits)} or {root.name: root}
+    found = {name: _classes(part) for name, part in parts.items()}
+    classes = {name for part in found.values() for name in part}
+    if len(classes) < 2:
+        raise DatasetError(
+            f"{folder} must hold a folder of images for each of two or more classes, or such folders in "
+            f"'train', 'val' and 'test', but it holds {_held(root)}."
+        )
+    every = [path for part in found.values() for paths in part.values() for path in paths]
+    return Found(
+        {name: _part(root, parts[name], classed) for name, classed in found.items()},
+        lambda: key_of_files(root, every),
+    )
+
+
+def _halves(folder: Path, splits: tuple[str, ...]) -> list[Path]:
+    """The folders that are splits, unless those of such names are classes (train, the vehicle)."""
+    named = [each for each in _folders(folder) if each.name in splits or ours(each.name)]
+    return named if any(_inner_images(each) for each in named) else []
+
+
+def _part(root: Path, folder: Path, classed: dict[str, list[Path]]) -> Part:
+    if not classed:
+        loose = _images(folder)
+        return Part(FileImages(root, loose), None)
+    paths = [path for name in sorted(classed) for path in classed[name]]
+    labels = [name for name in sorted(classed) for _ in classed[name]]
+    return Part(FileImages(root, paths), np.array(labels, str))
+
+
+def _classes(folder: Path) -> dict[str, list[Path]]:
+    """The image files of each class, in the order in which torchvision's ImageFolder has them."""
+    classed = {each.name: list(_walk(each)) for each in _folders(folder)}
+    return {name: paths for name, paths in classed.items() if paths}
+
+
+def _inner_images(folder: Path) -> bool:
+    return any(holds_images(each) for each in _folders(folder))
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.iterdir() if _is_image(each.name) and each.is_file())
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_FILES) and not name.startswith(".")
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for where, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(where) / name for name in sorted(files) if _is_image(name))
+
+
+def _held(folder: Path) -> str:
+    names = [each.name + "/" for each in _folders(folder)]
+    images = len(_images(folder))
+    loose = f"{images:,} images outside any folder" if images else ""
+    return (
+        " and ".join(part for part in (f"the folders {shown(names)}" if names else "", loose) if part)
+        or "none"
+    )

@@ -1,0 +1,326 @@
+"""Datasets in tables: parquet and similar files, and whatever Hugging Face's datasets library opens."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mapmerge_core.errors import DatasetError
+from mapmerge_core.tasks.datasets.base import Found, Images, Part, key_of, key_of_file, key_of_files, shown
+from mapmerge_core.tasks.datasets.cache import cache_folder, full, is_full, writing
+from mapmerge_core.tasks.datasets.decode import to_pixels
+from mapmerge_core.tasks.datasets.labels import readable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from datasets import Dataset, DatasetBuilder
+    from datasets.features import Features
+
+    from mapmerge_core.tasks.data_source import DataSource
+
+TABLE_FILES: Mapping[str, str] = {
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "json",
+    ".json": "json",
+}
+
+# Others exist that unpack archives or run what they find.
+_BUILDERS = ("parquet", "arrow", "csv", "json", "text", "imagefolder")
+
+# What the datasets library made of a hub dataset before, where the hub can't be reached now.
+_KEPT = "cache"
+
+_IMAGE_NAMES = ("image", "img", "picture", "photo", "pixels", "pixel_values", "jpg", "png")
+_PATH_NAMES = ("image_path", "file_path", "filepath", "file_name", "filename", "path", "file")
+_LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "targets", "category", "cls", "y")
+_TEXT_NAMES = ("text", "content", "document", "output", "sentence", "response", "completion", "body")
+
+
+class TableImages(Images):
+    """A column of images."""
+
+    def __init__(self, table: Dataset, column: str, split: str, folder: Path | None) -> None:
+        from datasets import Image
+
+        table = table.select_columns([column]).with_format(None)
+        if isinstance(table.features[column], Image):
+            # Our own decoder turns what cameras marked as turned, and tells a damaged image from others.
+            table = table.cast_column(column, Image(decode=False))
+        self._table, self._column, self._split, self._folder = table, column, split, folder
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return to_pixels(self._table[row][self._column], self.name(row), self._folder)
+
+    def name(self, row: int) -> str:
+        """What a message calls an image."""
+        return f"row {row} of {self._split}"
+
+
+def read_table(source: DataSource) -> Found:
+    """Opens a dataset's tables and chooses the columns of images and labels.
+
+    Raises:
+        DatasetError: It can't be opened, or no column can be told to hold images or labels.
+    """
+    tables, key = open_tables(source)
+    features = next(iter(tables.values())).features
+    image = source.image or _guess_image(source, features)
+    label = source.label or _guess_label(source, features, image)
+    check_columns(source, tables, (image, label))
+    names = getattr(features[label], "names", None)
+    folder = None if isinstance(source.path, str) else source.path
+    folder = folder.parent if folder is not None and folder.is_file() else folder
+    parts, is_bool = {}, False
+    for split, table in tables.items():
+        labels = _labels(source, table, label, split)
+        is_bool |= labels is not None and labels.dtype == np.bool_
+        labels = labels.astype(np.int64) if labels is not None and labels.dtype == np.bool_ else labels
+        parts[split] = Part(TableImages(table, image, split, folder), labels)
+    if names is None and is_bool:
+        names = ("False", "True")
+    return Found(
+        parts,
+        lambda: key_of(key(), image, label),
+        readable(names) if names else None,
+        columns={"image": image, "label": label},
+    )
+
+
+def open_tables(source: DataSource) -> tuple[dict[str, Dataset], Callable[[], str]]:
+    """Opens all tables by the dataset's own names of splits, memory-mapped; no code of a dataset is run.
+
+    Returns:
+        The tables, and a function that tells their content from any other.
+
+    Raises:
+        DatasetError: It can't be opened.
+    """
+    import datasets
+
+    with _opening(source):
+        if source.hub is not None:
+            name, revision = source.hub
+            tables = _built(source, datasets.load_dataset_builder(name, source.config, revision=revision))
+            return tables, lambda: _fingerprints(tables)
+        path = _there(source)
+        if is_saved(path):
+            saved = datasets.load_from_disk(path)
+            tables = dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
+            return tables, lambda: _fingerprints(tables)
+        folder = cache_folder() / "tables"
+        with writing(folder):
+            pass
+        with _quietly():
+            if path.is_dir():
+                builder = datasets.load_dataset_builder(str(path), source.config, cache_dir=str(folder))
+                files = [each for each in path.rglob("*") if each.is_file()]
+                return _built(source, builder), lambda: key_of_files(path, files)
+            builder = datasets.load_dataset_builder(
+                TABLE_FILES[path.suffix.lower()],
+                data_files={"train": str(path)},
+                cache_dir=str(folder),
+                **({"sep": "\t"} if path.suffix.lower() == ".tsv" else {}),
+            )
+            return _built(source, builder), lambda: key_of_file(path)
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder was written by ``save_to_disk``."""
+    return (folder / "dataset_dict.json").is_file() or (
+        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    )
+
+
+def holds_tables(folder: Path) -> bool:
+    """Whether a folder is one for the datasets library rather than a folder of images for each class."""
+    if is_saved(folder):
+        return True
+    return any(
+        file.is_file() and (file.suffix.lower() in TABLE_FILES or file.name.lower() == "readme.md")
+        for level in ("*", "*/*")
+        for file in folder.glob(level)
+    )
+
+
+def has_metadata(folder: Path) -> bool:
+    """Whether a file beside the images gives their labels, as the datasets library's image folders have."""
+    names = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+    return any(next(folder.glob(level + name), None) is not None for level in ("", "*/") for name in names)
+
+
+def check_columns(source: DataSource, tables: Mapping[str, Dataset], columns: tuple[str, ...]) -> None:
+    """Refuses columns that a split lacks.
+
+    Raises:
+        DatasetError: Naming those that there are.
+    """
+    for split, table in tables.items():
+        for column in columns:
+            if column not in table.column_names:
+                raise DatasetError(
+                    f"{source.path} has no column '{column}' in '{split}': choose from "
+                    f"{shown(table.column_names)}."
+                )
+
+
+def guess_text(source: DataSource, features: Features) -> str:
+    """Which column holds the texts.
+
+    Raises:
+        DatasetError: None or several could.
+    """
+    texts = [name for name, feature in features.items() if holds_texts(feature)]
+    return _guess(source, "texts", "text", _named(texts, _TEXT_NAMES) or texts, features)
+
+
+def holds_texts(feature: object) -> bool:
+    """Whether a column's type is that of texts."""
+    return _dtype(feature) in {"string", "large_string"}
+
+
+def _guess_image(source: DataSource, features: Features) -> str:
+    from datasets import Image
+
+    images = [name for name, feature in features.items() if isinstance(feature, Image)]
+    held = [name for name, feature in features.items() if _may_be_image(feature)]
+    paths = [name for name, feature in features.items() if holds_texts(feature)]
+    for among in (images, held):
+        if among:
+            return _guess(source, "images", "image", _named(among, _IMAGE_NAMES) or among, features)
+    return _guess(source, "images", "image", _named(paths, (*_IMAGE_NAMES, *_PATH_NAMES)), features)
+
+
+def _guess_label(source: DataSource, features: Features, image: str) -> str:
+    from datasets import ClassLabel
+
+    others = {name: feature for name, feature in features.items() if name != image}
+    classes = [name for name, feature in others.items() if isinstance(feature, ClassLabel)]
+    plain = [name for name, feature in others.items() if _may_be_label(feature)]
+    named = _named(classes, _LABEL_NAMES) or _named(list(others), _LABEL_NAMES)
+    return _guess(source, "labels", "label", named or classes or plain, features)
+
+
+def _named(columns: list[str], usual: tuple[str, ...]) -> list[str]:
+    """The column whose name comes first among the usual ones, if any."""
+    lower = {column.lower(): column for column in reversed(columns)}
+    return [lower[name] for name in usual if name in lower][:1]
+
+
+def _guess(source: DataSource, what: str, setting: str, candidates: list[str], features: Features) -> str:
+    if len(candidates) == 1:
+        return candidates[0]
+    raise DatasetError(
+        f"{source.path}: it is not clear which column holds the {what}: choose the {setting} column from "
+        f"{shown(list(features))}."
+    )
+
+
+def _may_be_image(feature: object) -> bool:
+    if isinstance(feature, dict):
+        return "bytes" in feature
+    kind = type(feature).__name__
+    inner = getattr(feature, "feature", None)
+    return (
+        _dtype(feature) in {"binary", "large_binary"}
+        or kind in {"Array2D", "Array3D"}
+        or (
+            kind in {"List", "LargeList", "Sequence"}
+            and type(inner).__name__ in {"List", "LargeList", "Sequence"}
+        )
+    )
+
+
+def _may_be_label(feature: object) -> bool:
+    dtype = _dtype(feature)
+    return dtype in {"string", "large_string", "bool"} or dtype.startswith(("int", "uint"))
+
+
+def _dtype(feature: object) -> str:
+    return str(getattr(feature, "dtype", "")) if type(feature).__name__ in {"Value", "ClassLabel"} else ""
+
+
+def _labels(source: DataSource, table: Dataset, column: str, split: str) -> np.ndarray | None:
+    """Labels of one split: integers, bools or texts; None if none is given."""
+    held = table.select_columns([column]).with_format("arrow")[:].column(column)
+    if held.null_count == len(held):
+        return None
+    if held.null_count:
+        raise DatasetError(
+            f"{source.path}: {held.null_count:,} of the {len(held):,} labels of '{split}' are empty: fill "
+            "them in or remove those rows."
+        )
+    labels = np.asarray(held.to_pylist())
+    if labels.dtype.kind == "f" and (labels == np.floor(labels)).all():
+        labels = labels.astype(np.int64)
+    if labels.ndim != 1 or labels.dtype.kind not in "iubU":
+        raise DatasetError(
+            f"{source.path}: the column '{column}' holds no labels, which are whole numbers, texts, or true "
+            "and false: choose another."
+        )
+    return labels.astype(np.int64) if labels.dtype.kind in "iu" else labels
+
+
+def _there(source: DataSource) -> Path:
+    path = source.path
+    if isinstance(path, str) or not path.exists():
+        raise DatasetError(f"There is no dataset {path}.")
+    return path
+
+
+def _built(source: DataSource, builder: DatasetBuilder) -> dict[str, Dataset]:
+    if builder.name not in (*_BUILDERS, _KEPT):
+        raise DatasetError(
+            f"{source.path} is a dataset of the kind '{builder.name}': save its images and labels, or texts, "
+            f"as one of {', '.join(_BUILDERS)}."
+        )
+    builder.download_and_prepare()
+    return dict(builder.as_dataset())
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Local files are opened without the datasets library's progress bars."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown_before = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown_before:
+            enable_progress_bars()
+
+
+def _fingerprints(tables: Mapping[str, Dataset]) -> str:
+    return key_of(*(f"{split} {table._fingerprint}" for split, table in tables.items()))  # noqa: SLF001
+
+
+@contextmanager
+def _opening(source: DataSource) -> Iterator[None]:
+    """Turns whatever the datasets library raises into one sentence."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except (
+        *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError),
+        *(OSError, RuntimeError, TypeError, ValueError, DatasetsError),
+    ) as error:
+        bottom: BaseException = error
+        while bottom.__cause__ is not None:
+            bottom = bottom.__cause__
+        if is_full(bottom):
+            raise full(cache_folder()) from error
+        reason = next(iter(str(bottom).strip().splitlines()), "").rstrip(" .:") or type(bottom).__name__
+        advice = "; check the address, and that this machine reaches the hub" if source.hub else ""
+        raise DatasetError(f"{source.path} can't be opened: {reason}{advice}.") from error

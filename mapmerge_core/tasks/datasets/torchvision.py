@@ -1,0 +1,167 @@
+"""Datasets that torchvision downloads, by name."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import zipfile
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mapmerge_core.errors import DatasetError
+from mapmerge_core.tasks.datasets.base import Chosen, Found, Images, Part, key_of
+from mapmerge_core.tasks.datasets.cache import cache_folder, locked, writing
+from mapmerge_core.tasks.datasets.decode import to_pixels
+from mapmerge_core.tasks.datasets.templates import shipped_class_names
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_FLAG: Mapping[str, Mapping[str, Any]] = {"train": {"train": True}, "test": {"train": False}}
+_TWO = {"train": {"split": "train"}, "test": {"split": "test"}}
+_THREE = {**_TWO, "val": {"split": "val"}}
+_WHOLE: Mapping[str, Mapping[str, Any]] = {"all": {}}
+
+
+@dataclass(frozen=True)
+class _Known:
+    """How torchvision's class is called: arguments for each split, and the one that chooses a variant."""
+
+    splits: Mapping[str, Mapping[str, Any]]
+    variant: str | None = None
+    default: Mapping[str, Any] = field(default_factory=dict)
+
+
+_KNOWN: Mapping[str, _Known] = {
+    **dict.fromkeys(("MNIST", "FashionMNIST", "KMNIST", "USPS", "CIFAR10", "CIFAR100"), _Known(_FLAG)),
+    "EMNIST": _Known(_FLAG, "split", {"split": "balanced"}),
+    **dict.fromkeys(("SVHN", "GTSRB", "StanfordCars", "STL10", "Food101"), _Known(_TWO)),
+    **dict.fromkeys(("DTD", "Flowers102", "FGVCAircraft", "RenderedSST2"), _Known(_THREE)),
+    "Country211": _Known({**_TWO, "val": {"split": "valid"}}),
+    "Imagenette": _Known({"train": {"split": "train"}, "val": {"split": "val"}}),
+    "OxfordIIITPet": _Known({"train": {"split": "trainval"}, "test": {"split": "test"}}),
+    **dict.fromkeys(("EuroSAT", "SUN397"), _Known(_WHOLE)),
+}
+
+_OURS = {"EuroSAT": "eurosat", "MNIST": "mnist", "SVHN": "svhn", "GTSRB": "gtsrb", "USPS": "mnist"}
+
+
+class PairImages(Images):
+    """Images of a torchvision dataset."""
+
+    def __init__(self, pairs: Any, split: str) -> None:  # noqa: ANN401 - torchvision's classes share no type
+        self._pairs, self._split = pairs, split
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        try:
+            held = self._pairs[row][0]
+        except (OSError, ValueError, SyntaxError) as error:
+            raise DatasetError(f"{self.name(row)} can't be read as an image: {error}.") from error
+        return to_pixels(held, self.name(row))
+
+    def name(self, row: int) -> str:
+        """What a message calls an image."""
+        return f"example {row} of {self._split}"
+
+
+def torchvision_names() -> tuple[str, ...]:
+    """Names of the datasets that can be opened."""
+    return tuple(sorted(_KNOWN))
+
+
+def read_torchvision(name: str, variant: str | None) -> Found:
+    """Opens a dataset of torchvision, which is downloaded into our cache if it isn't there.
+
+    Args:
+        name: Of a torchvision class, whatever its case.
+        variant: EMNIST's split, such as ``"letters"``; only for datasets that have variants.
+
+    Raises:
+        DatasetError: There is no such dataset or variant, or it can't be downloaded.
+    """
+    found = next((each for each in _KNOWN if each.lower() == name.lower()), None)
+    if found is None:
+        raise DatasetError(
+            f"There is no dataset '{name}' of torchvision that can be opened: choose from "
+            f"{', '.join(torchvision_names())}."
+        )
+    known = _KNOWN[found]
+    if variant is not None and known.variant is None:
+        raise DatasetError(f"The dataset {found} has no configurations: leave out '{variant}'.")
+    options = {known.variant: variant} if known.variant and variant else known.default
+    opened = _open(found, {split: {**options, **said} for split, said in known.splits.items()})
+    parts, keys = {}, [found, str(options)]
+    for split, pairs in opened.items():
+        numbers, order = _labels_of(pairs)
+        parts[split] = Part(Chosen(PairImages(pairs, split), order), numbers[order])
+        keys.append(key_of(split, numbers[order].tobytes()))
+    return Found(parts, lambda: key_of(*keys), _class_names(found, next(iter(opened.values()))))
+
+
+def _open(name: str, splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Opens each split from a folder that is moved to its place only when all of it is there."""
+    from torchvision import datasets
+
+    make = getattr(datasets, name)
+    folder = cache_folder() / "torchvision"
+    home, part = folder / name, folder / f"{name}.part"
+    with writing(folder):
+        pass
+    with locked(folder / f"{name}.lock"):
+        try:
+            if not home.is_dir():
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir()
+                for options in splits.values():
+                    make(root=part, download=True, **options)
+                part.replace(home)
+            return {split: make(root=home, download=False, **options) for split, options in splits.items()}
+        except (
+            *(
+                AttributeError,
+                EOFError,
+                ImportError,
+                LookupError,
+                OSError,
+                RuntimeError,
+                TypeError,
+                ValueError,
+            ),
+            *(pickle.UnpicklingError, shutil.Error, zipfile.BadZipFile),
+        ) as error:
+            reason = next(iter(str(error).strip().splitlines()), "").rstrip(" .:") or type(error).__name__
+            raise DatasetError(
+                f"torchvision's {name} can't be {'opened' if home.is_dir() else 'downloaded'}: {reason}; try "
+                "again, or choose a folder or file that holds it."
+            ) from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _labels_of(pairs: Any) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN401
+    """Labels, without reading images, and the rows in an order that no file system decides."""
+    for name in ("targets", "labels", "_labels"):
+        if hasattr(pairs, name):
+            numbers = np.asarray(getattr(pairs, name), np.int64)
+            break
+    else:
+        numbers = np.array([label for _, label in pairs._samples], np.int64)  # noqa: SLF001
+    paths = [str(path) for path in getattr(pairs, "_image_files", ())]
+    rows = range(len(numbers))
+    return numbers, np.array(sorted(rows, key=paths.__getitem__) if paths else rows)
+
+
+def _class_names(name: str, pairs: Any) -> tuple[str, ...] | None:  # noqa: ANN401
+    if name in _OURS:
+        return shipped_class_names()[_OURS[name]]
+    names = getattr(pairs, "classes", None)
+    if not names:
+        return None
+    # Imagenette gives several names for a class, and SUN397 a path.
+    first = (each if isinstance(each, str) else each[0] for each in names)
+    return tuple(each.replace("/", " ") for each in first)

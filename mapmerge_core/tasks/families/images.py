@@ -1,0 +1,212 @@
+"""What families that classify images share: prepared images, batches, and the metrics of classifiers."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from mapmerge_core.tasks.datasets import cached_inputs, open_images
+from mapmerge_core.tasks.families.base import Family, Scores
+from mapmerge_core.tasks.metric import ACCURACY, F1, LOSS, MEAN_CLASS_ACCURACY, TOP5_ACCURACY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from mapmerge_core.tasks.data_source import DataSource
+    from mapmerge_core.tasks.datasets import ImageDataset
+    from mapmerge_core.tasks.metric import Metric
+    from mapmerge_core.tasks.task import Task
+
+# Images move to the device once if they take less of its free memory than this, else batch by batch.
+_SHARE_OF_MEMORY = 0.25
+
+
+class ImageClassifier(Family):
+    """A family that classifies images by logits.
+
+    Images are brought to the model's size once and kept as uint8, a quarter of float32's memory; each batch
+    is normalised as it is used, which costs about a hundredth of the model's forward pass.
+
+    Args:
+        image_size: Height and width of the model's input.
+        steps: Transforms of a PIL image to one of that size.
+        steps_key: Tells these transforms from others.
+        mean: Of the model's input, one for each of three channels.
+        std: Likewise.
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]] = (ACCURACY, TOP5_ACCURACY, MEAN_CLASS_ACCURACY, F1, LOSS)
+    gives_logits: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        image_size: tuple[int, int],
+        steps: Sequence[Callable[[Image.Image], Image.Image]],
+        steps_key: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        self.image_size = image_size
+        self._steps, self._steps_key = tuple(steps), steps_key
+        self._mean = torch.tensor(mean).view(3, 1, 1)
+        self._std = torch.tensor(std).view(3, 1, 1)
+        self._datasets: dict[DataSource, ImageDataset] = {}
+        self._images: dict[tuple[DataSource, str], Tensor] = {}
+        self._labels: dict[tuple[DataSource, str], Tensor] = {}
+
+    @abstractmethod
+    def head(self, task: Task) -> Tensor:
+        """Returns the task's head, d x classes, float32."""
+
+    @abstractmethod
+    def logits(self, batch: Tensor, task: Task, dtype: torch.dtype) -> Tensor:
+        """Returns logits (n x classes, float32) of prepared images on `device`."""
+
+    @abstractmethod
+    def class_logits(self, batch: Tensor, head: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Returns logits whose softmax is the model's distribution over classes; gradients flow through them.
+
+        Args:
+            batch: Prepared images, n x 3 x height x width, on `device`.
+            head: From `head`, d x classes.
+            parameters: Tensors to use in the place of the float32 model's parameters, by name; may be empty.
+
+        Returns:
+            n x classes, float32.
+        """
+
+    def to(self, device: torch.device | str) -> None:
+        """Moves the model, in place."""
+        super().to(device)
+        self._mean, self._std = self._mean.to(self.device), self._std.to(self.device)
+        self._images.clear()
+        self._labels.clear()
+
+    def dataset(self, task: Task) -> ImageDataset:
+        """Returns the task's dataset, opened once.
+
+        Raises:
+            DatasetError: It can't be read, or the task has none.
+        """
+        source = task.source
+        if source not in self._datasets:
+            self._datasets[source] = open_images(source)
+        return self._datasets[source]
+
+    def prepare(self, task: Task, split: str) -> None:
+        """Reads and resizes the split's images (see `Family.prepare`)."""
+        self.images(task, split)
+        self.labels(task, split)
+
+    def images(self, task: Task, split: str) -> Tensor:
+        """Returns a split's images at the model's size: uint8, n x 3 x height x width.
+
+        They lie on `device` if there is room for them, else in a memory-mapped file.
+
+        Raises:
+            DatasetError: The dataset can't be read.
+        """
+        key = (task.source, split)
+        if key not in self._images:
+            self._images[key] = self._held(self._prepared(self.dataset(task), split))
+        return self._images[key]
+
+    def labels(self, task: Task, split: str) -> Tensor:
+        """Returns a split's labels, int64, n, on `device`.
+
+        Raises:
+            DatasetError: The dataset can't be read.
+        """
+        key = (task.source, split)
+        if key not in self._labels:
+            self._labels[key] = torch.from_numpy(self.dataset(task).labels(split)).to(self.device)
+        return self._labels[key]
+
+    def normalise(self, batch: Tensor) -> Tensor:
+        """Turns prepared images into the model's input, float32, by the very operations of torchvision."""
+        return batch.to(self.device, torch.float32).div_(255).sub_(self._mean).div_(self._std)
+
+    @torch.inference_mode()
+    def measure(self, task: Task, split: str, dtype: torch.dtype, batch_size: int) -> Scores:
+        """Classifies a split (see `Family.measure`); results are collected on the device and fetched once."""
+        images, labels = self.images(task, split), self.labels(task, split)
+        per_example = _PER_EXAMPLE.get(task.metric.name, _predicted)
+        found: Tensor | None = None
+        for start in range(0, len(labels), batch_size):
+            some = slice(start, start + batch_size)
+            batch = per_example(self.logits(images[some], task, dtype), labels[some])
+            if found is None:
+                found = batch.new_empty(len(labels))
+            found[some] = batch
+        assert found is not None  # noqa: S101 - a dataset's splits are never empty
+        return _scores(task.metric, found.cpu().numpy(), labels.cpu().numpy())
+
+    def _prepared(self, dataset: ImageDataset, split: str) -> np.ndarray:
+        stack = dataset.array(split) if self._leaves_alone() else None
+        if stack is not None and stack.shape[1:3] == self.image_size:
+            if stack.ndim == 3:
+                stack = np.broadcast_to(stack[..., None], (*stack.shape, 3))
+            return np.ascontiguousarray(stack.transpose(0, 3, 1, 2))
+        return cached_inputs(dataset, split, self._resized, self._steps_key, (3, *self.image_size))
+
+    def _leaves_alone(self) -> bool:
+        """Whether images that have the model's size stay as they are; a crop may come with a margin."""
+        probe = np.random.default_rng(0).integers(0, 256, (*self.image_size, 3), np.uint8)
+        return np.array_equal(self._resized(probe), probe.transpose(2, 0, 1))
+
+    def _resized(self, image: np.ndarray) -> np.ndarray:
+        picture = Image.fromarray(image)
+        for step in self._steps:
+            picture = step(picture)
+        pixels: np.ndarray = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
+        return pixels
+
+    def _held(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+            return tensor.to(self.device) if array.nbytes < _SHARE_OF_MEMORY * free else tensor
+        return tensor.to(self.device)
+
+
+def _predicted(logits: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG001 - alike
+    return logits.argmax(dim=1)
+
+
+def _among_five(logits: Tensor, labels: Tensor) -> Tensor:
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    return (best == labels[:, None]).any(dim=1)
+
+
+def _losses(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, labels, reduction="none")
+
+
+_PER_EXAMPLE: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    TOP5_ACCURACY.name: _among_five,
+    LOSS.name: _losses,
+}
+
+
+def _scores(metric: Metric, found: np.ndarray, labels: np.ndarray) -> Scores:
+    """A metric of a split from what `_PER_EXAMPLE` found for each example (n)."""
+    if metric == LOSS:
+        return Scores(float(found.mean(dtype=np.float64)), found)
+    right = found if metric == TOP5_ACCURACY else found == labels
+    if metric == MEAN_CLASS_ACCURACY:
+        from sklearn.metrics import recall_score
+
+        value = recall_score(labels, found, labels=np.unique(labels), average="macro", zero_division=0)
+        return Scores(float(value), right)
+    if metric == F1:
+        from sklearn.metrics import f1_score
+
+        value = f1_score(labels, found, labels=np.unique(labels), average="macro", zero_division=0)
+        return Scores(float(value), right)
+    return Scores(float(right.mean()), right)
