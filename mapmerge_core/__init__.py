@@ -77,6 +77,7 @@ if TYPE_CHECKING:
         Jobs,
         JobSnapshot,
     )
+    from mapmerge_core.studies.manifest import DEMO_ZOO, spec_from_manifest
     from mapmerge_core.studies.replay import (
         RunFront,
         run_front,
@@ -85,21 +86,14 @@ if TYPE_CHECKING:
         execute_run,
         measure,
     )
+    from mapmerge_core.studies.settings import RunSettings
     from mapmerge_core.studies.siblings import sibling
-    from mapmerge_core.studies.spec import (
-        DEMO_ZOO,
-        RunSettings,
-        StudySpec,
-        TaskSpec,
-        Transform,
-        spec_from_manifest,
-    )
+    from mapmerge_core.studies.spec import StudySpec, TaskSpec, Transform
     from mapmerge_core.studies.store import (
         Store,
         home,
     )
     from mapmerge_core.tasks.adamerging import adamerge
-    from mapmerge_core.tasks.datasets import Task
     from mapmerge_core.tasks.evaluator import (
         Evaluator,
         choose_device,
@@ -114,6 +108,7 @@ if TYPE_CHECKING:
         fisher_diagonals,
         gram_matrices,
     )
+    from mapmerge_core.tasks.task import Task
     from mapmerge_core.weights.averages import (
         fisher_merge,
         regmean_merge,
@@ -317,20 +312,19 @@ _MODULES = {
         "measure",
     ),
     "studies.siblings": ("sibling",),
+    "studies.manifest": ("DEMO_ZOO", "spec_from_manifest"),
+    "studies.settings": ("RunSettings",),
     "studies.spec": (
-        "DEMO_ZOO",
-        "RunSettings",
         "StudySpec",
         "TaskSpec",
         "Transform",
-        "spec_from_manifest",
     ),
     "studies.store": (
         "Store",
         "home",
     ),
     "tasks.adamerging": ("adamerge",),
-    "tasks.datasets": ("Task",),
+    "tasks.task": ("Task",),
     "tasks.evaluator": (
         "Evaluator",
         "choose_device",

@@ -19,7 +19,7 @@ from benchmarks.paper.table import mean_std
 from mapmerge_core.errors import StudyError
 from mapmerge_core.studies import completing
 from mapmerge_core.studies.evaluators import EvaluatorCache
-from mapmerge_core.studies.spec import DEMO_ZOO, demo_tasks, spec_from_manifest
+from mapmerge_core.studies.manifest import DEMO_ZOO, demo_tasks, spec_from_manifest
 from mapmerge_core.studies.store import Store
 
 BUDGETS = ("--map-points", "14", "--direct-points", "24", "--sample", "5", "--device", "cpu")
@@ -198,14 +198,13 @@ def test_a_study_file_names_models_of_ones_own(tiny_zoo, tmp_path):
                 "architecture": "models/tiny-clip.json",
                 "pretrained": "models/pretrained.safetensors",
                 "tasks": tasks,
-                "high": 0.8,
+                "method": {"high": 0.8},
             }
         )
     )
-    (folder / "short.yaml").write_text("zoo: models\ntasks: [Stripes, Light]\n")
-    models, short = from_study(folder / "study.yaml"), from_study(folder / "short.yaml")
-    assert models.spec == short.spec == spec_from_manifest(folder / "models", ["Stripes", "Light"])
-    assert (models.upper(2), short.upper(2)) == (0.8, 1.0)
+    models = from_study(folder / "study.yaml")
+    assert models.spec == spec_from_manifest(folder / "models", ["Stripes", "Light"])
+    assert (models.name, models.upper(2)) == ("study", 0.8)
     options = ["--seeds", "0", "--store", str(tmp_path / "store"), "--out", str(tmp_path), *BUDGETS]
     assert main(["table2", "--study", str(folder / "study.yaml"), *options]) == 0
     C, _ = Store(tmp_path / "store").table(1)
@@ -217,16 +216,7 @@ def test_a_study_file_names_models_of_ones_own(tiny_zoo, tmp_path):
     ("text", "sentence"),
     [
         (None, "can't be read"),
-        ("tasks: [", "isn't YAML"),
-        ("- a\n", "should hold fields"),
-        ("zoo: models\nseeds: 3\n", "has the field 'seeds'"),
-        ("zoo: models\npretrained: a.pt\n", "leave out all others"),
-        ("zoo: models\ntasks: Stripes\n", "a list of the zoo's task names"),
-        ("zoo: nowhere\n", "has no manifest.json"),
-        ("zoo: nowhere\nhigh: 0\n", "a number above 0, not 0"),
-        ("architecture: ViT-B-32\npretrained: a.pt\n", "a list of tasks, each with a name"),
-        ("architecture: ViT-B-32\ntasks: [{name: A}]\n", "needs 'pretrained' as text"),
-        ("architecture: ViT-B-32\npretrained: a.pt\ntasks: [{name: A}]\n", "needs 'checkpoint' as text"),
+        ("architecture: ViT-B-32\nseeds: 3\n", "line 2: seeds isn't a field of a study"),
     ],
 )
 def test_a_bad_study_file_is_one_sentence(tmp_path, capsys, text, sentence):

@@ -22,7 +22,9 @@ from safetensors.torch import save_file
 
 from mapmerge_core.__main__ import main
 from mapmerge_core.studies.checking import check_spec
-from mapmerge_core.studies.spec import RunSettings, Transform, spec_from_manifest
+from mapmerge_core.studies.manifest import spec_from_manifest
+from mapmerge_core.studies.settings import RunSettings
+from mapmerge_core.studies.spec import Transform
 from mapmerge_core.studies.store import Store
 
 ROOT = Path(__file__).parents[1]

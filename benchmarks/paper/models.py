@@ -5,25 +5,22 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import yaml
+from typing import TYPE_CHECKING
 
 from mapmerge_core.errors import StudyError
-from mapmerge_core.studies.spec import (
+from mapmerge_core.studies.manifest import (
     DEMO_ZOO,
-    StudySpec,
-    TaskSpec,
     demo_settings,
     demo_tasks,
     read_manifest,
     spec_from_manifest,
 )
+from mapmerge_core.studies.study_file import read_study_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-FIELDS = {"zoo", "architecture", "pretrained", "tasks", "high"}
+    from mapmerge_core.studies.spec import StudySpec
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Models:
     Attributes:
         name: What results call them.
         spec: All tasks; the table's set of n tasks is the first n, unless its tasks are named.
-        high: Upper corner of the sampled box; None for 1 up to four tasks and 0.6 from five, as in the demo.
+        high: Upper corner of the sampled box; None for the demo's, 1 up to four tasks and 0.6 from five.
     """
 
     name: str
@@ -80,60 +77,13 @@ def from_zoo(zoo: str) -> Models:
 
 
 def from_study(path: Path) -> Models:
-    """The models that a STUDY.yaml names, its paths taken from its own folder (benchmarks/README.md).
+    """The models that a STUDY.yaml names; its method's ``high`` is the box's upper corner.
 
     Raises:
         StudyError: where it can't be read, or isn't what it should be.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StudyError(f"{path} can't be read: {error.strerror or error}.") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise StudyError(f"{path} isn't YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(values, dict):
-        raise StudyError(f"{path} should hold fields such as 'pretrained' and 'tasks'.")
-    unknown = {str(name) for name in values} - FIELDS
-    if unknown:
-        raise StudyError(f"{path} has the field '{min(unknown)}': it may have {', '.join(sorted(FIELDS))}.")
-    high = values.get("high")
-    if high is not None and (isinstance(high, bool) or not isinstance(high, int | float) or high <= 0):
-        raise StudyError(f"'high' in {path} is the largest coefficient, a number above 0, not {high!r}.")
-    return Models(path.stem, _spec(path, values), None if high is None else float(high))
-
-
-def _spec(path: Path, values: dict[str, Any]) -> StudySpec:
-    tasks = values.get("tasks")
-    if "zoo" in values:
-        if "pretrained" in values or "architecture" in values:
-            raise StudyError(f"{path} names a zoo, which has its own models: leave out all others.")
-        if tasks is not None and not (isinstance(tasks, list) and all(isinstance(t, str) for t in tasks)):
-            raise StudyError(f"'tasks' in {path} is a list of the zoo's task names.")
-        return spec_from_manifest(path.parent / _text(path, values, "zoo"), tasks)
-    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-        raise StudyError(f"'tasks' in {path} is a list of tasks, each with a name, a checkpoint and data.")
-    architecture = _text(path, values, "architecture")
-    if architecture.endswith(".json"):
-        architecture = str(path.parent / architecture)
-    return StudySpec(
-        architecture=architecture,
-        pretrained=path.parent / _text(path, values, "pretrained"),
-        tasks=tuple(
-            TaskSpec(
-                _text(path, task, "name"),
-                path.parent / _text(path, task, "checkpoint"),
-                path.parent / _text(path, task, "data"),
-            )
-            for task in tasks
-        ),
-    )
-
-
-def _text(path: Path, values: dict[str, Any], name: str) -> str:
-    text = values.get(name)
-    if not isinstance(text, str) or not text.strip():
-        raise StudyError(f"{path} needs '{name}' as text: see benchmarks/README.md.")
-    return text
+    study = read_study_file(path)
+    return Models(study.name or path.stem, study.spec, study.settings.high)
 
 
 def parse_set(text: str, models: Models, seeds: Sequence[int]) -> tuple[tuple[str, ...], tuple[int, ...]]:

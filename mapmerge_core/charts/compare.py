@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from mapmerge_core.charts.palette import Palette, draw, translucent
-from mapmerge_core.charts.units import axis_title, is_share, shared_title, shown
+from mapmerge_core.charts.units import axis_title, shared_title, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,7 +119,7 @@ def compare_info(
             for task, metric in zip(tasks, metrics, strict=True)
         ),
         shared="% of each task's own model" if normalise else shared_title(metrics[0]),
-        unit="%" if normalise or is_share(metrics[0]) else "",
+        unit="%" if normalise or metrics[0].is_share else "",
         entries=tuple(drawn),
         own=convert(single),
         chosen=chosen,
@@ -261,7 +261,7 @@ def bars_info(
         normalise: Whether the sums are over shares of the single-task models' metrics.
         chosen: Key of the row that stands out.
     """
-    percent = normalise or all(is_share(metric) for metric in metrics)
+    percent = normalise or all(metric.is_share for metric in metrics)
     factor = 100.0 if percent else 1.0
     kept = [
         Bar(bar.key, bar.name, bar.kind, factor * bar.value, factor * bar.lower, factor * bar.upper)

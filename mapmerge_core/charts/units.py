@@ -14,25 +14,20 @@ if TYPE_CHECKING:
     from mapmerge_core.tasks.metric import Metric
 
 
-def is_share(metric: Metric) -> bool:
-    """Whether ``metric`` lies in [0, 1] and is therefore shown in percent."""
-    return metric.low == 0.0 and metric.high == 1.0
-
-
 def shown(values: ArrayLike, metric: Metric) -> NDArray[np.float64]:
     """``values`` of ``metric`` in the unit in which people see them (percent for shares)."""
     array = np.asarray(values, dtype=np.float64)
-    return array * 100.0 if is_share(metric) else array
+    return array * 100.0 if metric.is_share else array
 
 
 def unit(metric: Metric) -> str:
     """The unit's sign: "%" for shares, nothing otherwise."""
-    return "%" if is_share(metric) else ""
+    return "%" if metric.is_share else ""
 
 
 def value_text(value: float, metric: Metric, digits: int = 1) -> str:
     """One value as people read it: "93.4%" or "2.713"."""
-    if is_share(metric):
+    if metric.is_share:
         return f"{100.0 * value:.{digits}f}%"
     return f"{value:.{digits + 2}f}"
 
@@ -40,13 +35,13 @@ def value_text(value: float, metric: Metric, digits: int = 1) -> str:
 def axis_title(task: str, metric: Metric) -> str:
     """An axis title with its unit: "Accuracy on MNIST (%)"."""
     name = metric.name[:1].upper() + metric.name[1:]
-    return f"{name} on {task} (%)" if is_share(metric) else f"{name} on {task}"
+    return f"{name} on {task} (%)" if metric.is_share else f"{name} on {task}"
 
 
 def shared_title(metric: Metric) -> str:
     """The title of an axis that several tasks share: "Accuracy (%)"."""
     name = metric.name[:1].upper() + metric.name[1:]
-    return f"{name} (%)" if is_share(metric) else name
+    return f"{name} (%)" if metric.is_share else name
 
 
 def hover_texts(

@@ -12,7 +12,7 @@ from mapmerge_core.studies.analysis import analyse
 from mapmerge_core.studies.comparing import compare
 from mapmerge_core.studies.exporting import export_baseline, export_pick
 from mapmerge_core.studies.replay import run_front
-from mapmerge_core.studies.spec import check_seed
+from mapmerge_core.studies.settings import check_seed
 from mapmerge_core.studies.store import Store
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _run_front(store: Store, study: StudyRow, options: Namespace) -> int:
         print_json({"tasks": tasks, "run": {"id": row.id, "method": row.method}, "front": values})
     else:
         say(f"Run {options.run} offers {len(found.c)} models (coefficients, then {kind} metrics):")
-        say_models(tasks, found.c, found.values)
+        say_models(tasks, study.spec.metrics, found.c, found.values)
     return 0
 
 

@@ -14,8 +14,8 @@ from mapmerge_core.studies.comparing import Comparison, complete, to_table
 from mapmerge_core.studies.comparing import compare as compare_study
 from mapmerge_core.studies.demo import demo_runs, find_demo_study
 from mapmerge_core.studies.entries import shares_of
+from mapmerge_core.studies.manifest import DEMO_ZOO, demo_tasks, spec_from_manifest
 from mapmerge_core.studies.siblings import family_of
-from mapmerge_core.studies.spec import DEMO_ZOO, demo_tasks, spec_from_manifest
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from mapmerge_core.methods.catalogue import MethodName
     from mapmerge_core.studies.rows import StudyRow
-    from mapmerge_core.studies.spec import RunSettings, StudySpec
+    from mapmerge_core.studies.settings import RunSettings
+    from mapmerge_core.studies.spec import StudySpec
     from mapmerge_core.studies.store import Store
 
 
@@ -170,6 +171,12 @@ def _say_comparison(study: StudyRow, comparison: Comparison, *, normalise: bool)
         "evaluations": str,
         "seconds": "{:.1f}".format,
     }
+    in_percent = [normalise or metric.is_share for metric in comparison.metrics]
+    # The columns of the tasks stand in their order, after the two first.
+    for name, is_share in zip(table.columns[2:], in_percent, strict=False):
+        as_text[name] = percent if is_share else number
+    if not all(in_percent):
+        as_text |= dict.fromkeys(("mean", "worst", "preference"), number)
     columns = [table[name].map(as_text.get(name, percent)) for name in table.columns]
     print_table(list(table.columns), list(zip(*columns, strict=True)))
     for row in comparison.rows:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from mapmerge_core.cli.output import number, percent, print_json, print_table, say
+from mapmerge_core.cli.output import metric_text, number, print_json, print_table, say
 from mapmerge_core.cli.reports import by_task, front_values, say_analysis, say_fit, say_pick
 from mapmerge_core.cli.session import INFEASIBLE, Session, check_device, parse_weights
 from mapmerge_core.errors import StudyError
@@ -15,31 +16,26 @@ from mapmerge_core.methods.nested import NestedMAP
 from mapmerge_core.studies.analysis import analyse
 from mapmerge_core.studies.checking import check_spec
 from mapmerge_core.studies.demo import create_demo_study
+from mapmerge_core.studies.downloading import download_text, downloads
 from mapmerge_core.studies.exporting import export_pick
+from mapmerge_core.studies.manifest import demo_tasks, spec_from_manifest
 from mapmerge_core.studies.replay import replay
+from mapmerge_core.studies.settings import RunSettings
 from mapmerge_core.studies.siblings import sibling
-from mapmerge_core.studies.spec import RunSettings, Transform, demo_tasks, spec_from_manifest
+from mapmerge_core.studies.sources import check_files, read_sources
+from mapmerge_core.studies.spec import Transform
+from mapmerge_core.studies.study_file import STUDY_FILE, read_study_file
+from mapmerge_core.studies.study_schema import USED_BY
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from pathlib import Path
 
     from mapmerge_core.methods.catalogue import MethodName
     from mapmerge_core.studies.rows import RunRow, StudyRow
     from mapmerge_core.studies.spec import StudySpec
     from mapmerge_core.studies.store import Store
-
-# What only some methods have a use for.
-_FOR = {
-    "design": ("map", "direct"),
-    "anchors": ("map", "bayesian", "direct"),
-    "link": ("map", "bayesian", "nested"),
-    "loss": ("map", "bayesian", "nested"),
-    "initial": ("bayesian",),
-    "batch": ("bayesian",),
-    "preference": ("nested",),
-    "rule": ("nested",),
-    "order": ("nested",),
-}
+    from mapmerge_core.studies.study_file import StudyFile
 
 
 def demo(options: Namespace) -> int:
@@ -97,36 +93,99 @@ def demo(options: Namespace) -> int:
 
 def run(options: Namespace) -> int:
     """Evaluates points of a new study, or goes on with one."""
-    if (options.folder is None) == (options.study is None):
-        raise StudyError("Name either a folder, for a new study, or with --study one to go on with.")
-    given = _given_settings(options)
-    transform = _given_transform(options)
+    if (options.place is None) == (options.study is None):
+        raise StudyError(
+            "Name either a folder or a STUDY.yaml, for a new study, or with --study one to go on with."
+        )
     session = Session()
-    if options.folder is not None:
-        names = None if options.tasks is None else [name.strip() for name in options.tasks.split(",")]
-        spec = replace(spec_from_manifest(options.folder, names), transform=transform)
-        method, settings = _method_and_settings(options, given, spec)
-        check_spec(spec)
-        study = session.store.create_study(options.name, spec)
-        row = session.store.create_run(study.id, settings, method)
+    if options.place is None:
+        study, row = _of_study(session.store, options)
+    elif (file := _study_file(options.place)) is not None:
+        study, row = _of_file(session.store, options, file)
     else:
-        study = session.store.find_study(options.study)
-        if options.tasks is not None or options.name is not None:
-            raise StudyError("--tasks and --name are for a new study: name a folder, or leave them out.")
-        if options.points is not None or options.method is not None or transform is not None:
-            method, settings = _method_and_settings(options, given, study.spec)
-            if transform is not None:
-                study = sibling(session.store, study, transform)
-            row = session.store.create_run(study.id, settings, method)
-        elif given.keys() <= {"device"}:
-            row = _unfinished(session.store, study)
-        else:
-            raise StudyError(
-                "A run goes on with the settings that it was started with: leave all but --device out, or "
-                "give --points to evaluate more."
-            )
-    row = session.run(row.id, options.device)
+        study, row = _of_folder(session.store, options)
+    if row.status == "done":
+        sys.stderr.write(
+            f"'{study.name}' has done this run already: other --points or --seed evaluate more.\n"
+        )
+    else:
+        row = session.run(row.id, options.device)
     return _report(session.store, study, row, as_json=options.json)
+
+
+def _of_folder(store: Store, options: Namespace) -> tuple[StudyRow, RunRow]:
+    """A new study of a folder with a manifest, and its run."""
+    given, transform = _given_settings(options), _given_transform(options)
+    spec = replace(spec_from_manifest(options.place, _given_tasks(options)), transform=transform)
+    method, settings = _method_and_settings(options, given, spec)
+    check_spec(spec)
+    study = store.create_study(options.name, spec)
+    return study, store.create_run(study.id, settings, method)
+
+
+def _of_study(store: Store, options: Namespace) -> tuple[StudyRow, RunRow]:
+    """A study that there is, and its unfinished run or a new one."""
+    given, transform = _given_settings(options), _given_transform(options)
+    study = store.find_study(options.study)
+    if options.tasks is not None or options.name is not None:
+        raise StudyError(
+            "--tasks and --name are for a new study: name a folder or a STUDY.yaml, or leave them out."
+        )
+    if options.points is not None or options.method is not None or transform is not None:
+        method, settings = _method_and_settings(options, given, study.spec)
+        if transform is not None:
+            study = sibling(store, study, transform)
+        return study, store.create_run(study.id, settings, method)
+    if given.keys() <= {"device"}:
+        return study, _unfinished(store, study)
+    raise StudyError(
+        "A run goes on with the settings that it was started with: leave all but --device out, or "
+        "give --points to evaluate more."
+    )
+
+
+def _of_file(store: Store, options: Namespace, path: Path) -> tuple[StudyRow, RunRow]:
+    """The study and run that a study file asks for; those that there are go on."""
+    file = read_study_file(path)
+    given, transform, tasks = _given_settings(options), _given_transform(options), _given_tasks(options)
+    spec = replace(file.spec, transform=transform) if transform else file.spec
+    if tasks is not None:
+        offered = {task.name: task for task in spec.tasks}
+        for name in tasks:
+            if name not in offered:
+                raise StudyError(f"{path} has no task '{name}': choose among {', '.join(offered)}.")
+        spec = replace(spec, tasks=tuple(offered[name] for name in tasks))
+    method, settings = _method_and_settings(options, given, spec, file)
+    name = " ".join((options.name or file.name).split())
+    study = _kept(store, name, spec)
+    if study is None:
+        check_files(spec)
+        for download in downloads(spec):
+            if not download.cached:
+                sys.stderr.write(f"To download: {download_text(download)}\n")
+        check_spec(spec)
+        study = store.create_study(name, spec)
+    for row in reversed(store.runs(study.id)):
+        if row.method == method and replace(row.settings, device=settings.device) == settings:
+            return study, row
+    return study, store.create_run(study.id, settings, method)
+
+
+def _study_file(place: Path) -> Path | None:
+    """The study file that a person named, or the one in a folder without a manifest."""
+    if place.suffix in {".yaml", ".yml"} or place.is_file():
+        return place
+    inside = place / STUDY_FILE
+    return inside if inside.is_file() and not (place / "manifest.json").exists() else None
+
+
+def _kept(store: Store, name: str, spec: StudySpec) -> StudyRow | None:
+    """The latest study of ``spec`` by that name, whose files haven't changed since."""
+    for study in store.studies():
+        named = not name or study.name == name or study.name.startswith(f"{name} (")
+        if named and study.spec == spec and study.sources == read_sources(spec):
+            return study
+    return None
 
 
 def _report(store: Store, study: StudyRow, row: RunRow, *, as_json: bool) -> int:
@@ -161,8 +220,10 @@ def _report(store: Store, study: StudyRow, row: RunRow, *, as_json: bool) -> int
         print_table(
             ("task", "coefficient", "predicted"),
             [
-                (task, number(c), percent(value))
-                for task, c, value in zip(analysis.tasks, nested.c, nested.predicted, strict=True)
+                (task, number(c), metric_text(value, metric))
+                for task, metric, c, value in zip(
+                    analysis.tasks, analysis.metrics, nested.c, nested.predicted, strict=True
+                )
             ],
         )
     elif analysis.problem:
@@ -181,29 +242,54 @@ def _given_settings(options: Namespace) -> dict[str, Any]:
 
 
 def _method_and_settings(
-    options: Namespace, given: dict[str, Any], spec: StudySpec
+    options: Namespace, given: dict[str, Any], spec: StudySpec, file: StudyFile | None = None
 ) -> tuple[MethodName, RunSettings]:
-    """The new run that was asked for.
+    """The new run that was asked for; what was typed comes before what a study file says.
 
     Raises:
         MapMergeError: for what can't be run, before a study is kept.
     """
-    method: MethodName = options.method or "map"
-    for name, methods in _FOR.items():
+    method: MethodName = options.method or (file.method if file else "map")
+    for setting, methods in USED_BY.items():
+        name = "preference" if setting == "weights" else setting
         if name in given and method not in methods:
             option = "--no-anchors" if name == "anchors" else f"--{name}"
             raise StudyError(
                 f"{TITLES[method]} has no use for {option}: leave it out, or choose --method "
                 f"{' or '.join(methods)}."
             )
-    values = {"points": default_points(method, len(spec.tasks))} | given
+    values = dict(given)
     if "preference" in values:
         values["weights"] = parse_weights(values.pop("preference"), spec.task_names)
     if "order" in values:
         values["order"] = [name.strip() for name in values["order"].split(",")]
-    settings = RunSettings(**values)
+    usual = {"points": default_points(method, len(spec.tasks))}
+    settings = RunSettings(**usual | _said(file, method, values) | values)
     settings.make_method(method, spec)
     return method, settings
+
+
+def _said(file: StudyFile | None, method: MethodName, values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a study file that hold for a run with what was typed (``values``)."""
+    if file is None:
+        return {}
+    said = {
+        each.name: getattr(file.settings, each.name)
+        for each in fields(RunSettings)
+        if method in USED_BY.get(each.name, (method,))
+    }
+    usual = default_points(file.method, len(file.spec.tasks))
+    if method != file.method or file.settings.points == usual:
+        del said["points"]  # they follow from the method and the number of tasks
+    for name, other in (("rule", "weights"), ("weights", "rule")):
+        if name in values:
+            said.pop(other, None)
+    return said
+
+
+def _given_tasks(options: Namespace) -> list[str] | None:
+    """The tasks that were typed."""
+    return None if options.tasks is None else [name.strip() for name in options.tasks.split(",")]
 
 
 def _given_transform(options: Namespace) -> Transform | None:

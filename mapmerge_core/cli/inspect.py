@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mapmerge_core.cli.output import number, percent, print_json, print_table, say
 from mapmerge_core.errors import CheckpointError
+from mapmerge_core.weights.hub import HubRef, parse_source
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -23,8 +24,9 @@ def inspect(options: Namespace) -> int:
     """Prints what checkpoints hold and how they compare with the model that they started from."""
     from mapmerge_core.weights.inspection import inspect_models
 
-    paths = [Path(path).expanduser() for path in options.paths]
-    found = inspect_models(dict(zip(_names(paths), paths, strict=True)), options.against)
+    sources = [_source(path) for path in options.paths]
+    against = None if options.against is None else _source(options.against)
+    found = inspect_models(dict(zip(_names(sources), sources, strict=True)), against)
     if options.json:
         print_json(
             {
@@ -39,17 +41,32 @@ def inspect(options: Namespace) -> int:
     return 0
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
-    """Short names that differ: a file's, or with its folder's where two files are called alike."""
-    stems = [path.stem for path in paths]
+def _source(text: str | Path) -> Path | HubRef:
+    source = parse_source(text)
+    return source.expanduser() if isinstance(source, Path) else source
+
+
+def _names(sources: Sequence[Path | HubRef]) -> list[str]:
+    """Short names that differ: a file's or folder's, or with its folder's where two are called alike."""
+    stems = [source.name if isinstance(source, HubRef) else _name(source) for source in sources]
     names = [
-        stem if stems.count(stem) == 1 else f"{path.absolute().parent.name}/{stem}"
-        for stem, path in zip(stems, paths, strict=True)
+        stem if stems.count(stem) == 1 else _longer(stem, source)
+        for stem, source in zip(stems, sources, strict=True)
     ]
     for name in names:
         if names.count(name) > 1:
             raise CheckpointError(f"Two of the checkpoints are called '{name}': inspect them one by one.")
     return names
+
+
+def _name(path: Path) -> str:
+    return path.absolute().name if path.is_dir() else path.stem
+
+
+def _longer(stem: str, source: Path | HubRef) -> str:
+    if isinstance(source, HubRef):
+        return source.url
+    return f"{source.absolute().parent.name}/{stem}"
 
 
 def _plain(model: ModelReport) -> dict[str, object]:

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mapmerge_core.charts.units import value_text
+
 if TYPE_CHECKING:
     from mapmerge_core.studies.runner import Progress
+    from mapmerge_core.tasks.metric import Metric
 
 
 def say(text: str = "") -> None:
@@ -59,6 +62,11 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         cells = [f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)]
         cells[0] = f"{line[0]:<{widths[0]}}"
         say("  ".join(cells).rstrip())
+
+
+def metric_text(value: float | None, metric: Metric) -> str:
+    """A metric as people read it, "93.4%" or "2.713", a dash where there is none."""
+    return "-" if value is None or math.isnan(value) else value_text(value, metric)
 
 
 def percent(value: float | None) -> str:

@@ -9,7 +9,8 @@ from typing import get_args
 from mapmerge_core.methods.catalogue import MethodName
 from mapmerge_core.search.fitting import LossName
 from mapmerge_core.search.links import LinkName
-from mapmerge_core.studies.spec import DEMO_ZOO, TransformKind
+from mapmerge_core.studies.manifest import DEMO_ZOO
+from mapmerge_core.studies.spec import TransformKind
 
 _EPILOG = """\
 Everything is kept where the dashboard keeps it: in $MAPMERGE_HOME, by default the platform's data folder.
@@ -66,14 +67,18 @@ def _add_demo(commands: Commands) -> None:
 def _add_run(commands: Commands) -> None:
     run = commands.add_parser("run", help="evaluate points of a new study, or go on with one")
     run.add_argument(
-        "folder", nargs="?", type=Path, metavar="FOLDER", help="new study of a folder with a manifest.json"
+        "place",
+        nargs="?",
+        type=Path,
+        metavar="STUDY.yaml",
+        help="a study's file, or a folder with a manifest.json or a study.yaml",
     )
     run.add_argument("--study", help="go on with this study: resume its run, or with --points add one")
-    run.add_argument(
-        "--tasks", metavar="A,B", help="the folder's tasks to merge, in this order (default: all)"
-    )
+    run.add_argument("--tasks", metavar="A,B", help="the tasks to merge, in this order (default: all)")
     run.add_argument("--name", help="the new study's name")
-    run.add_argument("--points", type=int, metavar="P", help="points to evaluate (default: the paper's)")
+    run.add_argument(
+        "--points", type=int, metavar="P", help="points to evaluate (default: the file's, or the paper's)"
+    )
     # Without defaults, so that those that were typed are known; the defaults are RunSettings' own.
     run.add_argument("--seed", type=int, help="seed of the points (default 0)")
     run.add_argument("--method", choices=get_args(MethodName), help="default: map")

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mapmerge_core.cli.output import number, percent, print_table, say
+from mapmerge_core.cli.output import metric_text, number, print_table, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mapmerge_core.studies.analysis import Analysis
+    from mapmerge_core.tasks.metric import Metric
 
 SHOWN_ROWS = 20
 
@@ -32,9 +33,14 @@ def say_fit(analysis: Analysis) -> None:
     print_table(
         ("task", "R²", "pre-trained", "single-task"),
         [
-            (task, number(r2), percent(pretrained), percent(single))
-            for task, r2, pretrained, single in zip(
-                analysis.tasks, analysis.r2, analysis.pretrained, analysis.single, strict=True
+            (task, number(r2), metric_text(pretrained, metric), metric_text(single, metric))
+            for task, metric, r2, pretrained, single in zip(
+                analysis.tasks,
+                analysis.metrics,
+                analysis.r2,
+                analysis.pretrained,
+                analysis.single,
+                strict=True,
             )
         ],
     )
@@ -49,15 +55,18 @@ def say_analysis(analysis: Analysis) -> None:
     else:
         listed = "" if len(found) <= SHOWN_ROWS else f", {SHOWN_ROWS} of them here and all with --json"
         say(f"\nThe front has {len(found)} models{listed} (coefficients, then predicted metrics):")
-    say_models(analysis.tasks, found.c, found.predicted)
+    say_models(analysis.tasks, analysis.metrics, found.c, found.predicted)
 
 
-def say_models(tasks: Sequence[str], C: np.ndarray, values: np.ndarray) -> None:
+def say_models(tasks: Sequence[str], metrics: Sequence[Metric], C: np.ndarray, values: np.ndarray) -> None:
     """Models (``m x N``) with their metrics (``m x K``), at most ``SHOWN_ROWS`` of them."""
     rows = np.unique(np.linspace(0, len(C) - 1, SHOWN_ROWS).round().astype(int))
     print_table(
         (*(f"c {task}" for task in tasks), *tasks),
-        [(*map(number, c), *map(percent, metrics)) for c, metrics in zip(C[rows], values[rows], strict=True)],
+        [
+            (*map(number, c), *map(metric_text, row, metrics))
+            for c, row in zip(C[rows], values[rows], strict=True)
+        ],
     )
 
 
@@ -70,10 +79,10 @@ def say_pick(analysis: Analysis, c: np.ndarray, measured: dict[str, float]) -> N
             (
                 task,
                 number(c[k]),
-                percent(predicted[k]),
-                f"{percent(lower[k])} to {percent(upper[k])}",
-                percent(measured.get(task)),
+                metric_text(predicted[k], metric),
+                f"{metric_text(lower[k], metric)} to {metric_text(upper[k], metric)}",
+                metric_text(measured.get(task), metric),
             )
-            for k, task in enumerate(analysis.tasks)
+            for k, (task, metric) in enumerate(zip(analysis.tasks, analysis.metrics, strict=True))
         ],
     )

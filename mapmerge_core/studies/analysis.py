@@ -13,7 +13,7 @@ from mapmerge_core.search.front import GENERATIONS, Front, find_front
 from mapmerge_core.search.preferences import Scalarisation, choose_by_preference
 from mapmerge_core.search.rules import RuleResult, apply_rule, parse_rule
 from mapmerge_core.search.surrogate import QuadraticSurrogate
-from mapmerge_core.studies.spec import RunSettings, check_seed
+from mapmerge_core.studies.settings import RunSettings, check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mapmerge_core.errors import StudyError
-from mapmerge_core.studies.spec import check_seed
+from mapmerge_core.studies.settings import check_seed
+from mapmerge_core.tasks.families import family_info
+from mapmerge_core.weights.hub import is_adapter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +27,7 @@ class BaselineKind:
         explanation: One sentence for a person.
         settings: Everything that can be set, with the defaults.
         uses_data: Whether making it reads the tasks' validation images.
+        uses_logits: Whether it needs a family that gives logits, which gradients flow through.
     """
 
     name: str
@@ -32,6 +35,7 @@ class BaselineKind:
     explanation: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     uses_data: bool = False
+    uses_logits: bool = False
 
 
 _ADAM = {"steps": 500, "batch_size": 16, "lr": 1e-3, "start": 0.3, "seed": 0}
@@ -84,6 +88,7 @@ BASELINES = (
         "An average: each parameter of a model weighs as much as the model's predictions depend on it.",
         {"examples": 256, "seed": 0, "floor": 1e-6},
         uses_data=True,
+        uses_logits=True,
     ),
     BaselineKind(
         "regmean",
@@ -91,6 +96,7 @@ BASELINES = (
         "Gives each linear layer the weights whose outputs are nearest to those of the fine-tuned models.",
         {"examples": None, "seed": 0, "off_diagonal": 0.9},
         uses_data=True,
+        uses_logits=True,
     ),
     BaselineKind(
         "adamerging",
@@ -98,6 +104,7 @@ BASELINES = (
         "Learns one coefficient for each task vector from validation images without labels.",
         _ADAM,
         uses_data=True,
+        uses_logits=True,
     ),
     BaselineKind(
         "adamerging_layers",
@@ -105,6 +112,7 @@ BASELINES = (
         "Learns coefficients for each tensor of each task vector from validation images without labels.",
         _ADAM,
         uses_data=True,
+        uses_logits=True,
     ),
     BaselineKind(
         "adamerging_ties",
@@ -112,6 +120,7 @@ BASELINES = (
         "Layer-wise AdaMerging on task vectors that TIES has trimmed.",
         {"keep": 0.2} | _ADAM,
         uses_data=True,
+        uses_logits=True,
     ),
 )
 """Every baseline, in the order of tables."""
@@ -120,12 +129,31 @@ BASELINES = (
 def offered(spec: StudySpec) -> tuple[BaselineKind, ...]:
     """The baselines that a study of ``spec`` can have.
 
-    SLERP merges two models only. A study with a transform has none: they belong to the study of the same
-    models without it.
+    SLERP merges two models only, and some need logits that not every family gives. Adapters are merged in low
+    rank, so that only baselines with one coefficient a task can be made of them. A study with a transform has
+    none: they belong to the study of the same models without it.
     """
+    return tuple(kind for kind in BASELINES if not _obstacle(spec, kind))
+
+
+def _obstacle(spec: StudySpec, kind: BaselineKind) -> str:
+    """Why a study of ``spec`` can't have a baseline, as a sentence; "" where it can."""
     if spec.transform:
-        return ()
-    return tuple(kind for kind in BASELINES if kind.name != "slerp" or len(spec.tasks) == 2)
+        return (
+            f"{kind.title} merges task vectors as they are: make it in the study of the same models without "
+            f"{spec.transform.label}."
+        )
+    if kind.name == "slerp" and len(spec.tasks) != 2:
+        return (
+            f"{kind.title} merges two models, not {len(spec.tasks)}: choose another baseline or a study of "
+            "two tasks."
+        )
+    if kind.uses_logits and not family_info(spec.family).gives_logits:
+        return f"{kind.title} needs the logits of image classifiers: choose another baseline."
+    in_low_rank = any(is_adapter(task.checkpoint) for task in spec.tasks)
+    if in_low_rank and kind.name not in ("soup", "scalar", "scalar_03"):
+        return f"{kind.title} needs whole models, and adapters stay in low rank: choose another baseline."
+    return ""
 
 
 def find_kind(name: str) -> BaselineKind:
@@ -149,16 +177,8 @@ def check_offered(spec: StudySpec, name: str) -> BaselineKind:
         StudyError: where there is none, and where the study can't have it.
     """
     kind = find_kind(name)
-    if spec.transform:
-        raise StudyError(
-            f"{kind.title} merges task vectors as they are: make it in the study of the same models without "
-            f"{spec.transform.label}."
-        )
-    if kind not in offered(spec):
-        raise StudyError(
-            f"{kind.title} merges two models, not {len(spec.tasks)}: choose another baseline or a study of "
-            "two tasks."
-        )
+    if obstacle := _obstacle(spec, kind):
+        raise StudyError(obstacle)
     return kind
 
 

@@ -143,7 +143,7 @@ class BaselineStore(Database):
                 split=split,
                 value=outcome.value,
                 n_examples=outcome.n_examples,
-                correct=outcome.correct,
+                per_example=outcome.per_example,
                 seconds=outcome.seconds,
                 created=datetime.now(UTC),
             )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mapmerge_core.studies.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.weights.averages import Gram
+    from mapmerge_core.weights.streamed import Vectors
     from mapmerge_core.weights.task_vectors import TaskVectors
 
 # Merges that data decided, too large for the database and not made again: kept as files.
@@ -75,11 +76,13 @@ def make_weights(
     if name in _KEPT:
         weights = _average(name, settings, evaluator, cancel, progress)
         return Made(file=_save(store, weights, evaluator.vectors.part))
-    _merge(name, settings, evaluator.exported_vectors)  # so that settings out of range are refused
+    from mapmerge_core.weights.streamed import in_memory
+
+    _merge(name, settings, in_memory(evaluator.exported_vectors))  # so that settings out of range are refused
     return Made()
 
 
-def weights_of(store: Store, baseline: BaselineRow, vectors: TaskVectors) -> dict[str, Tensor]:
+def weights_of(store: Store, baseline: BaselineRow, vectors: Vectors) -> dict[str, Tensor]:
     """The very weights that are measured and exported, as `TaskVectors.merge` gives them, on the CPU.
 
     Args:
@@ -92,11 +95,12 @@ def weights_of(store: Store, baseline: BaselineRow, vectors: TaskVectors) -> dic
         CheckpointError: where its file can't be read.
     """
     from mapmerge_core.weights.checkpoints import read_state_dict
+    from mapmerge_core.weights.streamed import in_memory
     from mapmerge_core.weights.transforms import ties_trim
 
-    vectors = vectors.to("cpu")
     if baseline.c is not None:
-        return vectors.merge(baseline.c)
+        return vectors.to("cpu").merge(baseline.c)
+    vectors = in_memory(vectors.to("cpu"))
     if baseline.layers is not None:
         if "keep" in baseline.settings:
             vectors = ties_trim(vectors, baseline.settings["keep"])
@@ -129,11 +133,12 @@ def _learn(
 ) -> np.ndarray:
     """Coefficients of AdaMerging: (N,), or ``L x N``."""
     from mapmerge_core.tasks.adamerging import adamerge
+    from mapmerge_core.weights.streamed import in_memory
     from mapmerge_core.weights.transforms import ties_trim
 
     settings, vectors = dict(settings), None
     if name == "adamerging_ties":
-        vectors = ties_trim(evaluator.exported_vectors, settings.pop("keep"))
+        vectors = ties_trim(in_memory(evaluator.exported_vectors), settings.pop("keep"))
     layer_wise = name != "adamerging"
     return adamerge(
         evaluator, layer_wise=layer_wise, vectors=vectors, cancel=cancel, progress=progress, **settings
@@ -155,13 +160,15 @@ def _average(
         fisher_merge,
         regmean_merge,
     )
+    from mapmerge_core.weights.streamed import in_memory
 
     # Before the images, which may take hours.
     if name == "fisher":
         check_floor(settings["floor"])
     else:
         check_off_diagonal(settings["off_diagonal"])
-    names = evaluator.vectors.names
+    vectors = in_memory(evaluator.vectors)
+    names = vectors.names
     observe: Callable[..., Any] = fisher_diagonals if name == "fisher" else gram_matrices
     found: list[dict[str, Any]] = []
     for number, task in enumerate(names):
@@ -175,8 +182,8 @@ def _average(
         # The device holds one task's at a time: they are as large as the model, Gram matrices larger.
         found.append({layer: _on_the_host(value) for layer, value in statistics.items()})
     if name == "fisher":
-        return fisher_merge(evaluator.vectors, found, floor=settings["floor"])
-    return regmean_merge(evaluator.vectors, found, off_diagonal=settings["off_diagonal"])
+        return fisher_merge(vectors, found, floor=settings["floor"])
+    return regmean_merge(vectors, found, off_diagonal=settings["off_diagonal"])
 
 
 def _on_the_host(value: Tensor | Gram) -> Tensor | Gram:

@@ -5,12 +5,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from mapmerge_core.studies.sources import check_files
+from mapmerge_core.tasks.families import family_info
 
+if TYPE_CHECKING:
     import numpy as np
 
-    from mapmerge_core.studies.spec import StudySpec
+    from mapmerge_core.studies.spec import StudySpec, TaskSpec
+    from mapmerge_core.tasks.data_source import DataSource
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """One task's dataset.
+
+    Attributes:
+        source: Where it comes from.
+        sizes: Examples in each split: images or texts.
+        n_classes: Classes of an image dataset, 0 of texts.
+        columns: Which columns were taken for what, where it has columns.
+        notes: Sentences to show, such as how it was divided.
+        corrupt: Names of the images that are left out because they can't be read.
+    """
+
+    source: DataSource
+    sizes: dict[str, int]
+    n_classes: int
+    columns: dict[str, str]
+    notes: tuple[str, ...]
+    corrupt: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -19,16 +42,13 @@ class ModelCheck:
 
     Attributes:
         task: The task's name.
-        n_bytes: Size of the checkpoint's file.
+        n_bytes: Size of the checkpoint.
         n_tensors: Tensors in it.
         n_changed: Tensors that differ from the pre-trained model's.
         dtypes: Their dtypes, such as "float16".
         l1_ratio: |v|₁ / |θ_pre|₁ over the merged part.
         l2_ratio: |v|₂ / |θ_pre|₂ over the merged part.
-        n_classes: Classes in the dataset.
-        n_val: Examples of its validation split.
-        n_test: Examples of its test split.
-        data: The dataset's file.
+        data: The dataset; None where a person's own callable brings it.
         warning: A sentence if the model was clearly not fine-tuned from the pre-trained one, else "".
     """
 
@@ -39,10 +59,7 @@ class ModelCheck:
     dtypes: str
     l1_ratio: float
     l2_ratio: float
-    n_classes: int
-    n_val: int
-    n_test: int
-    data: Path
+    data: DataCheck | None
     warning: str
 
 
@@ -56,31 +73,33 @@ class SpecCheck:
 
 
 def check_spec(spec: StudySpec) -> SpecCheck:
-    """Reads every checkpoint and dataset of ``spec``, builds the architecture, and compares them.
+    """Reads every checkpoint and dataset of ``spec``, makes the model, and compares them.
 
     Raises:
-        CheckpointError: where the architecture can't be built, or a checkpoint can't be read, holds NaN or
+        StudyError: where a file is missing.
+        CheckpointError: where the model can't be made, or a checkpoint can't be fetched or read, holds NaN or
             infinity, or doesn't fit.
         DatasetError: where a dataset can't be read or holds nothing to measure.
+        MapMergeError: where the family can't measure a metric, or a person's own can't be imported.
     """
-    from mapmerge_core.tasks.datasets import inspect_dataset
-    from mapmerge_core.tasks.families.clip import ClipZeroShot
+    from mapmerge_core.studies.evaluators import load_family, open_study_vectors, tasks_of
     from mapmerge_core.weights.checkpoints import inspect
+    from mapmerge_core.weights.hub import fetch
     from mapmerge_core.weights.inspection import odd_one
-    from mapmerge_core.weights.task_vectors import TaskVectors
 
-    datasets = [inspect_dataset(task.data) for task in spec.tasks]
-    ClipZeroShot(spec.architecture, spec.pretrained)  # raises where they don't fit
-    vectors = TaskVectors.from_files(
-        spec.pretrained, {task.name: task.checkpoint for task in spec.tasks}, part=ClipZeroShot.part
-    )
+    check_files(spec)
+    datasets = [_check_data(spec, task) for task in spec.tasks]
+    weights = {role: fetch(place) for role, place in spec.weights.items()}
+    family = load_family(spec, weights["pretrained"])  # raises where they don't fit
+    family.use(tasks_of(spec))
+    vectors = open_study_vectors(spec, weights)
     changed = vectors.differing()
     l2_ratios = vectors.l2_ratios()
     distances = dict(zip(vectors.names, l2_ratios.tolist(), strict=True))
     ratios = zip(vectors.l1_ratios(), l2_ratios, strict=True)
     models = []
-    for task, dataset, (l1_ratio, l2_ratio) in zip(spec.tasks, datasets, ratios, strict=True):
-        info = inspect(task.checkpoint)
+    for task, data, (l1_ratio, l2_ratio) in zip(spec.tasks, datasets, ratios, strict=True):
+        info = inspect(weights[f"{task.name} checkpoint"])
         models.append(
             ModelCheck(
                 task=task.name,
@@ -90,11 +109,29 @@ def check_spec(spec: StudySpec) -> SpecCheck:
                 dtypes=", ".join(info.dtypes),
                 l1_ratio=float(l1_ratio),
                 l2_ratio=float(l2_ratio),
-                n_classes=len(dataset.class_names),
-                n_val=dataset.sizes["val"],
-                n_test=dataset.sizes["test"],
-                data=task.data,
+                data=data,
                 warning=odd_one(task.name, distances),
             )
         )
     return SpecCheck(tuple(models), vectors.cosines(), vectors.n_parameters)
+
+
+def _check_data(spec: StudySpec, task: TaskSpec) -> DataCheck | None:
+    from mapmerge_core.tasks.datasets import open_images, open_texts
+
+    if task.data is None:
+        return None
+    if family_info(spec.family).examples == "texts":
+        texts = open_texts(task.data)
+        return DataCheck(task.data, dict(texts.sizes), 0, dict(texts.columns), texts.notes, ())
+    if family_info(spec.family).examples is None:
+        return None
+    images = open_images(task.data)
+    return DataCheck(
+        task.data,
+        dict(images.sizes),
+        len(images.class_names),
+        dict(images.columns),
+        images.notes,
+        images.corrupt,
+    )

@@ -148,7 +148,7 @@ class Comparison:
         """
         factors = self.weights * signs(self.maximize) / (self.single if normalise else 1.0)
         value = float(factors @ row.metrics)
-        shares = np.array([metric.bounds == (0.0, 1.0) for metric in self.metrics])
+        shares = np.array([metric.of_right_answers for metric in self.metrics])
         variances = np.where(shares, row.metrics * (1 - row.metrics), nan) / self.n_test
         weighty = factors != 0
         error = sqrt(float(factors[weighty] ** 2 @ variances[weighty]))

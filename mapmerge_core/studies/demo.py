@@ -9,21 +9,22 @@ from mapmerge_core.errors import StudyError
 from mapmerge_core.methods.catalogue import TITLES, default_points
 from mapmerge_core.search.design import anchors_outside
 from mapmerge_core.search.surrogate import QuadraticSurrogate
-from mapmerge_core.studies.spec import (
+from mapmerge_core.studies.manifest import (
     DEMO_ZOO,
     demo_settings,
     demo_tasks,
     read_manifest,
-    read_sources,
     spec_from_manifest,
 )
+from mapmerge_core.studies.sources import read_sources
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mapmerge_core.methods.catalogue import MethodName
     from mapmerge_core.studies.rows import RunRow, StudyRow
-    from mapmerge_core.studies.spec import RunSettings, StudySpec
+    from mapmerge_core.studies.settings import RunSettings
+    from mapmerge_core.studies.spec import StudySpec
     from mapmerge_core.studies.store import Store
 
 

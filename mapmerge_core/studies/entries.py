@@ -14,8 +14,8 @@ from mapmerge_core.search.indicators import sample_preferences
 from mapmerge_core.search.preferences import normalise
 from mapmerge_core.studies.baselines import baseline_values, find_made, label
 from mapmerge_core.studies.findings import finding_of
+from mapmerge_core.studies.settings import check_seed
 from mapmerge_core.studies.siblings import family_of
-from mapmerge_core.studies.spec import check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -6,32 +6,60 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from mapmerge_core.errors import StudyError
-from mapmerge_core.studies.spec import check_sources
+from mapmerge_core.studies.sources import check_sources, weights_of_sources
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from mapmerge_core.studies.rows import StudyRow
-    from mapmerge_core.studies.spec import StudySpec
+    from mapmerge_core.studies.spec import StudySpec, Transform
     from mapmerge_core.tasks.evaluator import Evaluator
-    from mapmerge_core.weights.task_vectors import TaskVectors
+    from mapmerge_core.tasks.families.base import Family
+    from mapmerge_core.tasks.task import Task
+    from mapmerge_core.weights.streamed import Vectors
 
 
-def read_vectors(spec: StudySpec) -> TaskVectors:
+def read_vectors(study: StudyRow) -> Vectors:
     """Reads a study's task vectors and transforms them where the study says so; always on the CPU.
 
     Raises:
         CheckpointError: where a checkpoint can't be read or doesn't fit.
+        MapMergeError: where task vectors that stay on disk would have to be transformed.
     """
-    from mapmerge_core.tasks.families.clip import ClipZeroShot
-    from mapmerge_core.weights.task_vectors import TaskVectors
+    vectors = open_study_vectors(study.spec, weights_of_sources(study.spec, study.sources))
+    return _transformed(vectors, study.spec.transform)
+
+
+def open_study_vectors(spec: StudySpec, weights: Mapping[str, Path]) -> Vectors:
+    """A study's task vectors as they are.
+
+    Args:
+        spec: The study.
+        weights: Where each model's weights lie, by role (see ``StudySpec.weights``).
+
+    Raises:
+        CheckpointError: where a checkpoint can't be read or doesn't fit.
+    """
+    from mapmerge_core.tasks.families import family_class
+    from mapmerge_core.weights.streamed import open_vectors
+
+    family, pretrained = family_class(spec.family), weights["pretrained"]
+    return open_vectors(
+        pretrained,
+        {task.name: weights[f"{task.name} checkpoint"] for task in spec.tasks},
+        part=family.part,
+        without=family.left_out(spec.architecture, pretrained),
+    )
+
+
+def _transformed(vectors: Vectors, how: Transform | None) -> Vectors:
+    from mapmerge_core.weights.streamed import in_memory
     from mapmerge_core.weights.transforms import apply_transform
 
-    vectors = TaskVectors.from_files(
-        spec.pretrained, {task.name: task.checkpoint for task in spec.tasks}, part=ClipZeroShot.part
-    )
-    how = spec.transform
     if how is None:
         return vectors
-    return apply_transform(vectors, how.kind, keep=how.keep, drop=how.drop, seed=how.seed)
+    return apply_transform(in_memory(vectors), how.kind, keep=how.keep, drop=how.drop, seed=how.seed)
 
 
 def load_evaluator(study: StudyRow, device: str = "auto", precision: str = "auto") -> Evaluator:
@@ -44,22 +72,39 @@ def load_evaluator(study: StudyRow, device: str = "auto", precision: str = "auto
     """
     import torch
 
-    from mapmerge_core.tasks.datasets import Task
     from mapmerge_core.tasks.evaluator import Evaluator, choose_device
-    from mapmerge_core.tasks.families.clip import ClipZeroShot
 
     check_sources(study.sources)
-    spec = study.spec
     chosen = choose_device(device)
-    tasks = [Task.from_file(task.name, task.data) for task in spec.tasks]
     try:
-        family = ClipZeroShot(spec.architecture, spec.pretrained, chosen)
-        return Evaluator(family, read_vectors(spec), tasks, device=chosen, precision=precision)
+        family = load_family(study.spec, weights_of_sources(study.spec, study.sources)["pretrained"])
+        return Evaluator(
+            family, read_vectors(study), tasks_of(study.spec), device=chosen, precision=precision
+        )
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise StudyError(
             f"The models of '{study.name}' don't fit into the memory of {chosen}: merge fewer tasks, choose "
             "another device, or close other programs."
         ) from error
+
+
+def tasks_of(spec: StudySpec) -> list[Task]:
+    """A study's tasks as evaluators know them."""
+    from mapmerge_core.tasks.task import Task
+
+    return [Task(task.name, task.data, metric) for task, metric in zip(spec.tasks, spec.metrics, strict=True)]
+
+
+def load_family(spec: StudySpec, pretrained: Path) -> Family:
+    """A study's family, holding the pre-trained model that lies at ``pretrained``.
+
+    Raises:
+        CheckpointError: where the model can't be made or read.
+        MapMergeError: where a person's own family can't be imported.
+    """
+    from mapmerge_core.tasks.families import make_family
+
+    return make_family(spec.family, spec.architecture, pretrained, spec.options, tasks_of(spec))
 
 
 class EvaluatorCache:

@@ -13,15 +13,19 @@ import numpy as np
 from mapmerge_core.errors import CheckpointError, ExportError, StudyError
 from mapmerge_core.studies.analysis import analyse
 from mapmerge_core.studies.baselines import baseline_values, find_kind, weights_of
-from mapmerge_core.studies.evaluators import read_vectors
+from mapmerge_core.studies.evaluators import load_evaluator, read_vectors
 from mapmerge_core.studies.paths import absolute
-from mapmerge_core.studies.spec import check_sources
+from mapmerge_core.studies.sources import check_sources, weights_of_sources
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from torch import Tensor
 
     from mapmerge_core.studies.rows import BaselineRow, StudyRow
     from mapmerge_core.studies.store import Store
+    from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.weights.export import ExportResult, Recipe
 
 
@@ -39,14 +43,12 @@ def export_pick(store: Store, pick_id: int, path: Path | str | None = None) -> E
         CheckpointError: where a source can't be read.
         ExportError: where the file can't be written, or would replace one that mapmerge didn't export.
     """
-    from mapmerge_core.weights.export import save_merged
-
     pick = store.pick(pick_id)
     study = store.study(pick.study_id)
     name = f"{slug(pick.name) if pick.name else 'merged'}-{pick.id}.safetensors"
     target = _target(store, study, name, path)
     check_sources(study.sources)
-    result = save_merged(target, read_vectors(study.spec), pick.c, recipe=make_recipe(store, study, pick.c))
+    result = _save(target, study, pick.c, make_recipe(store, study, pick.c))
     store.update_pick(pick_id, exported=result.path)
     return result
 
@@ -64,7 +66,7 @@ def export_baseline(store: Store, baseline_id: int, path: Path | str | None = No
         CheckpointError: where a source or its model can't be read.
         ExportError: where the file can't be written, or would replace one that mapmerge didn't export.
     """
-    from mapmerge_core.weights.export import save_merged, save_model
+    from mapmerge_core.weights.export import save_model
 
     baseline = store.baseline(baseline_id)
     study = store.study(baseline.study_id)
@@ -78,13 +80,44 @@ def export_baseline(store: Store, baseline_id: int, path: Path | str | None = No
         settings=baseline.settings,
         measured={task: value for task, value in measured if np.isfinite(value)},
     )
-    vectors = read_vectors(study.spec)
     if baseline.c is not None:
-        return save_merged(target, vectors, baseline.c, recipe=recipe)
+        return _save(target, study, baseline.c, recipe)
+    vectors = read_vectors(study)
     if baseline.layers is not None:
         layers = dict(zip(vectors.layers, baseline.layers.tolist(), strict=True))
         recipe = replace(recipe, layers=layers)
-    return save_model(target, weights_of(store, baseline, vectors), recipe=recipe)
+    merged = weights_of(store, baseline, vectors)
+    replaced, extra = _extras(study, lambda evaluator: evaluator.extras_of(merged))
+    return save_model(target, merged | dict(replaced), recipe=recipe, like=_like(study), extra=extra)
+
+
+def _save(target: Path, study: StudyRow, c: np.ndarray, recipe: Recipe) -> ExportResult:
+    """Writes θ(c) in the pre-trained model's form, with what its family adds to a merge."""
+    from mapmerge_core.weights.export import save_merged
+
+    replaced, extra = _extras(study, lambda evaluator: evaluator.extras(c))
+    return save_merged(
+        target, read_vectors(study), c, recipe=recipe, like=_like(study), replaced=replaced, extra=extra
+    )
+
+
+def _extras(
+    study: StudyRow,
+    ask: Callable[[Evaluator], tuple[Mapping[str, Tensor], Mapping[str, Mapping[str, Tensor]]]],
+) -> tuple[Mapping[str, Tensor], Mapping[str, Mapping[str, Tensor]]]:
+    """What a merge's family adds to it; computed on the CPU, as the merge is, where it adds anything."""
+    from mapmerge_core.tasks.families import family_class
+    from mapmerge_core.tasks.families.base import Family
+
+    if family_class(study.spec.family).extras is Family.extras:
+        return {}, {}
+    return ask(load_evaluator(study, "cpu", "float32"))
+
+
+def _like(study: StudyRow) -> Path | None:
+    """The pre-trained model's folder, if it is one that a library of models loads as such."""
+    folder = weights_of_sources(study.spec, study.sources)["pretrained"]
+    return folder if (folder / "config.json").is_file() and study.spec.family != "clip" else None
 
 
 def exported_baseline(store: Store, baseline_id: int) -> Path | None:
@@ -110,7 +143,7 @@ def make_recipe(store: Store, study: StudyRow, c: np.ndarray | None) -> Recipe:
     examples = {row.task: row.n_examples for row in store.evaluations(study.id, "test")}
     return Recipe(
         sources={
-            name: {"path": str(by_role[role].path), "sha256": by_role[role].sha256}
+            name: {"path": str(study.spec.weights[role]), "sha256": by_role[role].sha256}
             for name, role in roles.items()
         },
         transform=_transform(study),
@@ -119,12 +152,12 @@ def make_recipe(store: Store, study: StudyRow, c: np.ndarray | None) -> Recipe:
         tasks={
             name: {
                 "metric": metric.name,
-                "data_sha256": by_role[f"{name} data"].sha256,
                 "test_examples": examples.get(name),
             }
+            | ({"data_sha256": by_role[data].sha256} if (data := f"{name} data") in by_role else {})
             for name, metric in zip(tasks, study.spec.metrics, strict=True)
         },
-        architecture=study.spec.architecture,
+        architecture=study.spec.architecture if study.spec.family == "clip" else "",
     )
 
 
@@ -157,6 +190,8 @@ def _file_name(baseline: BaselineRow) -> str:
 
 def _target(store: Store, study: StudyRow, name: str, path: Path | str | None) -> Path:
     """The file to write: ``path``, or the file ``name`` in it, or that in the study's folder of exports."""
+    if _like(study):
+        name = f"{name.removesuffix('.safetensors')}/model.safetensors"
     if path is None:  # the data folder holds nothing but exports, perhaps without a model moved elsewhere
         return store.folder / "exports" / slug(study.name) / name
     path = absolute(path)
@@ -169,11 +204,14 @@ def _check_target(model: Path, study: StudyRow) -> None:
     """Makes sure that exporting to ``model`` replaces nothing but an earlier export."""
     from mapmerge_core.weights.export import read_recipe
 
-    companions = [model.with_suffix(suffix) for suffix in (".README.md", ".mergekit.yaml")]
-    if study.spec.architecture.endswith(".json"):
-        companions.append(model.with_suffix(".json"))
     try:
-        there = [path for path in (model, *companions) if path.exists()]
+        if _like(study):
+            there = sorted(model.parent.iterdir()) if model.parent.is_dir() else []
+        else:
+            companions = [model.with_suffix(suffix) for suffix in (".README.md", ".mergekit.yaml")]
+            if study.spec.architecture.endswith(".json"):
+                companions.append(model.with_suffix(".json"))
+            there = [path for path in (model, *companions) if path.exists()]
         sources = [path for path in study.spec.files().values() if path.exists()]
     except OSError as error:
         raise ExportError(f"{model.parent} can't be read: {error.strerror}.") from error

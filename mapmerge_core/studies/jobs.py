@@ -22,7 +22,7 @@ from mapmerge_core.studies.exporting import export_baseline, export_pick
 from mapmerge_core.studies.findings import finding_of
 from mapmerge_core.studies.job import LIVE, Job, JobKind, JobSnapshot, JobStatus
 from mapmerge_core.studies.runner import Estimate, estimate, execute_run, explain, measure
-from mapmerge_core.studies.spec import check_seed
+from mapmerge_core.studies.settings import check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

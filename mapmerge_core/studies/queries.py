@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 from sqlalchemy import Select, distinct, func, select
 
 from mapmerge_core.studies.rows import PickRow, RunRow, RunStatus, StudyRow
-from mapmerge_core.studies.spec import RunSettings, Source, StudySpec
+from mapmerge_core.studies.settings import RunSettings
+from mapmerge_core.studies.sources import Source
+from mapmerge_core.studies.spec import StudySpec
 from mapmerge_core.studies.tables import Evaluation, Pick, Run, Study
 
 if TYPE_CHECKING:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mapmerge_core.methods.catalogue import MethodName
-    from mapmerge_core.studies.spec import RunSettings, Source, StudySpec
+    from mapmerge_core.studies.settings import RunSettings
+    from mapmerge_core.studies.sources import Source
+    from mapmerge_core.studies.spec import StudySpec
 
 RunStatus = Literal["queued", "running", "stopped", "interrupted", "done", "failed"]
 Split = Literal["val", "test"]
@@ -84,7 +86,7 @@ class EvaluationRow:
     split: Split
     value: float
     n_examples: int
-    correct: bytes
+    per_example: bytes
     seconds: float
     created: datetime
 

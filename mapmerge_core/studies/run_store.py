@@ -18,7 +18,7 @@ from mapmerge_core.studies.tables import Run, Study
 if TYPE_CHECKING:
     from mapmerge_core.methods.catalogue import MethodName
     from mapmerge_core.studies.rows import RunRow, RunStatus
-    from mapmerge_core.studies.spec import RunSettings
+    from mapmerge_core.studies.settings import RunSettings
 
 _CLAIM_SECONDS = 0.3
 ACTIVE: tuple[RunStatus, ...] = ("queued", "running")

@@ -26,13 +26,14 @@ from mapmerge_core.studies.queries import (
 )
 from mapmerge_core.studies.rows import EvaluationRow, PickRow, Split, StudyRow
 from mapmerge_core.studies.run_store import ACTIVE, RunStore
-from mapmerge_core.studies.spec import StudySpec, read_sources
+from mapmerge_core.studies.sources import read_sources
 from mapmerge_core.studies.tables import Evaluation, Pick, Run, Study
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from mapmerge_core.studies.spec import StudySpec
     from mapmerge_core.tasks.metric import Outcome
 
 
@@ -174,7 +175,7 @@ class Store(RunStore, BaselineStore):
                 split=split,
                 value=outcome.value,
                 n_examples=outcome.n_examples,
-                correct=outcome.correct,
+                per_example=outcome.per_example,
                 seconds=outcome.seconds,
                 created=_now(),
             )

@@ -108,7 +108,7 @@ class Evaluation(Base):
     split: Mapped[str]
     value: Mapped[float]
     n_examples: Mapped[int]
-    correct: Mapped[bytes]
+    per_example: Mapped[bytes] = mapped_column("correct")  # named when right or wrong was all there was
     seconds: Mapped[float]
     created: Mapped[datetime]
 
@@ -157,6 +157,6 @@ class BaselineEvaluation(Base):
     split: Mapped[str]
     value: Mapped[float]
     n_examples: Mapped[int]
-    correct: Mapped[bytes]
+    per_example: Mapped[bytes] = mapped_column("correct")  # named when right or wrong was all there was
     seconds: Mapped[float]
     created: Mapped[datetime]

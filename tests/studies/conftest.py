@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mapmerge_core.studies.evaluators import EvaluatorCache
-from mapmerge_core.studies.spec import StudySpec, spec_from_manifest
+from mapmerge_core.studies.manifest import spec_from_manifest
+from mapmerge_core.studies.spec import StudySpec
 from mapmerge_core.studies.store import Store
 
 if TYPE_CHECKING:

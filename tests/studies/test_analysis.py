@@ -9,7 +9,7 @@ import pytest
 
 from mapmerge_core.errors import RuleError, SearchError, StudyError
 from mapmerge_core.studies.analysis import analyse
-from mapmerge_core.studies.spec import RunSettings
+from mapmerge_core.studies.settings import RunSettings
 from mapmerge_core.tasks.metric import Outcome
 
 if TYPE_CHECKING:

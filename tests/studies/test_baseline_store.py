@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def outcome(value: float) -> Outcome:
-    return Outcome(value=value, n_examples=10, correct=b"\x00\x00", seconds=0.1)
+    return Outcome(value=value, n_examples=10, per_example=b"\x00\x00", seconds=0.1)
 
 
 def test_a_baseline_is_kept_with_its_coefficients(store: Store, study: StudyRow):

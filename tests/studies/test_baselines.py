@@ -27,7 +27,8 @@ from mapmerge_core.studies.baselines import (
     offered,
     weights_of,
 )
-from mapmerge_core.studies.spec import Transform, spec_from_manifest
+from mapmerge_core.studies.manifest import spec_from_manifest
+from mapmerge_core.studies.spec import Transform
 from mapmerge_core.tasks.metric import Outcome
 from mapmerge_core.weights.export import save_tensors
 from mapmerge_core.weights.merges import dare_ties, slerp, ties

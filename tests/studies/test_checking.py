@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mapmerge_core.studies.spec import StudySpec
+from mapmerge_core.tasks.data_source import DataSource
 
 
 def with_changed(spec: StudySpec, **changes: Path) -> StudySpec:
@@ -30,8 +31,8 @@ def test_models_that_fit_are_described(spec: StudySpec) -> None:
     check = check_spec(spec)
     colours, stripes = check.models
     assert (colours.task, stripes.task) == ("Colours", "Stripes")
-    assert (colours.n_classes, stripes.n_classes) == (5, 4)
-    assert (colours.n_val, colours.n_test) == (60, 60)
+    assert (colours.data.n_classes, stripes.data.n_classes) == (5, 4)
+    assert colours.data.sizes == {"val": 60, "test": 60}
     assert colours.n_bytes == spec.tasks[0].checkpoint.stat().st_size
     assert colours.dtypes == "float16"
     tower, before = load_file(spec.tasks[0].checkpoint), load_file(spec.pretrained)
@@ -76,8 +77,8 @@ def test_a_missing_tensor_is_named(tmp_path: Path, spec: StudySpec) -> None:
 
 
 def test_an_empty_dataset(tmp_path: Path, spec: StudySpec) -> None:
-    arrays = dict(np.load(spec.tasks[1].data))
+    arrays = dict(np.load(spec.tasks[1].data.path))
     arrays |= {"test_images": arrays["test_images"][:0], "test_labels": arrays["test_labels"][:0]}
     np.savez(tmp_path / "empty.npz", **arrays)
     with pytest.raises(DatasetError, match=r"empty\.npz: the split 'test' is empty"):
-        check_spec(with_changed(spec, data=tmp_path / "empty.npz"))
+        check_spec(with_changed(spec, data=DataSource(path=tmp_path / "empty.npz")))

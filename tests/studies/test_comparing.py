@@ -17,9 +17,11 @@ from mapmerge_core.studies.baselines import BASELINES, baseline_values, estimate
 from mapmerge_core.studies.comparing import compare, complete, to_table
 from mapmerge_core.studies.completing import estimate_completion
 from mapmerge_core.studies.demo import demo_runs, find_demo_study
+from mapmerge_core.studies.manifest import spec_from_manifest
 from mapmerge_core.studies.runner import execute_run
+from mapmerge_core.studies.settings import RunSettings
 from mapmerge_core.studies.siblings import sibling
-from mapmerge_core.studies.spec import RunSettings, Transform, spec_from_manifest
+from mapmerge_core.studies.spec import Transform
 from mapmerge_core.tasks.metric import ACCURACY, Metric, Outcome
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from mapmerge_core.errors import StudyError
 from mapmerge_core.studies.baselines import BASELINES
 from mapmerge_core.studies.comparing import compare
 from mapmerge_core.studies.jobs import Jobs
-from mapmerge_core.studies.spec import RunSettings, StudySpec, TaskSpec
+from mapmerge_core.studies.settings import RunSettings
+from mapmerge_core.studies.spec import StudySpec, TaskSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,8 +9,9 @@ import pytest
 
 from mapmerge_core.errors import SearchError, StudyError
 from mapmerge_core.methods import nested
+from mapmerge_core.studies.manifest import spec_from_manifest
 from mapmerge_core.studies.replay import replay, run_front
-from mapmerge_core.studies.spec import RunSettings, spec_from_manifest
+from mapmerge_core.studies.settings import RunSettings
 from mapmerge_core.tasks.metric import Outcome
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def finish(store: Store, study: StudyRow, method: str, **settings: object) -> Ru
         values = np.array([true_metrics(c)[list(batch.tasks)] for c in batch.C])
         for c, row in zip(batch.C, values, strict=True):
             for task, value in zip(batch.tasks, row, strict=True):
-                outcome = Outcome(value=float(value), n_examples=10, correct=b"", seconds=0.1)
+                outcome = Outcome(value=float(value), n_examples=10, per_example=b"", seconds=0.1)
                 store.add_evaluation(study.id, c, study.spec.task_names[task], "val", outcome, run_id=run.id)
         asked.tell(batch, values)
     return store.run(run.id)

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 from mapmerge_core.errors import SearchError, StudyError
+from mapmerge_core.studies.manifest import spec_from_manifest
 from mapmerge_core.studies.runner import estimate, execute_run, explain, measure
-from mapmerge_core.studies.spec import RunSettings, StudySpec, TaskSpec, spec_from_manifest
+from mapmerge_core.studies.settings import RunSettings
+from mapmerge_core.studies.spec import StudySpec, TaskSpec
 from mapmerge_core.studies.store import Store
 from mapmerge_core.tasks.metric import Outcome
 
@@ -70,7 +72,7 @@ def plain_accuracies(spec: StudySpec, c: np.ndarray) -> list[float]:
     model.eval()
     accuracies = []
     for task in spec.tasks:
-        with np.load(task.data) as data, torch.inference_mode():
+        with np.load(task.data.path) as data, torch.inference_mode():
             features = model.encode_image(plain_transform(data["val_images"], model), normalize=True)
             head = plain_head(model, data["class_names"].tolist(), data["templates"].tolist())
             guesses = (features @ head).argmax(dim=1).numpy()
@@ -182,7 +184,7 @@ def test_values_that_another_process_stored_meanwhile_are_used(
 ):
     """Another process measures the second point while this one measures the first."""
     C = np.array([[0.2, 0.3], [0.4, 0.1]])
-    theirs = Outcome(value=0.123, n_examples=10, correct=b"", seconds=1.0)
+    theirs = Outcome(value=0.123, n_examples=10, per_example=b"", seconds=1.0)
 
     def interfere(done: int, _: int) -> None:
         if done == 1:
@@ -212,7 +214,7 @@ def test_the_estimate_comes_from_evaluations_that_count(
 def test_an_estimate_is_of_this_device_even_where_another_measured(
     store: Store, study: StudyRow, evaluators: EvaluatorCache
 ):
-    slow = Outcome(value=0.5, n_examples=10, correct=b"", seconds=1e6)
+    slow = Outcome(value=0.5, n_examples=10, per_example=b"", seconds=1e6)
     for c in np.eye(3, 2, k=-1)[:2]:
         for task in study.spec.task_names:
             store.add_evaluation(study.id, c, task, "val", slow)

@@ -10,19 +10,17 @@ from pathlib import Path
 import pytest
 
 from mapmerge_core.errors import SearchError, StudyError
-from mapmerge_core.studies.spec import (
+from mapmerge_core.studies.manifest import (
     DEMO_ZOO,
-    RunSettings,
-    StudySpec,
-    TaskSpec,
-    Transform,
-    check_sources,
     demo_settings,
     demo_tasks,
     read_manifest,
-    read_sources,
     spec_from_manifest,
 )
+from mapmerge_core.studies.settings import RunSettings
+from mapmerge_core.studies.sources import check_sources, read_sources
+from mapmerge_core.studies.spec import StudySpec, TaskSpec, Transform
+from mapmerge_core.tasks.data_source import DataSource
 
 _TASK = {"name": "A", "checkpoint": "a.pt", "data": "a.npz"}
 
@@ -37,7 +35,9 @@ def make_spec(folder: Path, *names: str) -> StudySpec:
     for name in names:
         (folder / f"{name}.pt").write_bytes(name.encode())
         (folder / f"{name}.npz").write_bytes(name.encode())
-    tasks = tuple(TaskSpec(name, folder / f"{name}.pt", folder / f"{name}.npz") for name in names)
+    tasks = tuple(
+        TaskSpec(name, folder / f"{name}.pt", DataSource(path=folder / f"{name}.npz")) for name in names
+    )
     return StudySpec(architecture="ViT-B-32", pretrained=folder / "pre.pt", tasks=tasks)
 
 
@@ -60,8 +60,8 @@ def test_relative_paths_are_taken_from_where_the_spec_was_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    task = TaskSpec("A", Path("a.pt"), Path("a.npz"))
-    assert (task.checkpoint, task.data) == (tmp_path / "a.pt", tmp_path / "a.npz")
+    task = TaskSpec("A", Path("a.pt"), DataSource(path="a.npz"))
+    assert (task.checkpoint, task.data.path) == (tmp_path / "a.pt", tmp_path / "a.npz")
 
 
 def test_an_unknown_task_is_named_with_those_there_are(tiny_zoo: Path):
@@ -113,7 +113,7 @@ def test_tasks_that_make_no_study_are_refused(tmp_path: Path, names: list[str], 
 
 
 def test_another_family_is_refused(tmp_path: Path):
-    with pytest.raises(StudyError, match="family 'bert' is unknown"):
+    with pytest.raises(StudyError, match=r"no family of models 'bert': choose clip, .*module:function"):
         StudySpec(family="bert", architecture="x", pretrained=tmp_path, tasks=())
 
 

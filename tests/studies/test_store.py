@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from mapmerge_core.errors import CoefficientError, StudyError
-from mapmerge_core.studies.spec import RunSettings
+from mapmerge_core.studies.settings import RunSettings
 from mapmerge_core.studies.store import Store, home
 from mapmerge_core.tasks.metric import Outcome
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def outcome(value: float, seconds: float = 0.25) -> Outcome:
-    return Outcome(value=value, n_examples=10, correct=np.packbits([1, 0, 1]).tobytes(), seconds=seconds)
+    return Outcome(value=value, n_examples=10, per_example=np.packbits([1, 0, 1]).tobytes(), seconds=seconds)
 
 
 def test_a_study_comes_back_as_it_was_kept(store: Store, spec: StudySpec):
@@ -60,7 +60,7 @@ def test_an_evaluation_is_stored_once_whatever_the_sign_of_zero(store: Store, st
     assert store.add_evaluation(study.id, np.array([0.0, 0.5]), "Colours", "test", outcome(0.6))
     [row] = store.evaluations(study.id)
     assert (row.value, row.run_id, row.task, row.n_examples) == (0.7, run.id, "Colours", 10)
-    np.testing.assert_array_equal(np.unpackbits(np.frombuffer(row.correct, np.uint8))[:3], [1, 0, 1])
+    np.testing.assert_array_equal(np.unpackbits(np.frombuffer(row.per_example, np.uint8))[:3], [1, 0, 1])
     assert store.measured(study.id, np.array([-0.0, 0.5]), "val") == {"Colours": 0.7}
     assert store.measured(study.id, np.array([0.0, 0.5]), "test") == {"Colours": 0.6}
 

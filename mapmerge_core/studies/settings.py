@@ -1,0 +1,160 @@
+"""What a run was asked to do, and the method that does it. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from mapmerge_core.errors import SearchError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mapmerge_core.methods.base import Method
+    from mapmerge_core.methods.catalogue import MethodName
+    from mapmerge_core.search.design import Kind
+    from mapmerge_core.search.fitting import LossName
+    from mapmerge_core.search.links import LinkName
+    from mapmerge_core.studies.spec import StudySpec
+    from mapmerge_core.tasks.metric import Metric
+
+MAX_POINTS = 100_000
+MAX_SEED = 2**31 - 1
+
+
+def check_seed(seed: int) -> None:
+    """Makes sure that every random number generator takes the seed.
+
+    Raises:
+        SearchError: where one doesn't.
+    """
+    if not 0 <= seed <= MAX_SEED:
+        raise SearchError(f"The seed {seed} can't be used: choose a whole number from 0 to {MAX_SEED}.")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run was asked to do.
+
+    Attributes:
+        points: Budget: coefficient vectors to evaluate, anchors included; of nested MAP for each pair.
+        seed: Seed of the design; the same seed asks for the same coefficients.
+        low: Lower corner of the sampled box, the same for every coefficient.
+        high: Upper corner of the sampled box.
+        design: "uniform" (the paper's), "sobol" or "grid"; Bayesian and nested MAP sample uniformly.
+        anchors: Whether the origin and the unit vectors (pre-trained and single-task models) come first.
+        device: "auto", "cuda", "mps", "cpu" or a torch device such as "cuda:1".
+        precision: "auto", "float32" or "bfloat16", for the validation split.
+        link: The surrogates' link, or "auto" for the one that suits each task's metric.
+        loss: What the surrogates' fit minimises: "squared", "absolute" or "huber".
+        initial: Bayesian MAP's first points; None for as many as a surrogate has parameters.
+        batch: Bayesian MAP's points a round; None for half as many.
+        weights: Nested MAP's preference by task; None for equal weights.
+        rule: Nested MAP's rule, instead of a preference.
+        order: Nested MAP's tasks in the order of the tree's leaves; None pairs by loss.
+    """
+
+    points: int
+    seed: int = 0
+    low: float = 0.0
+    high: float = 1.0
+    design: Kind = "uniform"
+    anchors: bool = True
+    device: str = "auto"
+    precision: str = "auto"
+    link: LinkName | Literal["auto"] = "auto"
+    loss: LossName = "squared"
+    initial: int | None = None
+    batch: int | None = None
+    weights: Mapping[str, float] | None = None
+    rule: str | None = None
+    order: Sequence[str] | None = None
+
+    def make_method(self, name: MethodName, spec: StudySpec) -> Method:
+        """The method called ``name`` with these settings, for a study of ``spec``.
+
+        Raises:
+            SearchError: for an unknown method, and for settings that can't be sampled or fitted.
+            RuleError: for a rule that isn't one over the study's tasks.
+        """
+        from mapmerge_core.methods.direct import DirectSearch
+        from mapmerge_core.methods.map import MAP
+
+        check_seed(self.seed)
+        if self.points > MAX_POINTS:
+            raise SearchError(f"{self.points} points are too many for one run: choose {MAX_POINTS} or fewer.")
+        n = len(spec.tasks)
+        links = self.links(spec.metrics)
+        self._check_surrogates(name, n, links)
+        if name in ("map", "direct"):
+            return (MAP if name == "map" else DirectSearch)(
+                n,
+                self.points,
+                seed=self.seed,
+                low=self.low,
+                high=self.high,
+                design=self.design,
+                anchors=self.anchors,
+            )
+        if name == "bayesian":
+            from mapmerge_core.methods.bayesian import BayesianMAP
+
+            return BayesianMAP(
+                n,
+                self.points,
+                initial=self.initial,
+                batch=self.batch,
+                seed=self.seed,
+                low=self.low,
+                high=self.high,
+                anchors=self.anchors,
+                links=links,
+                loss=self.loss,
+            )
+        if name == "nested":
+            from mapmerge_core.methods.nested import NestedMAP
+
+            return NestedMAP(
+                n,
+                self.points,
+                seed=self.seed,
+                low=self.low,
+                high=self.high,
+                tasks=spec.task_names,
+                metrics=spec.metrics,
+                links=links,
+                weights=self.weights,
+                rule=self.rule,
+                order=self.order,
+                loss=self.loss,
+            )
+        raise SearchError(f"The method '{name}' is unknown: use map, bayesian, nested or direct.")
+
+    def _check_surrogates(
+        self, name: MethodName, n_vectors: int, links: Sequence[tuple[LinkName, tuple[float, float]]]
+    ) -> None:
+        """Refuses, before anything is measured, what can't be fitted: wrong links, losses and budgets."""
+        from mapmerge_core.search.design import anchors_outside
+        from mapmerge_core.search.fitting import check_loss
+        from mapmerge_core.search.links import make_link
+        from mapmerge_core.search.surrogate import QuadraticSurrogate
+
+        check_loss(self.loss)
+        for link, bounds in links:
+            make_link(link, bounds)
+        outside = anchors_outside(n_vectors, self.low, self.high) if self.anchors else 0
+        needed = QuadraticSurrogate.n_parameters(n_vectors) + outside
+        if name == "map" and self.link == "identity" and self.points < needed:
+            why = f" ({outside} anchors outside the box aren't fitted)" if outside else ""
+            raise SearchError(
+                f"A surrogate of {n_vectors} tasks with the identity link needs {needed} points or more"
+                f"{why}, not {self.points}: raise the budget."
+            )
+
+    def links(self, metrics: Sequence[Metric]) -> list[tuple[LinkName, tuple[float, float]]]:
+        """Each metric's link and bounds."""
+        return [(metric.link if self.link == "auto" else self.link, metric.bounds) for metric in metrics]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
