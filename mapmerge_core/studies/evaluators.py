@@ -20,23 +20,31 @@ if TYPE_CHECKING:
     from mapmerge_core.weights.streamed import Vectors
 
 
-def read_vectors(study: StudyRow) -> Vectors:
+def read_vectors(study: StudyRow, *, on_disk: bool | None = None) -> Vectors:
     """Reads a study's task vectors and transforms them where the study says so; always on the CPU.
+
+    Args:
+        study: The study.
+        on_disk: As for `open_vectors`; merges have the same bits either way.
 
     Raises:
         CheckpointError: where a checkpoint can't be read or doesn't fit.
         MapMergeError: where task vectors that stay on disk would have to be transformed.
     """
-    vectors = open_study_vectors(study.spec, weights_of_sources(study.spec, study.sources))
+    weights = weights_of_sources(study.spec, study.sources)
+    vectors = open_study_vectors(study.spec, weights, on_disk=on_disk)
     return _transformed(vectors, study.spec.transform)
 
 
-def open_study_vectors(spec: StudySpec, weights: Mapping[str, Path]) -> Vectors:
+def open_study_vectors(
+    spec: StudySpec, weights: Mapping[str, Path], *, on_disk: bool | None = None
+) -> Vectors:
     """A study's task vectors as they are.
 
     Args:
         spec: The study.
         weights: Where each model's weights lie, by role (see ``StudySpec.weights``).
+        on_disk: As for `open_vectors`.
 
     Raises:
         CheckpointError: where a checkpoint can't be read or doesn't fit.
@@ -50,6 +58,7 @@ def open_study_vectors(spec: StudySpec, weights: Mapping[str, Path]) -> Vectors:
         {task.name: weights[f"{task.name} checkpoint"] for task in spec.tasks},
         part=family.part,
         without=family.left_out(spec.architecture, pretrained),
+        on_disk=on_disk,
     )
 
 

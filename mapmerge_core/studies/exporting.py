@@ -96,9 +96,9 @@ def _save(target: Path, study: StudyRow, c: np.ndarray, recipe: Recipe) -> Expor
     from mapmerge_core.weights.export import save_merged
 
     replaced, extra = _extras(study, lambda evaluator: evaluator.extras(c))
-    return save_merged(
-        target, read_vectors(study), c, recipe=recipe, like=_like(study), replaced=replaced, extra=extra
-    )
+    # Tensor by tensor, so that no model needs to fit into memory; a transform needs all of them there.
+    vectors = read_vectors(study, on_disk=True if study.spec.transform is None else None)
+    return save_merged(target, vectors, c, recipe=recipe, like=_like(study), replaced=replaced, extra=extra)
 
 
 def _extras(
@@ -111,7 +111,8 @@ def _extras(
 
     if family_class(study.spec.family).extras is Family.extras:
         return {}, {}
-    return ask(load_evaluator(study, "cpu", "float32"))
+    replaced, extra = ask(load_evaluator(study, "cpu", "float32"))
+    return replaced, {slug(name): tensors for name, tensors in extra.items()}
 
 
 def _like(study: StudyRow) -> Path | None:

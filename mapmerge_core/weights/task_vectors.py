@@ -53,7 +53,8 @@ class TaskVectors:
     """A pre-trained model θ_pre and N task vectors v_n = θ_n − θ_pre, merged to θ(c) = θ_pre + Σ c_n v_n.
 
     Tensors that differ in any model lie in one flat float32 buffer (and one more where the pre-trained model
-    is float64); task vectors are the rows of a matrix V (N x d), so a merge is one matrix-vector product.
+    is float64); task vectors are the rows of a matrix V (N x d), so a merge is one
+    matrix-vector product, on a CPU in an order of its own (see `Group.merge`).
     Left out, with the pre-trained model's values kept: tensors that are identical in all models, everything
     outside ``part``, and integer or boolean tensors, even if they differ (BatchNorm's
     ``num_batches_tracked``). Tied tensors are merged once.
@@ -223,9 +224,8 @@ class TaskVectors:
         """Makes ``module`` the model θ(c), in place.
 
         The first call writes every tensor and turns the merged parameters (those of the arithmetic's dtype
-        and device) into views of one flat buffer; later calls write that buffer with one matrix-vector
-        product and allocate no model. Tensors that are not merged are written only the first time, and after
-        the module was moved or cast.
+        and device) into views of one flat buffer; later calls write that buffer and allocate no model.
+        Tensors that are not merged are written only the first time, and after the module was moved or cast.
 
         Args:
             module: A module whose state dict has the pre-trained model's keys and shapes, in any float dtype;
@@ -288,7 +288,10 @@ class TaskVectors:
         return dict(self._layout.differing)
 
     def _flats(self, row: np.ndarray) -> list[Tensor]:
-        return [torch.addmv(group.base, group.V.T, group.cast(row)) for group in self.groups]
+        flats = [torch.empty_like(group.base) for group in self.groups]
+        for group, flat in zip(self.groups, flats, strict=True):
+            group.merge(row, flat)
+        return flats
 
     def _tensors(self, row: np.ndarray) -> Iterator[tuple[str, Tensor]]:
         flats = self._flats(row)

@@ -99,6 +99,19 @@ def test_merges_equal_the_sum_by_hand(store, dtype):
     assert {k: (t.shape, t.dtype) for k, t in merged.items()} == dict(vectors.described)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_merges_have_the_bits_of_task_vectors_in_memory(dtype):
+    pretrained, finetuned = make_models(dtype=dtype)
+    for state in (pretrained, *finetuned.values()):  # larger than what is computed at a time
+        state["large"] = torch.randn(700, 1001).to(dtype)
+    in_memory = TaskVectors.from_state_dicts(pretrained, finetuned)
+    streamed = StreamedVectors.from_state_dicts(pretrained, finetuned)
+    for c in np.random.default_rng(0).uniform(-0.3, 1.2, (5, 3)):
+        expected = in_memory.merge(c)
+        for name, tensor in streamed.tensors(c):
+            assert torch.equal(tensor, expected[name]), name
+
+
 def test_zero_is_the_pretrained_model_and_a_unit_vector_a_finetuned_one():
     pretrained, finetuned = make_models(dtype=torch.float16)
     vectors = StreamedVectors.from_state_dicts(pretrained, finetuned)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mapmerge_core.errors import CheckpointError, DatasetError, MapMergeError
 from mapmerge_core.tasks.datasets import open_images
 from mapmerge_core.tasks.datasets.splitting import subset
+from mapmerge_core.tasks.families.building import building, load_exactly
 from mapmerge_core.tasks.families.fitting import fit_head
 from mapmerge_core.tasks.families.images import ImageClassifier
 from mapmerge_core.tasks.task import Task
@@ -26,6 +26,7 @@ from mapmerge_core.weights.checkpoints import read_state_dict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
 
 # Of training images at a time, whatever the evaluator's batches are: statistics and heads, and so an
@@ -41,8 +42,9 @@ class ClassifierWithHeads(ImageClassifier):
     pre-trained model: they are left out. After every merge, before anything is measured:
 
     1. The running statistics of BatchNorm layers are computed anew (`merged`), as the plain average over
-       batches that mix training images of all tasks, since an export has one set of statistics. A mean of the
-       models' statistics is not the statistics of their mean, and merging without this step collapses.
+       batches that mix training images of all tasks, since an export has one set of statistics. Sums of the
+       models' statistics are not those of the merged model: without this step it loses accuracy, and
+       variances become negative, so that it collapses, where coefficients are large.
     2. As a task is first measured, its head is fitted to the backbone's features of its training images:
        multinomial logistic regression on standardised features, in scikit-learn.
 
@@ -108,7 +110,8 @@ class ClassifierWithHeads(ImageClassifier):
             if self.model(torch.zeros(1, *config["input_size"])).ndim != 2:
                 raise ValueError("it makes more than one vector of an image")
         weights = {name: tensor for name, tensor in read_state_dict(pretrained).items() if name not in head}
-        _load(self.model, architecture, pretrained, weights)
+        load_exactly(self.model, weights, pretrained, architecture)
+        self._dtypes = {name: tensor.dtype for name, tensor in weights.items()}
         super().__init__(config["input_size"][-2:], steps, f"timm {config}", config["mean"], config["std"])
         self._norms = [
             layer
@@ -186,6 +189,8 @@ class ClassifierWithHeads(ImageClassifier):
             for layer, momentum in zip(self._norms, momenta, strict=True):
                 layer.momentum = momentum
                 layer.eval()
+        for name, buffer in self._statistics():  # as an export rounds them
+            buffer.copy_(buffer.to(self._dtypes[name]))
 
     def head(self, task: Task) -> Tensor:
         """Returns the task's head for the model as it was last merged, fitted if it hasn't been yet.
@@ -220,17 +225,19 @@ class ClassifierWithHeads(ImageClassifier):
 
         A head's file is called ``head-<task>``.
         """
-        statistics = {
-            f"{name}.{buffer}": tensor.cpu().clone()
-            for name, layer in self.model.named_modules()
-            if layer in self._norms
-            for buffer, tensor in layer.named_buffers(recurse=False)
-        }
+        statistics = {name: buffer.cpu().clone() for name, buffer in self._statistics()}
         heads = {task.name: self.head(task).cpu() for task in self._tasks}
         return statistics, {
             f"head-{name}": {"weight": head[:-1].T.contiguous(), "bias": head[-1].clone()}
             for name, head in heads.items()
         }
+
+    def _statistics(self) -> Iterator[tuple[str, Tensor]]:
+        """The recalibrated layers' buffers, by the model's names."""
+        for name, layer in self.model.named_modules():
+            if layer in self._norms:
+                for buffer, tensor in layer.named_buffers(recurse=False):
+                    yield f"{name}.{buffer}", tensor
 
     def _training(self, task: Task) -> tuple[Tensor, Tensor]:
         """A task's training images that heads are fitted to, and their labels."""
@@ -292,37 +299,8 @@ def _timm_name(architecture: str) -> str:
     return architecture
 
 
-@contextmanager
-def _building(architecture: str) -> Iterator[None]:
-    """Turns whatever a wrong name, configuration or size makes timm raise into one sentence."""
-    try:
-        yield
-    except (
-        *(ArithmeticError, AssertionError, AttributeError, LookupError),
-        *(OSError, RuntimeError, TypeError, ValueError),
-    ) as error:
-        reason = next(iter(str(error).strip().splitlines()), "").rstrip(" .:")
-        raise CheckpointError(
-            f"timm can't build a classifier of images from {architecture}: "
-            f"{reason or 'a setting is not allowed'}."
-        ) from error
-
-
-def _load(model: nn.Module, architecture: str, path: Path | str, state_dict: Mapping[str, Tensor]) -> None:
-    """Loads a checkpoint that must fit exactly."""
-    expected = model.state_dict()
-    for name in [*expected, *state_dict]:
-        if name not in state_dict:
-            problem = f"lacks the tensor '{name}'"
-        elif name not in expected:
-            problem = f"holds the tensor '{name}', which the architecture lacks"
-        elif state_dict[name].shape != expected[name].shape:
-            found, wanted = tuple(state_dict[name].shape), tuple(expected[name].shape)
-            problem = f"holds '{name}' with shape {found} where the architecture has {wanted}"
-        else:
-            continue
-        raise CheckpointError(f"{path} does not fit the architecture {architecture}: it {problem}.")
-    model.load_state_dict(state_dict)
+def _building(architecture: str) -> AbstractContextManager[None]:
+    return building(f"timm can't build a classifier of images from {architecture}")
 
 
 def _check_count(name: str, value: object) -> None:

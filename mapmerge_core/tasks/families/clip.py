@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,16 +13,18 @@ import torch
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from open_clip.zero_shot_classifier import build_zero_shot_classifier
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
 from mapmerge_core.errors import CheckpointError
+from mapmerge_core.tasks.families.building import building, load_exactly
 from mapmerge_core.tasks.families.images import ImageClassifier
 from mapmerge_core.weights.checkpoints import read_state_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
     from mapmerge_core.tasks.task import Task
 
@@ -59,7 +60,7 @@ class ClipZeroShot(ImageClassifier):
         model_config, preprocess_config = _read_architecture(architecture)
         with _building("a CLIP model", architecture):
             self.model = _build(model_config)
-        _load(self.model, architecture, pretrained)
+        load_exactly(self.model, read_state_dict(pretrained), pretrained, architecture)
         self.model.eval().requires_grad_(requires_grad=False)
         with _building("a tokenizer", architecture):
             self._tokenizer = _tokenizer(model_config["text_cfg"], self.model.context_length)
@@ -150,20 +151,8 @@ def _read_architecture(architecture: str) -> tuple[dict[str, Any], dict[str, Any
         raise CheckpointError(f"{architecture} is not an open_clip configuration in JSON.") from error
 
 
-@contextmanager
-def _building(what: str, architecture: str) -> Iterator[None]:
-    """Turns whatever a wrong configuration makes open_clip, timm or transformers raise into one sentence."""
-    try:
-        yield
-    except (
-        *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError),
-        *(OSError, RuntimeError, TypeError, ValueError),
-    ) as error:
-        reason = next(iter(str(error).strip().splitlines()), "").rstrip(" .:")
-        raise CheckpointError(
-            f"open_clip can't build {what} from the configuration {architecture}: "
-            f"{reason or 'it holds a value that is not allowed'}."
-        ) from error
+def _building(what: str, architecture: str) -> AbstractContextManager[None]:
+    return building(f"open_clip can't build {what} from the configuration {architecture}")
 
 
 def _build(config: dict[str, Any]) -> open_clip.CLIP | open_clip.CustomTextCLIP:
@@ -174,23 +163,6 @@ def _build(config: dict[str, Any]) -> open_clip.CLIP | open_clip.CustomTextCLIP:
         custom_text = True
         config["text_cfg"]["hf_model_pretrained"] = False  # the checkpoint brings the weights
     return open_clip.CustomTextCLIP(**config) if custom_text else open_clip.CLIP(**config)
-
-
-def _load(model: nn.Module, architecture: str, pretrained: Path | str) -> None:
-    """Loads a checkpoint that must fit exactly."""
-    state_dict, expected = read_state_dict(pretrained), model.state_dict()
-    for key in [*expected, *state_dict]:
-        if key not in state_dict:
-            problem = f"lacks the tensor '{key}'"
-        elif key not in expected:
-            problem = f"holds the tensor '{key}', which the architecture lacks"
-        elif state_dict[key].shape != expected[key].shape:
-            found, wanted = tuple(state_dict[key].shape), tuple(expected[key].shape)
-            problem = f"holds '{key}' with shape {found} where the architecture has {wanted}"
-        else:
-            continue
-        raise CheckpointError(f"{pretrained} does not fit the architecture {architecture}: it {problem}.")
-    model.load_state_dict(state_dict)
 
 
 def _tokenizer(text_config: dict[str, Any], context_length: int) -> SimpleTokenizer | HFTokenizer:
