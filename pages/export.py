@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import streamlit as st
 
 from mapmerge_core.studies.baselines import label
 from mapmerge_core.studies.exporting import exported_baseline
+from pages.parts import exported as exports
 from pages.parts import live, pictures, shell, state
 from pages.parts.words import size
 
@@ -46,7 +48,7 @@ class Model:
 def draw() -> None:
     """The page."""
     study = shell.study_heading(
-        "Export", "The merged model as one file, with everything needed to trust and load it."
+        "Export", "The merged model as a file or a folder, with everything needed to trust and load it."
     )
     tasks = study.spec.task_names
     models = [of_pick(pick, tasks) for pick in reversed(state.store().picks(study.id))]
@@ -162,24 +164,39 @@ def export(model: Model, job: state.JobSnapshot | None, file: Path | None) -> No
 def file_facts(model: Model, path: Path) -> None:
     """Where the file is, how large, its checksum, and a link to download it."""
     st.success("Exported, read back and compared.", icon=":material/check_circle:")
-    pictures.facts([("File", path.name), ("Size", size(path.stat().st_size))])
+    is_folder = path.name == exports.IN_FOLDER
+    pictures.facts(
+        [("Folder" if is_folder else "File", exports.title(path)), ("Size", size(path.stat().st_size))]
+    )
     st.caption("Path")
     st.code(str(path), language=None, wrap_lines=True)
-    st.caption("SHA-256")
+    st.caption(f"SHA-256 of {exports.IN_FOLDER}" if is_folder else "SHA-256")
     st.code(state.checksum(path, path.stat().st_mtime_ns), language=None, wrap_lines=True)
+    address = f"/download/{model.id}" if model.kind == "pick" else f"/download/baseline/{model.id}"
     st.link_button(
-        "Download",
-        f"/download/{model.id}" if model.kind == "pick" else f"/download/baseline/{model.id}",
+        f"Download {path.name}" if is_folder else "Download",
+        address,
         key="download",
         type="primary",
         icon=":material/download:",
         width="stretch",
     )
+    others = exports.beside(path)
+    if others:
+        title = "Its other files, which loading needs" if is_folder else "Files beside it"
+        with st.expander(title, icon=":material/folder:"):
+            for found in others:
+                st.link_button(
+                    f"{shell.plain(found.name)} ({size(found.stat().st_size)})",
+                    f"{address}/{quote(found.name)}",
+                    type="tertiary",
+                    icon=":material/download:",
+                )
 
 
 def card(file: Path | None) -> None:
     """The model card beside the file."""
-    path = file.with_suffix(".README.md") if file else None
+    path = exports.card(file) if file else None
     if path is None or not path.is_file():
         shell.empty(
             "Not exported yet", "Press **Export**: the model card and the lines that load it appear here."

@@ -2,21 +2,64 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
 import streamlit as st
 
-from mapmerge_core.charts.models import cosine_heatmap
-from mapmerge_core.errors import MapMergeError, StudyError
-from mapmerge_core.studies.spec import StudySpec, TaskSpec, read_manifest, spec_from_manifest
-from pages.parts import background, pictures, shell, state, transform_form
-from pages.parts.words import size
+from mapmerge_core.errors import CheckpointError, DatasetError, MapMergeError
+from mapmerge_core.methods.catalogue import default_points
+from mapmerge_core.studies.manifest import read_manifest, spec_from_manifest
+from mapmerge_core.studies.settings import RunSettings
+from mapmerge_core.studies.study_file import STUDY_FILE, StudyFile, read_study_file, write_study_file
+from pages.parts import (
+    background,
+    downloads,
+    findings,
+    proposal_form,
+    saving,
+    shell,
+    state,
+    study_editor,
+    transform_form,
+)
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.checking import SpecCheck
+    from mapmerge_core.studies.spec import StudySpec
+
+READY = shell.ASSETS / "studies"
+"""Study files that come with mapmerge."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A study that the page holds.
+
+    Attributes:
+        study: It.
+        usual: Where it is saved, unless the person says otherwise.
+        text: The study file's text, of one that is open.
+        shipped: Whether that file comes with mapmerge.
+    """
+
+    study: StudyFile
+    usual: Path
+    text: str | None = None
+    shipped: bool = False
+
+    def write(self, path: Path, spec: StudySpec) -> None:
+        """Writes the study, with what the person has agreed to in ``spec``, to a study file.
+
+        Raises:
+            StudyError: It can't be written.
+        """
+        # Its own text keeps comments. What is shipped is meant to be copied with its relative paths.
+        as_typed = self.shipped or path.parent == self.usual.parent
+        if self.text is not None and as_typed and spec == self.study.spec:
+            saving.write_text(path, self.text)
+        else:
+            write_study_file(path, replace(self.study, spec=spec))
 
 
 def draw() -> None:
@@ -26,43 +69,128 @@ def draw() -> None:
         "Models that were fine-tuned from one pre-trained model can be merged. See whether yours fit.",
     )
     with st.container(border=True, key="card_folder"):
-        text = st.text_input(
-            "Folder with the models",
-            str(state.zoo()),
-            key="folder",
-            persist_state="session",
-            help="With a manifest.json, or with checkpoints (.safetensors, .pt) and datasets (.npz).",
-        )
-        folder = typed_folder(text)
-        if folder is None:
-            st.error(
-                f"There is no folder {shell.plain(text)}: type the path of one.", icon=":material/folder_off:"
-            )
-            return
+        text = place()
         try:
-            spec = from_manifest(folder) if (folder / "manifest.json").exists() else from_files(folder)
+            offer = offered(text)
         except MapMergeError as error:
             shell.show_error(error)
             return
         except OSError as error:
-            st.error(f"{shell.plain(str(folder))} can't be read: {error.strerror}.", icon=":material/lock:")
+            st.error(f"{shell.plain(text)} can't be read: {error.strerror}.", icon=":material/lock:")
             return
-        if spec is None:
+        if offer is None:
             return
-        if st.button("Check", key="check", type="primary", icon=":material/fact_check:"):
-            st.session_state["checked_spec"] = spec
-    if st.session_state.get("checked_spec") == spec:
-        findings(spec)
+        spec = with_agreements(offer.study.spec)
+        checked = replace(spec, transform=None)
+        fetches = False if background.is_checked(checked) else downloads.draw(checked)
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            if offer.text is None:
+                spec = replace(spec, transform=transform_form.draw("transform"))
+            if st.button(
+                "Download and check" if fetches else "Check",
+                key="check",
+                type="primary",
+                icon=":material/cloud_download:" if fetches else ":material/fact_check:",
+                disabled=fetches is None,
+            ):
+                background.check_again(checked)
+                st.session_state["checked_spec"] = checked
+            saving.popover(lambda path: offer.write(path, spec), offer.usual, open_place)
+    if st.session_state.get("checked_spec") == checked:
+        outcome(offer, spec, checked, fetches=bool(fetches))
 
 
-def typed_folder(text: str) -> Path | None:
-    """The folder that a person typed the path of; None where there is none."""
+def place() -> str:
+    """Where the models are, as typed or chosen."""
+    ready = sorted(READY.glob("*.yaml"))
+    left, right = st.columns([2.6, 1]) if ready else (st.container(), None)
+    text = left.text_input(
+        "Folder with the models, or a study file",
+        str(state.zoo()),
+        key="folder",
+        persist_state="session",
+        help="A folder of checkpoints and datasets, perhaps with a manifest.json, or a study file (.yaml).",
+    )
+    if right:
+        right.selectbox(
+            "Ready studies",
+            ready,
+            None,
+            key="ready_study",
+            format_func=ready_name,
+            placeholder="Open one",
+            on_change=open_ready,
+        )
+    return (text or "").strip()
+
+
+@st.cache_data(show_spinner=False)
+def ready_name(path: Path) -> str:
+    """What a shipped study is called."""
     try:
-        folder = Path(text.strip()).expanduser()
-        return folder if folder.is_dir() else None
+        return read_study_file(path).name or path.stem
+    except MapMergeError:
+        return path.stem
+
+
+def open_ready() -> None:
+    """Open the chosen study, and offer the list anew."""
+    if path := st.session_state["ready_study"]:
+        open_place(path)
+        st.session_state["ready_study"] = None
+
+
+def open_place(path: Path) -> None:
+    """Type a path into the field; a study file is read anew."""
+    st.session_state["folder"] = str(path)
+    st.session_state.pop(study_editor.key(path), None)
+
+
+def offered(text: str) -> Offer | None:
+    """The study that is at a place; None where something has to be said first.
+
+    Raises:
+        MapMergeError: where there is none.
+        OSError: where the place can't be read.
+    """
+    path = typed_path(text)
+    if path is None:
+        st.error(
+            f"There is no folder or study file {shell.plain(text)}: type the path of one.",
+            icon=":material/folder_off:",
+        )
+        return None
+    if path.is_file():
+        return from_study_file(saving.checked(str(path)))
+    has_manifest = (path / "manifest.json").exists()
+    if not has_manifest and (path / STUDY_FILE).is_file():
+        return from_study_file(path / STUDY_FILE)
+    spec = from_manifest(path) if has_manifest else proposal_form.draw(path)
+    if spec is None:
+        return None
+    points = default_points("map", len(spec.tasks))
+    study = StudyFile(spec=spec, method="map", settings=RunSettings(points=points))
+    return Offer(study, path / STUDY_FILE)
+
+
+def typed_path(text: str) -> Path | None:
+    """The folder or file that a person typed the path of; None where there is none."""
+    try:
+        path = Path(text).expanduser().absolute()
+        return path if text and path.exists() else None
     # Unknown users, names that are too long, and characters that no path may have.
     except (OSError, RuntimeError, ValueError):
         return None
+
+
+def from_study_file(path: Path) -> Offer | None:
+    """The study of a study file, whose text can be changed."""
+    shipped = path.is_relative_to(READY)
+    found = study_editor.draw(path, shipped=shipped)
+    if found is None:
+        return None
+    study, text = found
+    return Offer(study, state.store().folder / path.name if shipped else path, text, shipped)
 
 
 def from_manifest(folder: Path) -> StudySpec | None:
@@ -77,154 +205,83 @@ def from_manifest(folder: Path) -> StudySpec | None:
     return spec_from_manifest(folder, [name for name in names if name in chosen])
 
 
-def from_files(folder: Path) -> StudySpec | None:
-    """The tasks of a folder without a manifest, put together from its files."""
-    checkpoints = background.list_checkpoints(folder)
-    datasets = sorted(path.name for path in folder.glob("*.npz"))
-    if len(checkpoints) < 3:
-        raise StudyError(
-            f"{folder} holds {len(checkpoints)} checkpoints: merging takes a pre-trained model and at least "
-            "two fine-tuned ones."
-        )
-    if not datasets:
-        raise StudyError(f"{folder} holds no dataset (.npz) to measure models on: add one for each task.")
-    st.caption("This folder has no manifest.json: say which file is what.")
-    left, right = st.columns(2)
-    guess = next((number for number, name in enumerate(checkpoints) if "pre" in name.lower()), 0)
-    pretrained = left.selectbox("Pre-trained model", checkpoints, guess, key="pretrained")
-    configurations = sorted(path.name for path in folder.glob("*.json"))
-    architecture = right.selectbox(
-        "Architecture",
-        configurations,
-        0 if configurations else None,
-        key="architecture",
-        accept_new_options=True,
-        placeholder="A configuration file, or type an open_clip name such as ViT-B-32",
+def with_agreements(spec: StudySpec) -> StudySpec:
+    """The spec, with unreadable images left out where the person has agreed to that."""
+    return skipping(spec, st.session_state.get("leave_out", set()), skip_corrupt=True)
+
+
+def skipping(spec: StudySpec, paths: set[str], *, skip_corrupt: bool) -> StudySpec:
+    """The spec, with unreadable images of the datasets at ``paths`` left out or not."""
+    tasks = tuple(
+        replace(task, data=replace(task.data, skip_corrupt=skip_corrupt))
+        if task.data and str(task.data.path) in paths
+        else task
+        for task in spec.tasks
     )
-    others = [name for name in checkpoints if name != pretrained]
-    frame = pd.DataFrame(
-        {
-            "use": True,
-            "task": [Path(name).stem for name in others],
-            "checkpoint": others,
-            "data": [_matching(name, datasets) for name in others],
-        }
-    )
-    rows = st.data_editor(
-        frame,
-        key=f"files_{folder}_{pretrained}",
-        hide_index=True,
-        width="stretch",
-        column_config={
-            "use": st.column_config.CheckboxColumn("Merge", width="small"),
-            "task": st.column_config.TextColumn("Task", required=True),
-            "checkpoint": st.column_config.TextColumn("Fine-tuned model", disabled=True),
-            "data": st.column_config.SelectboxColumn("Dataset", options=datasets),
-        },
-    )
-    if not architecture:
-        st.info("Choose the architecture.", icon=":material/info:")
-        return None
-    tasks = []
-    for row in rows[rows["use"]].to_dict("records"):
-        if not row["data"]:
-            raise StudyError(
-                f"The task '{row['task']}' has no dataset: choose one in its row, or leave the task out."
+    return replace(spec, tasks=tasks)
+
+
+def agreements(spec: StudySpec, names: tuple[str, ...]) -> None:
+    """A box for each of the named tasks to agree that its unreadable images are left out."""
+    for task in spec.tasks:
+        if task.name in names:
+            path = str(task.data.path)
+            st.checkbox(
+                f"Leave out unreadable images of **{shell.plain(task.name)}**",
+                path in st.session_state.get("leave_out", set()),
+                key=f"leave_out_{path}",
+                on_change=agree,
+                args=(path, f"leave_out_{path}"),
             )
-        tasks.append(TaskSpec(row["task"] or "", folder / row["checkpoint"], folder / row["data"]))
-    named_file = folder / architecture
-    return StudySpec(
-        architecture=str(named_file) if named_file.is_file() else architecture,
-        pretrained=folder / pretrained,
-        tasks=tuple(tasks),
+
+
+def agree(path: str, key: str) -> None:
+    """Leave out a dataset's unreadable images, or no longer, and check again."""
+    leave_out: bool = st.session_state[key]
+    before = st.session_state.get("leave_out", set())
+    st.session_state["leave_out"] = before | {path} if leave_out else before - {path}
+    st.session_state["checked_spec"] = skipping(
+        st.session_state["checked_spec"], {path}, skip_corrupt=leave_out
     )
 
 
-def _matching(checkpoint: str, datasets: list[str]) -> str | None:
-    stem = Path(checkpoint).stem.lower()
-    return next((name for name in datasets if Path(name).stem.lower() in (stem, stem.split("-")[0])), None)
-
-
-def findings(spec: StudySpec) -> None:
+def outcome(offer: Offer, spec: StudySpec, checked: StudySpec, *, fetches: bool) -> None:
     """What the check found; then the way to a study."""
     try:
-        check = background.check(spec)
+        check = background.check(checked, downloads=fetches)
     except MapMergeError as error:
         shell.show_error(error)
+        if isinstance(error, CheckpointError | DatasetError) and (found := background.diagnosis(checked)):
+            agreements(checked, found.corrupt)
+            findings.problems(found)
         return
     if check is None:
         return
-    create(spec)
+    create(offer, spec)
     st.success(
         f"All {len(check.models)} models fit the pre-trained one; {check.n_parameters:,} parameters are "
         "merged.",
         icon=":material/check_circle:",
     )
-    for model in check.models:
-        if model.warning:
-            st.warning(shell.plain(model.warning), icon=":material/warning:")
-    table(check)
-    left, right = st.columns([1, 1.4], gap="large")
-    with left:
-        st.subheader("How alike the task vectors are", anchor=False)
-        st.plotly_chart(
-            cosine_heatmap([model.task for model in check.models], check.cosines, shell.palette()),
-            key="cosines",
-            theme=None,
-            config={"displayModeBar": False},
-        )
-        st.caption("Cosine between what each fine-tuning changed. Near 0: merging disturbs little.")
-    with right:
-        st.subheader("What the tasks look like", anchor=False)
-        for model in check.models:
-            st.markdown(f"**{shell.plain(model.task)}**")
-            pictures.strip(pictures.samples(model.data, 8), "labelled")
+    agreed = st.session_state.get("leave_out", set())
+    agreements(checked, tuple(t.name for t in checked.tasks if t.data and str(t.data.path) in agreed))
+    findings.draw(checked, check)
 
 
-def table(check: SpecCheck) -> None:
-    """One row a model."""
-    frame = pd.DataFrame(
-        {
-            "Model": [model.task for model in check.models],
-            "Fits": [f"{model.n_tensors} tensors, {model.dtypes}" for model in check.models],
-            "Tensors changed": [model.n_changed for model in check.models],
-            "L1": [model.l1_ratio for model in check.models],
-            "L2": [model.l2_ratio for model in check.models],
-            "Size": [size(model.n_bytes) for model in check.models],
-            "Classes": [model.n_classes for model in check.models],
-            "Validation": [model.n_val for model in check.models],
-            "Test": [model.n_test for model in check.models],
-        }
-    )
-    top = frame[["L1", "L2"]].max().max()
-    bar = {"format": "percent", "min_value": 0.0, "max_value": float(top)}
-    st.dataframe(
-        frame,
-        hide_index=True,
-        height="content",
-        key="models_table",
-        column_config={
-            "Fits": st.column_config.TextColumn("Keys, shapes, dtypes fit"),
-            "L1": st.column_config.ProgressColumn("Task vector, L1", help="|v|₁ / |θ_pre|₁", **bar),
-            "L2": st.column_config.ProgressColumn("Task vector, L2", help="|v|₂ / |θ_pre|₂", **bar),
-            "Validation": st.column_config.NumberColumn("Validation images"),
-            "Test": st.column_config.NumberColumn("Test images"),
-        },
-    )
-
-
-def create(spec: StudySpec) -> None:
+def create(offer: Offer, spec: StudySpec) -> None:
     """Name the study, make it, and go on to Evaluate."""
     with st.container(border=True, key="card_create", horizontal=True, vertical_alignment="bottom"):
-        transform = transform_form.draw("transform")
         usual = " + ".join(spec.task_names)
-        if transform:
-            usual = f"{usual} on {transform.label}"
+        if spec.transform:
+            usual = f"{usual} on {spec.transform.label}"
+        usual = offer.study.name or usual
         name = st.text_input("Name of the study", key="study_name", placeholder=usual, width=480)
         if st.button("Create study", key="create_study", type="primary", icon=":material/add:"):
             with shell.errors_shown(), st.spinner("Reading the files for their checksums…"):
-                made = replace(spec, transform=transform)
-                study = state.store().create_study(name or (usual if transform else None), made)
+                given = name or (usual if offer.study.name or spec.transform else None)
+                study = state.store().create_study(given, spec)
+                if offer.text is not None:
+                    state.plan(study.id, offer.study.method, offer.study.settings)
                 shell.go("pages/evaluate.py", study.id)
 
 

@@ -6,7 +6,7 @@ import streamlit as st
 
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.studies.demo import create_demo_study
-from mapmerge_core.studies.spec import demo_settings, demo_tasks, read_manifest
+from mapmerge_core.studies.manifest import demo_settings, demo_tasks, read_manifest
 from pages.parts import pictures, shell, state
 from pages.parts.words import STATUS, ago
 

@@ -85,8 +85,9 @@ def preferences(comparison: Comparison, chosen: Row | None, *, normalise: bool) 
             theme=None,
             config={"displayModeBar": False},
         )
+        down = "" if all(comparison.maximize) else "What goes down counts negatively: more is better. "
         st.caption(
-            "The tasks' metrics weighed by your preference, with 90% intervals. Dotted: every task "
+            f"The tasks' metrics weighed by your preference, with 90% intervals. {down}Dotted: every task "
             "by its own model."
         )
     with right:

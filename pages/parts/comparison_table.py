@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from mapmerge_core.charts.units import is_share, shared_title
+from mapmerge_core.charts.units import shared_title
 from mapmerge_core.studies.comparing import to_table
 from mapmerge_core.studies.exporting import slug
 from pages.parts import choice as choosing
@@ -106,22 +106,26 @@ def export(row: Row) -> None:
 def show(table: pd.DataFrame, tasks: list[str], comparison: Comparison, *, normalise: bool) -> None:
     """The table itself, the best of runs and baselines shaded in each column."""
     percents = {
-        task: normalise or is_share(metric) for task, metric in zip(tasks, comparison.metrics, strict=True)
+        task: normalise or metric.is_share for task, metric in zip(tasks, comparison.metrics, strict=True)
     }
     percents |= dict.fromkeys(("mean", "worst", "preference"), all(percents.values()))
     frame = table.drop(columns="MAP wins").assign(kind=table["kind"].map(KINDS))
     for name, is_percent in percents.items():
         frame[name] *= 100.0 if is_percent else 1.0
-    what = "Percent of the task's own model" if normalise else shared_title(comparison.metrics[0])
+    relative = "Percent of the task's own model"
+    titles = [relative if normalise else shared_title(metric) for metric in comparison.metrics]
+    what = " and ".join(dict.fromkeys(titles))
+    down = not all(comparison.maximize)
+    weighed = "; what goes down counts negatively, so that more is better" if down else ""
     columns = {
         name: st.column_config.NumberColumn(
             label, format="%.1f %%" if percents[name] else "%.3f", help=help_, width=30 + 8 * len(label)
         )
         for name, label, help_ in [
-            *((task, task, what) for task in tasks),
+            *((task, task, title) for task, title in zip(tasks, titles, strict=True)),
             ("mean", "Mean", f"{what}, mean over tasks"),
             ("worst", "Worst", f"{what}, the worst task's"),
-            ("preference", "Preference", f"{what}, weighed by your preference"),
+            ("preference", "Preference", f"{what}, weighed by your preference{weighed}"),
         ]
     }
     columns |= {
@@ -141,7 +145,7 @@ def show(table: pd.DataFrame, tasks: list[str], comparison: Comparison, *, norma
         ),
     }
     st.dataframe(
-        shaded(frame, [*tasks, "mean", "worst", "preference", "hypervolume"], comparison),
+        shaded(frame, tasks, comparison),
         hide_index=True,
         height="content",
         key=_key(comparison),
@@ -155,19 +159,18 @@ def show(table: pd.DataFrame, tasks: list[str], comparison: Comparison, *, norma
     )
 
 
-def shaded(frame: pd.DataFrame, names: list[str], comparison: Comparison) -> pd.io.formats.style.Styler:
-    """The frame with the best of runs and baselines shaded in each of the columns named."""
+def shaded(frame: pd.DataFrame, tasks: list[str], comparison: Comparison) -> pd.io.formats.style.Styler:
+    """The frame with the best of runs and baselines shaded in each column of metrics."""
     mine = [row.kind != "reference" for row in comparison.rows]
     colour = shell.palette().sequential[2]
+    upward = dict(zip(tasks, comparison.maximize, strict=True))
+    upward |= {"preference": True, "hypervolume": True}
+    if len(set(comparison.maximize)) == 1:
+        upward |= dict.fromkeys(("mean", "worst"), comparison.maximize[0])
 
     def best(column: pd.Series) -> list[str]:
-        up = (
-            comparison.maximize[comparison.tasks.index(column.name)]
-            if column.name in comparison.tasks
-            else True
-        )
         values = column.where(mine)
-        top = values.max() if up else values.min()
+        top = values.max() if upward[column.name] else values.min()
         return [f"background-color: {colour}" if value == top else "" for value in values]
 
-    return frame.style.apply(best, subset=names)
+    return frame.style.apply(best, subset=list(upward))

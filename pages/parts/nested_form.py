@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from mapmerge_core.search.rule import quoted
-from pages.parts import preference, shell
+from pages.parts import preference, rule_examples, shell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mapmerge_core.studies.rows import StudyRow
-    from mapmerge_core.studies.spec import RunSettings
+    from mapmerge_core.studies.settings import RunSettings
 
 PAIRINGS = {"loss": "Closest by loss, as in the paper", "order": "In my order"}
 
@@ -43,10 +42,10 @@ def draw(
     if by == "Rule":
         chosen["rule"] = st.text_input(
             "Rule",
-            (before.rule if before else None) or "all >= 70%, maximize mean",
+            (before.rule if before else None) or rule_examples.for_mean(tasks, study.spec.metrics),
             key=key("nested_rule"),
             disabled=disabled,
-            help=f"As on Trade-offs, for example `all >= 70%, maximize {quoted(tasks[0])}`.",
+            help=f"As on Trade-offs, for example `{rule_examples.rules(tasks, study.spec.metrics)[0]}`.",
         )
     else:
         weights = preference.popover(study.id, tasks, key="nested_preference", disabled=disabled)

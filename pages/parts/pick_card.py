@@ -54,7 +54,7 @@ def draw(study_id: int, analysis: Analysis, choice: Choice, info: BarsInfo) -> N
         with numbers:
             pictures.tiles(tiles(info, choice.c), "pick")
         numbers.caption(
-            "Predicted, with 90% intervals. *Measure on test* evaluates this very model on unseen images."
+            "Predicted, with 90% intervals. *Measure on test* evaluates this very model on unseen data."
         )
         bars.plotly_chart(
             metric_bars(info, shell.palette(), height=250),

@@ -1,49 +1,77 @@
-"""Sample images as HTML, labelled and unblurred."""
+"""Sample images and texts as HTML, labelled and unblurred."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import streamlit as st
 from PIL import Image
 
-from mapmerge_core.charts.models import one_of_each
-from mapmerge_core.tasks.datasets import inspect_dataset, load_split
+from mapmerge_core.tasks.data_source import DataSource
+from mapmerge_core.tasks.datasets import preview, text_preview
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     import numpy as np
 
+SIDE = 192
+"""Pixels of a large image's longer side once it is made smaller: it is drawn at a third of that."""
+LEAST = 96
+"""Pixels of a small image's height once it is made larger."""
 
-def samples(data: Path, count: int) -> list[tuple[str, str]]:
+
+def samples(data: DataSource | Path, count: int) -> list[tuple[str, str]]:
     """``count`` validation images of a dataset as (data URI, class name), of as many classes as possible.
 
     Raises:
         DatasetError: where the dataset is missing or damaged.
     """
-    return _samples(data, count, data.stat().st_mtime_ns if data.is_file() else 0)
+    source = data if isinstance(data, DataSource) else DataSource(path=data)
+    return _samples(json.dumps(source.to_dict()), count, changed(source))
 
 
-@st.cache_data(show_spinner=False, max_entries=64)
-def _samples(data: Path, count: int, changed: int) -> list[tuple[str, str]]:  # noqa: ARG001 - `changed` is the cache's key
-    images, labels = load_split(data, "val")
-    names = inspect_dataset(data).class_names
-    return [(_data_uri(images[row]), names[labels[row]]) for row in one_of_each(labels, count)]
+def texts(source: DataSource, count: int) -> list[str]:
+    """The beginnings of ``count`` validation texts of a dataset.
+
+    Raises:
+        DatasetError: where the dataset is missing or damaged.
+    """
+    return _texts(json.dumps(source.to_dict()), count, changed(source))
+
+
+def changed(source: DataSource) -> int:
+    """When a dataset's file or folder last changed; 0 for addresses and what isn't there."""
+    try:
+        return source.path.stat().st_mtime_ns if isinstance(source.path, Path) else 0
+    except OSError:
+        return 0
+
+
+@st.cache_data(show_spinner=False, max_entries=128)
+def _samples(source: str, count: int, changed: int) -> list[tuple[str, str]]:  # noqa: ARG001 - `changed` is the cache's key
+    found = preview(DataSource.from_dict(json.loads(source)), count)
+    return [(_data_uri(image), name) for image, name in found]
+
+
+@st.cache_data(show_spinner=False, max_entries=128)
+def _texts(source: str, count: int, changed: int) -> list[str]:  # noqa: ARG001 - `changed` is the cache's key
+    return text_preview(DataSource.from_dict(json.loads(source)), count)
 
 
 def _data_uri(image: np.ndarray) -> str:
-    file = io.BytesIO()
+    picture = Image.fromarray(image)
+    picture.thumbnail((SIDE, SIDE))
     # Whole-number enlargement keeps small images crisp on dense screens.
-    factor = max(1, 96 // image.shape[0])
-    picture = Image.fromarray(image).resize(
-        (image.shape[1] * factor, image.shape[0] * factor), Image.Resampling.NEAREST
-    )
+    factor = max(1, LEAST // picture.height)
+    picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    file = io.BytesIO()
     picture.save(file, format="PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
@@ -57,6 +85,12 @@ def strip(pictures: Sequence[tuple[str, str]], look: Literal["labelled", "even"]
         for uri, caption in pictures
     )
     st.html(f'<div class="strip {look}">{figures}</div>')
+
+
+def quotes(passages: Sequence[str]) -> None:
+    """Draw texts under each other, each cut to a few lines."""
+    cells = "".join(f"<p>{html.escape(passage)}</p>" for passage in passages)
+    st.html(f'<div class="quotes">{cells}</div>')
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> None:

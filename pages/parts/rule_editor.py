@@ -8,32 +8,33 @@ import pandas as pd
 import streamlit as st
 
 from mapmerge_core.errors import MapMergeError, RuleError
-from mapmerge_core.search.rule import Row, Rule, quoted
+from mapmerge_core.search.rule import Row, Rule
 from mapmerge_core.search.rules import RuleResult, parse_rule
 from pages.parts import choice as choosing
-from pages.parts import shell
+from pages.parts import rule_examples, shell
 
 if TYPE_CHECKING:
     from mapmerge_core.studies.analysis import Analysis
 
 COMPARISONS = ("at least", "at most")
-UNITS = ("%", "% of single")
+NO_UNIT = "–"
+"""How the table shows that a value has no unit: an empty cell would look unfinished."""
 
 
 def draw(study_id: int, analysis: Analysis) -> None:
     """The editor; a rule that some model meets becomes the visitor's pick."""
-    tasks = analysis.tasks
+    examples = rule_examples.rules(analysis.tasks, analysis.metrics)
     st.session_state.setdefault(f"rule_text_{study_id}", "")
     st.text_input(
         "Rule",
         key=f"rule_text_{study_id}",
-        placeholder=f"all >= 70%, maximize {quoted(tasks[0])}",
+        placeholder=examples[0],
         on_change=_text_changed,
         args=(study_id, analysis),
         persist_state="session",
         help="Thresholds and one objective, separated by commas. A threshold names a task, `all` or "
         "`others`, and may be `of single`: a share of what the task's own model reaches. The objective is a "
-        "task, `mean`, `worst`, or a sum such as `2 MNIST + Emoji`.",
+        f"task, `mean`, `worst`, or a sum such as `{rule_examples.weighted_sum(analysis.tasks)}`.",
     )
     problem: MapMergeError | None = st.session_state.get(f"rule_problem_{study_id}")
     if problem is not None:
@@ -45,11 +46,6 @@ def draw(study_id: int, analysis: Analysis) -> None:
         else:
             st.warning(shell.plain(outcome.message), icon=":material/warning:")
     _table(study_id, analysis)
-    examples = (
-        f"all >= 70%, maximize {quoted(tasks[0])}",
-        "all >= 90% of single, maximize mean",
-        "maximize worst",
-    )
     st.caption("Examples")
     with st.container(horizontal=True, gap="small"):
         for number, text in enumerate(examples):
@@ -63,10 +59,15 @@ def draw(study_id: int, analysis: Analysis) -> None:
 
 
 def _table(study_id: int, analysis: Analysis) -> None:
-    rows, objective = st.session_state.get(f"rule_rows_{study_id}", ([], "maximize worst"))
+    verbs = rule_examples.objectives(analysis.tasks, analysis.metrics)
+    rows, objective = st.session_state.get(f"rule_rows_{study_id}", ([], verbs[-1]))
     version = st.session_state.setdefault(f"rule_version_{study_id}", 0)
     names = ["all", "others", *analysis.tasks]
     frame = pd.DataFrame(rows, columns=["task", "comparison", "value", "unit"]).astype({"value": float})
+    frame["unit"] = frame["unit"].replace("", NO_UNIT)
+    shares = [metric.is_share for metric in analysis.metrics]
+    units = [*(["%"] if any(shares) else []), *([] if all(shares) else [NO_UNIT]), "% of single"]
+    units += [unit for unit in dict.fromkeys(frame["unit"]) if unit not in units]
     st.data_editor(
         frame,
         key=f"rule_table_{study_id}_{version}",
@@ -76,19 +77,22 @@ def _table(study_id: int, analysis: Analysis) -> None:
         column_config={
             "task": st.column_config.SelectboxColumn("Task", options=names, required=True, width=100),
             "comparison": st.column_config.SelectboxColumn(
-                "Is", options=COMPARISONS, default=COMPARISONS[0], required=True, width=90
+                "Is",
+                options=COMPARISONS,
+                default=COMPARISONS[not analysis.maximize[0]],
+                required=True,
+                width=90,
             ),
             "value": st.column_config.NumberColumn("Value", required=True, width=76, format="%g"),
             "unit": st.column_config.SelectboxColumn(
-                "Unit", options=UNITS, default=UNITS[0], required=True, width=90
+                "Unit", options=units, default=units[0], required=True, width=90
             ),
         },
         on_change=_table_changed,
         args=(study_id, analysis, frame, version),
     )
-    verbs = [*(f"maximize {quoted(task)}" for task in analysis.tasks), "maximize mean", "maximize worst"]
     if objective not in verbs:
-        verbs.append(objective)
+        verbs = (*verbs, objective)
     st.session_state[f"rule_objective_{study_id}"] = objective
     st.selectbox(
         "Objective",
@@ -118,7 +122,7 @@ def _table_changed(study_id: int, analysis: Analysis, frame: pd.DataFrame, versi
     st.session_state[f"rule_rows_{study_id}"] = (frame.to_dict("records"), objective)
     try:
         rule = Rule.from_table(
-            rows,
+            [row | {"unit": str(row["unit"]).replace(NO_UNIT, "")} for row in rows],
             objective,
             analysis.tasks,
             maximize=analysis.maximize,

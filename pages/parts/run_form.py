@@ -9,7 +9,7 @@ import streamlit as st
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.methods.catalogue import TITLES, default_points
 from mapmerge_core.search.surrogate import QuadraticSurrogate
-from mapmerge_core.studies.spec import MAX_POINTS, MAX_SEED, RunSettings
+from mapmerge_core.studies.settings import MAX_POINTS, MAX_SEED, RunSettings
 from pages.parts import live, nested_form, shell, state
 from pages.parts.words import STATUS, duration
 
@@ -99,6 +99,8 @@ def settings_form(study: StudyRow, *, disabled: bool) -> tuple[MethodName, RunSe
     count = len(study.spec.tasks)
     runs = state.store().runs(study.id)
     last = runs[-1] if runs else None
+    planned = state.planned(study.id)
+    wanted, as_before = (last.method, last.settings) if last else planned or ("map", None)
 
     def key(name: str) -> str:
         # After each run the form starts anew, from that run's settings.
@@ -108,15 +110,15 @@ def settings_form(study: StudyRow, *, disabled: bool) -> tuple[MethodName, RunSe
     method = st.selectbox(
         "Method",
         methods,
-        methods.index(last.method) if last else 0,
+        methods.index(wanted),
         format_func=lambda name: "MAP, Algorithm 1" if name == "map" else TITLES[name],
         key=key("method"),
         disabled=disabled,
     )
     st.caption(METHODS[method])
     paper = default_points(method, count)
-    before = last.settings if last and last.method == method else None
-    settings = last.settings if last else RunSettings(points=paper)
+    before = as_before if method == wanted else None
+    settings = as_before or RunSettings(points=paper)
     points = st.number_input(
         "Points per pair" if method == "nested" else "Points",
         1,
@@ -142,7 +144,7 @@ def settings_form(study: StudyRow, *, disabled: bool) -> tuple[MethodName, RunSe
     )
     with st.expander("More settings", icon=":material/tune:"):
         more |= further(method, settings, key, another=last is not None, disabled=disabled)
-    return method, RunSettings(points, **more)
+    return method, RunSettings(points, precision=settings.precision, **more)
 
 
 def rounds(

@@ -56,14 +56,19 @@ def freeze() -> None:
 
 
 async def download(request: Request) -> Response:
-    """The file that a pick or a baseline was exported to, found by its number and never by a path."""
-    from pages.parts import state  # noqa: PLC0415
+    """A file of a pick's or a baseline's export, found by its number and name and never by a path."""
+    from pages.parts import exported, state  # noqa: PLC0415
 
-    (name, number), *_ = request.path_params.items()
+    (kind, number), *_ = request.path_params.items()
+    wanted = request.path_params.get("file")
     try:
-        path = await asyncio.to_thread(state.exported_file, name, number)
+        path = await asyncio.to_thread(state.exported_file, kind, number)
     except MapMergeError as error:
         return PlainTextResponse(str(error), status_code=404)
+    if wanted is not None:
+        path = {found.name: found for found in exported.beside(path)}.get(wanted)
+    if path is None:
+        return PlainTextResponse(f"The export has no file '{wanted}'.", status_code=404)
     # Compressing weights again gains nothing and makes downloads many times slower.
     return FileResponse(path, filename=path.name, headers={"Content-Encoding": "identity"})
 
@@ -86,4 +91,8 @@ class ImagesFromHere:
 
 
 MIDDLEWARE = [Middleware(ImagesFromHere)]
-ROUTES = [Route("/download/{pick:int}", download), Route("/download/baseline/{baseline:int}", download)]
+ROUTES = [
+    Route(f"/download/{of}{file}", download)
+    for of in ("{pick:int}", "baseline/{baseline:int}")
+    for file in ("", "/{file}")
+]

@@ -16,17 +16,19 @@ from mapmerge_core.studies.completing import estimate_completion
 from mapmerge_core.studies.exporting import exported_baseline
 from mapmerge_core.studies.findings import finding_of
 from mapmerge_core.studies.jobs import Jobs, JobSnapshot
+from mapmerge_core.studies.manifest import DEMO_ZOO
 from mapmerge_core.studies.rows import RunRow, StudyRow
 from mapmerge_core.studies.run_store import ACTIVE
-from mapmerge_core.studies.spec import DEMO_ZOO
 from mapmerge_core.studies.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mapmerge_core.methods.catalogue import MethodName
     from mapmerge_core.methods.nested import NestedMAP
     from mapmerge_core.methods.tree import Pair
     from mapmerge_core.studies.job import JobKind
+    from mapmerge_core.studies.settings import RunSettings
 
 __all__ = [
     "JobSnapshot",
@@ -42,6 +44,8 @@ __all__ = [
     "jobs",
     "live_job",
     "nested_tree",
+    "plan",
+    "planned",
     "run_elsewhere",
     "run_going_on",
     "store",
@@ -90,6 +94,17 @@ def _mean_r2(study_id: int, fingerprint: object) -> float | None:  # noqa: ARG00
 def mean_r2(study_id: int) -> float | None:
     """The mean leave-one-out R² of the study's surrogates, None while there are too few points."""
     return _mean_r2(study_id, store().fingerprint(study_id))
+
+
+def plan(study_id: int, method: MethodName, settings: RunSettings) -> None:
+    """Keep how a new study is to be run, as its study file says."""
+    st.session_state[f"planned_{study_id}"] = method, settings
+
+
+def planned(study_id: int) -> tuple[MethodName, RunSettings] | None:
+    """How a study is to be run, if its study file was opened in this session."""
+    found: tuple[MethodName, RunSettings] | None = st.session_state.get(f"planned_{study_id}")
+    return found
 
 
 def zoo() -> Path:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from mapmerge_core.studies.spec import MAX_SEED, Transform
+from mapmerge_core.studies.settings import MAX_SEED
+from mapmerge_core.studies.spec import Transform
 
 KINDS = {
     "none": "As they are",

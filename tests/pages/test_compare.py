@@ -9,7 +9,9 @@ import pytest
 
 from mapmerge_core.studies.baselines import BASELINES, find_kind
 from mapmerge_core.studies.comparing import compare
-from mapmerge_core.studies.spec import RunSettings, Transform, spec_from_manifest
+from mapmerge_core.studies.manifest import spec_from_manifest
+from mapmerge_core.studies.settings import RunSettings
+from mapmerge_core.studies.spec import Transform
 from mapmerge_core.studies.store import Store
 from mapmerge_core.tasks.metric import Outcome
 from tests.pages.conftest import texts, wait_for_jobs

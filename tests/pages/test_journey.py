@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from mapmerge_core.studies.demo import create_demo_study
 from mapmerge_core.studies.evaluators import EvaluatorCache
 from mapmerge_core.studies.runner import execute_run
-from mapmerge_core.studies.spec import RunSettings
+from mapmerge_core.studies.settings import RunSettings
 from mapmerge_core.studies.store import Store
 from mapmerge_core.tasks.metric import Outcome
 from tests.pages.conftest import texts, wait_for_jobs
@@ -68,7 +68,7 @@ def test_a_run_is_stopped_seen_by_another_session_and_resumed(
 def test_the_estimate_stands_before_the_start(
     visit: Callable[..., AppTest], home: Path, tiny_zoo: Path
 ) -> None:
-    from mapmerge_core.studies.spec import spec_from_manifest
+    from mapmerge_core.studies.manifest import spec_from_manifest
 
     study = Store(home).create_study("Mine", spec_from_manifest(tiny_zoo, ["Colours", "Light"]))
     app = visit("evaluate", study=study.id)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mapmerge_core.studies.spec import RunSettings, spec_from_manifest
+from mapmerge_core.studies.manifest import spec_from_manifest
+from mapmerge_core.studies.settings import RunSettings
 from mapmerge_core.studies.store import Store
 from tests.pages.conftest import ROOT, TIMEOUT, texts
 
@@ -127,17 +128,6 @@ def test_a_model_of_another_origin_is_pointed_out(
     check(app)
     (warning,) = app.warning
     assert "'Light' was probably not" in warning.value
-
-
-def test_a_folder_without_a_manifest_is_put_together(
-    visit: Callable[..., AppTest], tiny_zoo: Path, tmp_path: Path
-) -> None:
-    folder = shutil.copytree(tiny_zoo, tmp_path / "loose")
-    (folder / "manifest.json").unlink()
-    app = visit("models")
-    app.text_input(key="folder").set_value(str(folder)).run()
-    assert app.selectbox(key="pretrained").value == "pretrained.safetensors"
-    assert "All 3 models fit" in check(app).success[0].value
 
 
 def test_a_checkpoint_that_does_not_fit_is_one_sentence(

@@ -1,0 +1,65 @@
+"""Why models and datasets don't fit together, in full, where an error names the first reason only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mapmerge_core.errors import MapMergeError
+from mapmerge_core.tasks.families import family_info
+
+if TYPE_CHECKING:
+    from mapmerge_core.studies.spec import StudySpec, TaskSpec
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is wrong with a spec.
+
+    Attributes:
+        problems: (model, what doesn't fit) for each tensor that is missing, too many or of another shape.
+        corrupt: The tasks whose datasets hold images that can't be read, and that can do without these.
+    """
+
+    problems: tuple[tuple[str, str], ...]
+    corrupt: tuple[str, ...]
+
+
+def diagnose(spec: StudySpec) -> Diagnosis:
+    """Looks at each model and dataset by itself; what can't be read at all is left to the check's error."""
+    corrupt = tuple(task.name for task in spec.tasks if _has_corrupt_images(spec, task))
+    return Diagnosis(() if corrupt else _problems(spec), corrupt)
+
+
+def _problems(spec: StudySpec) -> tuple[tuple[str, str], ...]:
+    from mapmerge_core.weights.hub import fetch  # noqa: PLC0415 - these import torch
+    from mapmerge_core.weights.inspection import inspect_models  # noqa: PLC0415
+
+    try:
+        models = {task.name: fetch(task.checkpoint) for task in spec.tasks}
+        inspection = inspect_models(models, fetch(spec.pretrained))
+    except (MapMergeError, OSError):
+        return ()
+    reports = [*([inspection.pretrained] if inspection.pretrained else []), *inspection.models]
+    return tuple(
+        (report.name, line)
+        for report in reports
+        for line in (*report.problems, *(f"holds NaN or infinity in '{key}'" for key in report.not_finite))
+    )
+
+
+def _has_corrupt_images(spec: StudySpec, task: TaskSpec) -> bool:
+    from mapmerge_core.tasks.datasets import open_images  # noqa: PLC0415 - large for some formats
+
+    if task.data is None or task.data.skip_corrupt or family_info(spec.family).examples != "images":
+        return False
+    try:
+        dataset = open_images(task.data, check=False)
+    except (MapMergeError, OSError):
+        return False
+    try:
+        for split in ("val", "test"):
+            dataset.check(split)
+    except (MapMergeError, OSError):
+        return True
+    return False
