@@ -28,7 +28,7 @@ from mapmerge_core.weights.streamed import StreamedVectors
 MIB = 1 << 20
 N_MODELS = 4
 
-# Llama 2 7B: https://huggingface.co/meta-llama/Llama-2-7b-hf/blob/main/config.json
+# The shapes of Llama 2 7B.
 N_LAYERS, HIDDEN, INNER, VOCABULARY, RANK, N_ADAPTERS = 32, 4096, 11008, 32000, 16, 8
 
 

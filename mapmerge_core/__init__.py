@@ -25,11 +25,7 @@ if TYPE_CHECKING:
     from mapmerge_core.methods.map import MAP
     from mapmerge_core.methods.nested import NestedMAP
     from mapmerge_core.search.design import make_design
-    from mapmerge_core.search.front import (
-        Front,
-        find_front,
-        non_dominated,
-    )
+    from mapmerge_core.search.front import Front, find_front, non_dominated
     from mapmerge_core.search.indicators import (
         generational_distance,
         hypervolume,
@@ -41,103 +37,55 @@ if TYPE_CHECKING:
         win_rate,
     )
     from mapmerge_core.search.preferences import choose_by_preference
-    from mapmerge_core.search.rules import (
-        Rule,
-        RuleResult,
-        apply_rule,
-        parse_rule,
-    )
+    from mapmerge_core.search.rules import Rule, RuleResult, apply_rule, parse_rule
     from mapmerge_core.search.surrogate import QuadraticSurrogate
-    from mapmerge_core.studies.analysis import (
-        Analysis,
-        analyse,
-    )
-    from mapmerge_core.studies.baselines import (
-        BASELINES,
-        make_baseline,
-        measure_baseline,
-    )
-    from mapmerge_core.studies.comparing import (
-        Comparison,
-        compare,
-        complete,
-        to_table,
-    )
-    from mapmerge_core.studies.demo import (
-        create_demo_study,
-        demo_runs,
-        find_demo_study,
-    )
+    from mapmerge_core.studies.analysis import Analysis, analyse
+    from mapmerge_core.studies.baselines import BASELINES, make_baseline, measure_baseline
+    from mapmerge_core.studies.checking import check_spec
+    from mapmerge_core.studies.comparing import Comparison, compare, complete, to_table
+    from mapmerge_core.studies.demo import create_demo_study, demo_runs, find_demo_study
     from mapmerge_core.studies.evaluators import load_evaluator
-    from mapmerge_core.studies.exporting import (
-        export_baseline,
-        export_pick,
-    )
-    from mapmerge_core.studies.jobs import (
-        Jobs,
-        JobSnapshot,
-    )
+    from mapmerge_core.studies.exporting import export_baseline, export_pick
+    from mapmerge_core.studies.jobs import Jobs, JobSnapshot
     from mapmerge_core.studies.manifest import DEMO_ZOO, spec_from_manifest
-    from mapmerge_core.studies.replay import (
-        RunFront,
-        run_front,
-    )
-    from mapmerge_core.studies.runner import (
-        execute_run,
-        measure,
-    )
+    from mapmerge_core.studies.proposing import propose
+    from mapmerge_core.studies.replay import RunFront, run_front
+    from mapmerge_core.studies.runner import execute_run, measure
     from mapmerge_core.studies.settings import RunSettings
     from mapmerge_core.studies.siblings import sibling
     from mapmerge_core.studies.spec import StudySpec, TaskSpec, Transform
-    from mapmerge_core.studies.store import (
-        Store,
-        home,
-    )
+    from mapmerge_core.studies.store import Store, home
+    from mapmerge_core.studies.study_file import StudyFile, read_study_file, write_study_file
     from mapmerge_core.tasks.adamerging import adamerge
-    from mapmerge_core.tasks.evaluator import (
-        Evaluator,
-        choose_device,
-    )
+    from mapmerge_core.tasks.data_source import DataSource
+    from mapmerge_core.tasks.datasets import open_images, open_texts
+    from mapmerge_core.tasks.evaluator import Evaluator, choose_device
+    from mapmerge_core.tasks.families import FAMILIES, make_family
+    from mapmerge_core.tasks.families.base import Family, Scores
     from mapmerge_core.tasks.families.clip import ClipZeroShot
     from mapmerge_core.tasks.metric import (
         ACCURACY,
+        F1,
+        LOSS,
+        MEAN_CLASS_ACCURACY,
+        METRICS,
+        PERPLEXITY,
+        TOP5_ACCURACY,
         Metric,
         Outcome,
+        find_metric,
     )
-    from mapmerge_core.tasks.statistics import (
-        fisher_diagonals,
-        gram_matrices,
-    )
+    from mapmerge_core.tasks.statistics import fisher_diagonals, gram_matrices
     from mapmerge_core.tasks.task import Task
-    from mapmerge_core.weights.averages import (
-        fisher_merge,
-        regmean_merge,
-    )
-    from mapmerge_core.weights.checkpoints import (
-        find_checkpoints,
-        inspect,
-        read_state_dict,
-    )
-    from mapmerge_core.weights.export import (
-        ExportResult,
-        Recipe,
-        read_recipe,
-        save_merged,
-    )
+    from mapmerge_core.weights.averages import fisher_merge, regmean_merge
+    from mapmerge_core.weights.checkpoints import find_checkpoints, inspect, open_state_dict, read_state_dict
+    from mapmerge_core.weights.export import ExportResult, Recipe, read_recipe, save_merged, save_model
+    from mapmerge_core.weights.hub import HubRef, fetch, parse_source
     from mapmerge_core.weights.inspection import inspect_models
-    from mapmerge_core.weights.merges import (
-        dare,
-        dare_ties,
-        slerp,
-        ties,
-    )
+    from mapmerge_core.weights.merges import dare, dare_ties, slerp, ties
+    from mapmerge_core.weights.streamed import StreamedVectors, open_vectors
     from mapmerge_core.weights.task_vectors import TaskVectors
-    from mapmerge_core.weights.transforms import (
-        apply_transform,
-        dare_drop,
-        elect_sign,
-        ties_trim,
-    )
+    from mapmerge_core.weights.transforms import apply_transform, dare_drop, elect_sign, ties_trim
 
 __version__ = "0.1.0"
 
@@ -145,19 +93,29 @@ __all__ = [
     "ACCURACY",
     "BASELINES",
     "DEMO_ZOO",
+    "F1",
+    "FAMILIES",
+    "LOSS",
     "MAP",
+    "MEAN_CLASS_ACCURACY",
+    "METRICS",
+    "PERPLEXITY",
+    "TOP5_ACCURACY",
     "Analysis",
     "BayesianMAP",
     "CheckpointError",
     "ClipZeroShot",
     "CoefficientError",
     "Comparison",
+    "DataSource",
     "DatasetError",
     "DirectSearch",
     "Evaluator",
     "ExportError",
     "ExportResult",
+    "Family",
     "Front",
+    "HubRef",
     "JobSnapshot",
     "Jobs",
     "MapMergeError",
@@ -171,9 +129,12 @@ __all__ = [
     "RuleResult",
     "RunFront",
     "RunSettings",
+    "Scores",
     "SearchError",
     "Store",
+    "StreamedVectors",
     "StudyError",
+    "StudyFile",
     "StudySpec",
     "Task",
     "TaskSpec",
@@ -183,6 +144,7 @@ __all__ = [
     "analyse",
     "apply_rule",
     "apply_transform",
+    "check_spec",
     "choose_by_preference",
     "choose_device",
     "compare",
@@ -197,9 +159,11 @@ __all__ = [
     "execute_run",
     "export_baseline",
     "export_pick",
+    "fetch",
     "find_checkpoints",
     "find_demo_study",
     "find_front",
+    "find_metric",
     "fisher_diagonals",
     "fisher_merge",
     "generational_distance",
@@ -212,19 +176,28 @@ __all__ = [
     "load_evaluator",
     "make_baseline",
     "make_design",
+    "make_family",
     "measure",
     "measure_baseline",
     "non_dominated",
+    "open_images",
+    "open_state_dict",
+    "open_texts",
+    "open_vectors",
     "parse_rule",
+    "parse_source",
     "preference_sums",
     "preference_win_rate",
+    "propose",
     "r2",
     "read_recipe",
     "read_state_dict",
+    "read_study_file",
     "regmean_merge",
     "run_front",
     "sample_preferences",
     "save_merged",
+    "save_model",
     "sibling",
     "slerp",
     "spec_from_manifest",
@@ -232,6 +205,7 @@ __all__ = [
     "ties_trim",
     "to_table",
     "win_rate",
+    "write_study_file",
 ]
 
 _MODULES = {
@@ -251,11 +225,7 @@ _MODULES = {
     "methods.map": ("MAP",),
     "methods.nested": ("NestedMAP",),
     "search.design": ("make_design",),
-    "search.front": (
-        "Front",
-        "find_front",
-        "non_dominated",
-    ),
+    "search.front": ("Front", "find_front", "non_dominated"),
     "search.indicators": (
         "generational_distance",
         "hypervolume",
@@ -267,107 +237,55 @@ _MODULES = {
         "win_rate",
     ),
     "search.preferences": ("choose_by_preference",),
-    "search.rules": (
-        "Rule",
-        "RuleResult",
-        "apply_rule",
-        "parse_rule",
-    ),
+    "search.rules": ("Rule", "RuleResult", "apply_rule", "parse_rule"),
     "search.surrogate": ("QuadraticSurrogate",),
-    "studies.analysis": (
-        "Analysis",
-        "analyse",
-    ),
-    "studies.baselines": (
-        "BASELINES",
-        "make_baseline",
-        "measure_baseline",
-    ),
-    "studies.comparing": (
-        "Comparison",
-        "compare",
-        "complete",
-        "to_table",
-    ),
-    "studies.demo": (
-        "create_demo_study",
-        "demo_runs",
-        "find_demo_study",
-    ),
+    "studies.analysis": ("Analysis", "analyse"),
+    "studies.baselines": ("BASELINES", "make_baseline", "measure_baseline"),
+    "studies.checking": ("check_spec",),
+    "studies.comparing": ("Comparison", "compare", "complete", "to_table"),
+    "studies.demo": ("create_demo_study", "demo_runs", "find_demo_study"),
     "studies.evaluators": ("load_evaluator",),
-    "studies.exporting": (
-        "export_baseline",
-        "export_pick",
-    ),
-    "studies.jobs": (
-        "JobSnapshot",
-        "Jobs",
-    ),
-    "studies.replay": (
-        "RunFront",
-        "run_front",
-    ),
-    "studies.runner": (
-        "execute_run",
-        "measure",
-    ),
-    "studies.siblings": ("sibling",),
+    "studies.exporting": ("export_baseline", "export_pick"),
+    "studies.jobs": ("JobSnapshot", "Jobs"),
     "studies.manifest": ("DEMO_ZOO", "spec_from_manifest"),
+    "studies.proposing": ("propose",),
+    "studies.replay": ("RunFront", "run_front"),
+    "studies.runner": ("execute_run", "measure"),
     "studies.settings": ("RunSettings",),
-    "studies.spec": (
-        "StudySpec",
-        "TaskSpec",
-        "Transform",
-    ),
-    "studies.store": (
-        "Store",
-        "home",
-    ),
+    "studies.siblings": ("sibling",),
+    "studies.spec": ("StudySpec", "TaskSpec", "Transform"),
+    "studies.store": ("Store", "home"),
+    "studies.study_file": ("StudyFile", "read_study_file", "write_study_file"),
     "tasks.adamerging": ("adamerge",),
-    "tasks.task": ("Task",),
-    "tasks.evaluator": (
-        "Evaluator",
-        "choose_device",
-    ),
+    "tasks.data_source": ("DataSource",),
+    "tasks.datasets": ("open_images", "open_texts"),
+    "tasks.evaluator": ("Evaluator", "choose_device"),
+    "tasks.families": ("FAMILIES", "make_family"),
+    "tasks.families.base": ("Family", "Scores"),
     "tasks.families.clip": ("ClipZeroShot",),
     "tasks.metric": (
         "ACCURACY",
+        "F1",
+        "LOSS",
+        "MEAN_CLASS_ACCURACY",
+        "METRICS",
         "Metric",
         "Outcome",
+        "PERPLEXITY",
+        "TOP5_ACCURACY",
+        "find_metric",
     ),
-    "tasks.statistics": (
-        "fisher_diagonals",
-        "gram_matrices",
-    ),
-    "weights.averages": (
-        "fisher_merge",
-        "regmean_merge",
-    ),
-    "weights.checkpoints": (
-        "find_checkpoints",
-        "inspect",
-        "read_state_dict",
-    ),
-    "weights.export": (
-        "ExportResult",
-        "Recipe",
-        "read_recipe",
-        "save_merged",
-    ),
+    "tasks.statistics": ("fisher_diagonals", "gram_matrices"),
+    "tasks.task": ("Task",),
+    "weights.averages": ("fisher_merge", "regmean_merge"),
+    "weights.checkpoints": ("find_checkpoints", "inspect", "open_state_dict", "read_state_dict"),
+    "weights.export": ("ExportResult", "Recipe", "read_recipe", "save_merged", "save_model"),
+    "weights.hub": ("HubRef", "fetch", "parse_source"),
     "weights.inspection": ("inspect_models",),
-    "weights.merges": (
-        "dare",
-        "dare_ties",
-        "slerp",
-        "ties",
-    ),
+    "weights.merges": ("dare", "dare_ties", "slerp", "ties"),
+    "weights.streamed": ("StreamedVectors", "open_vectors"),
     "weights.task_vectors": ("TaskVectors",),
-    "weights.transforms": (
-        "apply_transform",
-        "dare_drop",
-        "elect_sign",
-        "ties_trim",
-    ),
+    "weights.transforms": ("apply_transform", "dare_drop", "elect_sign", "ties_trim"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

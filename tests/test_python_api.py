@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import mapmerge_core
+from mapmerge_core.studies.study_file import parse_study
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,6 +33,20 @@ def test_the_readmes_example_runs(tmp_path: Path):
     assert all(0 <= float(number) <= 1 for number in numbers)
     recipe = mapmerge_core.read_recipe(tmp_path / "merged.safetensors")
     assert list(recipe.coefficients.values()) == pytest.approx([float(number) for number in numbers[:2]])
+
+
+def test_the_readme_shows_the_family_that_is_tested():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"<!-- family -->\s*```python\n(.*?)```", readme, flags=re.DOTALL)
+    assert code in (ROOT / "tests" / "tasks" / "own_family.py").read_text(encoding="utf-8")
+    assert len(code.splitlines()) <= 45
+
+
+def test_the_readmes_studies_are_studies(tmp_path: Path):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    texts = re.findall(r"```yaml\n(.*?)```", readme, flags=re.DOTALL)
+    families = [parse_study(text, tmp_path).spec.family for text in texts]
+    assert families == ["clip", "language", "language", "classifier"]
 
 
 @pytest.mark.parametrize("name", mapmerge_core.__all__)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mapmerge_core.weights.checks import Described
 
-# The format's names of dtypes: https://github.com/huggingface/safetensors#format
+# The format's names of dtypes (the README of safetensors, Format)
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
