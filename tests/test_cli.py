@@ -183,7 +183,7 @@ def test_an_infeasible_rule_exits_3_and_names_the_nearest(command_line: CommandL
         (["run"], "Name either a folder"),
         (["run", "--study", "1"], "no run to resume: give --points"),
         (["run", "--study", "1", "--points", "2"], "2 points are too few"),
-        (["run", "."], "has no manifest.json"),
+        (["run", "."], "doesn't say all that a study needs"),
         (["demo", "--points", "2"], "2 points are too few"),
         (
             ["demo", "--points", "5"],

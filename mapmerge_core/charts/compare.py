@@ -1,4 +1,4 @@
-"""Every method and baseline together: one line each over many tasks, one bar each for a preference."""
+"""Every method and baseline together: how each looks in every figure, and one line each over many tasks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from mapmerge_core.charts.palette import Palette, draw, translucent
-from mapmerge_core.charts.units import axis_title, shared_title, shown
+from mapmerge_core.charts.units import PERCENT, Notation, axis_title, notation, relative_title, shared_axis
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,8 +66,9 @@ class CompareInfo:
     Attributes:
         tasks: K names.
         titles: K axis titles with their units.
+        notations: How each task's values are written (K,).
         shared: The title of an axis that all tasks share.
-        unit: "%" or nothing, the unit of all values.
+        scale: What each task's values are multiplied by on that axis (K,).
         entries: The rows that have a value, as shown: in percent, or in the metric's own unit.
         own: Each task's metric under its own model (K,), as shown; NaN where not measured.
         chosen: Key of the row that stands out, if any.
@@ -75,8 +76,9 @@ class CompareInfo:
 
     tasks: tuple[str, ...]
     titles: tuple[str, ...]
+    notations: tuple[Notation, ...]
     shared: str
-    unit: str
+    scale: NDArray[np.float64]
     entries: tuple[Entry, ...]
     own: NDArray[np.float64]
     chosen: str | None = None
@@ -101,11 +103,11 @@ def compare_info(
         normalise: Whether metrics are shown as percent of the single-task models'.
         chosen: Key of the row that stands out.
     """
+    factors = 100.0 / single if normalise else np.array([notation(metric).factor for metric in metrics])
+    axis = shared_axis(metrics, single)
 
     def convert(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        if normalise:
-            return np.asarray(100.0 * values / single)
-        return np.stack([shown(values[..., k], metric) for k, metric in enumerate(metrics)], axis=-1)
+        return values * factors
 
     drawn = []
     for entry in entries:
@@ -118,8 +120,9 @@ def compare_info(
             f"{task}, % of its own model" if normalise else axis_title(task, metric)
             for task, metric in zip(tasks, metrics, strict=True)
         ),
-        shared="% of each task's own model" if normalise else shared_title(metrics[0]),
-        unit="%" if normalise or metrics[0].is_share else "",
+        notations=tuple(PERCENT if normalise else notation(metric) for metric in metrics),
+        shared=relative_title(metrics) if normalise else axis.title,
+        scale=np.ones(len(metrics)) if normalise else axis.scale / factors,
         entries=tuple(drawn),
         own=convert(single),
         chosen=chosen,
@@ -169,7 +172,7 @@ def parallel(info: CompareInfo, palette: Palette) -> go.Figure:
         traces.append(
             go.Scatter(
                 x=positions,
-                y=entry.values,
+                y=entry.values * info.scale,
                 mode="lines+markers",
                 line={
                     "color": palette.pick if strong else translucent(colour, 1.0 if run else 0.45),
@@ -181,19 +184,21 @@ def parallel(info: CompareInfo, palette: Palette) -> go.Figure:
                 # It lies so far below all others that these would be hard to tell apart.
                 visible=True if strong or entry.kind != "pretrained" else "legendonly",
                 zorder=2 if strong else 1 if run else 0,
-                hovertemplate=f"<b>{entry.name}</b>  %{{y:.1f}}{info.unit}<extra></extra>",
+                text=_texts(info, entry.values),
+                hovertemplate=f"<b>{entry.name}</b>  %{{text}}<extra></extra>",
             )
         )
     if not np.isnan(info.own).all():
         traces.append(
             go.Scatter(
                 x=positions,
-                y=info.own,
+                y=info.own * info.scale,
                 mode="markers",
                 marker={"symbol": "diamond", "size": 11, "color": palette.single},
                 name="Own models",
-                text=[f"{task}, its own model" for task in info.tasks],
-                hovertemplate=f"<b>%{{text}}</b>  %{{y:.1f}}{info.unit}<extra></extra>",
+                text=_texts(info, info.own),
+                customdata=info.tasks,
+                hovertemplate="<b>%{customdata}, its own model</b>  %{text}<extra></extra>",
             )
         )
     return draw(
@@ -212,138 +217,6 @@ def parallel(info: CompareInfo, palette: Palette) -> go.Figure:
     )
 
 
-@dataclass(frozen=True)
-class Bar:
-    """A row's preference-weighted sum, as a fraction, with the ends of its 90% interval, NaN if unknown."""
-
-    key: str
-    name: str
-    kind: Kind
-    value: float
-    lower: float
-    upper: float
-
-
-@dataclass(frozen=True, eq=False)
-class BarsInfo:
-    """Preference-weighted sums, best first.
-
-    Attributes:
-        bars: One for each row that has one, with values as shown.
-        level: That of the single-task models, each on its own task (a model that doesn't exist); NaN where
-            unknown.
-        unit: "%" or nothing.
-        title: The axis's title.
-        chosen: Key of the row that stands out, if any.
-    """
-
-    bars: tuple[Bar, ...]
-    level: float
-    unit: str
-    title: str
-    chosen: str | None = None
-
-
-def bars_info(
-    bars: Sequence[Bar],
-    metrics: Sequence[Metric],
-    level: float,
-    *,
-    normalise: bool,
-    chosen: str | None = None,
-) -> BarsInfo:
-    """Gather the rows that have a sum, the best first.
-
-    Args:
-        bars: Rows with their sums as fractions, the higher the better; NaN where not all tasks were measured.
-        metrics: The tasks' metrics.
-        level: The same sum over each task's own single-task model.
-        normalise: Whether the sums are over shares of the single-task models' metrics.
-        chosen: Key of the row that stands out.
-    """
-    percent = normalise or all(metric.is_share for metric in metrics)
-    factor = 100.0 if percent else 1.0
-    kept = [
-        Bar(bar.key, bar.name, bar.kind, factor * bar.value, factor * bar.lower, factor * bar.upper)
-        for bar in bars
-        if not np.isnan(bar.value)
-    ]
-    what = "share of own models" if normalise else metrics[0].name
-    return BarsInfo(
-        bars=tuple(sorted(kept, key=lambda bar: bar.value, reverse=True)),
-        level=factor * level,
-        unit="%" if percent else "",
-        title=f"Weighted {what}" + (" (%)" if percent else ""),
-        chosen=chosen,
-    )
-
-
-def weighted_bars(info: BarsInfo, palette: Palette, *, height: int | None = None) -> go.Figure:
-    """One bar a row with its 90% interval, the best on top; a dotted line for the single-task models."""
-    # Plotly draws the first bar at the bottom.
-    bars = info.bars[::-1]
-    traces = [
-        go.Bar(
-            x=[bar.value for bar in bars],
-            y=[bar.name for bar in bars],
-            orientation="h",
-            marker={
-                "color": [
-                    palette.pick
-                    if bar.key == info.chosen
-                    else (palette.front if bar.kind == "run" else palette.measured)
-                    for bar in bars
-                ],
-                "cornerradius": 3,
-                "line": {"width": 0},
-            },
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [bar.upper - bar.value for bar in bars],
-                "arrayminus": [bar.value - bar.lower for bar in bars],
-                "color": palette.text,
-                "thickness": 1.2,
-                "width": 3,
-            },
-            text=[f"{bar.value:.1f}" for bar in bars],
-            textposition="inside",
-            insidetextanchor="start",
-            textfont={"color": [_on(bar, info, palette) for bar in bars], "size": 12},
-            customdata=[_interval(bar, info.unit) for bar in bars],
-            hovertemplate=f"<b>%{{y}}</b>  %{{x:.1f}}{info.unit}%{{customdata}}<extra></extra>",
-            showlegend=False,
-        )
-    ]
-    shapes = []
-    if bars and not np.isnan(info.level):
-        line = {"color": palette.single, "width": 1.5, "dash": "dot"}
-        shapes = [{"type": "line", "x0": info.level, "x1": info.level, "y0": 0, "y1": 1, "yref": "paper"}]
-        shapes[0]["line"] = line
-    return draw(
-        traces,
-        palette,
-        height=height or 90 + 26 * max(3, len(bars)),
-        bargap=0.3,
-        shapes=shapes,
-        xaxis={"title_text": info.title, "range": _bar_range(info)},
-        yaxis={"showgrid": False, "tickfont": {"color": palette.text, "size": 12}},
-        margin=MARGIN,
-    )
-
-
-def _interval(bar: Bar, unit: str) -> str:
-    """What a bar's label says of its interval, if that is known."""
-    return "" if np.isnan(bar.lower) else f"<br>90% interval {bar.lower:.1f}–{bar.upper:.1f}{unit}"
-
-
-def _on(bar: Bar, info: BarsInfo, palette: Palette) -> str:
-    """The colour of a text on a bar."""
-    return palette.background if bar.key == info.chosen or bar.kind == "run" else palette.text
-
-
-def _bar_range(info: BarsInfo) -> list[float] | None:
-    """From zero to a little beyond the farthest end on either side; None leaves it to Plotly."""
-    ends = [info.level, *(end for bar in info.bars for end in (bar.lower, bar.value, bar.upper))]
-    ends = [end for end in ends if not np.isnan(end)]
-    return [1.03 * min(0.0, *ends), 1.03 * max(0.0, *ends)] if ends else None
+def _texts(info: CompareInfo, values: NDArray[np.float64]) -> list[str]:
+    """Each task's value (K,) as people read it."""
+    return [how.text(value) for how, value in zip(info.notations, values, strict=True)]

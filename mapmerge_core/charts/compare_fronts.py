@@ -59,7 +59,8 @@ def _panel(
 ) -> list[go.Scatter]:
     """One pair of tasks; every trace but for its axes."""
     look = looks(info.entries, palette)
-    hover = f"{info.tasks[x]} %{{x:.1f}}{info.unit}<br>{info.tasks[y]} %{{y:.1f}}{info.unit}<extra></extra>"
+    across, along = info.notations[x].hover("x"), info.notations[y].hover("y")
+    hover = f"{info.tasks[x]} {across}<br>{info.tasks[y]} {along}<extra></extra>"
     traces = [_own_lines(info, palette, x, y)]
     points = [entry for entry in info.entries if entry.kind == "baseline" and _has(entry, x, y)]
     for entry in info.entries:

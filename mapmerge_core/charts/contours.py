@@ -11,7 +11,7 @@ from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import QhullError
 
 from mapmerge_core.charts.palette import Palette, template
-from mapmerge_core.charts.units import axis_title, shown, unit
+from mapmerge_core.charts.units import axis_title, notation, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -176,13 +176,14 @@ def contours(info: PlaneInfo, palette: Palette, *, height: int = 440) -> go.Figu
         horizontal_spacing=0.05,
         subplot_titles=(f"Measured, {count} point{'' if count == 1 else 's'}", "Fitted surrogate"),
     )
+    how = notation(info.metric)
     look = {
         "x": info.axis,
         "y": info.axis,
         "coloraxis": "coloraxis",
         "line": {"width": 0.6, "color": palette.background},
         "hovertemplate": f"{info.x_name} %{{x:.2f}}, {info.y_name} %{{y:.2f}}"
-        f"<br>{info.task} %{{z:.1f}}{unit(info.metric)}<extra></extra>",
+        f"<br>{info.task} {how.hover('z')}<extra></extra>",
         "contours": {"coloring": "heatmap"},
         "ncontours": 12,
         "showlegend": False,
@@ -203,7 +204,7 @@ def contours(info: PlaneInfo, palette: Palette, *, height: int = 440) -> go.Figu
         },
         customdata=shown(info.points[:, 2], info.metric),
         hovertemplate=f"{info.x_name} %{{x:.3f}}, {info.y_name} %{{y:.3f}}"
-        f"<br>{info.task} %{{customdata:.1f}}{unit(info.metric)}<extra>Measured</extra>",
+        f"<br>{info.task} {how.hover('customdata')}<extra>Measured</extra>",
         name="Measured",
         showlegend=False,
         row=1,

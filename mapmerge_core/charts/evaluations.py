@@ -9,7 +9,14 @@ import numpy as np
 import plotly.graph_objects as go
 
 from mapmerge_core.charts.palette import Palette, draw, translucent
-from mapmerge_core.charts.units import axis_title, hover_texts, shared_title, shown, unit
+from mapmerge_core.charts.units import (
+    axis_title,
+    hover_texts,
+    share_a_unit,
+    shared_axis,
+    shown,
+    value_texts,
+)
 from mapmerge_core.search.front import non_dominated
 
 if TYPE_CHECKING:
@@ -104,33 +111,30 @@ def _plane(info: EvaluationsInfo, palette: Palette, height: int) -> go.Figure:
 
 
 def _columns(info: EvaluationsInfo, palette: Palette, height: int) -> go.Figure:
-    traces: list[go.Scatter] = []
     count = len(info.Y)
+    title, heights = _heights(info)
     # A low-discrepancy sequence spreads the dots of a column without randomness.
     spread = (np.arange(count) * 0.618034 % 1.0 - 0.5) * 0.5
     hovers = hover_texts(info.C, info.Y, info.tasks, info.metrics)
-    for k, metric in enumerate(info.metrics):
-        traces.append(
-            go.Scatter(
-                x=k + spread,
-                y=shown(info.Y[:, k], metric),
-                mode="markers",
-                marker={"size": 6, "color": translucent(palette.front, 0.55)},
-                text=hovers,
-                hovertemplate="%{text}<extra>Measured</extra>",
-                name="Measured",
-                legendgroup="measured",
-                showlegend=k == 0,
-            )
+    traces = [
+        go.Scatter(
+            x=k + spread,
+            y=heights[:, k],
+            mode="markers",
+            marker={"size": 6, "color": translucent(palette.front, 0.55)},
+            text=hovers,
+            hovertemplate="%{text}<extra>Measured</extra>",
+            name="Measured",
+            legendgroup="measured",
+            showlegend=k == 0,
         )
+        for k in range(len(info.tasks))
+    ]
     if count:
         traces.append(
             go.Scatter(
                 x=np.arange(len(info.tasks)) + spread[-1],
-                y=[
-                    float(shown(value, metric))
-                    for value, metric in zip(info.Y[-1], info.metrics, strict=True)
-                ],
+                y=heights[-1],
                 mode="markers",
                 marker={"size": 11, "symbol": "circle-open", "color": palette.pick, "line": {"width": 2}},
                 name="Newest",
@@ -149,8 +153,28 @@ def _columns(info: EvaluationsInfo, palette: Palette, height: int) -> go.Figure:
             "showgrid": False,
             "tickfont": {"color": palette.text, "size": 13},
         },
-        yaxis_title_text=shared_title(info.metrics[0]),
+        yaxis_title_text=title,
     )
+
+
+def _heights(info: EvaluationsInfo) -> tuple[str, NDArray[np.float64]]:
+    """A title for the axis of all tasks, and where their metrics stand on it (n x K).
+
+    Metrics without a common unit stand between their task's worst (0) and best (100) so far.
+    """
+    if share_a_unit(info.metrics) or not len(info.Y):
+        axis = shared_axis(info.metrics, np.full(len(info.metrics), np.nan))
+        return axis.title, info.Y * axis.scale
+    upward = np.where([metric.maximize for metric in info.metrics], info.Y, -info.Y)
+    low, high = upward.min(axis=0), upward.max(axis=0)
+    return "% of the way from worst to best so far", 100.0 * _between(upward, low, high)
+
+
+def _between(
+    values: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Where values lie from ``low`` (0) to ``high`` (1)."""
+    return (values - low) / np.where(high > low, high - low, 1.0)
 
 
 @dataclass(frozen=True)
@@ -191,11 +215,20 @@ def fit_info(
 
 
 def fit_scatter(info: FitInfo, palette: Palette, *, height: int = 400) -> go.Figure:
-    """Measured metrics against left-out predictions, one colour a task; the diagonal is a perfect fit."""
+    """Measured metrics against left-out predictions, one colour a task; the diagonal is a perfect fit.
+
+    Metrics without a common unit are drawn in percent of the way from their least to their greatest measured
+    value.
+    """
     traces: list[go.Scatter] = []
+    alike = share_a_unit(info.metrics)
     everything: list[float] = []
     for k, (task, metric) in enumerate(zip(info.tasks, info.metrics, strict=True)):
-        x, y = shown(info.measured[k], metric), shown(info.left_out[k], metric)
+        measured, left_out = info.measured[k], info.left_out[k]
+        if alike or not len(measured):
+            x, y = shown(measured, metric), shown(left_out, metric)
+        else:
+            x, y = (100.0 * _between(some, measured.min(), measured.max()) for some in (measured, left_out))
         everything += [*x.tolist(), *y.tolist()]
         traces.append(
             go.Scatter(
@@ -208,8 +241,10 @@ def fit_scatter(info: FitInfo, palette: Palette, *, height: int = 400) -> go.Fig
                     "color": palette.categorical[k % len(palette.categorical)],
                     "opacity": 0.8,
                 },
-                hovertemplate=f"<b>{task}</b><br>measured %{{x:.1f}}{unit(metric)}"
-                f"<br>predicted %{{y:.1f}}{unit(metric)}<extra></extra>",
+                text=value_texts(measured, [metric] * len(measured)),
+                customdata=value_texts(left_out, [metric] * len(left_out)),
+                hovertemplate=f"<b>{task}</b><br>measured %{{text}}"
+                "<br>predicted %{customdata}<extra></extra>",
             )
         )
     if everything:
@@ -224,7 +259,9 @@ def fit_scatter(info: FitInfo, palette: Palette, *, height: int = 400) -> go.Fig
                 hoverinfo="skip",
             )
         )
-    sign = f" ({unit(info.metrics[0])})" if unit(info.metrics[0]) else ""
+    sign = " (%)" if info.metrics[0].is_share else ""
+    if not alike:
+        sign = ", % of each task's range"
     return draw(
         traces,
         palette,

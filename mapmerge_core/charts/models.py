@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from mapmerge_core.charts.palette import Palette, draw, translucent
-from mapmerge_core.charts.units import shared_title, shown, value_text
+from mapmerge_core.charts.units import shared_axis, value_texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,14 +48,13 @@ class BarsInfo:
         return self.predicted / self.single
 
 
-def _as_shown(values: NDArray[np.float64], metrics: Sequence[Metric]) -> NDArray[np.float64]:
-    return np.array([float(shown(value, metric)) for value, metric in zip(values, metrics, strict=True)])
-
-
 def metric_bars(info: BarsInfo, palette: Palette, *, height: int = 320) -> go.Figure:
-    """Bars of the pre-trained model, the pick (with interval and, if any, measurement) and the own model."""
+    """Bars of the pre-trained model, the pick (with interval and, if any, measurement) and the own model.
+
+    Metrics without a common unit are drawn as percent of the own models', see `units.shared_axis`.
+    """
     traces: list[go.Bar] = []
-    predicted = _as_shown(info.predicted, info.metrics)
+    axis = shared_axis(info.metrics, info.single)
     series: list[tuple[str, NDArray[np.float64], str, dict[str, object] | None]] = [
         ("Pre-trained", info.pretrained, translucent(palette.pretrained, 0.55), None),
         (
@@ -65,8 +64,8 @@ def metric_bars(info: BarsInfo, palette: Palette, *, height: int = 320) -> go.Fi
             {
                 "type": "data",
                 "symmetric": False,
-                "array": _as_shown(info.upper, info.metrics) - predicted,
-                "arrayminus": predicted - _as_shown(info.lower, info.metrics),
+                "array": (info.upper - info.predicted) * axis.scale,
+                "arrayminus": (info.predicted - info.lower) * axis.scale,
                 "color": palette.text,
                 "thickness": 1.4,
                 "width": 4,
@@ -80,14 +79,11 @@ def metric_bars(info: BarsInfo, palette: Palette, *, height: int = 320) -> go.Fi
         traces.append(
             go.Bar(
                 x=list(info.tasks),
-                y=_as_shown(values, info.metrics),
+                y=values * axis.scale,
                 name=name,
                 marker={"color": colour, "cornerradius": 3, "line": {"width": 0}},
                 error_y=error,
-                customdata=[
-                    "–" if np.isnan(value) else value_text(value, metric)
-                    for value, metric in zip(values, info.metrics, strict=True)
-                ],
+                customdata=value_texts(values, info.metrics),
                 hovertemplate=f"<b>%{{x}}</b><br>{name} %{{customdata}}<extra></extra>",
             )
         )
@@ -99,7 +95,7 @@ def metric_bars(info: BarsInfo, palette: Palette, *, height: int = 320) -> go.Fi
         bargap=0.28,
         bargroupgap=0.06,
         xaxis={"showgrid": False, "tickfont": {"color": palette.text, "size": 13}},
-        yaxis_title_text=shared_title(info.metrics[0]),
+        yaxis_title_text=axis.title,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from mapmerge_core.charts.palette import Palette, draw, translucent
-from mapmerge_core.charts.units import shown, unit
+from mapmerge_core.charts.units import Notation, notation
 from mapmerge_core.methods.tree import Pair
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Panel:
         round: In which round it was merged, from 1.
         span: The columns of leaves over it, from the first to beyond the last.
         sides: What the two axes are, in words.
+        notations: How values along them are written: in percent where all of a node's metrics are shares.
         front: The front's predicted metrics, ``m x 2``.
         measured: The measured points', ``n x 2``.
         chosen: The chosen model's predicted metrics (2,).
@@ -45,6 +46,7 @@ class Panel:
     round: int
     span: tuple[int, int]
     sides: tuple[str, str]
+    notations: tuple[Notation, Notation]
     front: NDArray[np.float64]
     measured: NDArray[np.float64]
     chosen: NDArray[np.float64]
@@ -60,12 +62,10 @@ class TreeInfo:
     Attributes:
         leaves: N task names, from left to right.
         panels: One for each pair, in the order of merging.
-        unit: "%" or nothing.
     """
 
     leaves: tuple[str, ...]
     panels: tuple[Panel, ...]
-    unit: str
 
 
 def tree_info(tree: Pair, tasks: Sequence[str], metrics: Sequence[Metric]) -> TreeInfo:
@@ -78,7 +78,6 @@ def tree_info(tree: Pair, tasks: Sequence[str], metrics: Sequence[Metric]) -> Tr
     """
     leaves: list[str] = []
     panels: list[Panel] = []
-    metric = metrics[tree.tasks[0]]
 
     def place(node: Node) -> tuple[float, int]:
         """The node's middle column and its round."""
@@ -88,15 +87,18 @@ def tree_info(tree: Pair, tasks: Sequence[str], metrics: Sequence[Metric]) -> Tr
         first = len(leaves)
         feeds = (place(node.left), place(node.right))
         r2 = node.r2
+        left, right = (notation(*(metrics[task] for task in side.tasks)) for side in (node.left, node.right))
+        factors = np.array([left.factor, right.factor])
         panels.append(
             Panel(
                 title=_names(node, tasks),
                 round=node.round,
                 span=(first, len(leaves)),
                 sides=(_names(node.left, tasks), _names(node.right, tasks)),
-                front=shown(node.sides(node.front.predicted), metric),
-                measured=shown(node.sides(node.measured), metric),
-                chosen=shown(node.sides(node.predicted[None])[0], metric),
+                notations=(left, right),
+                front=node.sides(node.front.predicted) * factors,
+                measured=node.sides(node.measured) * factors,
+                chosen=node.sides(node.predicted[None])[0] * factors,
                 point=node.point,
                 r2=float("nan") if np.isnan(r2).all() else float(np.nanmin(r2)),
                 feeds=feeds,
@@ -106,7 +108,7 @@ def tree_info(tree: Pair, tasks: Sequence[str], metrics: Sequence[Metric]) -> Tr
 
     place(tree)
     panels.sort(key=lambda panel: (panel.round, panel.span))
-    return TreeInfo(tuple(leaves), tuple(panels), unit(metric))
+    return TreeInfo(tuple(leaves), tuple(panels))
 
 
 def _names(node: Node, tasks: Sequence[str]) -> str:
@@ -138,7 +140,7 @@ def tree_figure(info: TreeInfo, palette: Palette) -> go.Figure:
         }
         traces += [
             trace.update({"xaxis": f"x{suffix}", "yaxis": f"y{suffix}", "showlegend": number == 0})
-            for trace in _traces(panel, info.unit, palette)
+            for trace in _traces(panel, palette)
         ]
         fit = "" if np.isnan(panel.r2) else f", R² {panel.r2:.2f}"
         layout["annotations"].append(_label(f"<b>{panel.title}</b>{fit}", (left + right) / 2, top, palette))
@@ -215,9 +217,10 @@ def _label(text: str, x: float, y: float, palette: Palette) -> dict[str, object]
     }
 
 
-def _traces(panel: Panel, unit_: str, palette: Palette) -> list[go.Scatter]:
+def _traces(panel: Panel, palette: Palette) -> list[go.Scatter]:
     left, right = panel.sides
-    hover = f"{left} %{{x:.1f}}{unit_}<br>{right} %{{y:.1f}}{unit_}"
+    across, along = panel.notations
+    hover = f"{left} {across.hover('x')}<br>{right} {along.hover('y')}"
     front = panel.front[np.argsort(panel.front[:, 0], kind="stable")]
     return [
         go.Scatter(

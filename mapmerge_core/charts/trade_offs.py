@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from mapmerge_core.charts.palette import Palette, draw, translucent
-from mapmerge_core.charts.units import axis_title, hover_texts, shared_title, shown, unit
+from mapmerge_core.charts.units import axis_title, hover_texts, shared_axis, shown, value_texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -240,16 +240,18 @@ def front_parallel(info: FrontInfo, palette: Palette, *, colour: int = 0, height
     """The front as one line a model over all tasks, coloured by task ``colour``.
 
     ``customdata`` of every vertex holds the row number in the whole front, so that a click says which model
-    was meant. Drawn as SVG scatter lines: ``go.Parcoords`` can't be clicked and needs WebGL.
+    was meant. Drawn as SVG scatter lines: ``go.Parcoords`` can't be clicked and needs WebGL. Metrics without
+    a common unit are drawn as percent of the single-task models', see `units.shared_axis`.
     """
     traces: list[go.Scatter] = []
-    percent = np.column_stack(
-        [shown(info.predicted[:, k], metric) for k, metric in enumerate(info.metrics)]
-    ).reshape(len(info.rows), len(info.tasks))
+    own = own_metrics(info)
+    axis = shared_axis(info.metrics, np.full(len(info.tasks), np.nan) if own is None else own)
+    heights = info.predicted * axis.scale
+    texts = [[*value_texts(row, info.metrics), ""] for row in info.predicted]
     bins = colour_bins(info.predicted[:, colour], len(palette.sequential) - 2)
     for number in np.unique(bins):
         members = bins == number
-        xs, ys = _polyline(percent[members])
+        xs, ys = _polyline(heights[members])
         rows = np.repeat(info.rows[members], len(info.tasks) + 1)
         shade = palette.sequential[int(number) + 2]
         traces.append(
@@ -260,7 +262,8 @@ def front_parallel(info: FrontInfo, palette: Palette, *, colour: int = 0, height
                 line={"color": translucent(shade, 0.55), "width": 1.2},
                 marker={"size": 5, "color": translucent(shade, 0.8)},
                 customdata=rows,
-                hovertemplate="%{y:.1f}" + unit(info.metrics[0]) + "<extra>Front, predicted</extra>",
+                text=[text for row in np.flatnonzero(members) for text in texts[row]],
+                hovertemplate="%{text}<extra>Front, predicted</extra>",
                 showlegend=False,
                 selected={"marker": {"opacity": 1}},
                 unselected={"marker": {"opacity": 1}},
@@ -269,21 +272,14 @@ def front_parallel(info: FrontInfo, palette: Palette, *, colour: int = 0, height
     for spot in info.spots:
         if spot.kind == "single":
             continue
-        values = [
-            float(shown(value, metric)) for value, metric in zip(spot.values, info.metrics, strict=True)
-        ]
         strong = spot.kind == "pick"
         error = None
         if strong and spot.lower is not None and spot.upper is not None:
-            ends = [
-                (float(shown(low, metric)), float(shown(high, metric)))
-                for low, high, metric in zip(spot.lower, spot.upper, info.metrics, strict=True)
-            ]
             error = {
                 "type": "data",
                 "symmetric": False,
-                "array": [high - value for (_, high), value in zip(ends, values, strict=True)],
-                "arrayminus": [value - low for (low, _), value in zip(ends, values, strict=True)],
+                "array": (spot.upper - spot.values) * axis.scale,
+                "arrayminus": (spot.values - spot.lower) * axis.scale,
                 "color": palette.pick,
                 "thickness": 1.5,
                 "width": 4,
@@ -291,7 +287,7 @@ def front_parallel(info: FrontInfo, palette: Palette, *, colour: int = 0, height
         traces.append(
             go.Scatter(
                 x=list(range(len(info.tasks))),
-                y=values,
+                y=spot.values * axis.scale,
                 error_y=error,
                 mode="markers" if spot.kind == "measured" else "lines+markers",
                 line={
@@ -304,20 +300,21 @@ def front_parallel(info: FrontInfo, palette: Palette, *, colour: int = 0, height
                 marker={**_symbol(spot, palette), **({"size": 10} if strong else {})},
                 name=LEGEND_NAMES[spot.kind],
                 legendgroup=spot.kind,
-                hovertemplate=f"<b>{spot.label}</b>  %{{y:.1f}}" + unit(info.metrics[0]) + "<extra></extra>",
+                text=value_texts(spot.values, info.metrics),
+                hovertemplate=f"<b>{spot.label}</b>  %{{text}}<extra></extra>",
             )
         )
-    own = own_values(info)
     if own is not None:
         traces.append(
             go.Scatter(
                 x=list(range(len(info.tasks))),
-                y=own,
+                y=own * axis.scale,
                 mode="markers",
                 marker={"symbol": "diamond", "size": 11, "color": palette.single},
                 name="Each task's own model",
-                hovertemplate="<b>%{text}</b>  %{y:.1f}" + unit(info.metrics[0]) + "<extra></extra>",
-                text=[f"{task}, its own model" for task in info.tasks],
+                text=value_texts(own, info.metrics),
+                customdata=info.tasks,
+                hovertemplate="<b>%{customdata}, its own model</b>  %{text}<extra></extra>",
             )
         )
     return draw(
@@ -330,13 +327,13 @@ def front_parallel(info: FrontInfo, palette: Palette, *, colour: int = 0, height
             "range": [-0.3, len(info.tasks) - 0.7],
             "tickfont": {"color": palette.text, "size": 13},
         },
-        yaxis_title_text=shared_title(info.metrics[0]),
+        yaxis_title_text=axis.title,
     )
 
 
-def own_values(info: FrontInfo) -> list[float] | None:
-    """Each task's metric under its own single-task model, as shown; None unless every task has one."""
+def own_metrics(info: FrontInfo) -> NDArray[np.float64] | None:
+    """Each task's metric under its own single-task model (K,); None unless every task has one."""
     singles = {int(np.argmax(spot.c)): spot for spot in info.spots if spot.kind == "single"}
     if len(singles) < len(info.tasks):
         return None
-    return [float(shown(singles[k].values[k], metric)) for k, metric in enumerate(info.metrics)]
+    return np.array([singles[k].values[k] for k in range(len(info.tasks))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,34 +15,113 @@ if TYPE_CHECKING:
     from mapmerge_core.tasks.metric import Metric
 
 
+@dataclass(frozen=True)
+class Notation:
+    """How a number is written.
+
+    Attributes:
+        factor: What a metric's value is multiplied by before it is shown.
+        decimals: Digits after the point.
+        unit: The sign after the number, if any.
+    """
+
+    factor: float
+    decimals: int
+    unit: str
+
+    def text(self, shown_value: float) -> str:
+        """A value as shown, as people read it: "93.4%" or "2.713"; a dash where there is none."""
+        return "–" if np.isnan(shown_value) else f"{shown_value:.{self.decimals}f}{self.unit}"
+
+    def hover(self, variable: str) -> str:
+        """One of a trace's variables in a hover template: ``%{y:.1f}%``."""
+        return f"%{{{variable}:.{self.decimals}f}}{self.unit}"
+
+
+PERCENT = Notation(100.0, 1, "%")
+PLAIN = Notation(1.0, 3, "")
+
+
+def notation(*metrics: Metric) -> Notation:
+    """How a metric is written, or a mean or sum of several: in percent where all are shares."""
+    return PERCENT if all(metric.is_share for metric in metrics) else PLAIN
+
+
 def shown(values: ArrayLike, metric: Metric) -> NDArray[np.float64]:
     """``values`` of ``metric`` in the unit in which people see them (percent for shares)."""
-    array = np.asarray(values, dtype=np.float64)
-    return array * 100.0 if metric.is_share else array
+    return np.asarray(values, dtype=np.float64) * notation(metric).factor
 
 
-def unit(metric: Metric) -> str:
-    """The unit's sign: "%" for shares, nothing otherwise."""
-    return "%" if metric.is_share else ""
-
-
-def value_text(value: float, metric: Metric, digits: int = 1) -> str:
+def value_text(value: float, metric: Metric) -> str:
     """One value as people read it: "93.4%" or "2.713"."""
-    if metric.is_share:
-        return f"{100.0 * value:.{digits}f}%"
-    return f"{value:.{digits + 2}f}"
+    return notation(metric).text(float(shown(value, metric)))
+
+
+def value_texts(values: NDArray[np.float64], metrics: Sequence[Metric]) -> list[str]:
+    """One text for each task's value (K,), a dash where there is none."""
+    return [value_text(value, metric) for value, metric in zip(values, metrics, strict=True)]
+
+
+def names(metrics: Sequence[Metric], between: str = " and ") -> str:
+    """Each metric's name once: "accuracy and loss"."""
+    return between.join(dict.fromkeys(metric.name for metric in metrics))
 
 
 def axis_title(task: str, metric: Metric) -> str:
     """An axis title with its unit: "Accuracy on MNIST (%)"."""
-    name = metric.name[:1].upper() + metric.name[1:]
-    return f"{name} on {task} (%)" if metric.is_share else f"{name} on {task}"
+    title = f"{_capital(metric.name)} on {task}"
+    return f"{title} (%)" if metric.is_share else title
 
 
 def shared_title(metric: Metric) -> str:
     """The title of an axis that several tasks share: "Accuracy (%)"."""
-    name = metric.name[:1].upper() + metric.name[1:]
-    return f"{name} (%)" if metric.is_share else name
+    return _capital(metric.name) + (" (%)" if metric.is_share else "")
+
+
+def relative_title(metrics: Sequence[Metric]) -> str:
+    """The title of an axis in percent of the single-task models' metrics."""
+    title = "% of each task's own model"
+    down = [metric for metric in metrics if not metric.maximize]
+    if not down:
+        return title
+    return f"{title}<br>lower = better" + ("" if len(down) == len(metrics) else f" for {names(down)}")
+
+
+def share_a_unit(metrics: Sequence[Metric]) -> bool:
+    """Whether the metrics can stand on one axis: they are one and the same, or all are shares."""
+    return len(set(metrics)) == 1 or all(metric.is_share for metric in metrics)
+
+
+@dataclass(frozen=True, eq=False)
+class SharedAxis:
+    """An axis on which several tasks' metrics stand.
+
+    Attributes:
+        title: Its title.
+        scale: What each task's metric is multiplied by (K,).
+    """
+
+    title: str
+    scale: NDArray[np.float64]
+
+
+def shared_axis(metrics: Sequence[Metric], own: NDArray[np.float64]) -> SharedAxis:
+    """One axis for several tasks' metrics.
+
+    Metrics that have no unit in common are drawn as percent of the single-task models'; each in its own unit
+    while these aren't known.
+
+    Args:
+        metrics: K metrics.
+        own: Each task's metric under its own single-task model (K,), NaN where unknown.
+    """
+    scale = np.array([notation(metric).factor for metric in metrics])
+    if share_a_unit(metrics):
+        title = _capital(names(metrics, " / "))
+        return SharedAxis(f"{title} (%)" if metrics[0].is_share else title, scale)
+    if np.isfinite(own).all() and (own > 0).all():
+        return SharedAxis(relative_title(metrics), 100.0 / own)
+    return SharedAxis("Metric, each in its own unit", scale)
 
 
 def hover_texts(
@@ -58,8 +138,12 @@ def hover_texts(
     texts = []
     for c, row in zip(C, values, strict=True):
         lines = [
-            f"<b>{task}</b>  {'–' if np.isnan(value) else value_text(value, metric)}  (c = {coefficient:.3f})"
-            for task, value, metric, coefficient in zip(tasks, row, metrics, c, strict=True)
+            f"<b>{task}</b>  {text}  (c = {coefficient:.3f})"
+            for task, text, coefficient in zip(tasks, value_texts(row, metrics), c, strict=True)
         ]
         texts.append("<br>".join(lines))
     return texts
+
+
+def _capital(name: str) -> str:
+    return name[:1].upper() + name[1:]

@@ -19,6 +19,7 @@ from mapmerge_core.studies.demo import create_demo_study
 from mapmerge_core.studies.downloading import download_text, downloads
 from mapmerge_core.studies.exporting import export_pick
 from mapmerge_core.studies.manifest import demo_tasks, spec_from_manifest
+from mapmerge_core.studies.proposing import propose
 from mapmerge_core.studies.replay import replay
 from mapmerge_core.studies.settings import RunSettings
 from mapmerge_core.studies.siblings import sibling
@@ -100,10 +101,10 @@ def run(options: Namespace) -> int:
     session = Session()
     if options.place is None:
         study, row = _of_study(session.store, options)
-    elif (file := _study_file(options.place)) is not None:
-        study, row = _of_file(session.store, options, file)
-    else:
+    elif (options.place / "manifest.json").exists():
         study, row = _of_folder(session.store, options)
+    else:
+        study, row = _of_file(session.store, options, _study_file(options.place))
     if row.status == "done":
         sys.stderr.write(
             f"'{study.name}' has done this run already: other --points or --seed evaluate more.\n"
@@ -144,16 +145,15 @@ def _of_study(store: Store, options: Namespace) -> tuple[StudyRow, RunRow]:
     )
 
 
-def _of_file(store: Store, options: Namespace, path: Path) -> tuple[StudyRow, RunRow]:
+def _of_file(store: Store, options: Namespace, file: StudyFile) -> tuple[StudyRow, RunRow]:
     """The study and run that a study file asks for; those that there are go on."""
-    file = read_study_file(path)
     given, transform, tasks = _given_settings(options), _given_transform(options), _given_tasks(options)
     spec = replace(file.spec, transform=transform) if transform else file.spec
     if tasks is not None:
         offered = {task.name: task for task in spec.tasks}
         for name in tasks:
             if name not in offered:
-                raise StudyError(f"{path} has no task '{name}': choose among {', '.join(offered)}.")
+                raise StudyError(f"{options.place} has no task '{name}': choose among {', '.join(offered)}.")
         spec = replace(spec, tasks=tuple(offered[name] for name in tasks))
     method, settings = _method_and_settings(options, given, spec, file)
     name = " ".join((options.name or file.name).split())
@@ -171,12 +171,25 @@ def _of_file(store: Store, options: Namespace, path: Path) -> tuple[StudyRow, Ru
     return study, store.create_run(study.id, settings, method)
 
 
-def _study_file(place: Path) -> Path | None:
-    """The study file that a person named, or the one in a folder without a manifest."""
+def _study_file(place: Path) -> StudyFile:
+    """The study that a file says, or that a folder without a manifest suggests.
+
+    Raises:
+        StudyError: Something is wrong with it, or a person must say more.
+    """
     if place.suffix in {".yaml", ".yml"} or place.is_file():
-        return place
-    inside = place / STUDY_FILE
-    return inside if inside.is_file() and not (place / "manifest.json").exists() else None
+        return read_study_file(place)
+    if (place / STUDY_FILE).is_file():
+        return read_study_file(place / STUDY_FILE)
+    proposal = propose(place)
+    for note in proposal.notes:
+        sys.stderr.write(f"{note}\n")
+    if proposal.missing:
+        raise StudyError(
+            f"{place} doesn't say all that a study needs: {proposal.missing[0]} Write it into a {STUDY_FILE} "
+            "there, or open the folder on the Models page."
+        )
+    return proposal.study_file()
 
 
 def _kept(store: Store, name: str, spec: StudySpec) -> StudyRow | None:

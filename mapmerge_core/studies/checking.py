@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from mapmerge_core.errors import MapMergeError
 from mapmerge_core.studies.sources import check_files
 from mapmerge_core.tasks.families import family_info
 
@@ -114,6 +115,31 @@ def check_spec(spec: StudySpec) -> SpecCheck:
             )
         )
     return SpecCheck(tuple(models), vectors.cosines(), vectors.n_parameters)
+
+
+def unreadable_images(spec: StudySpec) -> dict[str, tuple[str, ...]]:
+    """Which images keep ``check_spec`` from accepting a study that could do without them.
+
+    Returns:
+        Names of the images by task, of tasks whose dataset has some that can't be read, doesn't leave them
+        out yet, and would still hold something to measure. Datasets that can't be read at all are left to
+        the check's own error.
+    """
+    from mapmerge_core.tasks.datasets import open_images
+
+    if family_info(spec.family).examples != "images":
+        return {}
+    found = {}
+    for task in spec.tasks:
+        if task.data is None or task.data.skip_corrupt:
+            continue
+        try:
+            names = open_images(replace(task.data, skip_corrupt=True)).corrupt
+        except (MapMergeError, OSError):
+            continue
+        if names:
+            found[task.name] = names
+    return found
 
 
 def _check_data(spec: StudySpec, task: TaskSpec) -> DataCheck | None:

@@ -121,6 +121,26 @@ class Comparison:
         """For each task, whether more is better."""
         return tuple(metric.maximize for metric in self.metrics)
 
+    @property
+    def weighed(self) -> tuple[Metric, ...]:
+        """The metrics of the tasks that have a weight in the shown preference."""
+        return tuple(m for m, weight in zip(self.metrics, self.weights, strict=True) if weight > 0)
+
+    @property
+    def falls(self) -> bool:
+        """Whether less of the weighted sum is better: all metrics that are weighed go down."""
+        return not any(metric.maximize for metric in self.weighed)
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether weighted sums of what has been measured have intervals, see ``weighted``."""
+        return bool(self._error_known[self.weights > 0].all())
+
+    @property
+    def _error_known(self) -> np.ndarray:
+        """For each task whether its metric's error is known (K,): a share of right answers among several."""
+        return np.array([metric.of_right_answers for metric in self.metrics]) & (self.n_test > 1)
+
     def row(self, key: str) -> Row:
         """The row with this key.
 
@@ -144,12 +164,11 @@ class Comparison:
 
         Returns:
             The sum and the ends of its 90 % interval, NaN where something hasn't been measured; the ends also
-            where a task that has a weight isn't measured by a share.
+            where the error of a task that has a weight isn't known.
         """
         factors = self.weights * signs(self.maximize) / (self.single if normalise else 1.0)
         value = float(factors @ row.metrics)
-        shares = np.array([metric.of_right_answers for metric in self.metrics])
-        variances = np.where(shares, row.metrics * (1 - row.metrics), nan) / self.n_test
+        variances = np.where(self._error_known, row.metrics * (1 - row.metrics), nan) / self.n_test
         weighty = factors != 0
         error = sqrt(float(factors[weighty] ** 2 @ variances[weighty]))
         return value, value - Z_90 * error, value + Z_90 * error
@@ -223,8 +242,9 @@ def to_table(comparison: Comparison, normalise: bool = False) -> DataFrame:
 
     Returns:
         Columns "model", "kind", one for each task by its name, "mean", "worst", "hypervolume", "preference"
-        (the weighted sum), "MAP wins" (on which share of the sampled preferences), "evaluations", "seconds".
-        A task that is called as one of these gets " (task)" after its name. Missing figures are NaN.
+        (the weighted sum; metrics that go down count negatively in it, unless all that are weighed do), "MAP
+        wins" (on which share of the sampled preferences), "evaluations", "seconds". A
+        task that is called as one of these gets " (task)" after its name. Missing figures are NaN.
     """
     import pandas as pd
 
@@ -241,6 +261,7 @@ def to_table(comparison: Comparison, normalise: bool = False) -> DataFrame:
     )
     names = [f"{task} (task)" if task in own else task for task in comparison.tasks]
     directions = signs(comparison.maximize)
+    sign = -1.0 if comparison.falls else 1.0
     lines = []
     for row in comparison.rows:
         values = row.metrics / (comparison.single if normalise else 1.0)
@@ -252,7 +273,7 @@ def to_table(comparison: Comparison, normalise: bool = False) -> DataFrame:
                 "mean": values.mean(),
                 "worst": worst,
                 "hypervolume": row.hypervolume,
-                "preference": comparison.weighted(row, normalise)[0],
+                "preference": sign * comparison.weighted(row, normalise)[0],
                 "MAP wins": comparison.wins.get(row.key, (nan, nan))[0],
                 "evaluations": row.evaluations,
                 "seconds": row.seconds,

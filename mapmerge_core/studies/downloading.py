@@ -23,7 +23,8 @@ _BESIDE = (".md", ".py", ".gitattributes", ".gitignore", ".txt")
 def downloads(spec: StudySpec) -> tuple[Download, ...]:
     """What a study's models and datasets would have downloaded, each once; local files are left out.
 
-    A dataset's size is that of its configuration's files, or of all where these can't be told apart.
+    A dataset's size is that of its configuration's files, or of all where these can't be told apart. Where no
+    hub can be reached, sizes are unknown, but what is here already is still found.
 
     Raises:
         CheckpointError: A hub has no such model.
@@ -61,7 +62,7 @@ def _plan_hub(url: str, name: str, revision: str | None, config: str | None) -> 
     from huggingface_hub import HfApi, constants, errors, try_to_load_from_cache
 
     if constants.HF_HUB_OFFLINE:
-        return Download(url, None, cached=False)
+        return Download(url, None, _is_kept(name, config))
     try:
         info = HfApi().dataset_info(name, revision=revision, files_metadata=True)
     except errors.GatedRepoError as error:
@@ -78,7 +79,7 @@ def _plan_hub(url: str, name: str, revision: str | None, config: str | None) -> 
             "'hf auth login'."
         ) from error
     except Exception:  # noqa: BLE001 - no network, in whatever words; only the size stays unknown
-        return Download(url, None, cached=False)
+        return Download(url, None, _is_kept(name, config))
     missing = [
         size
         for file, size in _examples(info, config).items()
@@ -89,6 +90,21 @@ def _plan_hub(url: str, name: str, revision: str | None, config: str | None) -> 
     ]
     known = [size for size in missing if size is not None]
     return Download(url, sum(known) if len(known) == len(missing) else None, not missing)
+
+
+def _is_kept(name: str, config: str | None) -> bool:
+    """Whether the datasets library has made its tables before, which it opens where no hub can be reached.
+
+    These are kept under the dataset's name and configuration; of which revision they are, nobody knows then.
+    """
+    from datasets.packaged_modules.cache.cache import Cache
+
+    short = name.rpartition("/")[2]
+    try:
+        Cache(repo_id=name, dataset_name=short, config_name=config, version="auto", hash="auto")
+    except (OSError, ValueError, LookupError):
+        return False
+    return True
 
 
 def _examples(info: DatasetInfo, config: str | None) -> dict[str, int | None]:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mapmerge_core.errors import StudyError
+from mapmerge_core.weights.folders import hash_of_files, is_settings, weights_files
 from mapmerge_core.weights.hub import fetch
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from mapmerge_core.studies.spec import StudySpec
 
+_SETTINGS = "pretrained settings"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -27,9 +29,9 @@ class Source:
     Attributes:
         role: What it is for, such as "pretrained" or "MNIST data".
         path: Where it lies; of a hub reference, where its copy lies.
-        sha256: Of a file's bytes. Of a folder of weights, of its files' names and hashes; of a folder of
-            examples, of its files' names and sizes.
-        n_bytes: Size, of a folder of all its files.
+        sha256: Of a file's bytes, of a checkpoint of several as `hash_of_files` defines it; of a folder of
+            examples that of its files' names and sizes.
+        n_bytes: Size, of all these files together.
     """
 
     role: str
@@ -62,7 +64,10 @@ def read_sources(spec: StudySpec) -> tuple[Source, ...]:
         StudyError: where a file is missing or can't be read.
         CheckpointError: where a download fails.
     """
-    return tuple(_read_source(role, fetch(place)) for role, place in spec.places().items())
+    places = {role: fetch(place) for role, place in spec.places().items()}
+    if places["pretrained"].is_dir():  # the configuration, and how inputs are read
+        places[_SETTINGS] = places["pretrained"]
+    return tuple(_read_source(role, path) for role, path in places.items())
 
 
 def check_sources(sources: Sequence[Source]) -> None:
@@ -88,20 +93,17 @@ def weights_of_sources(spec: StudySpec, sources: Sequence[Source]) -> Mapping[st
 
 def _read_source(role: str, path: Path) -> Source:
     try:
-        if not path.is_dir():
-            stat = path.stat()
-            return Source(role, path, _hash_file(path, stat.st_size, stat.st_mtime_ns), stat.st_size)
-        total = hashlib.sha256()
-        n_bytes = 0
-        for file in _files(path):
-            stat = file.stat()
-            name = file.relative_to(path).as_posix()
-            content = str(stat.st_size)
-            if not role.endswith(" data"):
-                content = _hash_file(file, stat.st_size, stat.st_mtime_ns)
-            total.update(f"{name}\0{content}\0".encode())
-            n_bytes += stat.st_size
-        return Source(role, path, total.hexdigest(), n_bytes)
+        if role.endswith(" data") and path.is_dir():
+            listed = [(file.relative_to(path).as_posix(), file.stat().st_size) for file in _files(path)]
+            lines = "".join(f"{size}  {name}\n" for name, size in listed)
+            digest = hashlib.sha256(lines.encode()).hexdigest()
+            return Source(role, path, digest, sum(size for _, size in listed))
+        files: tuple[Path, ...] = (path,)
+        if role == _SETTINGS:
+            files = tuple(file for file in path.iterdir() if file.is_file() and is_settings(file.name))
+        elif role == "pretrained" or role.endswith(" checkpoint"):
+            files = weights_files(path) if path.exists() else files
+        return Source(role, path, hash_of_files(files, _hash), sum(file.stat().st_size for file in files))
     except OSError as error:
         raise StudyError(f"{path} ({role}) can't be read: {error.strerror or error}.") from error
 
@@ -111,6 +113,11 @@ def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
             yield path
+
+
+def _hash(path: Path) -> str:
+    stat = path.stat()
+    return _hash_file(path, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=4096)

@@ -207,7 +207,7 @@ def _loading(recipe: Recipe, facts: Facts) -> tuple[list[str], list[str]]:
     if facts.config:
         folder = path.parent.name
         if isinstance(facts.config.get("architecture"), str):
-            return _loading_in_timm(folder)
+            return _loading_in_timm(folder, has_heads=bool(facts.extra))
         return _loading_in_transformers(facts, folder)
     if not recipe.architecture:
         return [], [
@@ -227,11 +227,12 @@ def _loading(recipe: Recipe, facts: Facts) -> tuple[list[str], list[str]]:
     ]
 
 
-def _loading_in_timm(folder: str) -> tuple[list[str], list[str]]:
+def _loading_in_timm(folder: str, *, has_heads: bool) -> tuple[list[str], list[str]]:
+    backbone = ", num_classes=0" if has_heads else ""  # the heads lie beside it
     return ["library_name: timm", "pipeline_tag: image-classification"], [
         "import timm",
         "",
-        f'model = timm.create_model("local-dir:{folder}", pretrained=True)',
+        f'model = timm.create_model("local-dir:{folder}", pretrained=True{backbone})',
         "model.eval()",
     ]
 

@@ -16,14 +16,15 @@ from torch import Tensor
 
 from mapmerge_core.errors import CheckpointError
 from mapmerge_core.weights.folders import (
-    ADAPTER_CONFIG,
     SUFFIXES,
     file_of,
+    hash_of_files,
     is_adapter_folder,
     is_index,
     is_weights,
     main_file,
     read_index,
+    weights_files,
 )
 from mapmerge_core.weights.hub import HubRef, fetch, parse_source
 from mapmerge_core.weights.pickles import map_pickle, open_pickle
@@ -37,7 +38,6 @@ __all__ = [
     "open_state_dict",
     "read_state_dict",
     "sha256",
-    "weights_files",
 ]
 
 # safetensors' names of dtypes.
@@ -179,37 +179,15 @@ def find_checkpoints(folder: Path | str) -> list[Path]:
         raise CheckpointError(f"{folder} can't be listed: {error.strerror}.") from error
 
 
-def weights_files(source: Path | str | HubRef) -> tuple[Path, ...]:
-    """Returns a checkpoint's files: one, an index with its shards, or an adapter's configuration and weights.
-
-    Raises:
-        CheckpointError: There is no checkpoint, or a shard is missing.
-    """
-    path = fetch(parse_source(source))
-    file = file_of(path)
-    if is_index(file.name):
-        return (file, *dict.fromkeys(read_index(file).values()))
-    if is_adapter_folder(path):
-        return (file.parent / ADAPTER_CONFIG, file)
-    return (file,)
-
-
 def sha256(source: Path | str | HubRef) -> str:
-    """Returns the SHA-256 of a checkpoint in hexadecimal.
-
-    Of one file it is that of the file's bytes. Of several (see `weights_files`) it is that of the lines that
-    ``sha256sum`` prints for them in the order of their names: each file's hash, two spaces and its name.
+    """Returns the SHA-256 of a checkpoint in hexadecimal (of several files see `hash_of_files`).
 
     Raises:
         CheckpointError: There is no checkpoint, or a file of it can't be read.
     """
     path = fetch(parse_source(source))
     several = path.is_dir() or is_index(path.name) or is_adapter_folder(path)
-    hashes = {file.name: _hash(file) for file in (weights_files(path) if several else (path,))}
-    if len(hashes) == 1:
-        return next(iter(hashes.values()))
-    lines = "".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return hash_of_files(weights_files(path) if several else (path,), _hash)
 
 
 def inspect(source: Path | str | HubRef) -> CheckpointInfo:

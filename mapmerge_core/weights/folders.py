@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from mapmerge_core.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Iterable
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 ADAPTER_CONFIG = "adapter_config.json"
@@ -28,6 +29,10 @@ _WHOLE = (
 )
 # What trainers leave beside the weights.
 _NOT_WEIGHTS = re.compile(r"(optimizer|scheduler|scaler|training_args|rng_state.*)\.(pt|pth|bin|safetensors)")
+# Beside the weights: configurations and tokenizers.
+_BESIDE = re.compile(
+    r".*\.(json|model|tiktoken|jinja)|(tokenizer|vocab|merges|spiece|sentencepiece)[^/]*\.(txt|bpe|model)"
+)
 _SHARD = r"-\d+-of-\d+"
 _IS_SHARD = re.compile(rf".*{_SHARD}\.(safetensors|bin)")
 
@@ -58,6 +63,11 @@ def is_weights(name: str) -> bool:
 def is_index(name: str) -> bool:
     """Whether a file of this name says which tensors lie in which of a checkpoint's shards."""
     return name.endswith(_INDEXES)
+
+
+def is_settings(name: str) -> bool:
+    """Whether a file of this name says how a folder's model is built or reads its inputs."""
+    return _BESIDE.fullmatch(name) is not None and not is_index(name)
 
 
 def shards_beside(index: str, names: Collection[str]) -> set[str]:
@@ -131,3 +141,34 @@ def read_index(path: Path) -> dict[str, Path]:
                 "checkpoint."
             )
     return {name: path.parent / file for name, file in shards.items()}
+
+
+def weights_files(path: Path) -> tuple[Path, ...]:
+    """Returns a checkpoint's files: one, an index with its shards, or an adapter's configuration and weights.
+
+    Raises:
+        CheckpointError: There is no checkpoint, or a shard is missing.
+    """
+    file = file_of(path)
+    if is_index(file.name):
+        return (file, *dict.fromkeys(read_index(file).values()))
+    if is_adapter_folder(path):
+        return (file.parent / ADAPTER_CONFIG, file)
+    return (file,)
+
+
+def hash_of_files(files: Iterable[Path], hash_file: Callable[[Path], str]) -> str:
+    """Returns one SHA-256 for one or more files.
+
+    Of one file it is that of the file's bytes. Of several it is that of the lines that ``sha256sum`` prints
+    for them in the order of their names: each file's hash, two spaces and its name.
+
+    Args:
+        files: The files, of different names.
+        hash_file: Gives a file's SHA-256 in hexadecimal.
+    """
+    hashes = {file.name: hash_file(file) for file in files}
+    if len(hashes) == 1:
+        return next(iter(hashes.values()))
+    lines = "".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes))
+    return hashlib.sha256(lines.encode()).hexdigest()

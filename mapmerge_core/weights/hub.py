@@ -13,7 +13,7 @@ from mapmerge_core.errors import CheckpointError
 from mapmerge_core.weights.folders import (
     ADAPTER_CONFIG,
     is_adapter_folder,
-    is_index,
+    is_settings,
     main_file,
     shards_beside,
 )
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ADAPTER_CONFIG", "Download", "HubRef", "fetch", "is_adapter", "parse_source", "plan_downloads"]
 
-# Beside the weights: configurations and tokenizers.
-_BESIDE = re.compile(
-    r".*\.(json|model|tiktoken|jinja)|(tokenizer|vocab|merges|spiece|sentencepiece)[^/]*\.(txt|bpe|model)"
-)
 _URL = re.compile(r"(hf|openclip):/{1,2}(.*)", re.DOTALL)
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _REVISION = r"refs/(?:pr|convert)/[\w.-]+|[^/@]+"
@@ -227,7 +223,7 @@ def _wanted(ref: HubRef, info: ModelInfo) -> list[str]:
             f"{ref} holds no weights, or several without saying which count: add a file's name to the "
             "reference."
         )
-    beside = {name for name in here if _BESIDE.fullmatch(name) and not is_index(name)}
+    beside = {name for name in here if is_settings(name)}
     wanted = {chosen} | beside | shards_beside(chosen, here)
     return [prefix + name for name in here if name in wanted]
 

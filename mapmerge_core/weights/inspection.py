@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from mapmerge_core.weights.adapters import Adapter, LowRank, find_misfits, is_adapter, read_adapter
-from mapmerge_core.weights.checkpoints import open_state_dict, sha256, weights_files
+from mapmerge_core.weights.checkpoints import open_state_dict, sha256
 from mapmerge_core.weights.checks import Described, StateDict, describe, is_finite
+from mapmerge_core.weights.folders import weights_files
 from mapmerge_core.weights.hub import HubRef, fetch, parse_source
 from mapmerge_core.weights.streamed import adapt_lazily
 

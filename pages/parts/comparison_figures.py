@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from mapmerge_core.charts.compare import Bar, Entry, Kind, bars_info, compare_info, parallel, weighted_bars
+from mapmerge_core.charts.compare import Entry, Kind, compare_info, parallel
+from mapmerge_core.charts.compare_bars import Bar, bars_info, weighted_bars
 from mapmerge_core.charts.compare_fronts import fronts
 from pages.parts import shell
 
@@ -69,7 +70,7 @@ def preferences(comparison: Comparison, chosen: Row | None, *, normalise: bool) 
     ]
     info = bars_info(
         bars,
-        comparison.metrics,
+        comparison.weighed,
         comparison.own_weighted(normalise),
         normalise=normalise,
         chosen=chosen.key if chosen else None,
@@ -85,14 +86,24 @@ def preferences(comparison: Comparison, chosen: Row | None, *, normalise: bool) 
             theme=None,
             config={"displayModeBar": False},
         )
-        down = "" if all(comparison.maximize) else "What goes down counts negatively: more is better. "
-        st.caption(
-            f"The tasks' metrics weighed by your preference, with 90% intervals. {down}Dotted: every task "
-            "by its own model."
-        )
+        st.caption(said(comparison))
     with right:
         st.subheader(f"Over {len(comparison.preferences)} preferences", anchor=False)
         wins(comparison)
+
+
+def said(comparison: Comparison) -> str:
+    """What the bars are."""
+    sentences = ["The tasks' metrics weighed by your preference, with 90% intervals."]
+    if not comparison.has_intervals:
+        sentences = [
+            "The tasks' metrics weighed by your preference. 90% intervals are known for accuracies only."
+        ]
+    if comparison.falls:
+        sentences.append("Less is better.")
+    elif not all(metric.maximize for metric in comparison.weighed):
+        sentences.append("What goes down counts negatively: more is better.")
+    return " ".join([*sentences, "Dotted: every task by its own model."])
 
 
 def wins(comparison: Comparison) -> None:

@@ -108,15 +108,14 @@ def show(table: pd.DataFrame, tasks: list[str], comparison: Comparison, *, norma
     percents = {
         task: normalise or metric.is_share for task, metric in zip(tasks, comparison.metrics, strict=True)
     }
-    percents |= dict.fromkeys(("mean", "worst", "preference"), all(percents.values()))
+    percents |= dict.fromkeys(("mean", "worst"), all(percents.values()))
+    percents["preference"] = normalise or all(metric.is_share for metric in comparison.weighed)
     frame = table.drop(columns="MAP wins").assign(kind=table["kind"].map(KINDS))
     for name, is_percent in percents.items():
         frame[name] *= 100.0 if is_percent else 1.0
     relative = "Percent of the task's own model"
     titles = [relative if normalise else shared_title(metric) for metric in comparison.metrics]
     what = " and ".join(dict.fromkeys(titles))
-    down = not all(comparison.maximize)
-    weighed = "; what goes down counts negatively, so that more is better" if down else ""
     columns = {
         name: st.column_config.NumberColumn(
             label, format="%.1f %%" if percents[name] else "%.3f", help=help_, width=30 + 8 * len(label)
@@ -125,7 +124,7 @@ def show(table: pd.DataFrame, tasks: list[str], comparison: Comparison, *, norma
             *((task, task, title) for task, title in zip(tasks, titles, strict=True)),
             ("mean", "Mean", f"{what}, mean over tasks"),
             ("worst", "Worst", f"{what}, the worst task's"),
-            ("preference", "Preference", f"{what}, weighed by your preference{weighed}"),
+            ("preference", "Preference", f"{what}, weighed by your preference{direction(comparison)}"),
         ]
     }
     columns |= {
@@ -159,12 +158,20 @@ def show(table: pd.DataFrame, tasks: list[str], comparison: Comparison, *, norma
     )
 
 
+def direction(comparison: Comparison) -> str:
+    """What has to be said of the weighted sums where less of some metric is better."""
+    if comparison.falls:
+        return "; less is better"
+    down = not all(metric.maximize for metric in comparison.weighed)
+    return "; what goes down counts negatively, so that more is better" if down else ""
+
+
 def shaded(frame: pd.DataFrame, tasks: list[str], comparison: Comparison) -> pd.io.formats.style.Styler:
     """The frame with the best of runs and baselines shaded in each column of metrics."""
     mine = [row.kind != "reference" for row in comparison.rows]
     colour = shell.palette().sequential[2]
     upward = dict(zip(tasks, comparison.maximize, strict=True))
-    upward |= {"preference": True, "hypervolume": True}
+    upward |= {"preference": not comparison.falls, "hypervolume": True}
     if len(set(comparison.maximize)) == 1:
         upward |= dict.fromkeys(("mean", "worst"), comparison.maximize[0])
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.tasks.families import family_info
+from mapmerge_core.studies.checking import unreadable_images
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.spec import StudySpec, TaskSpec
+    from mapmerge_core.studies.spec import StudySpec
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Diagnosis:
 
 def diagnose(spec: StudySpec) -> Diagnosis:
     """Looks at each model and dataset by itself; what can't be read at all is left to the check's error."""
-    corrupt = tuple(task.name for task in spec.tasks if _has_corrupt_images(spec, task))
+    corrupt = tuple(unreadable_images(spec))
     return Diagnosis(() if corrupt else _problems(spec), corrupt)
 
 
@@ -46,20 +46,3 @@ def _problems(spec: StudySpec) -> tuple[tuple[str, str], ...]:
         for report in reports
         for line in (*report.problems, *(f"holds NaN or infinity in '{key}'" for key in report.not_finite))
     )
-
-
-def _has_corrupt_images(spec: StudySpec, task: TaskSpec) -> bool:
-    from mapmerge_core.tasks.datasets import open_images  # noqa: PLC0415 - large for some formats
-
-    if task.data is None or task.data.skip_corrupt or family_info(spec.family).examples != "images":
-        return False
-    try:
-        dataset = open_images(task.data, check=False)
-    except (MapMergeError, OSError):
-        return False
-    try:
-        for split in ("val", "test"):
-            dataset.check(split)
-    except (MapMergeError, OSError):
-        return True
-    return False

@@ -15,7 +15,7 @@ from mapmerge_core.studies.proposing import Proposal, propose
 from mapmerge_core.studies.spec import StudySpec, TaskSpec
 from mapmerge_core.tasks.data_source import DataSource
 from mapmerge_core.tasks.families import FAMILIES, family_info
-from mapmerge_core.tasks.metric import LOSS, METRICS, PERPLEXITY, Metric
+from mapmerge_core.tasks.metric import METRICS, Metric
 from mapmerge_core.weights.hub import HubRef, parse_source
 from pages.parts import shell
 
@@ -25,13 +25,6 @@ if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
     from mapmerge_core.tasks.families import FamilyInfo
-
-METRICS_OF = {
-    "texts": (LOSS, PERPLEXITY),
-    "images": tuple(metric for metric in METRICS.values() if metric != PERPLEXITY),
-    None: tuple(METRICS.values()),
-}
-"""What a family can be measured by, by its examples."""
 
 
 @dataclass(frozen=True)
@@ -208,8 +201,8 @@ def table(
     """One row a fine-tuned model; those that are to be merged."""
     known = {held.name(task.checkpoint): task for task in held.proposal.tasks}
     names = [name for name in dict.fromkeys([*known, *held.models, *others]) if name != pretrained]
-    metrics = METRICS_OF[info.examples if info else None]
-    usual = (info.metric if info else None) or metrics[0]
+    metrics = (info.metrics if info else ()) or tuple(METRICS.values())
+    usual = metrics[0]
     frame = pd.DataFrame(
         {
             "use": True,

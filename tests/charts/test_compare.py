@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
-from mapmerge_core.charts.compare import (
-    Bar,
-    CompareInfo,
-    Entry,
-    bars_info,
-    compare_info,
-    looks,
-    parallel,
-    weighted_bars,
-)
+from mapmerge_core.charts.compare import CompareInfo, Entry, compare_info, looks, parallel
 from mapmerge_core.charts.compare_fronts import fronts, label_places
 from mapmerge_core.charts.palette import DARK, LIGHT
-from mapmerge_core.tasks.metric import ACCURACY, Metric
+from mapmerge_core.tasks.metric import ACCURACY, LOSS, Metric
 
 TWO = ("MNIST", "Emoji")
 SINGLE = np.array([0.8, 0.5])
@@ -68,10 +61,45 @@ def test_metrics_without_bounds_keep_their_unit_unless_normalised() -> None:
     loss = Metric("loss", maximize=False, low=0.0)
     absolute = compare_info(TWO, (loss,) * 2, entries(), SINGLE, normalise=False)
     np.testing.assert_allclose(absolute.entries[0].values, FRONT[0])
-    assert (absolute.titles[0], absolute.unit) == ("Loss on MNIST", "")
+    assert (absolute.titles[0], absolute.shared) == ("Loss on MNIST", "Loss")
     shares = compare_info(TWO, (loss,) * 2, entries(), SINGLE, normalise=True)
     np.testing.assert_allclose(shares.entries[0].values, [75, 60])
-    assert shares.unit == "%"
+    assert shares.notations[0].text(75.0) == "75.0%"
+    assert shares.shared == "% of each task's own model<br>lower = better"
+
+
+def hover_at(trace, index: int) -> str:
+    """A trace's hover at one of its points, as Plotly fills it in."""
+    values = {name: None if trace[name] is None else trace[name][index] for name in ("x", "y", "text")}
+
+    def fill(found: re.Match) -> str:
+        name, _, form = found[1].partition(":")
+        return format(values[name], form)
+
+    return re.sub(r"%\{(.*?)\}", fill, trace.hovertemplate)
+
+
+def test_each_task_has_its_own_digits_and_unit() -> None:
+    mixed = compare_info(TWO, (ACCURACY, LOSS), entries(), SINGLE, normalise=False)
+    assert mixed.titles == ("Accuracy on MNIST (%)", "Loss on Emoji")
+    (soup,) = traces_named(fronts(mixed, LIGHT), "Model soup")
+    assert hover_at(soup, 0) == "<b>Model soup</b><br>MNIST 50.0%<br>Emoji 0.250<extra></extra>"
+
+
+def test_on_one_axis_metrics_without_a_common_unit_are_percent_of_own_models() -> None:
+    mixed = compare_info(TWO, (ACCURACY, LOSS), entries(), SINGLE, normalise=False)
+    figure = parallel(mixed, LIGHT)
+    (soup,) = traces_named(figure, "Model soup")
+    np.testing.assert_allclose(soup.y, [100 * 0.5 / 0.8, 100 * 0.25 / 0.5])
+    assert hover_at(soup, 0) == "<b>Model soup</b>  50.0%<extra></extra>"
+    assert hover_at(soup, 1) == "<b>Model soup</b>  0.250<extra></extra>"
+    np.testing.assert_allclose(traces_named(figure, "Own models")[0].y, [100, 100])
+    assert list(traces_named(figure, "Own models")[0].text) == ["80.0%", "0.500"]
+    assert figure.layout.yaxis.title.text == "% of each task's own model<br>lower = better for loss"
+    unknown = compare_info(TWO, (ACCURACY, LOSS), entries(), np.array([0.8, np.nan]), normalise=False)
+    (soup,) = traces_named(parallel(unknown, LIGHT), "Model soup")
+    np.testing.assert_allclose(soup.y, [50, 0.25])
+    assert parallel(unknown, LIGHT).layout.yaxis.title.text == "Metric, each in its own unit"
 
 
 def test_two_tasks_show_the_front_from_left_to_right_and_the_model_for_the_preference() -> None:
@@ -148,50 +176,3 @@ def test_labels_cover_neither_each_other_nor_points() -> None:
     edge = label_places(["a long name"], frame[1:], frame, size=(400, 300))
     assert edge == ["middle left"]
     assert label_places([], NONE, NONE, size=(400, 300)) == []
-
-
-def bars() -> list[Bar]:
-    return [
-        Bar("soup", "Model soup", "baseline", 0.5, 0.48, 0.52),
-        Bar("run-1", "MAP", "run", 0.7, 0.65, 0.74),
-        Bar("ties", "TIES", "baseline", float("nan"), float("nan"), float("nan")),
-    ]
-
-
-def test_bars_are_sorted_and_carry_their_intervals() -> None:
-    found = bars_info(bars(), (ACCURACY,) * 2, 0.9, normalise=False)
-    assert [bar.name for bar in found.bars] == ["MAP", "Model soup"]
-    assert found.title == "Weighted accuracy (%)"
-    figure = weighted_bars(found, LIGHT)
-    # Plotly draws the first at the bottom.
-    assert list(figure.data[0].y) == ["Model soup", "MAP"]
-    np.testing.assert_allclose(figure.data[0].x, [50, 70])
-    np.testing.assert_allclose(figure.data[0].error_x.array, [2, 4])
-    np.testing.assert_allclose(figure.data[0].error_x.arrayminus, [2, 5])
-    assert figure.layout.shapes[0].x0 == pytest.approx(90)
-    assert figure.layout.xaxis.range[0] == 0
-
-
-def test_bars_without_an_interval_have_the_axis_and_the_label_without() -> None:
-    found = bars_info(
-        [Bar("a", "A", "run", 2.0, *[float("nan")] * 2), *bars()[:1]], (ACCURACY,) * 2, 0.9, normalise=True
-    )
-    figure = weighted_bars(found, LIGHT)
-    np.testing.assert_allclose(figure.layout.xaxis.range, [0, 206])
-    assert list(figure.data[0].customdata) == ["<br>90% interval 48.0–52.0%", ""]
-
-
-def test_bars_without_single_task_models_have_no_line_and_losses_are_no_percent() -> None:
-    loss = Metric("loss", maximize=False, low=0.0)
-    # Sums of metrics that go down are negative, and the highest is the best.
-    down = [Bar("a", "A", "run", -2.0, -2.1, -1.9), Bar("b", "B", "run", -1.0, -1.1, -0.9)]
-    found = bars_info(down, (loss,) * 2, float("nan"), normalise=False)
-    assert [bar.name for bar in found.bars] == ["B", "A"]
-    assert (found.unit, found.title) == ("", "Weighted loss")
-    figure = weighted_bars(found, LIGHT)
-    assert not figure.layout.shapes
-    assert figure.layout.xaxis.range[0] < -2.1
-    assert figure.layout.xaxis.range[1] == 0
-    shares = bars_info(bars(), (ACCURACY,) * 2, 1.0, normalise=True, chosen="soup")
-    assert shares.title == "Weighted share of own models (%)"
-    assert LIGHT.pick in weighted_bars(shares, LIGHT).data[0].marker.color

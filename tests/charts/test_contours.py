@@ -8,7 +8,7 @@ import pytest
 from mapmerge_core.charts.contours import GRID, contours, near_plane, plane_info, plane_points
 from mapmerge_core.charts.palette import DARK
 from mapmerge_core.search.surrogate import QuadraticSurrogate
-from mapmerge_core.tasks.metric import ACCURACY
+from mapmerge_core.tasks.metric import ACCURACY, LOSS
 
 
 def metric(C: np.ndarray) -> np.ndarray:
@@ -79,3 +79,13 @@ def test_the_figure_has_one_colour_axis_for_both_sides_in_percent() -> None:
     assert len(fronts) == 2
     np.testing.assert_allclose(fronts[0].x, C[:5, 0])
     assert figure.layout.coloraxis.colorbar.title.text == "Accuracy on A (%)"
+
+
+def test_hovers_of_losses_have_three_digits() -> None:
+    C = np.random.default_rng(1).uniform(size=(20, 2))
+    through = np.array([0.5, 0.5])
+    for kind, value in ((ACCURACY, ":.1f}%<"), (LOSS, ":.3f}<")):
+        info = plane_info(0, ("A", "B"), kind, None, C, metric(C), through=through, low=0.0, high=1.0)
+        surface, points = contours(info, DARK).data
+        assert "%{z" + value in surface.hovertemplate
+        assert "%{customdata" + value in points.hovertemplate

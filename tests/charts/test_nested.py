@@ -9,7 +9,7 @@ from mapmerge_core.charts.nested import tree_figure, tree_info
 from mapmerge_core.charts.palette import LIGHT
 from mapmerge_core.methods.nested import NestedMAP
 from mapmerge_core.methods.tree import Pair
-from mapmerge_core.tasks.metric import ACCURACY
+from mapmerge_core.tasks.metric import ACCURACY, LOSS
 
 NAMES = ("MNIST", "Emoji", "Flags", "Street", "Letters")
 
@@ -89,3 +89,14 @@ def test_two_tasks_are_one_panel() -> None:
     chosen = next(trace for trace in figure.data if trace.name == "Chosen")
     assert chosen.x[0] == pytest.approx(100 * tree.predicted[0])
     assert f"{tree.point[0]:.2f} of MNIST" in chosen.hovertemplate
+
+
+def test_each_side_has_the_unit_of_its_own_tasks() -> None:
+    tree = merge(3, order=NAMES[:3])
+    info = tree_info(tree, NAMES[:3], (ACCURACY, ACCURACY, LOSS))
+    np.testing.assert_allclose(info.panels[0].chosen, 100 * tree.left.predicted)
+    last = info.panels[1]
+    np.testing.assert_allclose(last.chosen, [100 * tree.predicted[:2].mean(), tree.predicted[2]])
+    np.testing.assert_allclose(last.front[:, 1], tree.front.predicted[:, 2])
+    hovers = [trace.hovertemplate for trace in tree_figure(info, LIGHT).data if trace.xaxis == "x2"]
+    assert all("%{x:.1f}%<br>Flags %{y:.3f}" in hover for hover in hovers)

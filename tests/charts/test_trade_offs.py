@@ -12,9 +12,9 @@ from mapmerge_core.charts.trade_offs import (
     front_info,
     front_parallel,
     front_scatter,
-    own_values,
+    own_metrics,
 )
-from mapmerge_core.tasks.metric import ACCURACY, Metric
+from mapmerge_core.tasks.metric import ACCURACY, LOSS, Metric
 
 TASKS = ("MNIST", "Emoji", "Flags")
 METRICS = (ACCURACY,) * 3
@@ -82,11 +82,11 @@ def test_parallel_lines_hold_every_model_once_and_know_their_rows() -> None:
 
 def test_parallel_shows_each_task_under_its_own_model() -> None:
     info = front_info(TASKS, METRICS, C, PREDICTED, spots=spots())
-    np.testing.assert_allclose(own_values(info), [90, 80, 70])
+    np.testing.assert_allclose(own_metrics(info), [0.9, 0.8, 0.7])
     figure = front_parallel(info, LIGHT)
     own = next(trace for trace in figure.data if trace.name == "Each task's own model")
     np.testing.assert_allclose(own.y, [90, 80, 70])
-    assert own_values(front_info(TASKS, METRICS, C, PREDICTED, spots=spots()[:3])) is None
+    assert own_metrics(front_info(TASKS, METRICS, C, PREDICTED, spots=spots()[:3])) is None
 
 
 def test_colour_bins_are_equally_wide() -> None:
@@ -99,3 +99,28 @@ def test_metrics_without_bounds_are_not_percent() -> None:
     figure = front_scatter(front_info(TASKS, (loss,) * 3, C, PREDICTED), LIGHT)
     np.testing.assert_allclose(figure.data[0].x, PREDICTED[:, 0])
     assert figure.layout.xaxis.title.text == "Loss on MNIST"
+
+
+def test_parallel_lines_of_mixed_metrics_are_percent_of_own_models_with_their_own_hovers() -> None:
+    metrics = (ACCURACY, LOSS, ACCURACY)
+    figure = front_parallel(front_info(TASKS, metrics, C, PREDICTED, spots=spots()), LIGHT)
+    assert figure.layout.yaxis.title.text == "% of each task's own model<br>lower = better for loss"
+    pick = next(trace for trace in figure.data if trace.name == "Pick, with 90% interval")
+    np.testing.assert_allclose(pick.y, 100 * PREDICTED[1] / [0.9, 0.8, 0.7])
+    np.testing.assert_allclose(pick.error_y.array, 100 * 0.03 / np.array([0.9, 0.8, 0.7]))
+    assert list(pick.text) == ["70.0%", "0.800", "40.0%"]
+    own = next(trace for trace in figure.data if trace.name == "Each task's own model")
+    np.testing.assert_allclose(own.y, [100, 100, 100])
+    hovers = {int(row): list(trace.text) for trace in figure.data[:4] for row in trace.customdata[:1]}
+    for row, texts in hovers.items():
+        assert texts[:2] == [f"{100 * PREDICTED[row, 0]:.1f}%", f"{PREDICTED[row, 1]:.3f}"]
+    alone = front_parallel(front_info(TASKS, metrics, C, PREDICTED), LIGHT)
+    assert alone.layout.yaxis.title.text == "Metric, each in its own unit"
+
+
+def test_parallel_losses_are_drawn_as_they_are() -> None:
+    figure = front_parallel(front_info(TASKS, (LOSS,) * 3, C, PREDICTED, spots=spots()), LIGHT)
+    assert figure.layout.yaxis.title.text == "Loss"
+    pick = next(trace for trace in figure.data if trace.name == "Pick, with 90% interval")
+    np.testing.assert_allclose(pick.y, PREDICTED[1])
+    assert pick.text[0] == "0.700"

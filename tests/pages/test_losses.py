@@ -161,14 +161,19 @@ def test_compare_shades_the_lowest_loss(visit: Callable[..., AppTest], home: Pat
     frame = table.value
     soup = next(row for row, model in enumerate(frame["model"]) if "soup" in model)
     assert frame["mean"][soup] == pytest.approx(2.8)
-    assert frame["preference"][soup] == pytest.approx(-2.8)
+    assert frame["preference"][soup] == pytest.approx(2.8)
     styles = table.proto.arrow_data.styler.styles
     shaded = set(re.findall(r"row(\d+)_col(\d+)", styles.split("background-color")[0]))
     columns = [list(frame.columns).index(name) for name in (*TASKS, "mean", "worst", "preference")]
     assert {(str(soup), str(column)) for column in columns} <= shaded
     assert {row for row, _ in shaded} == {str(soup)}
     weighed = json.loads(table.proto.columns)["preference"]["help"]
-    assert "more is better" in weighed
+    assert "less is better" in weighed
+    captions = " ".join(found.value for found in app.caption)
+    assert "90% intervals are known for accuracies only. Less is better." in captions
+    (bars,) = [figure for figure in figures(app) if figure["data"][0]["type"] == "bar"]
+    assert bars["layout"]["xaxis"]["title"]["text"] == "Weighted loss, lower = better"
+    assert "2.800" in bars["data"][0]["text"]
 
 
 def test_nested_map_starts_from_a_rule_for_losses(visit: Callable[..., AppTest], study: StudyRow) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mapmerge_core.errors import CheckpointError, DatasetError
-from mapmerge_core.studies.checking import check_spec
+from mapmerge_core.studies.checking import check_spec, unreadable_images
 from tests.tiny import ARCHITECTURE
 
 if TYPE_CHECKING:
@@ -82,3 +84,32 @@ def test_an_empty_dataset(tmp_path: Path, spec: StudySpec) -> None:
     np.savez(tmp_path / "empty.npz", **arrays)
     with pytest.raises(DatasetError, match=r"empty\.npz: the split 'test' is empty"):
         check_spec(with_changed(spec, data=DataSource(path=tmp_path / "empty.npz")))
+
+
+def folder_of_images(folder: Path, broken: int) -> DataSource:
+    """Eight images of each of two classes and splits, the first ``broken`` validation images cut off."""
+    for split in ("val", "test"):
+        for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(8):
+                Image.new("RGB", (16, 16), colour).save(folder / split / name / f"{number}.png")
+    for path in sorted((folder / "val").rglob("*.png"))[:broken]:
+        path.write_bytes(path.read_bytes()[:40])
+    return DataSource(path=folder)
+
+
+def test_unreadable_images_are_named_by_task(
+    tmp_path: Path, spec: StudySpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAPMERGE_HOME", str(tmp_path / "home"))
+    assert unreadable_images(spec) == {}
+    some = with_changed(spec, data=folder_of_images(tmp_path / "some", broken=2))
+    (task, names), *others = unreadable_images(some).items()
+    assert (task, others) == ("Stripes", [])
+    assert [name.replace("\\", "/").removeprefix("val/") for name in names] == ["blue/0.png", "blue/1.png"]
+    agreed = with_changed(spec, data=replace(some.tasks[1].data, skip_corrupt=True))
+    assert unreadable_images(agreed) == {}
+    # Neither of these could be used without some images.
+    assert unreadable_images(with_changed(spec, data=folder_of_images(tmp_path / "all", broken=16))) == {}
+    shutil.rmtree(tmp_path / "some")
+    assert unreadable_images(some) == {}

@@ -22,7 +22,7 @@ from mapmerge_core.studies.runner import execute_run
 from mapmerge_core.studies.settings import RunSettings
 from mapmerge_core.studies.siblings import sibling
 from mapmerge_core.studies.spec import Transform
-from mapmerge_core.tasks.metric import ACCURACY, Metric, Outcome
+from mapmerge_core.tasks.metric import ACCURACY, LOSS, Outcome
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -179,15 +179,35 @@ def test_the_weighted_sum_has_binomial_intervals(store: Store, study: StudyRow):
 def test_the_weighted_sum_of_losses_has_no_interval(store: Store, study: StudyRow):
     done_run(store, study)
     put_everything(store, study)
-    loss = Metric("loss", maximize=False, low=0.0)
-    mixed = replace(compare(store, study.id), metrics=(ACCURACY, loss), weights=np.array([0.25, 0.75]))
+    mixed = replace(compare(store, study.id), metrics=(ACCURACY, LOSS), weights=np.array([0.25, 0.75]))
     row = replace(mixed.row("pretrained"), metrics=np.array([0.4, 3.0]))
     value, *ends = mixed.weighted(row)
     assert value == pytest.approx(0.25 * 0.4 - 0.75 * 3.0)
     assert np.isnan(ends).all()
     half = 1.6448536 * sqrt(0.4 * 0.6 / 50)
-    alone = replace(mixed, weights=np.array([1.0, 0.0])).weighted(row)
-    assert alone == pytest.approx((0.4, 0.4 - half, 0.4 + half))
+    alone = replace(mixed, weights=np.array([1.0, 0.0]))
+    assert alone.weighted(row) == pytest.approx((0.4, 0.4 - half, 0.4 + half))
+    assert (mixed.has_intervals, alone.has_intervals) == (False, True)
+    # A person's own function gives one number for a whole split, of which nothing is known.
+    single_number = replace(alone, n_test=np.array([1.0, 50.0]))
+    assert np.isnan(single_number.weighted(row)[1:]).all()
+    assert not single_number.has_intervals
+
+
+def test_weighted_losses_are_read_as_they_are_where_nothing_else_is_weighed(store: Store, study: StudyRow):
+    put_everything(store, study)
+    comparison = compare(store, study.id)
+    own = comparison.row("pretrained").metrics  # 0.4 and 0.3
+
+    def preference(metrics: tuple, weights: list[float]) -> float:
+        changed = replace(comparison, metrics=metrics, weights=np.array(weights))
+        return to_table(changed).set_index("model").loc["Pre-trained", "preference"]
+
+    assert preference((LOSS, LOSS), [0.25, 0.75]) == pytest.approx(0.25 * own[0] + 0.75 * own[1])
+    assert preference((ACCURACY, LOSS), [0.25, 0.75]) == pytest.approx(0.25 * own[0] - 0.75 * own[1])
+    assert preference((ACCURACY, LOSS), [0.0, 1.0]) == pytest.approx(own[1])
+    only = replace(comparison, metrics=(ACCURACY, LOSS), weights=np.array([0.0, 1.0]))
+    assert (only.weighed, only.falls) == ((LOSS,), True)
 
 
 def test_hypervolumes_are_shares_of_the_single_task_models(store: Store, study: StudyRow):

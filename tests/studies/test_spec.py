@@ -131,6 +131,33 @@ def test_sources_are_hashed_and_a_changed_file_is_named(tmp_path: Path):
         check_sources(sources)
 
 
+def test_folders_are_hashed_by_what_evaluations_depend_on(tmp_path: Path):
+    make_spec(tmp_path, "A", "B")
+    model, images = tmp_path / "model", tmp_path / "images" / "val" / "cat"
+    model.mkdir()
+    images.mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(b"weights")
+    (model / "config.json").write_text("{}")
+    (model / "README.md").write_text("about")
+    (images / "1.png").write_bytes(b"one")
+    data = DataSource(path=tmp_path / "images")
+    tasks = tuple(TaskSpec(name, tmp_path / f"{name}.pt", data) for name in "AB")
+    sources = read_sources(StudySpec(family="clip_transformers", pretrained=model, tasks=tasks))
+    by_role = {source.role: source for source in sources}
+    assert next(iter(by_role)) == "pretrained"
+    # What `inspect` prints, and what `sha256sum` does.
+    assert by_role["pretrained"].sha256 == hashlib.sha256(b"weights").hexdigest()
+    assert by_role["A data"].n_bytes == 3
+    (model / "README.md").write_text("more about it")
+    check_sources(sources)
+    for file in (model / "config.json", images / "2.png", model / "model.safetensors"):
+        before = file.read_bytes() if file.exists() else None
+        file.write_bytes(b"changed")
+        with pytest.raises(StudyError, match="has changed since this study was created"):
+            check_sources(sources)
+        file.unlink() if before is None else file.write_bytes(before)
+
+
 def test_a_missing_file_is_named(tmp_path: Path):
     spec = make_spec(tmp_path, "A", "B")
     (tmp_path / "A.npz").unlink()

@@ -461,6 +461,6 @@ def test_run_says_what_it_would_download_first(tmp_path, command, monkeypatch):
 
 def test_a_folder_with_neither_is_one_sentence(tmp_path, command):
     _, err = command("run", tmp_path, code=2)
-    assert "has no manifest.json" in err
+    assert "doesn't say all that a study needs" in err
     _, err = command("run", tmp_path / "no.yaml", code=2)
     assert err.endswith("no.yaml can't be read: No such file or directory.\n")

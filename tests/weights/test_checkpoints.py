@@ -23,8 +23,8 @@ from mapmerge_core.weights.checkpoints import (
     open_state_dict,
     read_state_dict,
     sha256,
-    weights_files,
 )
+from mapmerge_core.weights.folders import weights_files
 
 if TYPE_CHECKING:
     from pathlib import Path

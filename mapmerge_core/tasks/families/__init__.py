@@ -8,7 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.tasks.metric import ACCURACY, LOSS, Metric
+from mapmerge_core.tasks.metric import (
+    ACCURACY,
+    F1,
+    LOSS,
+    MEAN_CLASS_ACCURACY,
+    PERPLEXITY,
+    TOP5_ACCURACY,
+    Metric,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +34,7 @@ class FamilyInfo:
         title: What people call it.
         place: ``module:class``.
         examples: What its datasets hold; None for a person's own, which brings its own data.
-        metric: What is measured unless a study says otherwise; None where a study must say.
+        metrics: What it can measure, the usual one first; empty for a person's own, which says itself.
         needs_architecture: Whether a study names one: otherwise the pre-trained model's folder tells.
         gives_logits: See ``Family.gives_logits``.
     """
@@ -34,17 +42,24 @@ class FamilyInfo:
     title: str
     place: str
     examples: Literal["images", "texts"] | None
-    metric: Metric | None
+    metrics: tuple[Metric, ...]
     needs_architecture: bool = False
     gives_logits: bool = False
 
+    @property
+    def metric(self) -> Metric | None:
+        """What is measured unless a study says otherwise; None where a study must say."""
+        return self.metrics[0] if self.metrics else None
+
+
+_OF_IMAGES = (ACCURACY, TOP5_ACCURACY, MEAN_CLASS_ACCURACY, F1, LOSS)
 
 FAMILIES: Mapping[str, FamilyInfo] = {
     "clip": FamilyInfo(
         "CLIP zero-shot (open_clip)",
         "mapmerge_core.tasks.families.clip:ClipZeroShot",
         "images",
-        ACCURACY,
+        _OF_IMAGES,
         needs_architecture=True,
         gives_logits=True,
     ),
@@ -52,21 +67,21 @@ FAMILIES: Mapping[str, FamilyInfo] = {
         "CLIP zero-shot (transformers)",
         "mapmerge_core.tasks.families.clip_transformers:TransformersClip",
         "images",
-        ACCURACY,
+        _OF_IMAGES,
         gives_logits=True,
     ),
     "classifier": FamilyInfo(
         "Classifier with heads (timm)",
         "mapmerge_core.tasks.families.classifier:ClassifierWithHeads",
         "images",
-        ACCURACY,
+        _OF_IMAGES,
         needs_architecture=True,
     ),
     "language": FamilyInfo(
         "Causal language model (transformers)",
         "mapmerge_core.tasks.families.language:CausalLanguageModel",
         "texts",
-        LOSS,
+        (LOSS, PERPLEXITY),
     ),
 }
 
@@ -82,7 +97,7 @@ def family_info(name: str) -> FamilyInfo:
     if name in FAMILIES:
         return FAMILIES[name]
     if _PLACE.fullmatch(name):
-        return FamilyInfo(name, name, None, None)
+        return FamilyInfo(name, name, None, ())
     raise MapMergeError(
         f"There is no family of models '{name}': choose {', '.join(FAMILIES)}, or name your own as "
         "module:function."
