@@ -6,6 +6,7 @@ import re
 import unicodedata
 from dataclasses import asdict, replace
 from datetime import UTC
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from mapmerge_core.studies.sources import check_sources, weights_of_sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from torch import Tensor
 
@@ -116,9 +116,12 @@ def _extras(
 
 
 def _like(study: StudyRow) -> Path | None:
-    """The pre-trained model's folder, if it is one that a library of models loads as such."""
+    """The pre-trained model's folder, or its configuration, if a library of models loads such folders."""
+    if study.spec.family == "clip":
+        config = Path(study.spec.architecture)
+        return config if config.name == "open_clip_config.json" else None
     folder = weights_of_sources(study.spec, study.sources)["pretrained"]
-    return folder if (folder / "config.json").is_file() and study.spec.family != "clip" else None
+    return folder if (folder / "config.json").is_file() else None
 
 
 def exported_baseline(store: Store, baseline_id: int) -> Path | None:

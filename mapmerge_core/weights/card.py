@@ -206,6 +206,8 @@ def _loading(recipe: Recipe, facts: Facts) -> tuple[list[str], list[str]]:
     path = facts.model
     if facts.config:
         folder = path.parent.name
+        if "model_cfg" in facts.config:
+            return _loading_in_open_clip(f"local-dir:{folder}", "")
         if isinstance(facts.config.get("architecture"), str):
             return _loading_in_timm(folder, has_heads=bool(facts.extra))
         return _loading_in_transformers(facts, folder)
@@ -217,11 +219,15 @@ def _loading(recipe: Recipe, facts: Facts) -> tuple[list[str], list[str]]:
         ]
     name = Path(facts.architecture).stem if facts.architecture else recipe.architecture
     register = [f'open_clip.add_model_config("{facts.architecture}")'] if facts.architecture else []
+    return _loading_in_open_clip(name, f', pretrained="{path.name}"', *register)
+
+
+def _loading_in_open_clip(name: str, weights: str, *register: str) -> tuple[list[str], list[str]]:
     return ["library_name: open_clip", "pipeline_tag: zero-shot-image-classification"], [
         "import open_clip",
         "",
         *register,
-        f'model, _, preprocess = open_clip.create_model_and_transforms("{name}", pretrained="{path.name}")',
+        f'model, _, preprocess = open_clip.create_model_and_transforms("{name}"{weights})',
         f'tokenizer = open_clip.get_tokenizer("{name}")',
         "model.eval()",
     ]

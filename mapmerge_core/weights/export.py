@@ -175,8 +175,9 @@ def save_model(
             folder to write, or ``model.safetensors`` in it.
         merged: A state dict, as `TaskVectors.merge` gives it.
         recipe: What is known about the merge.
-        like: The pre-trained model's folder, if it is one of transformers or timm: the export becomes such a
-            folder, with copies of its configuration and tokenizer, that its library loads.
+        like: The pre-trained model's folder, if it is one of transformers or timm, or the configuration of
+            one of open_clip: the export becomes such a folder, with copies of its configuration and
+            tokenizer, that its library loads.
         extra: Other tensors to write, such as heads: ``<stem>.<name>.safetensors`` beside a file,
             ``<name>.safetensors`` in a folder.
 

@@ -13,7 +13,7 @@ from mapmerge_core.errors import CheckpointError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin")
 ADAPTER_CONFIG = "adapter_config.json"
 
 _ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 # The weights' name in a folder of transformers or timm.
 _MODEL = "model.safetensors"
-# What is copied from the pre-trained model's folder: what loading needs, but never weights or programs.
+# What is copied from the pre-trained model's folder beside its configuration: what loading needs, but never
+# weights or programs.
 _COPIED = (
-    "config.json",
     "generation_config.json",
     "tokenizer*",
     "vocab*",
@@ -38,8 +38,8 @@ class Target:
 
     Attributes:
         model: The model's file.
-        like: The pre-trained model's folder, None for a file.
-        config: That folder's ``config.json``.
+        like: The pre-trained model's configuration, None for a file.
+        config: What it says.
     """
 
     model: Path
@@ -51,7 +51,8 @@ class Target:
         """Returns where an export to ``path`` goes.
 
         Raises:
-            ExportError: Nothing can be exported there, or ``like`` is no folder of transformers or timm.
+            ExportError: Nothing can be exported there, or ``like`` is no folder of transformers or timm, and
+                no configuration of open_clip.
         """
         if like is None:
             if path.suffix != ".safetensors":
@@ -61,13 +62,14 @@ class Target:
             if path.is_dir():
                 raise ExportError(f"{path} is a folder: choose a file name for the merged model.")
             return cls(path, None, {})
-        config = _read_config(like)
+        file = like if like.is_file() else like / "config.json"
+        config = _read_config(file)
         folder = path.parent if path.name == _MODEL else path
         if folder.is_file() or folder.suffix == ".safetensors":
             raise ExportError(f"{path} is no folder: this model is exported to a folder, as {_MODEL} in it.")
-        if folder.is_dir() and folder.samefile(like):
+        if folder.is_dir() and folder.samefile(file.parent):
             raise ExportError(f"{folder} holds the pre-trained model: export to another folder.")
-        return cls(folder / _MODEL, like, config)
+        return cls(folder / _MODEL, file, config)
 
     def beside(self, name: str) -> Path:
         """Returns where a file of the export goes: beside a file, its name begins as the model's."""
@@ -79,23 +81,21 @@ class Target:
             return []
         return sorted(
             path
-            for path in self.like.iterdir()
+            for path in self.like.parent.iterdir()
             if path.is_file()
-            and any(fnmatch(path.name, pattern) for pattern in _COPIED)
+            and any(fnmatch(path.name, pattern) for pattern in (self.like.name, *_COPIED))
             and not any(fnmatch(path.name, pattern) for pattern in _NEVER_COPIED)
         )
 
 
-def _read_config(like: Path) -> Mapping[str, Any]:
+def _read_config(file: Path) -> Mapping[str, Any]:
     try:
-        config = json.loads((like / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ExportError(
-            f"{like} holds no config.json, without which the merged model could not be loaded: give the "
-            "folder of a model of transformers or timm."
+            f"{file.parent} holds no {file.name}, without which the merged model could not be loaded: give "
+            "the folder of a model of transformers or timm."
         ) from error
     except ValueError as error:
-        raise ExportError(
-            f"{like / 'config.json'} is no JSON: repair the pre-trained model's folder."
-        ) from error
+        raise ExportError(f"{file} is no JSON: repair the pre-trained model's folder.") from error
     return config if isinstance(config, dict) else {}

@@ -64,10 +64,8 @@ def train(model, images, labels, rng, rate):
         optimizer.step()
 
 
-@pytest.fixture(scope="module")
-def zoo(tmp_path_factory):
+def build_zoo(folder):
     """A small ResNet trained on two tasks together, and fine-tuned on each with a head of its own."""
-    folder = tmp_path_factory.mktemp("resnets")
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
     data = {name: write_data(folder / f"{name}.npz", rng, name) for name in CLASSES}
@@ -83,6 +81,11 @@ def zoo(tmp_path_factory):
         train(model, *data[name], rng, 1e-3)
         save_file(model.state_dict(), folder / f"{name}.safetensors")
     return folder
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    return build_zoo(tmp_path_factory.mktemp("resnets"))
 
 
 @pytest.fixture(scope="module", autouse=True)

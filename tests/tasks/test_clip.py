@@ -115,6 +115,11 @@ def test_a_custom_text_tower(tmp_path, tiny_zoo):
     torch.testing.assert_close(head.norm(dim=0), torch.ones(3))
 
 
+def test_a_tower_alone_is_no_pretrained_model(tiny_zoo):
+    with pytest.raises(CheckpointError, match="lacks the text tower, .*: choose the whole pre-trained model"):
+        ClipZeroShot(str(tiny_zoo / "tiny-clip.json"), tiny_zoo / "Light.safetensors")
+
+
 def changed(part, **values):
     """The tiny architecture with other values in one of its parts, as JSON."""
     return json.dumps({**ARCHITECTURE, part: {**ARCHITECTURE[part], **values}})

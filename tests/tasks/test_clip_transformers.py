@@ -91,10 +91,8 @@ def fine_tune(folder, name, pixels, labels, head):
     tower.save_pretrained(folder / name)
 
 
-@pytest.fixture(scope="module")
-def zoo(tmp_path_factory):
+def build_zoo(folder):
     """A tiny CLIPModel, two fine-tuned CLIPVisionModels, and their datasets of larger images."""
-    folder = tmp_path_factory.mktemp("clip")
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
     words = tokenizer()
@@ -118,6 +116,11 @@ def zoo(tmp_path_factory):
         head = plain_head(model, processor, CLASS_NAMES[task])
         fine_tune(folder, task, pixels, torch.from_numpy(labels), head)
     return folder
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    return build_zoo(tmp_path_factory.mktemp("clip"))
 
 
 def make_evaluator(zoo, pretrained="pretrained", metric=None, precision="float32", **finetuned):

@@ -90,10 +90,8 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(scope="module")
-def zoo(tmp_path_factory):
+def build_zoo(folder):
     """A tiny Llama, fine-tuned on two kinds of text, with texts to measure it on."""
-    folder = tmp_path_factory.mktemp("language")
     rng = np.random.default_rng(0)
     texts = {task: sentences(task, 300, rng) for task in WORDS}
     tokenizer = tokenizer_of([text for some in texts.values() for text in some])
@@ -114,6 +112,11 @@ def zoo(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    return build_zoo(tmp_path_factory.mktemp("language"))
+
+
 def tasks_of(zoo, metric=LOSS):
     return [Task.from_file(task, zoo / f"{task} text", metric) for task in WORDS]
 
@@ -131,9 +134,9 @@ def evaluator(zoo):
     return make_evaluator(zoo)
 
 
-def plain_losses(model, zoo, task, split, budget=65_536, block=BLOCK):
+def plain_losses(model, zoo, task, split, budget=65_536, block=BLOCK, folder="pretrained"):
     """Each block's loss by transformers itself, and its number of predicted tokens."""
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(zoo / "pretrained")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(zoo / folder)
     stream = []
     for text in (zoo / f"{task} text" / f"{split}.txt").read_text().split("\n\n"):
         stream += [*tokenizer.encode(text), 0]

@@ -60,7 +60,13 @@ class ClipZeroShot(ImageClassifier):
         model_config, preprocess_config = _read_architecture(architecture)
         with _building("a CLIP model", architecture):
             self.model = _build(model_config)
-        load_exactly(self.model, read_state_dict(pretrained), pretrained, architecture)
+        weights = read_state_dict(pretrained)
+        if not any("token_embedding" in name or name.startswith("text.") for name in weights):
+            raise CheckpointError(
+                f"{pretrained} lacks the text tower, without which there are no heads: choose the whole "
+                "pre-trained model, such as openclip://ViT-B-32-quickgelu/openai."
+            )
+        load_exactly(self.model, weights, pretrained, architecture)
         self.model.eval().requires_grad_(requires_grad=False)
         with _building("a tokenizer", architecture):
             self._tokenizer = _tokenizer(model_config["text_cfg"], self.model.context_length)
