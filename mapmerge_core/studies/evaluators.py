@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import torch
+
     from mapmerge_core.studies.rows import StudyRow
     from mapmerge_core.studies.spec import StudySpec, Transform
     from mapmerge_core.tasks.evaluator import Evaluator
@@ -20,24 +22,31 @@ if TYPE_CHECKING:
     from mapmerge_core.weights.streamed import Vectors
 
 
-def read_vectors(study: StudyRow, *, on_disk: bool | None = None) -> Vectors:
+def read_vectors(
+    study: StudyRow, *, on_disk: bool | None = None, device: torch.device | str = "cpu"
+) -> Vectors:
     """Reads a study's task vectors and transforms them where the study says so; always on the CPU.
 
     Args:
         study: The study.
-        on_disk: As for `open_vectors`; merges have the same bits either way.
+        on_disk: As for `open_vectors`; merges on a CPU have the same bits either way.
+        device: Where they will be merged.
 
     Raises:
         CheckpointError: where a checkpoint can't be read or doesn't fit.
         MapMergeError: where task vectors that stay on disk would have to be transformed.
     """
     weights = weights_of_sources(study.spec, study.sources)
-    vectors = open_study_vectors(study.spec, weights, on_disk=on_disk)
+    vectors = open_study_vectors(study.spec, weights, on_disk=on_disk, device=device)
     return _transformed(vectors, study.spec.transform)
 
 
 def open_study_vectors(
-    spec: StudySpec, weights: Mapping[str, Path], *, on_disk: bool | None = None
+    spec: StudySpec,
+    weights: Mapping[str, Path],
+    *,
+    on_disk: bool | None = None,
+    device: torch.device | str = "cpu",
 ) -> Vectors:
     """A study's task vectors as they are.
 
@@ -45,6 +54,7 @@ def open_study_vectors(
         spec: The study.
         weights: Where each model's weights lie, by role (see ``StudySpec.weights``).
         on_disk: As for `open_vectors`.
+        device: Where they will be merged.
 
     Raises:
         CheckpointError: where a checkpoint can't be read or doesn't fit.
@@ -59,6 +69,7 @@ def open_study_vectors(
         part=family.part,
         without=family.left_out(spec.architecture, pretrained),
         on_disk=on_disk,
+        device=device,
     )
 
 
@@ -88,12 +99,16 @@ def load_evaluator(study: StudyRow, device: str = "auto", precision: str = "auto
     try:
         family = load_family(study.spec, weights_of_sources(study.spec, study.sources)["pretrained"])
         return Evaluator(
-            family, read_vectors(study), tasks_of(study.spec), device=chosen, precision=precision
+            family,
+            read_vectors(study, device=chosen),
+            tasks_of(study.spec),
+            device=chosen,
+            precision=precision,
         )
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise StudyError(
-            f"The models of '{study.name}' don't fit into the memory of {chosen}: merge fewer tasks, choose "
-            "another device, or close other programs."
+            f"The models of '{study.name}' don't fit into the memory of {chosen}: merge fewer tasks, "
+            "choose another device, or close other programs."
         ) from error
 
 

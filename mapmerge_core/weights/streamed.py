@@ -277,6 +277,7 @@ def open_vectors(
     part: str = "",
     without: Collection[str] = (),
     on_disk: bool | None = None,
+    device: torch.device | str = "cpu",
 ) -> Vectors:
     """Opens task vectors as they suit these models: in memory if they fit well, else tensor by tensor.
 
@@ -287,7 +288,8 @@ def open_vectors(
         part: Merge only keys with this prefix.
         without: Names of tensors that are left out of all models, such as heads.
         on_disk: Whether to leave the models on disk; by default if task vectors would fill more than half of
-            the free memory. Adapters always lead to `StreamedVectors`.
+            the free memory, of this machine or of ``device``. Adapters always lead to `StreamedVectors`.
+        device: Where they will be merged; they are opened on the CPU.
 
     Raises:
         CheckpointError: As for `TaskVectors.from_files` and `StreamedVectors`.
@@ -301,7 +303,9 @@ def open_vectors(
     adapters = {name for name, path in sources.items() if is_adapter(path)}
     whole = open_state_dict(origin)
     base = _choose(whole, [name for name in whole if name not in without])
-    if not adapters and not (_is_large(base, len(sources), part) if on_disk is None else on_disk):
+    if on_disk is None:
+        on_disk = _are_large(base, len(sources), part, torch.device(device))
+    if not adapters and not on_disk:
         return TaskVectors.from_files(origin, sources, part=part, without=without)
     models: dict[str, StateDict | Adapter] = {
         name: read_adapter(path, base)
@@ -340,7 +344,10 @@ def _outline(described: Mapping[str, Described]) -> dict[str, Tensor]:
     }
 
 
-def _is_large(base: StateDict, n_models: int, part: str) -> bool:
+def _are_large(base: StateDict, n_models: int, part: str, device: torch.device) -> bool:
     """Whether θ_pre and N task vectors, as float32, fill more than half of the free memory."""
     n = sum(shape.numel() for name, (shape, _) in describe(base).items() if name.startswith(part))
-    return bool(4 * n * (n_models + 1) > psutil.virtual_memory().available / 2)
+    free: int = psutil.virtual_memory().available
+    if device.type == "cuda":
+        free = min(free, torch.cuda.mem_get_info(device)[0])
+    return 4 * n * (n_models + 1) > free / 2

@@ -421,6 +421,11 @@ def test_models_are_opened_in_memory_unless_they_fill_half_of_it(llamas, monkeyp
         vectors = open_vectors(folder / "pre", paths)
         assert type(vectors) is kind
         assert_same(dict(vectors.tensors([0.4])), kinds[False].merge([0.4]))
+    # A machine with room for them, and an accelerator without.
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10 * n_bytes))
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (n_bytes, n_bytes))
+    assert isinstance(open_vectors(folder / "pre", paths), TaskVectors)
+    assert isinstance(open_vectors(folder / "pre", paths, device="cuda"), StreamedVectors)
 
 
 PEAK = """
