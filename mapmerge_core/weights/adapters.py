@@ -15,9 +15,10 @@ from mapmerge_core.errors import CheckpointError
 from mapmerge_core.weights.checkpoints import open_state_dict
 from mapmerge_core.weights.folders import ADAPTER_CONFIG, file_of
 from mapmerge_core.weights.hub import is_adapter
+from mapmerge_core.weights.keys import compared
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
 __all__ = ["Adapter", "LowRank", "find_misfits", "is_adapter", "read_adapter"]
@@ -105,7 +106,7 @@ class Adapter:
     full: Mapping[str, Tensor]
 
 
-def read_adapter(path: Path, base_keys: Iterable[str]) -> Adapter:
+def read_adapter(path: Path, base_keys: Iterable[str], without: Collection[str] = ()) -> Adapter:
     """Reads a LoRA adapter of the PEFT library.
 
     Names are found in the base model as they are, or with a prefix more or less (``model.``).
@@ -113,13 +114,18 @@ def read_adapter(path: Path, base_keys: Iterable[str]) -> Adapter:
     Args:
         path: The adapter's folder, or the file with its weights.
         base_keys: The names of the base model's tensors.
+        without: Names of tensors that are left out of all models, such as heads.
 
     Raises:
         CheckpointError: It can't be read, is another kind of adapter than LoRA or has what low-rank factors
             can't express, a factor lacks its other, or a name is not in the base model or fits several.
     """
     deltas, full = _read(path)
-    names, misfits = _match(deltas, full, tuple(base_keys))
+    base = tuple(base_keys)
+    kept = set(compared([*deltas, *full], base, without))
+    deltas = {name: low_rank for name, low_rank in deltas.items() if name in kept}
+    full = {name: tensor for name, tensor in full.items() if name in kept}
+    names, misfits = _match(deltas, full, base)
     if misfits:
         raise CheckpointError(
             f"The adapter {path} {misfits[0]}: it was trained on another model, or on a tensor that is tied "

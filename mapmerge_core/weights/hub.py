@@ -29,7 +29,7 @@ __all__ = ["ADAPTER_CONFIG", "Download", "HubRef", "fetch", "is_adapter", "parse
 _URL = re.compile(r"(hf|openclip):/{1,2}(.*)", re.DOTALL)
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _REVISION = r"refs/(?:pr|convert)/[\w.-]+|[^/@]+"
-_HUGGING_FACE = re.compile(rf"({_NAME}/{_NAME})(?:@({_REVISION}))?(?:/(.+?))?/?")
+_HUGGING_FACE = re.compile(rf"({_NAME}/{_NAME})(?:@({_REVISION}))?(?:/([^/].*?))?/?")
 _OPEN_CLIP = re.compile(r"([\w.-]+)/([\w.-]+)")
 
 

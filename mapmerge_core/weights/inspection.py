@@ -201,7 +201,7 @@ def _architecture(path: Path, described: Mapping[str, Described]) -> str:
         named = config.get("architectures") or [config.get("architecture")]
         if isinstance(named[0], str):
             return named[0]
-    except (OSError, ValueError, AttributeError, LookupError, TypeError):
+    except (OSError, ValueError, AttributeError, LookupError, TypeError, RecursionError):
         pass  # no configuration of transformers or timm
     return next((title for sign, title in _SIGNS if any(key.endswith(sign) for key in described)), "")
 

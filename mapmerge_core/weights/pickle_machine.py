@@ -25,6 +25,10 @@ _VALUES = frozenset(
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _CONTAINERS: Mapping[str, Callable[[], Any]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": set}
 _IGNORED = frozenset({"PROTO", "FRAME"})
+# What is named once can be handed over again and again: more items in all than any model has.
+_MOST_ITEMS = 5_000_000
+# What `torch.save` uses as keys has a few parts at most.
+_LONGEST_KEY = 100
 
 
 class RefusedError(Exception):
@@ -68,6 +72,7 @@ class Machine:
         self._stack: list[Any] = []
         self._below: list[list[Any]] = []  # the stacks under each mark
         self._memo: dict[int, Any] = {}
+        self._n_items = 0
         self._steps: Mapping[str, Callable[[Any], None]] = {
             "MARK": self._mark,
             "POP": self._pop,
@@ -201,6 +206,7 @@ class Machine:
             raise RefusedError("it calls what is no function")
         if not isinstance(arguments, tuple):
             raise TypeError("a call without arguments")
+        self._count(arguments)
         self._push(self._answer(function.name, arguments))
 
     def _build(self, _: object) -> None:
@@ -208,20 +214,32 @@ class Machine:
         state = self._stack.pop()
         target = self._stack[-1]
         if isinstance(target, StandIn):
-            for part in state if isinstance(state, tuple) else (state,):
+            parts = state if isinstance(state, tuple) else (state,)
+            self._count(parts)
+            for part in parts:
                 if isinstance(part, dict):
                     target.state.update(part)
+
+    def _count(self, parts: tuple) -> None:
+        """Adds up what is handed over, with what is in it, so that no pickle can take forever."""
+        self._n_items += len(parts) + sum(len(p) for p in parts if isinstance(p, tuple | list | dict | set))
+        if self._n_items > _MOST_ITEMS:
+            raise RefusedError("it never ends")
 
 
 def key_of(value: object) -> Hashable:
     """Returns a key for a dictionary or a set.
 
     Raises:
-        TypeError: It can't be one, or is a tuple in a tuple: nested ones could take forever to hash.
+        TypeError: It can't be one, or is a tuple that is nested or long: such could take forever to hash.
     """
     plain = (str, int, float, bool, bytes, type(None), Named, StandIn)
     if isinstance(value, plain):
         return value
-    if isinstance(value, tuple) and all(isinstance(item, plain) for item in value):
+    if (
+        isinstance(value, tuple)
+        and len(value) <= _LONGEST_KEY
+        and all(isinstance(item, plain) for item in value)
+    ):
         return value
     raise TypeError("a key that can't be one")

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 _ZIP = b"PK\x03\x04"
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how PyTorch's format before version 1.6 begins
-# Far more than any model has; submodules that share submodules could otherwise multiply without end.
-_MOST_MODULES = 100_000
+# Modules and tensors, far more than any model has; shared submodules could otherwise multiply without end.
+_MOST_PARTS = 200_000
 _WRAPPERS = ("state_dict", "model")
 _BIG_ENDIAN = "{path} was written on a big-endian machine: save it anew on another."
 
@@ -207,7 +207,7 @@ def _is_module(value: object) -> bool:
 
 def _tensors_of(module: object, prefix: str, counter: Iterator[int]) -> Iterator[tuple[str, PickledTensor]]:
     """A module's tensors in the order of ``torch.nn.Module.state_dict``."""
-    if not isinstance(module, StandIn) or not _is_module(module) or next(counter) > _MOST_MODULES:
+    if not isinstance(module, StandIn) or not _is_module(module) or next(counter) > _MOST_PARTS:
         raise TypeError("a submodule is none, or there is no end of them")
     state = module.state
     transient = state.get("_non_persistent_buffers_set", ())
@@ -217,6 +217,8 @@ def _tensors_of(module: object, prefix: str, counter: Iterator[int]) -> Iterator
                 continue
             if not isinstance(tensor, PickledTensor) or not isinstance(name, str):
                 raise TypeError("a parameter is none")
+            if next(counter) > _MOST_PARTS:
+                raise ValueError("there is no end of parameters")
             yield prefix + name, tensor
     for name, child in state["_modules"].items():
         if child is not None:

@@ -36,6 +36,15 @@ _STORAGES = {
         "ComplexFloat": torch.complex64,
     }.items()
 } | {"torch UntypedStorage": torch.uint8, "torch.storage UntypedStorage": torch.uint8}
+# What is stored by its dtype's name. Tensors of others, such as quantized ones, can't be made from bytes.
+_NAMED = frozenset(
+    {
+        *(torch.uint16, torch.uint32, torch.uint64),
+        *(torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz),
+    }
+) | set(_STORAGES.values())
+# PyTorch itself allows no more.
+_MOST_DIMENSIONS = 64
 # Calls that are answered with an inert stand-in: these things lie about in modules and hold no weights.
 _INERT = frozenset(
     {
@@ -160,9 +169,12 @@ def _tensor(storage: object, offset: object, shape: object, stride: object, *oth
 
 def _typed_tensor(storage: object, *others: object) -> PickledTensor:
     offset, shape, stride, _, _, dtype, *metadata = others
-    found = getattr(torch, dtype.name.removeprefix("torch "), None) if isinstance(dtype, Named) else None
+    name = dtype.name.removeprefix("torch ") if isinstance(dtype, Named) else ""
+    found = getattr(torch, name, None)
     if not isinstance(storage, Storage) or not isinstance(found, torch.dtype):
         raise TypeError("a tensor without a storage or a dtype")
+    if found not in _NAMED:
+        raise RefusedError(f"it stores {name} data")
     return _place(storage, found, (offset, shape, stride), metadata)
 
 
@@ -177,6 +189,7 @@ def _place(
         not isinstance(shape, tuple | list)
         or not isinstance(stride, tuple | list)
         or len(shape) != len(stride)
+        or len(shape) > _MOST_DIMENSIONS
     ):
         raise ValueError("a tensor's shape and strides differ")
     sizes, steps = tuple(map(count_of, shape)), tuple(map(count_of, stride))

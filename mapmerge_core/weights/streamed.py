@@ -308,7 +308,7 @@ def open_vectors(
     if not adapters and not on_disk:
         return TaskVectors.from_files(origin, sources, part=part, without=without)
     models: dict[str, StateDict | Adapter] = {
-        name: read_adapter(path, base)
+        name: read_adapter(path, base, without)
         if name in adapters
         else _adapted(open_state_dict(path), base, part, without)
         for name, path in sources.items()

@@ -96,6 +96,6 @@ def _read_config(file: Path) -> Mapping[str, Any]:
             f"{file.parent} holds no {file.name}, without which the merged model could not be loaded: give "
             "the folder of a model of transformers or timm."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ExportError(f"{file} is no JSON: repair the pre-trained model's folder.") from error
     return config if isinstance(config, dict) else {}

@@ -287,6 +287,7 @@ def test_a_folder_of_timm_brings_its_architecture_and_preprocessing(zoo, tmp_pat
     config = json.loads((tmp_path / "config.json").read_text())
     config["pretrained_cfg"] |= {"input_size": [3, 48, 48], "mean": [0.1] * 3, "std": [0.2] * 3}
     (tmp_path / "config.json").write_text(json.dumps(config))
+    assert ClassifierWithHeads(ARCHITECTURE, tmp_path).image_size == (48, 48)
     family = ClassifierWithHeads("", tmp_path)
     assert family.image_size == (48, 48)
     assert ClassifierWithHeads.left_out("", tmp_path) == ("fc.weight", "fc.bias")
@@ -317,6 +318,16 @@ def test_a_folder_of_timm_brings_its_architecture_and_preprocessing(zoo, tmp_pat
 def test_architectures_that_are_none_or_another(zoo, architecture, message):
     with pytest.raises(CheckpointError, match=message):
         ClassifierWithHeads(architecture, zoo / "pretrained.safetensors", image_size=SIZE)
+
+
+def test_models_of_gray_images(tmp_path):
+    model = timm.create_model(ARCHITECTURE, in_chans=1)
+    save_for_hf(model, str(tmp_path), model_args={"in_chans": 1}, safe_serialization=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["pretrained_cfg"] |= {"input_size": [1, 48, 48]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="it takes images of 1 channels, not of 3"):
+        ClassifierWithHeads("", tmp_path)
 
 
 def test_a_folder_without_timms_configuration(tmp_path):

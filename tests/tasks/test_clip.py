@@ -5,6 +5,7 @@ import json
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -135,6 +136,7 @@ def preprocessed(**values):
     [
         (None, "can't be read: No such file"),
         ("not json", "is not an open_clip configuration"),
+        ("[" * 100_000, "is not an open_clip configuration"),
         ("[1]", "is not an open_clip configuration"),
         ('{"embed_dim": 8}', "can't build a CLIP model"),
         (json.dumps({**ARCHITECTURE, "unknown": 1}), "can't build a CLIP model"),
@@ -159,6 +161,35 @@ def test_configurations_that_are_none(tmp_path, tiny_zoo, text, says):
         ClipZeroShot(str(tmp_path / "a.json"), tiny_zoo / "pretrained.safetensors")
     assert "\n" not in str(error.value)
     assert str(error.value).endswith(".")
+
+
+def test_a_configuration_never_has_code_run(tmp_path, tiny_zoo):
+    ran = tmp_path / "ran"
+    (tmp_path / "code.py").write_text(f"open({str(ran)!r}, 'w')\n\n\nclass Tokenizer:\n    pass\n")
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"auto_map": {"AutoTokenizer": ["code.Tokenizer", None]}})
+    )
+    text = changed("text_cfg", hf_tokenizer_name=str(tmp_path), tokenizer_kwargs={"trust_remote_code": True})
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(CheckpointError, match="can't build a tokenizer"):
+        ClipZeroShot(str(tmp_path / "a.json"), tiny_zoo / "pretrained.safetensors")
+    assert not ran.exists()
+
+
+def test_weights_come_from_the_checkpoint_alone(tmp_path, tiny_zoo, monkeypatch):
+    asked = []
+    monkeypatch.setattr(timm, "create_model", lambda *_, pretrained=False, **__: asked.append(pretrained))
+    text = changed("vision_cfg", timm_model_name="resnet18", timm_model_pretrained=True)
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(CheckpointError, match="can't build a CLIP model"):
+        ClipZeroShot(str(tmp_path / "a.json"), tiny_zoo / "pretrained.safetensors")
+    assert asked == [False]
+
+
+@pytest.mark.parametrize("name", ["hf-hub:org/model", "local-dir:/none", "other:x"])
+def test_names_that_open_clip_would_look_up_elsewhere(tiny_zoo, name):
+    with pytest.raises(CheckpointError, match=f"open_clip has no architecture '{name}'"):
+        ClipZeroShot(name, tiny_zoo / "pretrained.safetensors")
 
 
 def test_a_checkpoint_of_another_architecture(tmp_path, tiny_zoo):

@@ -317,6 +317,11 @@ def test_folders_that_are_no_whole_clip_are_refused(zoo, tmp_path):
     )
     (folder / "processor_config.json").unlink(missing_ok=True)
     assert "makes images of 18 x 18 pixels, but the model wants 16 x 16" in refused(folder)
+    for wrong in ({"image_mean": [0.5]}, {"image_std": [0, 0, 0]}, {"rescale_factor": 0}):
+        CLIPImageProcessor(
+            size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, **wrong
+        ).save_pretrained(folder)
+        assert "can't read an image processor" in refused(folder)
     (folder / "preprocessor_config.json").unlink()
     assert "can't read an image processor" in refused(folder)
     for path in [*folder.glob("token*"), *folder.glob("vocab*"), *folder.glob("merges*")]:

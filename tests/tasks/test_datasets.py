@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import io
 import math
+import re
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -90,6 +93,28 @@ def test_files_that_are_no_datasets(tmp_path):
             read(tmp_path / f"{name}.npz")
     with pytest.raises(DatasetError, match="must hold a folder of images for each"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(4, 2**40, 3), (4, 2**64, 3), (4, 2**33, 2**31)])
+def test_arrays_that_claim_to_be_larger_than_anything(tmp_path, shape):
+    path = save(tmp_path / "d.npz", val_images=None)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("val_images.npy", header.getvalue())
+    with pytest.raises(DatasetError, match="is damaged: 'val_images' can't be read"):
+        read(path)
+
+
+def test_encrypted_archives(tmp_path):
+    path = save(tmp_path / "d.npz")
+    content = bytearray(path.read_bytes())
+    for sign, place in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        for found in re.finditer(sign, bytes(content)):
+            content[found.start() + place] |= 1
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match="is damaged"):
+        read(path)
 
 
 def test_a_metrics_bounds_choose_its_link():

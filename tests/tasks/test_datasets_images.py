@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from mapmerge_core.errors import Cancelled, DatasetError
 from mapmerge_core.tasks.data_source import DataSource
@@ -85,7 +85,7 @@ def test_unusual_images_become_rgb():
     [
         (b"", "it holds no bytes"),
         (b"GIF89a", "can't be read as an image"),
-        (b"hello", "no image, or of a kind that Pillow doesn't know"),
+        (b"hello", "no image, or of another kind than JPEG, PNG"),
         (encoded(Image.fromarray(COLOURS))[:70], "can't be read as an image"),
         (None, "it is empty"),
         ("missing.png", "No such file"),
@@ -111,6 +111,19 @@ def test_images_of_dangerous_size_are_not_opened(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
     with pytest.raises(DatasetError, match=too_many):
         to_pixels(data, "it")
+
+
+def test_pictures_that_are_programs_are_never_run(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(
+        EpsImagePlugin, "Ghostscript", lambda *_: ran.append(1) or Image.new("RGB", (2, 2)).im
+    )
+    program = encoded(Image.fromarray(COLOURS), "EPS")
+    (tmp_path / "cat.png").write_bytes(program)
+    for held in (program, tmp_path / "cat.png"):
+        with pytest.raises(DatasetError, match="it is no image, or of another kind than JPEG, PNG"):
+            to_pixels(held, "it")
+    assert not ran
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")

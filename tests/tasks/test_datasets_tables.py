@@ -146,6 +146,22 @@ def test_tables_that_name_image_files(tmp_path):
     assert again.sizes == dataset.sizes
 
 
+def test_image_files_that_a_table_names_may_be_repaired(tmp_path):
+    names = [f"{row}.png" for row in range(60)]
+    for name in names:
+        (tmp_path / name).write_bytes(b"damaged")
+    pd.DataFrame({"file": names, "label": LABELS}).to_csv(tmp_path / "d.csv", index=False)
+    source = DataSource(path=tmp_path / "d.csv")
+    with pytest.raises(DatasetError, match="can't be read"):
+        open_images(source)
+    for row, name in enumerate(names):
+        (tmp_path / name).write_bytes(png(PIXELS[row]))
+    before = open_images(source).split_key("val")
+    for name in names:
+        (tmp_path / name).write_bytes(png(np.zeros((3, 3, 3), np.uint8)))
+    assert open_images(source).split_key("val") != before
+
+
 def test_columns_are_guessed_or_chosen(tmp_path):
     fine = (np.arange(60) % 6).tolist()
     path = tmp_path / "d"

@@ -74,6 +74,7 @@ def test_prompts_are_typed_or_in_a_file(path, tmp_path):
 def test_what_is_wrong_with_prompts_or_names_is_said(path, tmp_path):
     (tmp_path / "bad.json").write_text("[1]")
     (tmp_path / "broken.json").write_text("[")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
     (tmp_path / "latin.txt").write_bytes(b"\xe9")
     (tmp_path / "empty.txt").write_text("\n")
     for settings, says in (
@@ -83,6 +84,7 @@ def test_what_is_wrong_with_prompts_or_names_is_said(path, tmp_path):
         ({"templates": tmp_path / "missing.txt"}, "missing.txt can't be read: No such file"),
         ({"class_names": tmp_path / "bad.json"}, "must hold one text a line, or a JSON list"),
         ({"class_names": tmp_path / "broken.json"}, "is no text in UTF-8 or no JSON"),
+        ({"class_names": tmp_path / "deep.json"}, "is no text in UTF-8 or no JSON"),
         ({"class_names": tmp_path / "latin.txt"}, "is no text in UTF-8"),
         ({"class_names": tmp_path / "empty.txt"}, "must hold one text a line"),
         ({"class_names": ("only",)}, "go from 0 to 1, but 1 class names allow 0 to 0"),

@@ -320,8 +320,9 @@ def test_a_folder_that_does_not_fit_is_refused_in_one_sentence(zoo, tmp_path):
     assert "knows no models of the type 'from-the-future'" in refused(folder)
     (folder / "config.json").write_text("[]")
     assert "knows no models of the type 'None'" in refused(folder)
-    (folder / "config.json").write_text("{")
-    assert "is not a configuration in JSON" in refused(folder)
+    for text in ("{", "[" * 100_000):
+        (folder / "config.json").write_text(text)
+        assert "is not a configuration in JSON" in refused(folder)
     (folder / "config.json").unlink()
     assert "config.json can't be read (No such file or directory)" in refused(folder)
     assert "is no folder" in refused(folder / "model.safetensors")
@@ -342,6 +343,11 @@ def test_code_in_a_folder_is_never_run(zoo, tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     make_family("language", "", folder, {}, [])
     assert not ran.exists()
+    # A kernel on a hub, which transformers would fetch and import.
+    config = CONFIGS["llama"].to_dict() | {"attn_implementation": "kernels-community/any"}
+    (folder / "config.json").write_text(json.dumps(config))
+    model = make_family("language", "", folder, {}, []).model_in(torch.float32)
+    assert model.config._attn_implementation in ("sdpa", "eager")
 
 
 def test_a_folder_without_a_tokenizer_or_with_anothers_is_refused(zoo, tmp_path):

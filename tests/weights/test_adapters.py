@@ -15,6 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from mapmerge_core.errors import CheckpointError
 from mapmerge_core.weights.adapters import LowRank, find_misfits, is_adapter, read_adapter
+from mapmerge_core.weights.streamed import open_vectors
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -193,6 +194,26 @@ def test_a_base_with_a_prefix_more_or_less(tmp_path, rename):
     base, expected = adapt(tmp_path, llama(), r=2, target_modules=ATTENTION)
     base, expected = ({rename(n): t for n, t in state.items()} for state in (base, expected))
     assert_merges(tmp_path, base, expected)
+
+
+def test_heads_that_are_left_out_of_all_models(tmp_path):
+    class Classifier(nn.Module):
+        def __init__(self, n_classes):
+            super().__init__()
+            self.body, self.head = nn.Linear(4, 4), nn.Linear(4, n_classes)
+
+    base, _ = adapt(tmp_path, Classifier(5), target_modules=["body"], modules_to_save=["head"], r=2)
+    body = [name for name in base if not name.startswith("head")]
+    with pytest.raises(CheckpointError, match=r"changes 'head\.bias', which the pre-trained model lacks"):
+        read_adapter(tmp_path, body)
+    adapter = read_adapter(tmp_path, body, without=("head.weight", "head.bias"))
+    assert set(adapter.deltas) == {"body.weight"}
+    assert not adapter.full
+    save_file(Classifier(3).state_dict(), tmp_path / "pretrained.safetensors")
+    vectors = open_vectors(
+        tmp_path / "pretrained.safetensors", {"a": tmp_path}, without=("head.weight", "head.bias")
+    )
+    assert vectors.layers == ("body.weight",)
 
 
 def test_names_that_fit_nothing_or_two_things(tmp_path):

@@ -128,6 +128,8 @@ def test_paths_stay_paths():
         ("hf://org/model/../../x", "is not a model on the hub"),
         ("hf://org/model@..%2F..%2Fx", "is not a model on the hub"),
         ("hf://org/..", "is not a model on the hub"),
+        ("hf://org/model//etc/x.safetensors", "is not a model on the hub"),
+        ("hf://org/model@a%2F..%2Fb//x", "is not a model on the hub"),
         ("hf://org/mo del", "is not a model on the hub"),
         ("hf://datasets/org/name", "is a dataset"),
         ("openclip://ViT-B-32", "openclip://ARCHITECTURE/TAG"),

@@ -389,6 +389,11 @@ def test_modules_without_end_are_damage(tmp_path):
         module = outer
     torch.save(module, tmp_path / "m.pt")
     refused(tmp_path / "m.pt", "is damaged")
+    module = nn.Module()
+    shared = nn.Sequential(*(nn.Linear(1, 1) for _ in range(200)))
+    module._modules.update({str(i): shared for i in range(10_000)})
+    torch.save(module, tmp_path / "m.pt")
+    refused(tmp_path / "m.pt", "is damaged")
 
 
 @pytest.mark.parametrize(
@@ -399,6 +404,34 @@ def test_modules_without_end_are_damage(tmp_path):
 def test_tensors_without_plain_numbers_are_refused(tmp_path, tensor):
     torch.save({"w": tensor}, tmp_path / "m.pt")
     refused(tmp_path / "m.pt", "never executed")
+
+
+def test_dtypes_that_no_bytes_can_be_are_refused(tmp_path):
+    """Quantized tensors over plain bytes end the process."""
+    typed = tensor_pickle(kind="ctorch.storage\nUntypedStorage\n", numel="K\x10")
+    typed = typed.replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v3").replace(b"\x89}t", b"\x89}%st")
+    for name in ("qint8", "bits8"):
+        zipped(tmp_path / "m.pt", typed.replace(b"%s", f"ctorch\n{name}\n".encode()), RECORD)
+        refused(tmp_path / "m.pt", f"never executed here .it stores {name} data")
+    zipped(tmp_path / "m.pt", typed.replace(b"%s", b"ctorch\nfloat32\n"), RECORD)
+    assert lazily(tmp_path / "m.pt")["w"].tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        b"ccollections\nOrderedDict\nh\x00\x85R0",  # a dictionary of the same thousands of pairs
+        b"ca\nb\n)\x81h\x01b0",  # an object with the same thousands of attributes
+        b"}h\x02K\x01s0",  # the same long key
+    ],
+)
+def test_what_is_handed_over_without_end_is_refused(tmp_path, again):
+    n = 10_000
+    pairs = b"(" + b"K\x00K\x00\x86" * n + b"lq\x000"
+    attributes = b"}(" + b"".join(b"M" + struct.pack("<H", i) + b"N" for i in range(n)) + b"uq\x010"
+    key = b"(" + b"K\x00" * n + b"tq\x020"
+    zipped(tmp_path / "m.pt", b"\x80\x02" + pairs + attributes + key + again * 20_000 + b"N.")
+    refused(tmp_path / "m.pt", "it never ends|is damaged or not a PyTorch checkpoint")
 
 
 def test_a_file_that_is_not_there_any_more(tmp_path):

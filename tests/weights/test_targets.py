@@ -135,9 +135,10 @@ def test_folders_that_can_not_be_exported_to(tmp_path, vectors):
     like.mkdir()
     with pytest.raises(ExportError, match=r"holds no config\.json"):
         save_merged(tmp_path / "out", vectors, [1], like=like)
-    (like / "config.json").write_text("{")
-    with pytest.raises(ExportError, match="is no JSON"):
-        save_merged(tmp_path / "out", vectors, [1], like=like)
+    for text in ("{", "[" * 100_000):
+        (like / "config.json").write_text(text)
+        with pytest.raises(ExportError, match="is no JSON"):
+            save_merged(tmp_path / "out", vectors, [1], like=like)
     (like / "config.json").write_text("{}")
     (tmp_path / "file").write_text("")
     for path, says in (

@@ -13,6 +13,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mapmerge_core.errors import DatasetError
 
+# Kinds of images that are opened, whatever a file is called. Pillow knows more, such as EPS, a program that
+# it hands to Ghostscript.
+_KINDS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
+
 # What Pillow's many decoders raise on damaged files.
 _DAMAGED = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError, OSError),
@@ -47,10 +51,10 @@ def to_pixels(held: object, name: str, folder: Path | None = None) -> np.ndarray
         if isinstance(held, bytes):
             if not held:
                 raise ValueError("it holds no bytes")
-            with Image.open(io.BytesIO(held)) as picture:
+            with Image.open(io.BytesIO(held), formats=_KINDS) as picture:
                 return _picture_to_pixels(picture)
         if isinstance(held, str | Path):
-            with Image.open((folder or Path()) / held) as picture:
+            with Image.open((folder or Path()) / held, formats=_KINDS) as picture:
                 return _picture_to_pixels(picture)
     except _DAMAGED as error:
         raise DatasetError(f"{name} can't be read as an image: {_reason(error)}.") from error
@@ -97,7 +101,7 @@ def _array_to_pixels(values: np.ndarray) -> np.ndarray:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "it is no image, or of a kind that Pillow doesn't know"
+        return f"it is no image, or of another kind than {', '.join(_KINDS)}"
     if isinstance(error, Image.DecompressionBombError):
         return "it has more pixels than is safe to open"
     if isinstance(error, OSError) and error.strerror:

@@ -145,7 +145,10 @@ def _opened(path: Path, name: str) -> Iterator[np.lib.npyio.NpzFile]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             yield arrays
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError) as error:
+    except (
+        *(ArithmeticError, EOFError, MemoryError, OSError, RuntimeError, TypeError, ValueError),
+        *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
+    ) as error:
         if "allow_pickle" in str(error):
             raise DatasetError(
                 f"{path}: '{name}' holds Python objects, which are never loaded: save plain arrays."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,6 @@ from mapmerge_core.tasks.datasets.labels import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from datasets import Dataset, DatasetBuilder
     from datasets.features import Features
@@ -90,10 +90,22 @@ def read_table(source: DataSource) -> Found:
         names = ("False", "True")
     return Found(
         parts,
-        lambda: key_of(key(), image, label),
+        lambda: key_of(key(), image, label, *_named_files(tables, image, folder)),
         readable(names) if names else None,
         columns={"image": image, "label": label},
     )
+
+
+def _named_files(tables: Mapping[str, Dataset], column: str, folder: Path | None) -> Iterator[str]:
+    """Names, sizes and times of change of the image files that a column of texts names, if it does."""
+    for table in tables.values():
+        if holds_texts(table.features[column]):
+            for name in table.select_columns([column]).with_format(None)[:][column]:
+                try:
+                    stat = ((folder or Path()) / (name or "")).stat()
+                    yield f"{name} {stat.st_size} {stat.st_mtime_ns}"
+                except (OSError, ValueError):  # the check names those that can't be read
+                    yield f"{name} is missing"
 
 
 def open_tables(source: DataSource) -> tuple[dict[str, Dataset], Callable[[], str]]:

@@ -134,7 +134,7 @@ def read_list(path: Path) -> tuple[str, ...]:
             held = json.loads(content)
     except OSError as error:
         raise DatasetError(f"The file {path} can't be read: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"The file {path} is no text in UTF-8 or no JSON.") from error
     if isinstance(held, dict) and set(held) == {str(number) for number in range(len(held))}:
         held = [held[str(number)] for number in range(len(held))]

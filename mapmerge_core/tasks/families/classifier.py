@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -56,7 +57,8 @@ class ClassifierWithHeads(ImageClassifier):
 
     Args:
         architecture: The name of a timm architecture, with a tag or not, or a folder with a ``config.json``
-            as timm writes it; ``""`` for the folder of ``pretrained``.
+            as timm writes it; ``""`` for the folder of ``pretrained``, which also counts where it names this
+            very architecture: it knows the preprocessing, and an export repeats it.
         pretrained: The checkpoint of the pre-trained model, a file or a folder; its classifier is ignored.
         train_examples: At most so many training images of each task, of every class alike, for its head.
         calibration_examples: At most so many of these, from each task, for BatchNorm.
@@ -98,7 +100,7 @@ class ClassifierWithHeads(ImageClassifier):
         if image_size is not None:
             _check_count("image_size", image_size)
         self._train_examples, self._calibration_examples = train_examples, calibration_examples
-        architecture = architecture or str(pretrained)
+        architecture = _described(architecture, Path(pretrained))
         with _building(architecture):
             self.model, head = _backbone(architecture)
             own = {} if image_size is None else {"img_size": image_size, "crop_pct": 1.0}
@@ -106,6 +108,8 @@ class ClassifierWithHeads(ImageClassifier):
             # The last two steps turn an image into a tensor and normalise it; `normalise` does them for a
             # whole batch.
             steps = create_transform(**config).transforms[:-2]
+            if config["input_size"][0] != 3:
+                raise ValueError(f"it takes images of {config['input_size'][0]} channels, not of 3")
             self.model.eval().requires_grad_(requires_grad=False)
             if self.model(torch.zeros(1, *config["input_size"])).ndim != 2:
                 raise ValueError("it makes more than one vector of an image")
@@ -129,7 +133,7 @@ class ClassifierWithHeads(ImageClassifier):
         Raises:
             CheckpointError: timm has no such architecture.
         """
-        architecture = architecture or str(pretrained)
+        architecture = _described(architecture, Path(pretrained))
         with _building(architecture):
             return _backbone(architecture)[1]
 
@@ -277,6 +281,15 @@ class ClassifierWithHeads(ImageClassifier):
             order = np.random.default_rng(_SEED).permutation(len(mixed))
             self._calibration = mixed[torch.from_numpy(order).to(self.device)]
         return self._calibration
+
+
+def _described(architecture: str, pretrained: Path) -> str:
+    """An architecture, or the pre-trained model's folder if that says what it is."""
+    try:
+        named = json.loads((pretrained / "config.json").read_text(encoding="utf-8"))["architecture"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        named = None
+    return architecture if architecture and named != architecture else str(pretrained)
 
 
 def _backbone(architecture: str) -> tuple[nn.Module, tuple[str, ...]]:

@@ -142,18 +142,19 @@ class ClipZeroShot(ImageClassifier):
 def _read_architecture(architecture: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns an architecture's model and preprocessing configurations."""
     if not architecture.endswith(".json"):
-        config = open_clip.get_model_config(architecture)
-        if config is None:
+        # Only open_clip's own names: it would look up others in folders or on the internet.
+        if architecture not in open_clip.list_models():
             raise CheckpointError(
                 f"open_clip has no architecture '{architecture}': give a name or a .json configuration file."
             )
+        config: dict[str, Any] = open_clip.get_model_config(architecture)
         return config, {}
     try:
         config = json.loads(Path(architecture).read_text(encoding="utf-8"))
         return dict(config.get("model_cfg", config)), dict(config.get("preprocess_cfg", {}))
     except OSError as error:
         raise CheckpointError(f"The configuration {architecture} can't be read: {error.strerror}.") from error
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{architecture} is not an open_clip configuration in JSON.") from error
 
 
@@ -165,9 +166,12 @@ def _build(config: dict[str, Any]) -> open_clip.CLIP | open_clip.CustomTextCLIP:
     # Built directly: open_clip's registry of configurations is global, and two folders may use one name.
     config = copy.deepcopy(config)
     custom_text = config.pop("custom_text", False)
+    # The checkpoint brings the weights: nothing is downloaded.
+    if "timm_model_name" in config["vision_cfg"]:
+        config["vision_cfg"]["timm_model_pretrained"] = False
     if "hf_model_name" in config["text_cfg"]:
         custom_text = True
-        config["text_cfg"]["hf_model_pretrained"] = False  # the checkpoint brings the weights
+        config["text_cfg"]["hf_model_pretrained"] = False
     return open_clip.CustomTextCLIP(**config) if custom_text else open_clip.CLIP(**config)
 
 
@@ -175,5 +179,6 @@ def _tokenizer(text_config: dict[str, Any], context_length: int) -> SimpleTokeni
     options = text_config.get("tokenizer_kwargs", {})
     if name := text_config.get("hf_tokenizer_name"):
         mode = text_config.get("tokenizer_mode")
+        options = {**options, "trust_remote_code": False}  # a configuration may not have code run
         return HFTokenizer(name, context_length=context_length, tokenizer_mode=mode, **options)
     return SimpleTokenizer(context_length=context_length, **options)

@@ -69,26 +69,21 @@ class TransformersClip(ImageClassifier):
             processor = AutoImageProcessor.from_pretrained(
                 folder, backend="pil", trust_remote_code=False, local_files_only=True
             )
-        size = config.vision_config.image_size
-        found = _resize(processor, Image.new("RGB", (size + 7, size + 3))).size
+            size = config.vision_config.image_size
+            found = _resize(processor, Image.new("RGB", (size + 7, size + 3))).size
+            settings = processor.to_dict()
+            mean, std = _normalisation(settings)
         if found != (size, size):
             raise CheckpointError(
                 f"The image processor in {folder} makes images of {found[0]} x {found[1]} pixels, but the "
                 f"model wants {size} x {size}: choose a folder where they fit."
             )
-        settings = processor.to_dict()
-        scale = 255 * (settings["rescale_factor"] if settings["do_rescale"] else 1)
-        mean, std = (
-            (settings["image_mean"], settings["image_std"])
-            if settings["do_normalize"]
-            else ([0] * 3, [1] * 3)
-        )
         super().__init__(
             (size, size),
             [lambda image: _resize(processor, image)],
             f"transformers {json.dumps(settings, sort_keys=True, default=str)}",
-            [value / scale for value in mean],
-            [value / scale for value in std],
+            mean,
+            std,
         )
         self._heads: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = {}
         self._narrow: CLIPModel | None = None
@@ -185,6 +180,17 @@ def _make(config: PreTrainedConfig) -> CLIPModel:
             "was saved from a CLIPModel."
         )
     return CLIPModel(config)
+
+
+def _normalisation(settings: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of three channels, of numbers from 0 to 1, that a processor's come to."""
+    scale = 255 * (settings["rescale_factor"] if settings["do_rescale"] else 1)
+    mean, std = (
+        (settings["image_mean"], settings["image_std"]) if settings["do_normalize"] else ([0] * 3, [1] * 3)
+    )
+    if len(mean) != 3 or len(std) != 3 or not all(std):
+        raise ValueError("its image_mean and image_std are not three numbers each")
+    return [value / scale for value in mean], [value / scale for value in std]
 
 
 def _resize(processor: BaseImageProcessor, image: Image.Image) -> Image.Image:

@@ -54,8 +54,8 @@ class ImageClassifier(Family):
     ) -> None:
         self.image_size = image_size
         self._steps, self._steps_key = tuple(steps), steps_key
-        self._mean = torch.tensor(mean).view(3, 1, 1)
-        self._std = torch.tensor(std).view(3, 1, 1)
+        self._mean = torch.tensor(mean, dtype=torch.float32).view(3, 1, 1)
+        self._std = torch.tensor(std, dtype=torch.float32).view(3, 1, 1)
         self._datasets: dict[DataSource, ImageDataset] = {}
         self._images: dict[tuple[DataSource, str], Tensor] = {}
         self._labels: dict[tuple[DataSource, str], Tensor] = {}

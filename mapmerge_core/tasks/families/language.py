@@ -191,7 +191,7 @@ def _losses(model: PreTrainedModel, blocks: Tensor) -> Tensor:
     """Each token's negative log-likelihood given those before it, float32, n x (tokens of a block - 1)."""
     logits = model(input_ids=blocks, use_cache=False).logits
     rows = max(1, _PIECE_BYTES // (4 * logits.shape[-1]))
-    losses = torch.empty(blocks[:, 1:].shape, device=blocks.device)
+    losses = torch.empty(blocks[:, 1:].shape, dtype=torch.float32, device=blocks.device)
     for own, targets, found in zip(logits[:, :-1], blocks[:, 1:], losses, strict=True):
         for start in range(0, len(targets), rows):
             some = slice(start, start + rows)

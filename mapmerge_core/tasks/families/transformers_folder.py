@@ -45,7 +45,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
             f"{folder / 'config.json'} can't be read ({error.strerror}): choose a folder that transformers "
             "wrote."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder / 'config.json'} is not a configuration in JSON.") from error
     kind = said.get("model_type") if isinstance(said, dict) else None
     if kind not in CONFIG_MAPPING:
@@ -62,6 +62,9 @@ def read_config(folder: Path) -> PreTrainedConfig:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
+    # Settings of whoever saved it, not of the model; they may name code on a hub, to be fetched and run.
+    config._attn_implementation = None  # noqa: SLF001 - there is no public way
+    config._experts_implementation = None  # noqa: SLF001
     return config
 
 
