@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mapmerge_core.errors import StudyError
 from mapmerge_core.studies.sources import check_sources, weights_of_sources
+from mapmerge_core.weights.hub import HubRef
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -128,7 +129,16 @@ def load_family(spec: StudySpec, pretrained: Path) -> Family:
     """
     from mapmerge_core.tasks.families import make_family
 
-    return make_family(spec.family, spec.architecture, pretrained, spec.options, tasks_of(spec))
+    options = dict(spec.options) | ({"tag": tag} if (tag := open_clip_tag(spec)) else {})
+    return make_family(spec.family, spec.architecture, pretrained, options, tasks_of(spec))
+
+
+def open_clip_tag(spec: StudySpec) -> str:
+    """Which of open_clip's own weights a CLIP study starts from, as ``ARCHITECTURE/TAG``; "" for others."""
+    if spec.family != "clip" or not isinstance(spec.pretrained, HubRef) or not spec.pretrained.is_open_clip:
+        return ""
+    architecture, _, tag = spec.pretrained.parts
+    return f"{architecture}/{tag}"
 
 
 class EvaluatorCache:

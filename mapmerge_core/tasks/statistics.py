@@ -84,7 +84,7 @@ def fisher_diagonals(
         labels = _drawn_labels(evaluator, images, head, seed)
         pairs = zip(images.split(chunk), labels.split(chunk), strict=True)
         for some, drawn in _reported(pairs, chunk, len(images), cancel, progress):
-            for name, gradients in gradients_of_each(parameters, some, drawn).items():
+            for name, gradients in gradients_of_each(parameters, some.to(evaluator.device), drawn).items():
                 sums[name] += gradients.square_().sum(dim=0)
     return {name: total.div_(len(images)) for name, total in sums.items()}
 
@@ -228,7 +228,7 @@ def _single_task_model(
     family = classifier_of(evaluator)
     images = family.images(evaluator.tasks[task], "val")
     chosen = torch.from_numpy(np.random.default_rng(seed).permutation(len(images))[:examples])
-    return images[chosen.to(images.device)].to(evaluator.device), family.head(evaluator.tasks[task])
+    return images[chosen.to(images.device)], family.head(evaluator.tasks[task])
 
 
 def classifier_of(evaluator: Evaluator) -> ImageClassifier:
@@ -257,7 +257,7 @@ def _drawn_labels(evaluator: Evaluator, images: Tensor, head: Tensor, seed: int)
     logits = [family.class_logits(batch, head, {}) for batch in images.split(evaluator.batch_size)]
     generator = torch.Generator().manual_seed(seed)
     labels = torch.multinomial(torch.cat(logits).softmax(dim=1).cpu(), 1, generator=generator)
-    return labels.squeeze(1).to(images.device)
+    return labels.squeeze(1).to(evaluator.device)
 
 
 def _reported(

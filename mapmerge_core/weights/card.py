@@ -219,7 +219,8 @@ def _loading(recipe: Recipe, facts: Facts) -> tuple[list[str], list[str]]:
         ]
     name = Path(facts.architecture).stem if facts.architecture else recipe.architecture
     register = [f'open_clip.add_model_config("{facts.architecture}")'] if facts.architecture else []
-    return _loading_in_open_clip(name, f', pretrained="{path.name}"', *register)
+    prepared = "".join(f", image_{key}={value!r}" for key, value in recipe.preprocessing.items())
+    return _loading_in_open_clip(name, f', pretrained="{path.name}"{prepared}', *register)
 
 
 def _loading_in_open_clip(name: str, weights: str, *register: str) -> tuple[list[str], list[str]]:

@@ -25,6 +25,7 @@ from mapmerge_core.weights.checks import (
     describe,
     differs,
     is_finite,
+    refuse_complex,
 )
 
 if TYPE_CHECKING:
@@ -89,12 +90,17 @@ class Changes:
         self.part = part
         self.models = dict(models)
         self.described = describe(pretrained)
-        whole = {name: describe(model) for name, model in models.items() if isinstance(model, Mapping)}
-        self.keys = check_models(self.described, whole, part)
+        whole = {name: model for name, model in models.items() if isinstance(model, Mapping)}
+        self.keys = check_models(self.described, {name: describe(m) for name, m in whole.items()}, part)
         touched: set[str] = set(self.keys) if whole else set()
         for name, model in models.items():
             if not isinstance(model, Mapping):
                 touched.update(self._check_adapter(name, model, part))
+        for key in self.keys:
+            if self.described[key].dtype.is_complex and key in touched:
+                for name, own in whole.items():
+                    if differs(own[key], pretrained[key]):
+                        raise refuse_complex(f"the model '{name}'", key)
         self.touched = tuple(
             key for key in self.keys if key in touched and self.described[key].dtype.is_floating_point
         )

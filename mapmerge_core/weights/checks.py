@@ -149,6 +149,14 @@ def check_coefficients(
     return array
 
 
+def refuse_complex(model: str, key: str) -> CheckpointError:
+    """What is wrong with a tensor of complex numbers that fine-tuning changed."""
+    return CheckpointError(
+        f"The tensor '{key}' of {model} holds complex numbers that differ from the pre-trained model's, and "
+        "only real ones are merged: leave this model out."
+    )
+
+
 def is_finite(tensor: Tensor) -> bool:
     """Whether a tensor of any dtype holds neither NaN nor infinity."""
     if not tensor.is_floating_point() or not tensor.numel():

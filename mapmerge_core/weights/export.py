@@ -57,6 +57,8 @@ class Recipe:
             name (``"metric"``), by which the card tells shares from losses.
         architecture: An open_clip configuration file or an open_clip architecture name; ``""`` if it is no
             CLIP.
+        preprocessing: How the model's images are prepared (mean, std, interpolation, resize_mode), where not
+            as open_clip's default is and no configuration file says it.
         version: The version of mapmerge.
         created: When, ISO 8601 in UTC.
     """
@@ -71,6 +73,7 @@ class Recipe:
     measured: Mapping[str, float] = field(default_factory=dict)
     tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     architecture: str = ""
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
     version: str = __version__
     created: str = field(default_factory=_now)
 

@@ -17,6 +17,7 @@ from mapmerge_core.weights.checks import (
     check_models,
     describe,
     differs,
+    refuse_complex,
 )
 
 if TYPE_CHECKING:
@@ -140,6 +141,10 @@ def lay_out(pretrained: StateDict, finetuned: Mapping[str, StateDict], part: str
     changed = {
         name: {key for key in keys if differs(sd[key], pretrained[key])} for name, sd in finetuned.items()
     }
+    for name, keys_of_one in changed.items():
+        for key in keys_of_one:
+            if pretrained[key].is_complex():
+                raise refuse_complex(f"the model '{name}'", key)
     by_dtype = defaultdict(list)
     for key in floats:
         if any(key in keys_of_one for keys_of_one in changed.values()):

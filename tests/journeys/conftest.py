@@ -68,7 +68,8 @@ class Server:
                     "--server.headless=true",
                 ],
                 cwd=ROOT,
-                env={**os.environ, "MAPMERGE_HOME": str(self.home)},
+                # The browser computes on the same cores: threads that wait must not keep them from it.
+                env={**os.environ, "MAPMERGE_HOME": str(self.home), "OMP_WAIT_POLICY": "PASSIVE"},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads are started before this

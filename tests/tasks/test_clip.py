@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mapmerge_core.errors import CheckpointError
+from mapmerge_core.tasks.families import clip
 from mapmerge_core.tasks.families.clip import ClipZeroShot
 from mapmerge_core.tasks.task import Task
 from tests.tiny import ARCHITECTURE, CLASS_NAMES, TEMPLATES, plain_head
@@ -114,6 +115,22 @@ def test_a_custom_text_tower(tmp_path, tiny_zoo):
     images = prepare(family, np.zeros((2, 16, 16, 3), np.uint8), tmp_path)
     assert family.class_logits(images, head, {}).shape == (2, 3)
     torch.testing.assert_close(head.norm(dim=0), torch.ones(3))
+
+
+def test_open_clips_own_weights_bring_their_preprocessing(tiny_zoo, tmp_path):
+    files = str(tiny_zoo / "tiny-clip.json"), tiny_zoo / "pretrained.safetensors"
+    siglip = ClipZeroShot(*files, tag="ViT-B-16-SigLIP/webli")
+    wide = np.zeros((1, 16, 32, 3), np.uint8)
+    wide[:, :, :8] = wide[:, :, 24:] = 255
+    found = siglip.normalise(prepare(siglip, wide, tmp_path))[0, :, 8]
+    # Squashed to a square rather than cropped, and from -1 to 1.
+    assert found[:, [0, -1]].tolist() == [[1.0, 1.0]] * 3
+    assert found[:, 7:9].tolist() == [[-1.0, -1.0]] * 3
+    with pytest.raises(
+        CheckpointError, match=r"trained with QuickGELU, .*: choose .*-quickgelu\."
+    ):
+        ClipZeroShot(*files, tag="ViT-B-32/openai")
+    assert clip.preprocessing_of("ViT-B-32-quickgelu/openai") == {}
 
 
 def test_a_tower_alone_is_no_pretrained_model(tiny_zoo):

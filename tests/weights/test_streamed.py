@@ -428,6 +428,17 @@ def test_models_are_opened_in_memory_unless_they_fill_half_of_it(llamas, monkeyp
     assert isinstance(open_vectors(folder / "pre", paths, device="cuda"), StreamedVectors)
 
 
+@pytest.mark.parametrize("kind", [TaskVectors, StreamedVectors])
+def test_complex_numbers_are_merged_by_nobody_and_left_alone_by_all(kind):
+    pretrained = {"w": torch.zeros(2), "turns": torch.ones(2, dtype=torch.complex64)}
+    same = {"w": torch.ones(2), "turns": pretrained["turns"].clone()}
+    merged = kind.from_state_dicts(pretrained, {"A": same}).merge([0.5])
+    assert torch.equal(merged["turns"], pretrained["turns"])
+    other = {"w": torch.ones(2), "turns": 2 * pretrained["turns"]}
+    with pytest.raises(CheckpointError, match="'turns' of the model 'A' holds complex numbers that differ"):
+        kind.from_state_dicts(pretrained, {"A": other})
+
+
 PEAK = """
 import re, sys
 from pathlib import Path

@@ -113,8 +113,8 @@ def make_family(
 ) -> Family:
     """Imports a family and makes it of a pre-trained model.
 
-    A person's own code is imported from Python's path, never from a study's folder, and only here: reading
-    or showing a study runs nothing.
+    A person's own code is imported from Python's path and only here: reading or showing a study runs
+    nothing.
 
     Args:
         name: As for `family_info`.

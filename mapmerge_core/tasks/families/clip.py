@@ -40,6 +40,8 @@ class ClipZeroShot(ImageClassifier):
             an open_clip architecture, then with open_clip's default preprocessing.
         pretrained: The checkpoint of the whole pre-trained model.
         device: Where the model, heads and images are.
+        tag: Which of open_clip's own weights these are, as ``ARCHITECTURE/TAG``: they decide the
+            preprocessing, unless a configuration file does.
 
     Attributes:
         part: The prefix of the keys that are merged.
@@ -53,11 +55,25 @@ class ClipZeroShot(ImageClassifier):
 
     part: ClassVar[str] = "visual."
 
+    options: ClassVar[tuple[str, ...]] = ("tag",)
+
     def __init__(
-        self, architecture: Path | str, pretrained: Path | str, device: torch.device | str = "cpu"
+        self,
+        architecture: Path | str,
+        pretrained: Path | str,
+        device: torch.device | str = "cpu",
+        *,
+        tag: str | None = None,
     ) -> None:
         architecture = str(architecture)
         model_config, preprocess_config = _read_architecture(architecture)
+        if tag is not None:
+            preprocess_config = preprocess_config or preprocessing_of(tag)
+            if _trained(tag).get("quick_gelu") and not model_config.get("quick_gelu"):
+                raise CheckpointError(
+                    f"The weights {tag} were trained with QuickGELU, which the architecture {architecture} "
+                    f"doesn't use: choose {architecture}-quickgelu."
+                )
         with _building("a CLIP model", architecture):
             self.model = _build(model_config)
         weights = read_state_dict(pretrained)
@@ -137,6 +153,22 @@ class ClipZeroShot(ImageClassifier):
         features: Tensor = outputs[0]
         scale: Tensor = outputs[2]
         return scale * (features @ head)
+
+
+def preprocessing_of(tag: str) -> dict[str, Any]:
+    """How images are prepared for open_clip's own weights ``ARCHITECTURE/TAG``, where not as usual."""
+    usual = asdict(PreprocessCfg())
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in _trained(tag).items()
+        if name in ("mean", "std", "interpolation", "resize_mode") and value != usual[name]
+    }
+
+
+def _trained(tag: str) -> dict[str, Any]:
+    """What open_clip says of its own weights ``ARCHITECTURE/TAG``."""
+    architecture, _, name = tag.partition("/")
+    return dict(open_clip.get_pretrained_cfg(architecture, name) or {})
 
 
 def _read_architecture(architecture: str) -> tuple[dict[str, Any], dict[str, Any]]:

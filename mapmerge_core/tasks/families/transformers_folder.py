@@ -6,6 +6,7 @@ import json
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import CRITICAL
+from threading import RLock
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from mapmerge_core.weights.checks import Described
+
+
+# Its verbosity is the whole process's.
+_ONE_AT_A_TIME = RLock()
 
 
 def read_config(folder: Path) -> PreTrainedConfig:
@@ -75,22 +80,23 @@ def reading(what: str, folder: Path) -> Iterator[None]:
     Raises:
         CheckpointError: Instead of transformers' errors.
     """
-    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    except (MapMergeError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # tokenizers raises nothing more special
-        reason = next(iter(str(error).strip().splitlines()), "").rstrip(" .:")
-        raise CheckpointError(
-            f"transformers can't read {what} in {folder}: {reason or type(error).__name__}."
-        ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if has_bars:
-            logging.enable_progress_bar()
+    with _ONE_AT_A_TIME:
+        verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity(CRITICAL)
+        logging.disable_progress_bar()
+        try:
+            yield
+        except (MapMergeError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # tokenizers raises nothing more special
+            reason = next(iter(str(error).strip().splitlines()), "").rstrip(" .:")
+            raise CheckpointError(
+                f"transformers can't read {what} in {folder}: {reason or type(error).__name__}."
+            ) from error
+        finally:
+            logging.set_verbosity(verbosity)
+            if has_bars:
+                logging.enable_progress_bar()
 
 
 def read_tokenizer(folder: Path, vocabulary: int) -> PreTrainedTokenizerBase:
