@@ -26,7 +26,8 @@ def inspect(options: Namespace) -> int:
 
     sources = [_source(path) for path in options.paths]
     against = None if options.against is None else _source(options.against)
-    found = inspect_models(dict(zip(_names(sources), sources, strict=True)), against)
+    without = [name.strip() for name in (options.without or "").split(",") if name.strip()]
+    found = inspect_models(dict(zip(_names(sources), sources, strict=True)), against, without=without)
     if options.json:
         print_json(
             {

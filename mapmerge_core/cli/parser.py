@@ -181,6 +181,9 @@ def _add_inspect(commands: Commands) -> None:
         metavar="PRETRAINED",
         help="the model that they started from",
     )
+    inspect.add_argument(
+        "--without", metavar="A,B", help="tensors that aren't compared, such as fc.weight,fc.bias"
+    )
 
 
 def _add_device(command: argparse.ArgumentParser) -> None:

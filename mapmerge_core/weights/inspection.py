@@ -17,10 +17,10 @@ from mapmerge_core.weights.checkpoints import open_state_dict, sha256
 from mapmerge_core.weights.checks import Described, StateDict, describe, is_finite
 from mapmerge_core.weights.folders import weights_files
 from mapmerge_core.weights.hub import HubRef, fetch, parse_source
-from mapmerge_core.weights.streamed import adapt_lazily
+from mapmerge_core.weights.streamed import adapted, choose
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -98,7 +98,10 @@ class Inspection:
 
 
 def inspect_models(
-    models: Mapping[str, Path | str | HubRef], pretrained: Path | str | HubRef | None = None
+    models: Mapping[str, Path | str | HubRef],
+    pretrained: Path | str | HubRef | None = None,
+    *,
+    without: Collection[str] = (),
 ) -> Inspection:
     """Reads checkpoints and adapters and compares them with the model that they started from.
 
@@ -108,22 +111,24 @@ def inspect_models(
     Args:
         models: The checkpoints or adapters by name.
         pretrained: What they were fine-tuned from.
+        without: Names of tensors that aren't compared, such as those of heads.
 
     Raises:
         CheckpointError: A checkpoint can't be fetched or read. What doesn't fit is reported, not raised.
     """
     sources = {name: parse_source(source) for name, source in models.items()}
     paths = {name: fetch(source) for name, source in sources.items()}
-    base = None if pretrained is None else open_state_dict(pretrained)
     reports = {name: _describe(name, source, paths[name]) for name, source in sources.items()}
-    if base is None or pretrained is None:
+    if pretrained is None:
         return Inspection(None, tuple(reports.values()), "", None)
+    whole = open_state_dict(pretrained)
+    base = choose(whole, [name for name in whole if name not in without])
     described = describe(base)
     part = "visual." if any(key.startswith("visual.") for key in base) else ""
     compared = {key: about for key, about in described.items() if key.startswith(part)}
     problems, fitting = {}, {}
     for name, path in paths.items():
-        problems[name], change = _fit(path, base, compared, part)
+        problems[name], change = _fit(path, base, compared, part, without)
         if change is not None:
             fitting[name] = change
     sums, gram = _compare(base, compared, fitting)
@@ -207,17 +212,21 @@ def _architecture(path: Path, described: Mapping[str, Described]) -> str:
 
 
 def _fit(
-    path: Path, base: StateDict, compared: Mapping[str, Described], part: str
+    path: Path,
+    base: StateDict,
+    compared: Mapping[str, Described],
+    part: str,
+    without: Collection[str],
 ) -> tuple[tuple[str, ...], StateDict | Adapter | None]:
     """Why a model can't be merged onto its base, and if nothing stands against it the model."""
     if is_adapter(path):
         problems = find_misfits(path, base)
         if problems:
             return problems, None
-        adapter = read_adapter(path, base)
+        adapter = read_adapter(path, base, without)
         problems = _problems_of_adapter(adapter, compared)
         return problems, None if problems else adapter
-    state = adapt_lazily(open_state_dict(path), base, part)
+    state = adapted(open_state_dict(path), base, part, without)
     problems = _problems(describe(state), compared, part)
     return problems, None if problems else state
 

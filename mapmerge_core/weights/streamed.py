@@ -302,7 +302,7 @@ def open_vectors(
     sources = {name: fetch(parse_source(source)) for name, source in finetuned.items()}
     adapters = {name for name, path in sources.items() if is_adapter(path)}
     whole = open_state_dict(origin)
-    base = _choose(whole, [name for name in whole if name not in without])
+    base = choose(whole, [name for name in whole if name not in without])
     if on_disk is None:
         on_disk = _are_large(base, len(sources), part, torch.device(device))
     if not adapters and not on_disk:
@@ -310,17 +310,18 @@ def open_vectors(
     models: dict[str, StateDict | Adapter] = {
         name: read_adapter(path, base, without)
         if name in adapters
-        else _adapted(open_state_dict(path), base, part, without)
+        else adapted(open_state_dict(path), base, part, without)
         for name, path in sources.items()
     }
     return StreamedVectors.from_state_dicts(base, models, part=part)
 
 
-def _adapted(model: StateDict, base: StateDict, part: str, without: Collection[str]) -> StateDict:
-    return adapt_lazily(_choose(model, compared(model, base, without)), base, part)
+def adapted(model: StateDict, base: StateDict, part: str, without: Collection[str]) -> StateDict:
+    """A fine-tuned model's tensors that count, under its base's names, left on disk where possible."""
+    return adapt_lazily(choose(model, compared(model, base, without)), base, part)
 
 
-def _choose(model: StateDict, names: Sequence[str]) -> StateDict:
+def choose(model: StateDict, names: Sequence[str]) -> StateDict:
     """Some of a model's tensors, left on disk."""
     return model if len(names) == len(model) else _Renamed(model, describe(model), {n: n for n in names})
 

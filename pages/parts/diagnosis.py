@@ -32,12 +32,15 @@ def diagnose(spec: StudySpec) -> Diagnosis:
 
 
 def _problems(spec: StudySpec) -> tuple[tuple[str, str], ...]:
+    from mapmerge_core.tasks.families import family_class  # noqa: PLC0415
     from mapmerge_core.weights.hub import fetch  # noqa: PLC0415 - these import torch
     from mapmerge_core.weights.inspection import inspect_models  # noqa: PLC0415
 
     try:
         models = {task.name: fetch(task.checkpoint) for task in spec.tasks}
-        inspection = inspect_models(models, fetch(spec.pretrained))
+        pretrained = fetch(spec.pretrained)
+        heads = family_class(spec.family).left_out(spec.architecture, pretrained)
+        inspection = inspect_models(models, pretrained, without=heads)
     except (MapMergeError, OSError):
         return ()
     reports = [*([inspection.pretrained] if inspection.pretrained else []), *inspection.models]

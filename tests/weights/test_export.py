@@ -3,11 +3,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 import yaml
@@ -16,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from mapmerge_core import __version__
 from mapmerge_core.errors import CheckpointError, CoefficientError, ExportError
+from mapmerge_core.tasks.families.clip import preprocessing_of
 from mapmerge_core.weights.checkpoints import read_state_dict, sha256
 from mapmerge_core.weights.export import Recipe, read_recipe, save_merged, save_model, save_tensors
 from mapmerge_core.weights.streamed import StreamedVectors
@@ -330,3 +334,18 @@ def test_mergekit_finds_adapters_and_repositories(tmp_path):
     assert config["base_model"] == "org/base"
     reference = ModelReference.parse(config["models"][0]["model"])
     assert (reference.model.path, reference.lora.path) == ("org/base", str(adapter))
+
+
+def test_a_card_says_how_images_are_prepared_where_not_as_usual(tmp_path):
+    found = preprocessing_of("ViT-B-16-SigLIP/webli")
+    recipe = Recipe(architecture="ViT-B-16-SigLIP", preprocessing=found)
+    card = save_model(tmp_path / "m.safetensors", {"w": torch.ones(1)}, recipe=recipe).card.read_text()
+    assert read_recipe(tmp_path / "m.safetensors").preprocessing == found
+    [call] = re.findall(r"create_model_and_transforms\((.*)\)", card)
+    assert call == (
+        '"ViT-B-16-SigLIP", pretrained="m.safetensors", image_mean=[0.5, 0.5, 0.5], '
+        "image_std=[0.5, 0.5, 0.5], image_resize_mode='squash'"
+    )
+    assert {"image_mean", "image_std", "image_resize_mode"} <= signature(
+        open_clip.create_model_and_transforms
+    ).parameters.keys()

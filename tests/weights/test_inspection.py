@@ -283,3 +283,14 @@ def test_the_command_takes_folders_and_references(models, tmp_path, monkeypatch,
     assert "Against hf://org/near/open_clip_model.safetensors" in capsys.readouterr().out
     assert main(["inspect", "hf://org/none"]) == 2
     assert "hf://org/none is not in the local cache" in capsys.readouterr().err
+
+
+def test_heads_can_be_left_out(tmp_path):
+    body = torch.randn(4, 4)
+    save_file({"w": body, "fc.weight": torch.randn(10, 4)}, tmp_path / "base.safetensors")
+    save_file({"w": 1.1 * body, "fc.weight": torch.randn(5, 4)}, tmp_path / "own.safetensors")
+    files = {"own": tmp_path / "own.safetensors"}, tmp_path / "base.safetensors"
+    assert inspect_models(*files).models[0].problems == ("has 'fc.weight' of shape (5, 4), not (10, 4)",)
+    [model] = inspect_models(*files, without=["fc.weight"]).models
+    assert (model.problems, model.changed, model.n_compared) == ((), ("w",), 1)
+    assert model.l2_ratio == pytest.approx(0.1, rel=1e-5)
