@@ -12,6 +12,15 @@ from safetensors.torch import load_file
 from mapmerge_core.errors import CheckpointError, CoefficientError, DatasetError, MapMergeError
 from mapmerge_core.tasks.evaluator import Evaluator, choose_device, choose_precision
 from mapmerge_core.tasks.families.clip import ClipZeroShot
+from mapmerge_core.tasks.metric import (
+    ACCURACY,
+    F1,
+    LOSS,
+    MEAN_CLASS_ACCURACY,
+    PERPLEXITY,
+    TOP5_ACCURACY,
+    unpack,
+)
 from mapmerge_core.tasks.task import Task
 from mapmerge_core.weights.export import Recipe, save_merged
 from mapmerge_core.weights.task_vectors import TaskVectors
@@ -69,6 +78,64 @@ def test_every_fine_tuned_model_is_good_at_its_own_task(evaluator):
     values = np.array([[o.value for o in evaluator.evaluate(c).values()] for c in np.eye(3)])
     assert (np.diag(values) > 0.85).all()
     assert (values.argmax(axis=0) == [0, 1, 2]).all()
+
+
+def by_hand(metric, logits, labels):
+    """A classifier's metric from its logits (n x classes) by plain NumPy."""
+    guesses, classes = logits.argmax(axis=1), np.unique(labels)
+    if metric == ACCURACY:
+        return np.mean(guesses == labels)
+    if metric == TOP5_ACCURACY:
+        ranks = (logits > logits[np.arange(len(labels)), labels][:, None]).sum(axis=1)
+        return np.mean(ranks < 5)
+    if metric == LOSS:
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        return -log_p[np.arange(len(labels)), labels].mean()
+    recall = np.array([np.mean(guesses[labels == k] == k) for k in classes])
+    if metric == MEAN_CLASS_ACCURACY:
+        return recall.mean()
+    found = [np.sum((guesses == k) & (labels == k)) for k in classes]
+    return np.mean(
+        [
+            2 * hit / (np.sum(guesses == k) + np.sum(labels == k))
+            for hit, k in zip(found, classes, strict=True)
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    "metric", [ACCURACY, TOP5_ACCURACY, MEAN_CLASS_ACCURACY, F1, LOSS], ids=lambda m: m.name
+)
+def test_every_metric_of_classifiers_is_that_of_plain_numpy(evaluator, tmp_path, metric):
+    rng = np.random.default_rng(0)
+    names = [f"{name} {word}" for name in CLASS_NAMES["Colours"] for word in ("light", "dark")]
+    labels = {split: np.concatenate([np.arange(9), rng.integers(0, 4, 31)]) for split in ("val", "test")}
+    images = {split: rng.integers(0, 256, (40, 16, 16, 3), np.uint8) for split in ("val", "test")}
+    arrays = {f"{split}_images": images[split] for split in images}
+    arrays |= {f"{split}_labels": labels[split] for split in labels}
+    np.savez(tmp_path / "d.npz", class_names=names, templates=["{}"], **arrays)
+    task = Task.from_file("Unbalanced", tmp_path / "d.npz", metric)
+    measured = Evaluator(evaluator.family, evaluator.vectors, [task], device="cpu", batch_size=7)
+    outcome = measured.evaluate(POINTS[2], split="test")["Unbalanced"]
+    model = open_clip.CLIP(**ARCHITECTURE).eval()
+    model.load_state_dict(evaluator.vectors.merge(POINTS[2]))
+    with torch.inference_mode():
+        features = model.encode_image(plain_transform(images["test"], model), normalize=True)
+        logits = (features @ plain_head(model, names, ["{}"]) * model.logit_scale.exp()).double().numpy()
+    assert outcome.value == pytest.approx(by_hand(metric, logits, labels["test"]), abs=1e-5)
+    per_example = unpack(outcome.per_example, 40)
+    assert per_example.dtype == (np.float32 if metric == LOSS else bool)
+    if metric in (LOSS, TOP5_ACCURACY):
+        assert per_example.mean() == pytest.approx(outcome.value, abs=1e-5)
+    else:
+        assert per_example.tolist() == (logits.argmax(axis=1) == labels["test"]).tolist()
+
+
+def test_a_metric_that_a_family_cannot_measure_is_refused(evaluator, tiny_zoo):
+    task = Task.from_file("Light", tiny_zoo / "Light.npz", PERPLEXITY)
+    with pytest.raises(MapMergeError, match=r"'Light' can't be measured by perplexity .*: choose accuracy, "):
+        Evaluator(evaluator.family, evaluator.vectors, [task], device="cpu")
 
 
 def test_bfloat16_agrees_but_for_a_few_examples_and_test_is_always_float32(tiny_zoo, evaluator):
