@@ -212,6 +212,7 @@ def test_an_infeasible_rule_exits_3_and_names_the_nearest(command_line: CommandL
         (["run", "--study", "1", "--transform", "dare", "--drop", "1"], "from 0 to below 1"),
         (["front", "1", "--run", "99"], "has no run 99"),
         (["export", "1", "--row", "Salad"], "The comparison has no row 'Salad'"),
+        (["export", "1", "--row", "TIES"], "has no TIES yet: make it with `compare 1 --baselines ties`"),
         (["compare"], "Name either a study"),
         (["compare", "1", "--demo"], "Name either a study"),
         (["compare", "1", "--points", "30"], "--points is for --demo"),
@@ -295,7 +296,7 @@ def test_compare_as_a_table_and_a_file(compared: Compared, tmp_path: Path, monke
     arguments = ["compare", "1", "--no-baselines", "--normalise", "--preference", "Colours=1"]
     text, _ = compared.command_line(*arguments, "--csv", str(tmp_path / "table.csv"))
     assert "the preference is Colours 100%" in text
-    assert "Not made yet: Task arithmetic, searched scalar" in text
+    assert "Task arithmetic, searched scalar (scalar); " in text.partition("Not made yet")[2]
     for name in ("Nested MAP", "SLERP", "Pre-trained"):
         assert name in text
     lines = (tmp_path / "table.csv").read_text().splitlines()

@@ -69,7 +69,7 @@ class CompareInfo:
         notations: How each task's values are written (K,).
         shared: The title of an axis that all tasks share.
         scale: What each task's values are multiplied by on that axis (K,).
-        entries: The rows that have a value, as shown: in percent, or in the metric's own unit.
+        entries: The rows that have two values or a front, as shown: in percent, or in the metric's own unit.
         own: Each task's metric under its own model (K,), as shown; NaN where not measured.
         chosen: Key of the row that stands out, if any.
     """
@@ -112,7 +112,8 @@ def compare_info(
     drawn = []
     for entry in entries:
         front = entry.front[~np.isnan(entry.front).any(axis=1)]
-        if not np.isnan(entry.values).all() or len(front):
+        # Of two or three tasks every point needs two values, which a measurement under way may lack.
+        if np.isfinite(entry.values).sum() > 1 or len(front):
             drawn.append(Entry(entry.key, entry.name, entry.kind, convert(entry.values), convert(front)))
     return CompareInfo(
         tasks=tuple(tasks),

@@ -123,7 +123,15 @@ def export(options: Namespace) -> int:
 def _export_row(store: Store, study: StudyRow, options: Namespace) -> int:
     """Writes the model of a run, a baseline or a reference."""
     comparison = compare(store, study.id)
-    row = comparison.row({row.name: row.key for row in comparison.rows}.get(options.row, options.row))
+    keys = {row.name: row.key for row in comparison.rows}
+    key = keys.get(options.row, options.row)
+    for kind in comparison.offered:
+        if options.row in (kind.name, kind.title) and key not in keys.values():
+            raise StudyError(
+                f"'{study.name}' has no {kind.title} yet: make it with "
+                f"`compare {study.id} --baselines {kind.name}`."
+            )
+    row = comparison.row(key)
     if row.baseline_id is not None:
         exported = export_baseline(store, row.baseline_id, options.out)
     elif row.c is not None:

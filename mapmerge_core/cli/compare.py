@@ -183,8 +183,8 @@ def _say_comparison(study: StudyRow, comparison: Comparison, *, normalise: bool)
         if row.problem:
             say(f"\n{row.name}: {row.problem}")
     if comparison.offered:
-        titles = ", ".join(kind.title for kind in comparison.offered)
-        say(f"\nNot made yet: {titles}.")
+        titles = "; ".join(f"{kind.title} ({kind.name})" for kind in comparison.offered)
+        say(f"\nNot made yet, in brackets the names for --baselines: {titles}.")
 
 
 def _write_csv(comparison: Comparison, path: Path, *, normalise: bool) -> None:

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from mapmerge_core.cli.output import metric_text, number, print_json, print_table, say
-from mapmerge_core.cli.reports import by_task, front_values, say_analysis, say_fit, say_pick
+from mapmerge_core.cli.reports import by_task, front_values, say_analysis, say_check, say_fit, say_pick
 from mapmerge_core.cli.session import INFEASIBLE, Session, check_device, parse_weights
 from mapmerge_core.errors import StudyError
 from mapmerge_core.methods.catalogue import TITLES, default_points
@@ -119,7 +119,7 @@ def _of_folder(store: Store, options: Namespace) -> tuple[StudyRow, RunRow]:
     given, transform = _given_settings(options), _given_transform(options)
     spec = replace(spec_from_manifest(options.place, _given_tasks(options)), transform=transform)
     method, settings = _method_and_settings(options, given, spec)
-    check_spec(spec)
+    say_check(check_spec(spec))
     study = store.create_study(options.name, spec)
     return study, store.create_run(study.id, settings, method)
 
@@ -163,7 +163,7 @@ def _of_file(store: Store, options: Namespace, file: StudyFile) -> tuple[StudyRo
         for download in downloads(spec):
             if not download.cached:
                 sys.stderr.write(f"To download: {download_text(download)}\n")
-        check_spec(spec)
+        say_check(check_spec(spec))
         study = store.create_study(name, spec)
     for row in reversed(store.runs(study.id)):
         if row.method == method and replace(row.settings, device=settings.device) == settings:

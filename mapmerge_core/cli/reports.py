@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mapmerge_core.studies.analysis import Analysis
+    from mapmerge_core.studies.checking import SpecCheck
     from mapmerge_core.tasks.metric import Metric
 
 SHOWN_ROWS = 20
@@ -26,6 +28,23 @@ def front_values(analysis: Analysis) -> dict[str, Any]:
     """The study's front for JSON."""
     found = analysis.fitted_front
     return {"size": len(found), "c": found.c, "predicted": found.predicted}
+
+
+def say_check(check: SpecCheck) -> None:
+    """What was guessed of a new study's models and datasets, for a person to check, on standard error."""
+    for model in check.models:
+        if model.warning:
+            sys.stderr.write(f"{model.warning}\n")
+        if model.data is None:
+            continue
+        notes = list(model.data.notes)
+        if model.data.columns:
+            columns = ", ".join(f"'{column}' as the {what}" for what, column in model.data.columns.items())
+            notes.insert(0, f"The columns are {columns}.")
+        if model.data.corrupt:
+            notes.append(f"Images left out as unreadable: {len(model.data.corrupt)}.")
+        for note in notes:
+            sys.stderr.write(f"{model.task}: {note}\n")
 
 
 def say_fit(analysis: Analysis) -> None:

@@ -150,7 +150,7 @@ class Comparison:
         for row in self.rows:
             if row.key == key:
                 return row
-        raise StudyError(f"The comparison has no row '{key}': it has {', '.join(r.key for r in self.rows)}.")
+        raise StudyError(f"The comparison has no row '{key}': it has {'; '.join(r.name for r in self.rows)}.")
 
     def weighted(self, row: Row, normalise: bool = False) -> tuple[float, float, float]:
         """A row's preference-weighted sum for the shown preference; metrics that go down count negatively.

@@ -14,16 +14,18 @@ import numpy as np
 from mapmerge_core.errors import CheckpointError, ExportError, StudyError
 from mapmerge_core.studies.analysis import analyse
 from mapmerge_core.studies.baselines import baseline_values, find_kind, weights_of
-from mapmerge_core.studies.evaluators import load_evaluator, read_vectors
+from mapmerge_core.studies.evaluators import load_evaluator, open_clip_tag, read_vectors
 from mapmerge_core.studies.paths import absolute
 from mapmerge_core.studies.sources import check_sources, weights_of_sources
+from mapmerge_core.weights.folders import SUFFIXES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import Tensor
 
     from mapmerge_core.studies.rows import BaselineRow, StudyRow
+    from mapmerge_core.studies.spec import StudySpec
     from mapmerge_core.studies.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.weights.export import ExportResult, Recipe
@@ -112,7 +114,7 @@ def _extras(
     if family_class(study.spec.family).extras is Family.extras:
         return {}, {}
     replaced, extra = ask(load_evaluator(study, "cpu", "float32"))
-    return replaced, {slug(name): tensors for name, tensors in extra.items()}
+    return replaced, dict(zip(slugs(extra), extra.values(), strict=True))
 
 
 def _like(study: StudyRow) -> Path | None:
@@ -162,13 +164,34 @@ def make_recipe(store: Store, study: StudyRow, c: np.ndarray | None) -> Recipe:
             for name, metric in zip(tasks, study.spec.metrics, strict=True)
         },
         architecture=study.spec.architecture if study.spec.family == "clip" else "",
+        preprocessing=_preprocessing(study.spec),
     )
+
+
+def _preprocessing(spec: StudySpec) -> dict[str, Any]:
+    """How a study's weights want their images, where a program that loads an export must say so."""
+    if not (tag := open_clip_tag(spec)) or spec.architecture.endswith(".json"):
+        return {}
+    from mapmerge_core.tasks.families.clip import preprocessing_of
+
+    return preprocessing_of(tag)
 
 
 def slug(text: str) -> str:
     """A name as files and folders can have it: plain letters, digits and dashes."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-") or "study"
+
+
+def slugs(names: Iterable[str]) -> list[str]:
+    """Each name's `slug`, numbered where others have the same: such as those in scripts of other letters."""
+    found: list[str] = []
+    for name in names:
+        plain, n = slug(name), 1
+        while (numbered := plain if n == 1 else f"{plain}-{n}") in found:
+            n += 1
+        found.append(numbered)
+    return found
 
 
 def _predict(store: Store, study: StudyRow, c: np.ndarray) -> dict[str, float]:
@@ -199,9 +222,20 @@ def _target(store: Store, study: StudyRow, name: str, path: Path | str | None) -
     if path is None:  # the data folder holds nothing but exports, perhaps without a model moved elsewhere
         return store.folder / "exports" / slug(study.name) / name
     path = absolute(path)
+    _check_name(path, study)
     target = path if path.suffix == ".safetensors" else path / name
     _check_target(target, study)
     return target
+
+
+def _check_name(path: Path, study: StudyRow) -> None:
+    """Refuses what was typed as a file's name and isn't one of a merged model."""
+    is_model = path.suffix == ".safetensors"
+    if _like(study):
+        if path.is_file() or (is_model and path.name != "model.safetensors"):
+            raise ExportError(f"{path} is no folder, and this model is exported to one: name a folder.")
+    elif not is_model and (path.is_file() or (path.name.endswith(SUFFIXES) and not path.is_dir())):
+        raise ExportError(f"{path} can't be exported to: name a file that ends in .safetensors, or a folder.")
 
 
 def _check_target(model: Path, study: StudyRow) -> None:

@@ -60,9 +60,10 @@ def read_yaml(text: str) -> tuple[Any, Lines]:
         values = _values(loader, node, (), lines)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise NotYaml(
-            f"this isn't YAML: {error.problem or error.context}.", mark.line + 1 if mark else None
-        ) from error
+        sentence = f"this isn't YAML: {error.problem or error.context}."
+        if error.problem and repr("\t") in error.problem:
+            sentence = "YAML takes no tab here: indent with spaces."
+        raise NotYaml(sentence, mark.line + 1 if mark else None) from error
     except yaml.YAMLError as error:
         raise NotYaml(f"this isn't YAML: {' '.join(str(error).split())}.", None) from error
     return values, Lines(lines)

@@ -21,7 +21,7 @@ FRONT = np.array([[0.6, 0.3], [0.4, 0.45], [np.nan, np.nan], [0.7, 0.2]])
 def entries() -> list[Entry]:
     return [
         Entry("run-1", "MAP", "run", FRONT[0], FRONT),
-        Entry("run-2", "Unfinished", "run", np.full(2, np.nan), NONE),
+        Entry("run-2", "Unfinished", "run", np.array([0.6, np.nan]), NONE),
         Entry("soup", "Model soup", "baseline", np.array([0.5, 0.25]), NONE),
         Entry("ties", "TIES", "baseline", np.array([0.55, 0.1]), NONE),
         Entry("single-MNIST", "MNIST's own model", "single", np.array([0.8, 0.1]), NONE),
@@ -38,7 +38,7 @@ def traces_named(figure, name: str) -> list:
     return [trace for trace in figure.data if trace.name == name]
 
 
-def test_rows_are_in_percent_and_those_without_a_value_are_left_out() -> None:
+def test_rows_are_in_percent_and_those_that_make_no_point_are_left_out() -> None:
     found = info()
     assert [entry.key for entry in found.entries] == [
         entry.key for entry in entries() if entry.key != "run-2"

@@ -338,7 +338,7 @@ def test_what_is_not_there(store: Store, study: StudyRow):
         compare(store, 99)
     with pytest.raises(SearchError, match="seed -1"):
         compare(store, study.id, seed=-1)
-    with pytest.raises(StudyError, match="has no row 'ties': it has preference"):
+    with pytest.raises(StudyError, match="has no row 'ties': it has Task arithmetic by preference; "):
         compare(store, study.id).row("ties")
 
 

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from mapmerge_core.errors import ExportError, StudyError
+from mapmerge_core.studies import exporting
 from mapmerge_core.studies.baselines import make_baseline, measure_baseline
 from mapmerge_core.studies.demo import create_demo_study
-from mapmerge_core.studies.exporting import export_baseline, export_pick, exported_baseline, slug
+from mapmerge_core.studies.exporting import export_baseline, export_pick, exported_baseline, slug, slugs
 from mapmerge_core.studies.jobs import Jobs
 from mapmerge_core.studies.manifest import read_manifest
 from mapmerge_core.studies.runner import execute_run, measure
@@ -99,6 +100,29 @@ def test_an_export_replaces_nothing_but_an_export(
         export_pick(store, pick.id, tmp_path / "model.safetensors")
     export_pick(store, pick.id).path.unlink()  # as if it had been moved elsewhere
     assert export_pick(store, pick.id).path.exists()
+
+
+def test_what_was_meant_as_another_kind_of_file_becomes_no_folder(
+    store: Store, study: StudyRow, tmp_path: Path
+):
+    pick = store.add_pick(study.id, np.array([0.5, 0.25]), {"kind": "point"})
+    (tmp_path / "notes.txt").write_text("mine")
+    for name in ("model.bin", "model.pth.tar", "notes.txt"):
+        with pytest.raises(ExportError, match=f"{name} can't be exported to: name a file that ends in"):
+            export_pick(store, pick.id, tmp_path / name)
+    assert [path.name for path in tmp_path.glob("*.*")] == ["notes.txt"]
+    assert export_pick(store, pick.id, tmp_path / "v1.5").path.parent == tmp_path / "v1.5"
+
+
+def test_a_file_is_no_place_for_a_model_that_is_a_folder(
+    store: Store, study: StudyRow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pick = store.add_pick(study.id, np.array([0.5, 0.25]), {"kind": "point"})
+    monkeypatch.setattr(exporting, "_like", lambda _: tmp_path)  # as of a study of transformers
+    (tmp_path / "notes.txt").write_text("mine")
+    for name in ("merged.safetensors", "notes.txt"):
+        with pytest.raises(ExportError, match=f"{name} is no folder, and this model is exported to one"):
+            export_pick(store, pick.id, tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +239,7 @@ def test_a_study_of_other_task_vectors_measures_and_exports_those(
 def test_names_become_folders():
     assert slug("Zürich: A + B (2)") == "zurich-a-b-2"
     assert slug("模型") == "study"
+    assert slugs(["head-汽车", "head-花", "head", "head-2"]) == ["head", "head-2", "head-3", "head-2-2"]
 
 
 def test_a_pick_that_is_gone_is_refused(store: Store):

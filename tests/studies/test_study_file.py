@@ -11,8 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from mapmerge_core.__main__ import main
 from mapmerge_core.errors import DatasetError, StudyError
@@ -242,6 +244,7 @@ def test_a_methods_fields_are_those_of_a_run():
         ("limit: 2000", "limit: 1, limit: 2", "line 8: 'limit' is there twice, first in line 8: keep one."),
         ("name: Cars", "name: Cars\n    name: Vans", "line 10: 'name' is there twice, first in line 9"),
         ("tasks:\n", "tasks: [\n", "this isn't YAML: "),
+        ("limit: 2000", "\tlimit: 2000", "line 8: YAML takes no tab here: indent with spaces."),
         ("name: Two tasks", "name: a: b", "line 1: this isn't YAML: mapping values are not allowed here."),
         ("name: Two tasks", "name: &a [*a]", "line 1: '*a' repeats another part: write it out."),
         ("name: Two tasks", "name: " + "[" * 30, "line 1: this lies more than 20 levels deep"),
@@ -428,6 +431,35 @@ def test_run_makes_a_study_of_a_file_once(tiny_zoo, tmp_path, command):
     ]
     _, err = command("run", file, "--tasks", "Stripes,Stars", code=2)
     assert "has no task 'Stars': choose among Colours, Stripes." in err
+
+
+def test_run_says_what_was_guessed_of_models_and_datasets(tiny_zoo, tmp_path, command):
+    spec = spec_from_manifest(tiny_zoo, ["Colours", "Stripes"])
+    arrays = np.load(tiny_zoo / "Colours.npz")
+    for name in (0, 1):
+        (tmp_path / "images" / f"kind {name}").mkdir(parents=True)
+        for row in np.flatnonzero(arrays["val_labels"] == name)[:10]:
+            Image.fromarray(arrays["val_images"][row]).save(
+                tmp_path / "images" / f"kind {name}" / f"{row}.png"
+            )
+    rows = [
+        f"images/kind {path.parent.name[-1]}/{path.name},{path.parent.name}"
+        for path in tmp_path.rglob("*.png")
+    ]
+    (tmp_path / "table.csv").write_text("\n".join(["file_name,kind", *rows]))
+    tasks = (
+        replace(spec.tasks[0], checkpoint=spec.pretrained),
+        replace(spec.tasks[1], data=DataSource(path=tmp_path / "table.csv")),
+    )
+    settings = RunSettings(points=6, device="cpu")
+    write_study_file(
+        tmp_path / "a.yaml",
+        StudyFile(spec=replace(spec, tasks=tasks), method="map", settings=settings),
+    )
+    _, err = command("run", tmp_path / "a.yaml")
+    assert "'Colours' is the pre-trained model itself: fine-tuning changed nothing that is merged.\n" in err
+    assert "Stripes: The columns are 'file_name' as the image, 'kind' as the label.\n" in err
+    assert "Stripes: There is no validation split: 2 of the 20 examples" in err
 
 
 def test_run_goes_on_with_an_unfinished_run_of_a_file(tiny_zoo, tmp_path, command):
