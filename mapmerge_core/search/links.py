@@ -23,7 +23,8 @@ class Link:
     """One link with its bounds.
 
     Attributes:
-        name: ``identity``: z itself; ``sigmoid``: l + (u - l) sigmoid(z); ``softplus``: l + log(1 + exp(z)).
+        name: ``identity``: z itself; ``sigmoid``: l + (u - l) sigmoid(z); ``softplus``: l + log(1 + exp(z)),
+            or where there is only an upper bound its mirror image, u - log(1 + exp(-z)).
         low: l, or minus infinity.
         high: u, or infinity.
     """
@@ -36,6 +37,8 @@ class Link:
         """The metric at the quadratic form's values ``z`` (any shape)."""
         if self.name == "sigmoid":
             return np.asarray(self.low + (self.high - self.low) * expit(z))
+        if self.name == "softplus" and self._from_above:
+            return np.asarray(self.high - np.logaddexp(0.0, -z))
         if self.name == "softplus":
             return np.asarray(self.low + np.logaddexp(0.0, z))
         return z
@@ -45,7 +48,7 @@ class Link:
         if self.name == "sigmoid":
             return np.asarray((self.high - self.low) * expit(z) * expit(-z))
         if self.name == "softplus":
-            return np.asarray(expit(z))
+            return np.asarray(expit(-z if self._from_above else z))
         return np.ones_like(z)
 
     def inverse(self, y: Array) -> Array:
@@ -53,10 +56,15 @@ class Link:
         if self.name == "sigmoid":
             return np.asarray(logit(np.clip((y - self.low) / (self.high - self.low), INSIDE, 1 - INSIDE)))
         if self.name == "softplus":
-            above = y - self.low
-            above = np.maximum(above, max(INSIDE * float(above.max(initial=0.0)), 1e-9))
-            return np.asarray(above + np.log(-np.expm1(-above)))
+            distance = self.high - y if self._from_above else y - self.low
+            distance = np.maximum(distance, max(INSIDE * float(distance.max(initial=0.0)), 1e-9))
+            z = distance + np.log(-np.expm1(-distance))
+            return np.asarray(-z if self._from_above else z)
         return y
+
+    @property
+    def _from_above(self) -> bool:
+        return not np.isfinite(self.low)
 
 
 def make_link(name: LinkName, bounds: tuple[float, float] | None) -> Link:
@@ -73,7 +81,7 @@ def make_link(name: LinkName, bounds: tuple[float, float] | None) -> Link:
             raise SearchError(f"A sigmoid link needs two finite bounds in order, not {low:g} and {high:g}.")
         return Link(name, float(low), float(high))
     if name == "softplus":
-        if not np.isfinite(low):
-            raise SearchError(f"A softplus link needs a finite lower bound, not {low:g}.")
-        return Link(name, float(low), np.inf)
+        if not np.isfinite(low) and not np.isfinite(high):
+            raise SearchError("A softplus link needs a finite bound, and this metric has none.")
+        return Link(name, float(low), np.inf if np.isfinite(low) else float(high))
     raise SearchError(f"There is no link called {name!r}: choose identity, sigmoid or softplus.")

@@ -79,7 +79,7 @@ def export_baseline(store: Store, baseline_id: int, path: Path | str | None = No
     recipe = replace(
         make_recipe(store, study, baseline.c),
         method=kind.title,
-        settings=baseline.settings,
+        settings={**study.spec.options, **baseline.settings},
         measured={task: value for task, value in measured if np.isfinite(value)},
     )
     if baseline.c is not None:
@@ -163,7 +163,9 @@ def make_recipe(store: Store, study: StudyRow, c: np.ndarray | None) -> Recipe:
             | ({"data_sha256": by_role[data].sha256} if (data := f"{name} data") in by_role else {})
             for name, metric in zip(tasks, study.spec.metrics, strict=True)
         },
-        architecture=study.spec.architecture if study.spec.family == "clip" else "",
+        family=study.spec.family,
+        architecture=study.spec.architecture if study.spec.family in ("clip", "classifier") else "",
+        settings=study.spec.options,
         preprocessing=_preprocessing(study.spec),
     )
 

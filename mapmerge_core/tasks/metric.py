@@ -36,11 +36,10 @@ class Metric:
         return self.low, self.high
 
     @property
-    def link(self) -> Literal["identity", "sigmoid", "softplus"]:
+    def link(self) -> Literal["identity", "softplus", "sigmoid"]:
         """The surrogate's link that keeps predictions inside the bounds (MAP, Section 4.1)."""
-        if math.isfinite(self.low):
-            return "sigmoid" if math.isfinite(self.high) else "softplus"
-        return "identity"
+        n_bounds = math.isfinite(self.low) + math.isfinite(self.high)
+        return ("identity", "softplus", "sigmoid")[n_bounds]
 
     @property
     def is_share(self) -> bool:

@@ -211,6 +211,8 @@ def _loading(recipe: Recipe, facts: Facts) -> tuple[list[str], list[str]]:
         if isinstance(facts.config.get("architecture"), str):
             return _loading_in_timm(folder, has_heads=bool(facts.extra))
         return _loading_in_transformers(facts, folder)
+    if recipe.family == "classifier":
+        return _loading_of_classifier(recipe, facts)
     if not recipe.architecture:
         return [], [
             "from safetensors.torch import load_file",
@@ -231,6 +233,21 @@ def _loading_in_open_clip(name: str, weights: str, *register: str) -> tuple[list
         f'model, _, preprocess = open_clip.create_model_and_transforms("{name}"{weights})',
         f'tokenizer = open_clip.get_tokenizer("{name}")',
         "model.eval()",
+    ]
+
+
+def _loading_of_classifier(recipe: Recipe, facts: Facts) -> tuple[list[str], list[str]]:
+    heads = [
+        f'head = load_file("{name}")  # weight and bias, for the model\'s features' for name in facts.extra
+    ]
+    return ["library_name: timm", "pipeline_tag: image-classification"], [
+        "import timm",
+        "from safetensors.torch import load_file",
+        "",
+        f'model = timm.create_model("{recipe.architecture}", num_classes=0)',
+        f'model.load_state_dict(load_file("{facts.model.name}"))',
+        "model.eval()",
+        *heads,
     ]
 
 

@@ -55,8 +55,9 @@ class Recipe:
         measured: The metrics measured on the test split; shares as fractions.
         tasks: Whatever is worth telling about each task, such as its number of examples and its metric's
             name (``"metric"``), by which the card tells shares from losses.
-        architecture: An open_clip configuration file or an open_clip architecture name; ``""`` if it is no
-            CLIP.
+        family: Which family of models it is of; ``""`` if that isn't known.
+        architecture: An open_clip configuration file, or an architecture's name in open_clip or timm; ``""``
+            if neither knows it.
         preprocessing: How the model's images are prepared (mean, std, interpolation, resize_mode), where not
             as open_clip's default is and no configuration file says it.
         version: The version of mapmerge.
@@ -72,6 +73,7 @@ class Recipe:
     predicted: Mapping[str, float] = field(default_factory=dict)
     measured: Mapping[str, float] = field(default_factory=dict)
     tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    family: str = ""
     architecture: str = ""
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     version: str = __version__

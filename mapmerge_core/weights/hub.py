@@ -100,6 +100,10 @@ def parse_source(text: Path | str | HubRef) -> Path | HubRef:
     if isinstance(text, HubRef):
         return text
     match = _URL.fullmatch(str(text))
+    if str(text).startswith(("http://", "https://", "http:/", "https:/")):
+        raise CheckpointError(
+            f"'{text}' is a page's address: write hf://organisation/name for a model on the hub."
+        )
     if match is None:
         return Path(text)
     kind, rest = match[1], match[2].strip()

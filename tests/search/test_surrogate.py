@@ -194,7 +194,7 @@ class TestRefusals:
             ({"loss": "cubic"}, "no loss called 'cubic': choose squared, absolute or huber"),
             ({"link": "sigmoid", "bounds": (0, np.inf)}, "two finite bounds"),
             ({"link": "sigmoid", "bounds": (1, 0)}, "in order"),
-            ({"link": "softplus", "bounds": (-np.inf, np.inf)}, "finite lower bound"),
+            ({"link": "softplus", "bounds": (-np.inf, np.inf)}, "needs a finite bound"),
             ({"ridge": -1.0}, "ridge"),
             ({"ridge": np.nan}, "ridge"),
         ],
@@ -396,3 +396,20 @@ class TestEstimator:
         s = QuadraticSurrogate().fit(*measured(40, 3)).fit(C, y)
         np.testing.assert_array_equal(s.predict(C), QuadraticSurrogate().fit(C, y).predict(C))
         np.testing.assert_array_equal(C, measured(30, 2)[0])
+
+
+def test_an_upper_bound_alone_is_a_lower_one_mirrored():
+    rng = np.random.default_rng(0)
+    C = rng.uniform(0, 1, (40, 2))
+    losses = np.logaddexp(0, C @ [2.0, -1.0] - 1 + 3 * (C[:, 0] - 0.4) ** 2) + rng.normal(0, 0.001, 40).clip(
+        -0.01
+    )
+    below = QuadraticSurrogate(link="softplus", bounds=(0, np.inf)).fit(C, losses)
+    above = QuadraticSurrogate(link="softplus", bounds=(-np.inf, 1)).fit(C, 1 - losses)
+    grid = rng.uniform(-1, 2, (50, 2))
+    np.testing.assert_allclose(above.predict(grid), 1 - below.predict(grid), atol=1e-6)
+    assert above.predict(grid).max() < 1
+    np.testing.assert_allclose(above.gradient(grid), -below.gradient(grid), atol=1e-5)
+    low, high = above.predict_interval(grid)
+    assert (high <= 1).all()
+    assert (low < high).all()

@@ -126,9 +126,7 @@ def test_open_clips_own_weights_bring_their_preprocessing(tiny_zoo, tmp_path):
     # Squashed to a square rather than cropped, and from -1 to 1.
     assert found[:, [0, -1]].tolist() == [[1.0, 1.0]] * 3
     assert found[:, 7:9].tolist() == [[-1.0, -1.0]] * 3
-    with pytest.raises(
-        CheckpointError, match=r"trained with QuickGELU, .*: choose .*-quickgelu\."
-    ):
+    with pytest.raises(CheckpointError, match=r"trained with QuickGELU, .*: choose .*-quickgelu\."):
         ClipZeroShot(*files, tag="ViT-B-32/openai")
     assert clip.preprocessing_of("ViT-B-32-quickgelu/openai") == {}
 

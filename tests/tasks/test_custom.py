@@ -302,3 +302,8 @@ def test_a_family_of_ones_own(tmp_path):
             assert outcomes["First"].value == pytest.approx(r2, rel=1e-5)
     assert evaluator.evaluate([1, 0])["Sum"].value < 0.1 < 0.9 < evaluator.evaluate([0, 1])["First"].value
     assert "tests.tasks.own_family" in sys.modules
+
+
+def test_a_class_of_ones_own_that_fails_is_one_sentence(tmp_path):
+    with pytest.raises(MapMergeError, match="own_family:Regression' can't be made, it raises ValueError: "):
+        make_family("tests.tasks.own_family:Regression", "wide", tmp_path, {}, [])

@@ -121,6 +121,7 @@ def test_a_metrics_bounds_choose_its_link():
     assert ACCURACY.link == "sigmoid"
     assert ACCURACY.bounds == (0, 1)
     assert Metric("perplexity", maximize=False, low=1).link == "softplus"
+    assert Metric("R²", maximize=True, high=1).link == "softplus"
     assert Metric("score", maximize=True).link == "identity"
     assert Metric("score", maximize=True).bounds == (-math.inf, math.inf)
 

@@ -168,7 +168,7 @@ def test_damaged_images_are_named_and_left_out_only_if_agreed(tmp_path):
         open_images(DataSource(path=tmp_path / "d"))
     assert str(error.value) == (
         f"{tmp_path / 'd'}: 5 of the 20 images of 'val' can't be read ({', '.join(bad[:3])} and 2 more): "
-        "repair or remove them, or agree to leave unreadable images out."
+        "repair or remove them, or agree to leave unreadable images out (skip_corrupt: true)."
     )
     dataset = open_images(DataSource(path=tmp_path / "d", skip_corrupt=True))
     assert dataset.corrupt == tuple(bad)

@@ -122,6 +122,7 @@ def test_paths_stay_paths():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("https://hub.invalid/a/b", "is a page's address: write hf://organisation/name"),
         ("hf://", "is not a model on the hub: write hf://organisation/name"),
         ("hf://gpt2", "is not a model on the hub"),
         ("hf://org/model@", "is not a model on the hub"),

@@ -69,7 +69,8 @@ def refuse(where: object, split: str, names: list[str], count: int) -> DatasetEr
     """The error that names the images that can't be read."""
     return DatasetError(
         f"{where}: {len(names):,} of the {count:,} images of '{split}' can't be read "
-        f"({shown(names, _NAMED)}): repair or remove them, or agree to leave unreadable images out."
+        f"({shown(names, _NAMED)}): repair or remove them, or agree to leave "
+        "unreadable images out (skip_corrupt: true)."
     )
 
 

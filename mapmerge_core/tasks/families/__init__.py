@@ -135,10 +135,19 @@ def make_family(
                 + (f"choose from {', '.join(family.options)}." if family.options else "it has none.")
             )
     found = _imported(family_info(name).place)
-    if found is family:
-        made: Family = family(architecture, pretrained, **options)
-    else:
-        made = family(found, pretrained, tasks, name=name, **options)
+    if found is not family:
+        made: Family = family(found, pretrained, tasks, name=name, **options)
+        return made
+    try:
+        made = family(architecture, pretrained, **options)
+    except MapMergeError:
+        raise
+    except Exception as error:
+        if name in FAMILIES:
+            raise
+        raise MapMergeError(
+            f"'{name}' can't be made, it raises {type(error).__name__}: {' '.join(str(error).split())}."
+        ) from error
     return made
 
 
