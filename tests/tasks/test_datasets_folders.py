@@ -201,7 +201,7 @@ def test_a_preview_shows_different_classes_and_reads_nothing_else(tmp_path, monk
     (tmp_path / "d" / "val" / "class 0" / "000.png").write_bytes(b"damaged")
     opened = []
     real = Image.open
-    monkeypatch.setattr(Image, "open", lambda file: opened.append(file) or real(file))
+    monkeypatch.setattr(Image, "open", lambda file, **options: opened.append(file) or real(file, **options))
     shown = preview(DataSource(path=tmp_path / "d"), 4)
     assert len({name for _, name in shown}) == 4
     assert all(image.shape == (5, 4, 3) for image, _ in shown)
