@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from mapmerge_core.errors import Cancelled, MapMergeError
+from mapmerge_core.tasks.merged_gradients import contract, mean_entropy, merge_unrounded
 from mapmerge_core.tasks.statistics import classifier_of, running_out_of_memory
 from mapmerge_core.weights.streamed import in_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from threading import Event
+
+    from torch import Tensor
 
     from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.weights.task_vectors import TaskVectors
@@ -102,8 +104,7 @@ def entropy_and_gradient(
 ) -> tuple[float, Tensor]:
     """Returns the mean entropy of a merged model's predictions and its gradient by the coefficients.
 
-    The model depends on λ_ln as ∂θ_l/∂λ_ln = v_ln, so a gradient is <∂H/∂θ_l, v_ln>: one backward pass for
-    each task, whatever the number of task vectors.
+    One backward pass for each task, whatever the number of task vectors (see `contract`).
 
     Args:
         evaluator: Whose family and tasks to use; tensors that are not merged are taken as they are.
@@ -116,38 +117,12 @@ def entropy_and_gradient(
         float64, on the CPU.
     """
     family = classifier_of(evaluator)
-    parameters = _merge_unrounded(family.model_in(torch.float32), vectors, coefficients)
+    parameters = merge_unrounded(family.model_in(torch.float32), vectors, coefficients)
     entropy, gradient = 0.0, torch.zeros_like(coefficients)
     for name, images in batches.items():
         head = family.head(evaluator.tasks[name])
-        log_p = family.class_logits(images, head, parameters).log_softmax(dim=1)
-        loss = -(log_p.exp() * log_p).sum(dim=1).mean() / len(batches)
+        loss = mean_entropy(family.class_logits(images, head, parameters)) / len(batches)
         slopes = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        gradient += _contract(vectors, dict(zip(parameters, slopes, strict=True)))
+        gradient += contract(vectors, dict(zip(parameters, slopes, strict=True))).cpu().double()
         entropy += loss.item()
     return entropy, gradient
-
-
-@torch.no_grad()
-def _merge_unrounded(model: nn.Module, vectors: TaskVectors, coefficients: Tensor) -> dict[str, Tensor]:
-    """Makes ``model`` the merge in place; returns its merged parameters as leaves that take gradients."""
-    targets = model.state_dict(keep_vars=True)
-    rows = iter(coefficients.float().to(vectors.device))
-    leaves = {}
-    for group in vectors.groups:
-        for slot in group.slots:
-            base, V, target = slot.columns(group.base), slot.columns(group.V), targets[slot.name]
-            target.copy_(torch.addmv(base, V.T, next(rows).to(V.dtype)).view(slot.shape))
-            if isinstance(target, nn.Parameter):
-                leaves[slot.name] = target.detach().requires_grad_()
-    return leaves
-
-
-def _contract(vectors: TaskVectors, slopes: Mapping[str, Tensor | None]) -> Tensor:
-    """Turns a gradient by the merged parameters into one by the coefficients, L x N, float64, on the CPU."""
-    rows = []
-    for group in vectors.groups:
-        for slot in group.slots:
-            V, slope = slot.columns(group.V), slopes.get(slot.name)
-            rows.append(V.new_zeros(len(V)) if slope is None else V @ slope.flatten().to(V.dtype))
-    return torch.stack([row.float() for row in rows]).cpu().double()

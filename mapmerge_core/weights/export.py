@@ -195,15 +195,22 @@ def save_model(
     return _save(Target.of(Path(path), like), content, recipe, has_mergekit=has_mergekit)
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Writes tensors to a new safetensors file as carefully, without a recipe; its folder is made if missing.
+
+    Args:
+        path: The file.
+        tensors: What it will hold.
+        metadata: Text for its header.
 
     Raises:
         ExportError: The file can't be written, for which nothing is left of it, or would hold infinity.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_safetensors(path, describe(tensors), tensors.items(), {"format": "pt"})
+        write_safetensors(path, describe(tensors), tensors.items(), {"format": "pt"} | dict(metadata or {}))
     except (OSError, ExportError) as error:
         with suppress(OSError):
             path.unlink()

@@ -204,13 +204,21 @@ class TaskVectors:
         Raises:
             CoefficientError: ``coefficients`` is not L x N, or holds NaN or infinity.
         """
+        return self.state_dict_of(self.flats_of_layers(coefficients))
+
+    def flats_of_layers(self, coefficients: ArrayLike) -> list[Tensor]:
+        """Returns the buffers (d,) for `state_dict_of`, one for each group, of `merge_layers`.
+
+        Raises:
+            CoefficientError: ``coefficients`` is not L x N, or holds NaN or infinity.
+        """
         rows = iter(self._checked(coefficients, len(self.layers)))
         flats = [torch.empty_like(group.base) for group in self.groups]
         for group, flat in zip(self.groups, flats, strict=True):
             for slot in group.slots:
                 base, V = slot.columns(group.base), slot.columns(group.V)
                 torch.addmv(base, V.T, group.cast(next(rows)), out=slot.columns(flat))
-        return self.state_dict_of(flats)
+        return flats
 
     def state_dict_of(self, flats: Sequence[Tensor]) -> dict[str, Tensor]:
         """Returns a model as `merge` does, whose merged tensors lie in one buffer (d,) for each group."""

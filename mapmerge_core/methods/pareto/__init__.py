@@ -1,0 +1,1 @@
+"""Pareto Merging: one training run, a merged model for every preference (ICML 2025)."""

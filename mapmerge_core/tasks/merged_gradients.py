@@ -1,0 +1,63 @@
+"""From a merged model's gradients to gradients by what it was merged with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mapmerge_core.weights.task_vectors import TaskVectors
+
+
+@torch.no_grad()
+def merge_unrounded(model: nn.Module, vectors: TaskVectors, coefficients: Tensor) -> dict[str, Tensor]:
+    """Makes ``model`` the merge in place, without the checkpoint's rounding.
+
+    Args:
+        model: A float32 model on the vectors' device.
+        vectors: N task vectors of L tensors.
+        coefficients: L x N.
+
+    Returns:
+        Its merged parameters by name, as leaves that take gradients and share the model's memory.
+    """
+    targets = model.state_dict(keep_vars=True)
+    rows = iter(coefficients.float().to(vectors.device))
+    leaves = {}
+    for group in vectors.groups:
+        for slot in group.slots:
+            base, V, target = slot.columns(group.base), slot.columns(group.V), targets[slot.name]
+            target.copy_(torch.addmv(base, V.T, next(rows).to(V.dtype)).view(slot.shape))
+            if isinstance(target, nn.Parameter):
+                leaves[slot.name] = target.detach().requires_grad_()
+    return leaves
+
+
+def contract(vectors: TaskVectors, slopes: Mapping[str, Tensor | None]) -> Tensor:
+    """Turns a gradient by the merged parameters into one by the coefficients.
+
+    The model depends on λ_ln as ∂θ_l/∂λ_ln = v_ln, so the gradient is <∂f/∂θ_l, v_ln>.
+
+    Args:
+        vectors: N task vectors of L tensors.
+        slopes: ∂f/∂θ_l by name; those that are missing or None are 0.
+
+    Returns:
+        L x N, float32, on the vectors' device.
+    """
+    rows = []
+    for group in vectors.groups:
+        for slot in group.slots:
+            V, slope = slot.columns(group.V), slopes.get(slot.name)
+            rows.append(V.new_zeros(len(V)) if slope is None else V @ slope.flatten().to(V.dtype))
+    return torch.stack([row.float() for row in rows])
+
+
+def mean_entropy(logits: Tensor) -> Tensor:
+    """The mean Shannon entropy, in nats, of the distributions of examples with ``logits`` (n x classes)."""
+    log_p = logits.float().log_softmax(dim=1)
+    return -(log_p.exp() * log_p).sum(dim=1).mean()
