@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from mapmerge_core.errors import SearchError, StudyError
+from mapmerge_core.methods.catalogue import SEARCHES
 from mapmerge_core.search.front import GENERATIONS, Front, find_front
 from mapmerge_core.search.preferences import Scalarisation, choose_by_preference
 from mapmerge_core.search.rules import RuleResult, apply_rule, parse_rule
@@ -175,7 +176,7 @@ def analyse(
     """Fits each task's surrogate to the study's validation points and finds the front (MAP, Algorithm 1).
 
     The box is the one that the study's runs sampled (``Store.sampled_box``); link and loss are those of its
-    latest run. Points outside the box, as the single-task models are where it ends below 1, aren't fitted:
+    latest run of a search. Points outside the box, as the single-task models are where it ends below 1, aren't fitted:
     the front can't reach them, and they would bend the surrogates. The same evaluations and seed give the
     same front; ``Store.fingerprint`` tells whether there are new ones. Without ``with_front`` the surrogates
     alone are fitted, which takes milliseconds where the front takes up to seconds.
@@ -187,7 +188,7 @@ def analyse(
     check_seed(seed)
     study = store.study(study_id)
     metrics = study.spec.metrics
-    runs = store.runs(study_id)
+    runs = [run for run in store.runs(study_id) if run.method in SEARCHES]
     settings = runs[-1].settings if runs else RunSettings(points=0)
     low, high = store.sampled_box(study_id)
     C, Y = store.table(study_id)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mapmerge_core.errors import StudyError
-from mapmerge_core.methods.catalogue import TITLES, default_points
+from mapmerge_core.methods.catalogue import SEARCHES, default_points
 from mapmerge_core.search.design import anchors_outside
 from mapmerge_core.search.surrogate import QuadraticSurrogate
 from mapmerge_core.studies.manifest import (
@@ -76,7 +76,7 @@ def demo_runs(
     device: str = "auto",
     zoo: Path | str = DEMO_ZOO,
 ) -> list[tuple[MethodName, RunSettings]]:
-    """Every method for the comparison of the demo with ``n_tasks``, in the order in which to run them.
+    """Every search for the comparison of the demo with ``n_tasks``, in the order in which to run them.
 
     MAP, Bayesian MAP and direct search sample the demo's box; nested MAP merges two models at a time and
     samples [0, 1].
@@ -104,7 +104,7 @@ def demo_runs(
     }
     runs = [
         (method, replace(plain, points=budgets[method], high=1.0 if method == "nested" else plain.high))
-        for method in TITLES
+        for method in SEARCHES
     ]
     for method, settings in runs:
         settings.make_method(method, spec)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from filelock import FileLock
 
-JobKind = Literal["run", "measure", "estimate", "compare", "export"]
+JobKind = Literal["run", "measure", "estimate", "compare", "export", "refine", "choose"]
 JobStatus = Literal["queued", "running", "done", "stopped", "failed"]
 
 LIVE: tuple[JobStatus, ...] = ("queued", "running")
@@ -27,12 +27,14 @@ class JobSnapshot:
     Attributes:
         run_id: The run it executes, if it does.
         title: What it does, in a few words.
-        done: Evaluations in the store, of ``total`` wanted (0 of 0 while models are read, and for exports).
+        done: Evaluations in the store, of ``total`` wanted (0 of 0 while models are read, and for exports);
+            of Pareto Merging the training's steps, too.
         seconds: Since it started.
         seconds_left: From the smoothed time that an evaluation takes; None before the first.
         error: One sentence, where it failed.
         result: A run's ``RunRow``, a measurement's values (``m x K``), an ``Estimate``, an export's
-            ``ExportResult``; None until it is done, and for comparisons.
+            ``ExportResult``, a refinement's ``LearnedRule``, an ``UnlabelledChoice``; None until it is done, and
+            for comparisons.
     """
 
     id: int

@@ -18,19 +18,27 @@ from mapmerge_core.errors import Cancelled, MapMergeError, StudyError
 from mapmerge_core.studies.completing import complete
 from mapmerge_core.studies.entries import shares_of
 from mapmerge_core.studies.evaluators import EvaluatorCache
-from mapmerge_core.studies.exporting import export_baseline, export_pick
+from mapmerge_core.studies.exporting import export_baseline, export_learned_pick, export_pick
 from mapmerge_core.studies.findings import finding_of
 from mapmerge_core.studies.job import LIVE, Job, JobKind, JobSnapshot, JobStatus
+from mapmerge_core.studies.learned import learned_set, run_title
+from mapmerge_core.studies.learning import measure_learned, refine_by_rule
 from mapmerge_core.studies.runner import Estimate, estimate, execute_run, explain, measure
 from mapmerge_core.studies.settings import check_seed
+from mapmerge_core.studies.unlabelled import choose_unlabelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from filelock import FileLock
 
-    from mapmerge_core.studies.rows import Split
+    from mapmerge_core.methods.pareto.training import Training
+    from mapmerge_core.studies.learned import LearnedRule
+    from mapmerge_core.studies.rows import RunRow, Split
     from mapmerge_core.studies.store import Store
+    from mapmerge_core.studies.unlabelled import UnlabelledChoice
+    from mapmerge_core.tasks.data_source import DataSource
+    from mapmerge_core.tasks.evaluator import Evaluator
 
 __all__ = ["JobSnapshot", "Jobs"]
 
@@ -75,8 +83,7 @@ class Jobs:
                 finding_of(self._store, done)  # its tree takes seconds, which a page shouldn't wait for
             return done
 
-        points = f"{run.settings.points} points{' a pair' if run.method == 'nested' else ''}"
-        return self._add("run", run.study_id, f"Evaluate {points}", work, device, run_id, claim)
+        return self._add("run", run.study_id, run_title(run), work, device, run_id, claim)
 
     def measure(
         self,
@@ -109,8 +116,16 @@ class Jobs:
 
         return self._add("measure", study_id, title, work, device)
 
-    def estimate(self, study_id: int, device: str = "auto", precision: str = "auto") -> int:
-        """Times real evaluations, which count as the study's; its result is an ``Estimate``.
+    def estimate(
+        self,
+        study_id: int,
+        device: str = "auto",
+        precision: str = "auto",
+        training: Training | None = None,
+    ) -> int:
+        """Times real evaluations, which count as the study's, and steps of a ``training``.
+
+        Its result is an ``Estimate``.
 
         Returns:
             The job's id.
@@ -119,7 +134,14 @@ class Jobs:
 
         def work(job: Job) -> Estimate:
             evaluator = self._cache(device).get(study, device, precision)
-            return estimate(self._store, study, evaluator, cancel=job.cancel, progress=self._counter(job))
+            return estimate(
+                self._store,
+                study,
+                evaluator,
+                training=training,
+                cancel=job.cancel,
+                progress=self._counter(job),
+            )
 
         return self._add("estimate", study_id, "Time an evaluation", work, device)
 
@@ -168,6 +190,101 @@ class Jobs:
 
         title = "Make baselines and measure" if baselines else "Measure"
         return self._add("compare", study_id, title, work, device)
+
+    def measure_learned(self, run_id: int, gammas: np.ndarray, split: Split, title: str) -> int:
+        """Measures a learned set's models for the preferences ``gammas`` (``m x K``) on every task.
+
+        Returns:
+            The job's id; its result is the values (``m x K``).
+
+        Raises:
+            StudyError: where there is no such run.
+        """
+        run = self._store.run(run_id)
+        rows = np.array(gammas, dtype=np.float64)
+
+        def work(job: Job) -> np.ndarray:
+            return measure_learned(
+                self._store,
+                run_id,
+                self._evaluator_of(run),
+                rows,
+                split=split,
+                cancel=job.cancel,
+                progress=self._counter(job),
+            )
+
+        return self._add("measure", run.study_id, title, work, run.settings.device)
+
+    def refine(self, run_id: int, rule: str) -> int:
+        """Looks for a preference that meets a rule better, by measuring; its result is a ``LearnedRule``.
+
+        Returns:
+            The job's id.
+
+        Raises:
+            StudyError: where there is no such run, or it isn't done.
+            RuleError: where it is no rule over the study's tasks.
+        """
+        run = self._store.run(run_id)
+        learned_set(self._store, run_id).by_rule(rule)
+
+        def work(job: Job) -> LearnedRule:
+            evaluator = self._evaluator_of(run)
+            return refine_by_rule(
+                self._store, run_id, evaluator, rule, cancel=job.cancel, progress=self._counter(job)
+            )
+
+        return self._add("refine", run.study_id, "Measure near the rule", work, run.settings.device)
+
+    def choose_unlabelled(
+        self, study_id: int, source: DataSource, run_id: int | None = None, device: str = "auto"
+    ) -> int:
+        """Chooses a model for unlabelled data; its result is an ``UnlabelledChoice``.
+
+        Args:
+            study_id: The study.
+            source: The data; labels are never read.
+            run_id: The run whose learned set to choose from; None for the study's front.
+            device: Where to.
+
+        Returns:
+            The job's id.
+
+        Raises:
+            StudyError: where there is no such study.
+        """
+        study = self._store.study(study_id)
+
+        def work(job: Job) -> UnlabelledChoice:
+            evaluator = self._cache(device).get(study, device, "auto")
+            return choose_unlabelled(
+                self._store,
+                study_id,
+                source,
+                evaluator,
+                run_id=run_id,
+                cancel=job.cancel,
+                progress=self._counter(job),
+            )
+
+        return self._add("choose", study_id, "Look at the unlabelled data", work, device)
+
+    def export_learned(self, pick_id: int) -> int:
+        """Writes the model of a learned set's pick; its result is an ``ExportResult``.
+
+        Returns:
+            The job's id.
+
+        Raises:
+            StudyError: where there is no such pick.
+        """
+        pick = self._store.learned_pick(pick_id)
+
+        title = "Export the merged model"
+        return self._add(
+            "export", pick.study_id, title, lambda _: export_learned_pick(self._store, pick_id), _FILES
+        )
 
     def export(self, pick_id: int) -> int:
         """Writes a pick's merged model; its result is an ``ExportResult``.
@@ -328,6 +445,11 @@ class Jobs:
                 f"There is no job {job_id}: it ended long ago, or before mapmerge was restarted."
             )
         return self._jobs[job_id]
+
+    def _evaluator_of(self, run: RunRow) -> Evaluator:
+        """The evaluator that a run used."""
+        device, precision = run.settings.device, run.settings.precision
+        return self._cache(device).get(self._store.study(run.study_id), device, precision)
 
     def _cache(self, device: str) -> EvaluatorCache:
         with self._lock:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import Select, distinct, func, select
 
-from mapmerge_core.studies.rows import PickRow, RunRow, RunStatus, StudyRow
+from mapmerge_core.studies.rows import LearnedPickRow, PickRow, RunRow, RunStatus, StudyRow
 from mapmerge_core.studies.settings import RunSettings
 from mapmerge_core.studies.sources import Source
 from mapmerge_core.studies.spec import StudySpec
-from mapmerge_core.studies.tables import Evaluation, Pick, Run, Study
+from mapmerge_core.studies.tables import Evaluation, LearnedEvaluation, LearnedPick, Pick, Run, Study, TrainingStep
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -27,16 +27,21 @@ def as_id(number: int) -> int:
 def select_studies() -> Select[Any]:
     """Studies, each with its counts, its latest run's status and evaluation's time (see ``study_row``)."""
     evaluations = Evaluation.study_id == Study.id
+    learned = LearnedEvaluation.run_id.in_(select(Run.id).where(Run.study_id == Study.id).scalar_subquery())
+    learned_picks = LearnedPick.run_id.in_(select(Run.id).where(Run.study_id == Study.id).scalar_subquery())
     latest = select(Run.status).where(Run.study_id == Study.id).order_by(Run.id.desc()).limit(1)
     return select(
         Study,
         select(func.count(distinct(Evaluation.c)))
         .where(evaluations, Evaluation.split == "val")
         .scalar_subquery(),
-        select(func.count()).where(evaluations).scalar_subquery(),
-        select(func.count()).where(Pick.study_id == Study.id).scalar_subquery(),
+        select(func.count()).where(evaluations).scalar_subquery()
+        + select(func.count()).where(learned).scalar_subquery(),
+        select(func.count()).where(Pick.study_id == Study.id).scalar_subquery()
+        + select(func.count()).where(learned_picks).scalar_subquery(),
         latest.scalar_subquery(),
         select(func.max(Evaluation.created)).where(evaluations).scalar_subquery(),
+        select(func.max(LearnedEvaluation.created)).where(learned).scalar_subquery(),
     )
 
 
@@ -46,7 +51,7 @@ def study_row(
     n_evaluations: int,
     n_picks: int,
     status: RunStatus | None,
-    changed: datetime | None,
+    *changed: datetime | None,
 ) -> StudyRow:
     """One result of ``select_studies``."""
     return StudyRow(
@@ -59,18 +64,21 @@ def study_row(
         n_evaluations=n_evaluations,
         n_picks=n_picks,
         status=status,
-        changed=changed or study.created,
+        changed=max((each for each in changed if each is not None), default=study.created),
     )
 
 
 def select_runs() -> Select[Any]:
     """Runs, each with the number of its measurements and the seconds they took (see ``run_row``)."""
-    mine = Evaluation.run_id == Run.id
-    return select(
-        Run,
-        select(func.count()).where(mine).scalar_subquery(),
-        select(func.coalesce(func.sum(Evaluation.seconds), 0.0)).where(mine).scalar_subquery(),
-    )
+    n_evaluations: Any = 0
+    seconds: Any = 0.0
+    for table in (Evaluation, LearnedEvaluation):
+        mine = (table.run_id == Run.id) & (table.split == "val")
+        n_evaluations += select(func.count()).where(mine).scalar_subquery()
+        seconds += select(func.coalesce(func.sum(table.seconds), 0.0)).where(mine).scalar_subquery()
+    training = TrainingStep.run_id == Run.id
+    seconds += select(func.coalesce(func.sum(TrainingStep.seconds), 0.0)).where(training).scalar_subquery()
+    return select(Run, n_evaluations, seconds)
 
 
 def run_row(run: Run, n_evaluations: int, seconds: float) -> RunRow:
@@ -96,6 +104,21 @@ def pick_row(pick: Pick) -> PickRow:
         id=pick.id,
         study_id=pick.study_id,
         c=pick.c,
+        how=pick.how,
+        name=pick.name,
+        shortlisted=pick.shortlisted,
+        exported=None if pick.exported is None else Path(pick.exported),
+        created=pick.created,
+    )
+
+
+def learned_pick_row(pick: LearnedPick, study_id: int) -> LearnedPickRow:
+    """A learned set's pick that no longer depends on its session."""
+    return LearnedPickRow(
+        id=pick.id,
+        study_id=study_id,
+        run_id=pick.run_id,
+        gamma=pick.gamma,
         how=pick.how,
         name=pick.name,
         shortlisted=pick.shortlisted,

@@ -53,7 +53,7 @@ class RunRow:
     Attributes:
         error: One sentence, where the run failed.
         n_evaluations: Measurements that this run made (others it found in the store).
-        seconds: What those measurements took.
+        seconds: What those measurements took, and training.
     """
 
     id: int
@@ -105,6 +105,45 @@ class PickRow:
     id: int
     study_id: int
     c: np.ndarray
+    how: Mapping[str, Any]
+    name: str
+    shortlisted: bool
+    exported: Path | None
+    created: datetime
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingPoint:
+    """What training a learned set had come to.
+
+    Attributes:
+        step: Steps taken.
+        objective: What is minimised, the mean since the point before.
+        f: The tasks' objectives (K,), likewise: entropies in nats, or of data-free training shares of distances.
+        seconds: What the steps since the point before took.
+    """
+
+    step: int
+    objective: float
+    f: np.ndarray
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedPickRow:
+    """A preference ``gamma`` (read-only, (K,), summing to 1) whose model of a run's learned set a person chose.
+
+    Attributes:
+        how: {"kind": "preference"}, {"kind": "rule", "text": ...}, {"kind": "point"},
+            {"kind": "unlabelled", "data": ...} or {"kind": "compared", "name": ...}.
+        shortlisted: Whether the person keeps it in sight.
+        exported: The file that it was last exported to.
+    """
+
+    id: int
+    study_id: int
+    run_id: int
+    gamma: np.ndarray
     how: Mapping[str, Any]
     name: str
     shortlisted: bool

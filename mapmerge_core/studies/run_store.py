@@ -39,7 +39,7 @@ class RunStore(Database):
             study = session.get(Study, as_id(study_id))
             if study is None:
                 raise StudyError(f"There is no study {study_id}: it may have been deleted.")
-            settings.make_method(method, StudySpec.from_dict(study.spec))
+            settings.check(method, StudySpec.from_dict(study.spec))
             run = Run(
                 study_id=study_id,
                 method=method,

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mapmerge_core.errors import Cancelled, MapMergeError
+from mapmerge_core.studies.learning import learn, seconds_per_step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mapmerge_core.methods.pareto.training import Training
     from mapmerge_core.studies.rows import RunRow, Split, StudyRow
     from mapmerge_core.studies.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
@@ -50,29 +52,12 @@ def execute_run(
     cancel = cancel or Event()
     store.set_status(run_id, "running")
     try:
-        method = run.settings.make_method(run.method, study.spec)
+        run.settings.check(run.method, study.spec)
         evaluator = get_evaluator(study, run.settings.device, run.settings.precision)
-        done = 0
-        names = study.spec.task_names
-        while (batch := method.ask()) is not None:
-            before, total = done, method.n_evaluations  # of nested MAP it settles from round to round
-
-            def report(done_of_batch: int, _: int, before: int = before, total: int = total) -> None:
-                if progress:
-                    progress(before + done_of_batch, total)
-
-            values = measure(
-                store,
-                study,
-                evaluator,
-                batch.C,
-                tasks=[names[task] for task in batch.tasks],
-                run_id=run_id,
-                cancel=cancel,
-                progress=report,
-            )
-            done += values.size
-            method.tell(batch, values)
+        if run.method == "pareto_merging":
+            learn(store, run, study, evaluator, cancel=cancel, progress=progress)
+        else:
+            _search(store, run, study, evaluator, cancel=cancel, progress=progress)
     except (Cancelled, KeyboardInterrupt) as stop:
         store.set_status(run_id, "stopped")
         if isinstance(stop, KeyboardInterrupt):
@@ -83,6 +68,40 @@ def execute_run(
     else:
         store.set_status(run_id, "done")
     return store.run(run_id)
+
+
+def _search(
+    store: Store,
+    run: RunRow,
+    study: StudyRow,
+    evaluator: Evaluator,
+    *,
+    cancel: Event,
+    progress: Progress | None,
+) -> None:
+    """Measures what a run's method asks for until it is done."""
+    method = run.settings.make_method(run.method, study.spec)
+    done = 0
+    names = study.spec.task_names
+    while (batch := method.ask()) is not None:
+        before, total = done, method.n_evaluations  # of nested MAP it settles from round to round
+
+        def report(done_of_batch: int, _: int, before: int = before, total: int = total) -> None:
+            if progress:
+                progress(before + done_of_batch, total)
+
+        values = measure(
+            store,
+            study,
+            evaluator,
+            batch.C,
+            tasks=[names[task] for task in batch.tasks],
+            run_id=run.id,
+            cancel=cancel,
+            progress=report,
+        )
+        done += values.size
+        method.tell(batch, values)
 
 
 def measure(
@@ -148,6 +167,7 @@ class Estimate:
 
     Attributes:
         seconds_per_point: To measure one c on the validation split of every task.
+        seconds_per_step: Of Pareto Merging's training, where that was asked for.
         device: Where it was measured, such as "cpu" or "cuda".
         precision: What it was computed in, "float32" or "bfloat16".
     """
@@ -155,10 +175,11 @@ class Estimate:
     seconds_per_point: float
     device: str
     precision: str
+    seconds_per_step: float = 0.0
 
-    def seconds_for(self, n_points: int) -> float:
-        """To measure ``n_points`` c on the validation split of every task."""
-        return n_points * self.seconds_per_point
+    def seconds_for(self, n_points: int, n_steps: int = 0) -> float:
+        """To measure ``n_points`` c on the validation split of every task, and to train ``n_steps`` steps."""
+        return n_points * self.seconds_per_point + n_steps * self.seconds_per_step
 
 
 def estimate(
@@ -166,10 +187,13 @@ def estimate(
     study: StudyRow,
     evaluator: Evaluator,
     *,
+    training: Training | None = None,
     cancel: Event | None = None,
     progress: Progress | None = None,
 ) -> Estimate:
     """Times a real evaluation, of a model that every comparison needs, so that nothing is wasted.
+
+    With a ``training`` it times a few of its steps, too.
 
     The pre-trained model warms up, the first single-task model is timed. Where the study has them already,
     perhaps from another device, they are evaluated for the time alone.
@@ -188,7 +212,8 @@ def estimate(
         timed = [outcome.seconds for outcome in evaluator.evaluate(C[1]).values()]
     else:
         timed = [row.seconds for row in store.evaluations(study.id) if np.array_equal(row.c, C[1])]
-    return Estimate(sum(timed), str(evaluator.device), str(evaluator.precision))
+    each = seconds_per_step(evaluator, training) if training else 0.0
+    return Estimate(sum(timed), str(evaluator.device), str(evaluator.precision), each)
 
 
 def explain(error: Exception) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from mapmerge_core.errors import SearchError
+from mapmerge_core.errors import SearchError, StudyError
+from mapmerge_core.methods.pareto.training import Training
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,12 +33,40 @@ def check_seed(seed: int) -> None:
         raise SearchError(f"The seed {seed} can't be used: choose a whole number from 0 to {MAX_SEED}.")
 
 
+def check_learnable(spec: StudySpec, *, data_free: bool) -> None:
+    """Makes sure that Pareto Merging can learn from a study's models and data.
+
+    Raises:
+        StudyError: where it can't.
+    """
+    from mapmerge_core.tasks.families import family_info
+    from mapmerge_core.weights.hub import is_adapter
+
+    if any(is_adapter(task.checkpoint) for task in spec.tasks):
+        raise StudyError(
+            "Pareto Merging needs whole models, and adapters stay in low rank: choose MAP, or merge the adapters "
+            "into models first."
+        )
+    if data_free:
+        return
+    if not family_info(spec.family).gives_logits:
+        raise StudyError(
+            "Pareto Merging learns from the logits of image classifiers: train data-free, or choose MAP."
+        )
+    for task in spec.tasks:
+        if task.data is None:
+            raise StudyError(
+                f"Pareto Merging needs unlabelled images of '{task.name}': add its dataset, or train data-free."
+            )
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """What a run was asked to do.
 
     Attributes:
-        points: Budget: coefficient vectors to evaluate, anchors included; of nested MAP for each pair.
+        points: Budget: coefficient vectors to evaluate, anchors included; of nested MAP for each pair, of
+            Pareto Merging preferences to measure once it has learned.
         seed: Seed of the design; the same seed asks for the same coefficients.
         low: Lower corner of the sampled box, the same for every coefficient.
         high: Upper corner of the sampled box.
@@ -52,6 +81,7 @@ class RunSettings:
         weights: Nested MAP's preference by task; None for equal weights.
         rule: Nested MAP's rule, instead of a preference.
         order: Nested MAP's tasks in the order of the tree's leaves; None pairs by loss.
+        training: How Pareto Merging learns; None for the paper's way.
     """
 
     points: int
@@ -69,9 +99,30 @@ class RunSettings:
     weights: Mapping[str, float] | None = None
     rule: str | None = None
     order: Sequence[str] | None = None
+    training: Training | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.training, dict):  # as JSON has it
+            object.__setattr__(self, "training", Training(**self.training))
+
+    def check(self, name: MethodName, spec: StudySpec) -> None:
+        """Refuses what the method called ``name`` can't run with these settings in a study of ``spec``.
+
+        Raises:
+            SearchError: for an unknown method, and for settings that can't be sampled or fitted.
+            RuleError: for a rule that isn't one over the study's tasks.
+            StudyError: where Pareto Merging can't learn from the study's models or data.
+        """
+        if name != "pareto_merging":
+            self.make_method(name, spec)
+            return
+        self._check_budget()
+        if self.points < 1:
+            raise SearchError("Measure one preference or more once the set is learned.")
+        check_learnable(spec, data_free=self.training is not None and self.training.data_free)
 
     def make_method(self, name: MethodName, spec: StudySpec) -> Method:
-        """The method called ``name`` with these settings, for a study of ``spec``.
+        """The search called ``name`` with these settings, for a study of ``spec``.
 
         Raises:
             SearchError: for an unknown method, and for settings that can't be sampled or fitted.
@@ -80,9 +131,7 @@ class RunSettings:
         from mapmerge_core.methods.direct import DirectSearch
         from mapmerge_core.methods.map import MAP
 
-        check_seed(self.seed)
-        if self.points > MAX_POINTS:
-            raise SearchError(f"{self.points} points are too many for one run: choose {MAX_POINTS} or fewer.")
+        self._check_budget()
         n = len(spec.tasks)
         links = self.links(spec.metrics)
         self._check_surrogates(name, n, links)
@@ -129,6 +178,11 @@ class RunSettings:
                 loss=self.loss,
             )
         raise SearchError(f"The method '{name}' is unknown: use map, bayesian, nested or direct.")
+
+    def _check_budget(self) -> None:
+        check_seed(self.seed)
+        if self.points > MAX_POINTS:
+            raise SearchError(f"{self.points} points are too many for one run: choose {MAX_POINTS} or fewer.")
 
     def _check_surrogates(
         self, name: MethodName, n_vectors: int, links: Sequence[tuple[LinkName, tuple[float, float]]]

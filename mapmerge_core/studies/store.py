@@ -16,6 +16,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from mapmerge_core.errors import CoefficientError, StudyError
 from mapmerge_core.studies.baseline_store import BaselineStore
+from mapmerge_core.studies.learned_store import LearnedStore
 from mapmerge_core.studies.paths import absolute
 from mapmerge_core.studies.queries import (
     as_id,
@@ -43,7 +44,7 @@ def home() -> Path:
     return absolute(folder) if folder else user_data_path("mapmerge", appauthor=False)
 
 
-class Store(RunStore, BaselineStore):
+class Store(RunStore, BaselineStore, LearnedStore):
     """Everything that is kept.
 
     Safe to share between threads; several processes can open the same file.
@@ -139,6 +140,8 @@ class Store(RunStore, BaselineStore):
             if run.status in ACTIVE and self.is_claimed(run.id):
                 raise StudyError(f"'{study.name}' has a run going on: stop it before deleting the study.")
         files = [self.baseline_file(baseline.id) for baseline in self.baselines(study_id)]
+        for run in self.runs(study_id):
+            files += [self.learned_file(run.id), self.training_file(run.id)]
         with self._write() as session:
             session.execute(delete(Study).where(Study.id == study_id))
         for file in files:

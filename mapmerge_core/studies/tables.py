@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Coefficients(TypeDecorator[np.ndarray]):
@@ -159,4 +159,51 @@ class BaselineEvaluation(Base):
     n_examples: Mapped[int]
     per_example: Mapped[bytes] = mapped_column("correct")  # named when right or wrong was all there was
     seconds: Mapped[float]
+    created: Mapped[datetime]
+
+
+class TrainingStep(Base):
+    """What training a learned set had come to after a step: means since the row before."""
+
+    __tablename__ = "training_steps"
+    __table_args__ = ()  # its key is no number of its own
+
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    objective: Mapped[float]
+    f: Mapped[np.ndarray]
+    seconds: Mapped[float]
+
+
+class LearnedEvaluation(Base):
+    """One measurement on one task's split of a learned set's model for a preference, as it was after a step."""
+
+    __tablename__ = "learned_evaluations"
+    __table_args__ = (UniqueConstraint("run_id", "step", "gamma", "task", "split"), Base.__table_args__)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
+    step: Mapped[int]
+    gamma: Mapped[np.ndarray]
+    task: Mapped[str]
+    split: Mapped[str]
+    value: Mapped[float]
+    n_examples: Mapped[int]
+    per_example: Mapped[bytes]
+    seconds: Mapped[float]
+    created: Mapped[datetime]
+
+
+class LearnedPick(Base):
+    """A preference whose model of a learned set a person chose, and why."""
+
+    __tablename__ = "learned_picks"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
+    gamma: Mapped[np.ndarray]
+    how: Mapped[dict[str, Any]]
+    name: Mapped[str]
+    shortlisted: Mapped[bool]
+    exported: Mapped[str | None]
     created: Mapped[datetime]
