@@ -28,7 +28,8 @@ def default_points(name: MethodName, n_vectors: int) -> int:
     """The paper's budget of a method for N tasks.
 
     Bayesian MAP takes twice the points that determine a surrogate (12 for two tasks, Appendix D); nested
-    MAP's points are those of each pair, Pareto Merging's the preferences that are measured once it has learned.
+    MAP's points are those of each pair, Pareto Merging's the preferences that are measured once it has
+    learned.
     """
     if name == "pareto_merging":
         return default_grid(n_vectors)

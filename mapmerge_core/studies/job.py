@@ -33,8 +33,8 @@ class JobSnapshot:
         seconds_left: From the smoothed time that an evaluation takes; None before the first.
         error: One sentence, where it failed.
         result: A run's ``RunRow``, a measurement's values (``m x K``), an ``Estimate``, an export's
-            ``ExportResult``, a refinement's ``LearnedRule``, an ``UnlabelledChoice``; None until it is done, and
-            for comparisons.
+            ``ExportResult``, a refinement's ``LearnedRule``, an ``UnlabelledChoice``; None until it is done,
+            and for comparisons.
     """
 
     id: int

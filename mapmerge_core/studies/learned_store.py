@@ -152,7 +152,8 @@ class LearnedStore(Database):
             LearnedEvaluation.run_id == as_id(run_id), LearnedEvaluation.split == split
         )
         with self._read() as session:
-            return {task: n for task, n in session.execute(query.group_by(LearnedEvaluation.task))}
+            rows = session.execute(query.group_by(LearnedEvaluation.task))
+            return {row[0]: row[1] for row in rows}
 
     # Picks
 
@@ -243,7 +244,7 @@ class LearnedStore(Database):
         return normalise(gamma, len(self._tasks_of(run_id)))
 
     def _finished(self, run_id: int, split: Split) -> tuple[Any, ...]:
-        """The conditions that an evaluation on a split is of the finished set: of the last step that there is."""
+        """Conditions on an evaluation: on a split, of the finished set, which is that after the last step."""
         last = (
             select(func.max(TrainingStep.step)).where(TrainingStep.run_id == as_id(run_id)).scalar_subquery()
         )

@@ -11,7 +11,15 @@ from mapmerge_core.studies.rows import LearnedPickRow, PickRow, RunRow, RunStatu
 from mapmerge_core.studies.settings import RunSettings
 from mapmerge_core.studies.sources import Source
 from mapmerge_core.studies.spec import StudySpec
-from mapmerge_core.studies.tables import Evaluation, LearnedEvaluation, LearnedPick, Pick, Run, Study, TrainingStep
+from mapmerge_core.studies.tables import (
+    Evaluation,
+    LearnedEvaluation,
+    LearnedPick,
+    Pick,
+    Run,
+    Study,
+    TrainingStep,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -87,7 +95,7 @@ def run_row(run: Run, n_evaluations: int, seconds: float) -> RunRow:
         id=run.id,
         study_id=run.study_id,
         method=cast("MethodName", run.method),
-        settings=RunSettings(**run.settings),
+        settings=RunSettings.from_dict(run.settings),
         status=cast("RunStatus", run.status),
         error=run.error,
         created=run.created,

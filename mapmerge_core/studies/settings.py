@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from mapmerge_core.errors import SearchError, StudyError
 from mapmerge_core.methods.pareto.training import Training
@@ -44,8 +44,8 @@ def check_learnable(spec: StudySpec, *, data_free: bool) -> None:
 
     if any(is_adapter(task.checkpoint) for task in spec.tasks):
         raise StudyError(
-            "Pareto Merging needs whole models, and adapters stay in low rank: choose MAP, or merge the adapters "
-            "into models first."
+            "Pareto Merging needs whole models, and adapters stay in low rank: choose MAP, or merge the "
+            "adapters into models first."
         )
     if data_free:
         return
@@ -56,7 +56,8 @@ def check_learnable(spec: StudySpec, *, data_free: bool) -> None:
     for task in spec.tasks:
         if task.data is None:
             raise StudyError(
-                f"Pareto Merging needs unlabelled images of '{task.name}': add its dataset, or train data-free."
+                f"Pareto Merging needs unlabelled images of '{task.name}': add its dataset, or train "
+                "data-free."
             )
 
 
@@ -101,9 +102,11 @@ class RunSettings:
     order: Sequence[str] | None = None
     training: Training | None = None
 
-    def __post_init__(self) -> None:
-        if isinstance(self.training, dict):  # as JSON has it
-            object.__setattr__(self, "training", Training(**self.training))
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The settings that ``to_dict`` wrote."""
+        training = values.get("training")
+        return cls(**{**values, "training": None if training is None else Training(**training)})
 
     def check(self, name: MethodName, spec: StudySpec) -> None:
         """Refuses what the method called ``name`` can't run with these settings in a study of ``spec``.

@@ -176,7 +176,7 @@ class TrainingStep(Base):
 
 
 class LearnedEvaluation(Base):
-    """One measurement on one task's split of a learned set's model for a preference, as it was after a step."""
+    """One measurement on one task's split of a learned set's model for a preference, after a step."""
 
     __tablename__ = "learned_evaluations"
     __table_args__ = (UniqueConstraint("run_id", "step", "gamma", "task", "split"), Base.__table_args__)
