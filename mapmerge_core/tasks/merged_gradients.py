@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,3 +62,16 @@ def mean_entropy(logits: Tensor) -> Tensor:
     """The mean Shannon entropy, in nats, of the distributions of examples with ``logits`` (n x classes)."""
     log_p = logits.float().log_softmax(dim=1)
     return -(log_p.exp() * log_p).sum(dim=1).mean()
+
+
+def imbalance(logits: Tensor) -> Tensor:
+    """How far the classes predicted for a batch (n x classes) are from being equally many, in nats.
+
+    What the entropy of their mean distribution lacks of the uniform one's: from 0 to the logarithm of the
+    number of classes. The mean entropy plus this is, but for a constant, minus the mutual information of
+    images and predictions (Krause et al., "Discriminative Clustering by Regularized Information
+    Maximization", NIPS 2010), which calling everything by one class doesn't improve.
+    """
+    p = logits.float().softmax(dim=1).mean(dim=0)
+    # A class that nothing is called may underflow to 0, where the logarithm has no slope.
+    return (p * p.clamp(min=torch.finfo(p.dtype).tiny).log()).sum() + math.log(len(p))

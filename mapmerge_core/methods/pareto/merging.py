@@ -17,7 +17,7 @@ from mapmerge_core.errors import Cancelled, CheckpointError, MapMergeError
 from mapmerge_core.methods.pareto.pareto_set import ParetoSet, Personalisation, find_blocks
 from mapmerge_core.methods.pareto.scalarisations import alignment, scalarise
 from mapmerge_core.methods.pareto.training import Training
-from mapmerge_core.tasks.merged_gradients import contract, mean_entropy, merge_unrounded
+from mapmerge_core.tasks.merged_gradients import contract, imbalance, mean_entropy, merge_unrounded
 from mapmerge_core.tasks.statistics import classifier_of, running_out_of_memory
 from mapmerge_core.weights.export import save_tensors
 from mapmerge_core.weights.streamed import in_memory
@@ -234,7 +234,7 @@ class _Entropies:
         self, evaluator: Evaluator, vectors: TaskVectors, blocks: Sequence[Block], training: Training
     ) -> None:
         self._evaluator, self._vectors, self._blocks = evaluator, vectors, blocks
-        self._batch_size = training.batch_size
+        self._batch_size, self._balance = training.batch_size, training.balance
         self._family = classifier_of(evaluator)
         self._images = {name: self._family.images(task, "val") for name, task in evaluator.tasks.items()}
         missing = [name for name in vectors.names if name not in self._images]
@@ -270,12 +270,16 @@ class _Entropies:
             logits = self._family.class_logits(torch.cat(batches), self._head, leaves)
         rows = logits.split([len(batch) for batch in batches])
         f = torch.stack(
-            [mean_entropy(some[:, columns]) for some, columns in zip(rows, self._columns, strict=True)]
+            [self._objective(some[:, columns]) for some, columns in zip(rows, self._columns, strict=True)]
         )
         found = torch.autograd.grad(scalarised(f), list(leaves.values()), allow_unused=True)
         slopes = dict(zip(leaves, found, strict=True))
         by_weights = (lambdas * contract(self._vectors, slopes)).sum()
         return f.detach(), by_weights + _by_factors(self._blocks, factors, slopes)
+
+    def _objective(self, logits: Tensor) -> Tensor:
+        entropy = mean_entropy(logits)
+        return entropy + self._balance * imbalance(logits) if self._balance else entropy
 
     def _batch(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         n = min(self._batch_size, len(images))

@@ -19,7 +19,7 @@ less wanted than one that is all that matters, and doesn't take the others' part
 def scalarise(name: ScalarisationName, f: Tensor, gamma: Tensor, mu: float) -> Tensor:
     """The objective for a preference.
 
-    The ideal z* is 0, the least entropy and the least distance there are.
+    The ideal z* is 0, the least entropy (or imbalance) and the least distance there are.
 
     Args:
         name: "linear": Σ γ_k f_k (Pareto Merging, equation 4). "tchebycheff": max_k γ_k f_k.

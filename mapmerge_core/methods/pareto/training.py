@@ -11,7 +11,7 @@ from mapmerge_core.errors import MapMergeError
 ScalarisationName = Literal["smooth_tchebycheff", "tchebycheff", "linear"]
 
 _ABOVE_ZERO = ("lr", "concentration", "mu")
-_NOT_NEGATIVE = ("beta_cos", "beta_norm")
+_NOT_NEGATIVE = ("beta_cos", "beta_norm", "balance")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class Training:
         mu: μ of the smooth Tchebycheff scalarisation: the smaller, the nearer to the maximum.
         beta_cos: Weight of the alignment with the inverse preference.
         beta_norm: Weight of the low-rank tensors' norm.
+        balance: How much of the `imbalance` of predicted classes is added to each task's entropy; the best
+            possible is 0 still. Not in the paper, hence 0. Where merged models are weak, the least entropy is
+            that of calling everything by one class: 1 prevents it, if classes are about equally frequent.
         data_free: Whether the objectives are distances of weights, rather than entropies of predictions.
         personalised: Names of the tensors to personalise, in which ``*`` stands for anything; None for the
             attention projections.
@@ -50,6 +53,7 @@ class Training:
     mu: float = 0.1
     beta_cos: float = 0.1
     beta_norm: float = 1.0
+    balance: float = 0.0
     data_free: bool = False
     personalised: tuple[str, ...] | None = None
 
@@ -64,7 +68,9 @@ class Training:
                 raise MapMergeError(f"Pareto Merging's {name} must be above 0, not {getattr(self, name):g}.")
         for name in _NOT_NEGATIVE:
             if not 0 <= getattr(self, name) < float("inf"):
-                raise MapMergeError(f"Pareto Merging's {name} must be 0 or more, not {getattr(self, name):g}.")
+                raise MapMergeError(
+                    f"Pareto Merging's {name} must be 0 or more, not {getattr(self, name):g}."
+                )
         if not isfinite(self.start):
             raise MapMergeError(f"Pareto Merging's start must be a finite number, not {self.start:g}.")
         if self.scalarisation not in get_args(ScalarisationName):
