@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapmerge_core.errors import StudyError
+from mapmerge_core.methods.pareto.training import Training
 from mapmerge_core.studies.paths import absolute
 from mapmerge_core.studies.settings import RunSettings
 from mapmerge_core.studies.spec import StudySpec, TaskSpec
@@ -151,3 +152,13 @@ def demo_settings(n_tasks: int, points: int | None = None, seed: int = 0) -> Run
     if points is None:
         points = min(MAP.default_points(n_tasks), 100)
     return RunSettings(points=points, seed=seed, high=1.0 if n_tasks <= 4 else 0.6)
+
+
+def demo_training(**changes: Any) -> Training:  # noqa: ANN401 - Training's own fields
+    """How Pareto Merging learns from the demo's models, with ``changes`` to its settings.
+
+    The paper's way, but for two weights. Merges of these small models are weak, so that without balance the
+    least entropy is that of calling everything by one class; and their entropies are not as steep as those
+    of large models, so that the paper's weight of the norm keeps all models the same.
+    """
+    return Training(**{"beta_norm": 0.01, "balance": 1.0, **changes})
