@@ -28,10 +28,11 @@ class BarsInfo:
         metrics: K metrics.
         pretrained: (K,) the pre-trained model's metrics; NaN where unknown.
         single: (K,) each task's own model's metrics; NaN where unknown.
-        predicted: (K,) the pick's.
-        lower: (K,) lower ends of its prediction intervals.
+        predicted: (K,) the pick's; of a learned set's pick perhaps measured on the validation split.
+        lower: (K,) lower ends of its prediction intervals; the metrics themselves where they are measured.
         upper: (K,) upper ends.
         measured: (K,) the pick measured on the test split; None before that.
+        pick: What the pick's bars are called.
     """
 
     tasks: tuple[str, ...]
@@ -42,6 +43,7 @@ class BarsInfo:
     lower: NDArray[np.float64]
     upper: NDArray[np.float64]
     measured: NDArray[np.float64] | None = None
+    pick: str = "Pick, predicted"
 
     def share_of_single(self) -> NDArray[np.float64]:
         """(K,) the pick's predicted metric as a fraction of the task's own model's."""
@@ -55,34 +57,30 @@ def metric_bars(info: BarsInfo, palette: Palette, *, height: int = 320) -> go.Fi
     """
     traces: list[go.Bar] = []
     axis = shared_axis(info.metrics, info.single)
+    error: dict[str, object] = {
+        "type": "data",
+        "symmetric": False,
+        "array": (info.upper - info.predicted) * axis.scale,
+        "arrayminus": (info.predicted - info.lower) * axis.scale,
+        "color": palette.text,
+        "thickness": 1.4,
+        "width": 4,
+    }
     series: list[tuple[str, NDArray[np.float64], str, dict[str, object] | None]] = [
         ("Pre-trained", info.pretrained, translucent(palette.pretrained, 0.55), None),
-        (
-            "Pick, predicted",
-            info.predicted,
-            palette.pick,
-            {
-                "type": "data",
-                "symmetric": False,
-                "array": (info.upper - info.predicted) * axis.scale,
-                "arrayminus": (info.predicted - info.lower) * axis.scale,
-                "color": palette.text,
-                "thickness": 1.4,
-                "width": 4,
-            },
-        ),
+        (info.pick, info.predicted, palette.pick, error if (info.upper > info.lower).any() else None),
     ]
     if info.measured is not None:
         series.append(("Pick, measured on test", info.measured, translucent(palette.pick, 0.55), None))
     series.append(("Its own model", info.single, palette.single, None))
-    for name, values, colour, error in series:
+    for name, values, colour, interval in series:
         traces.append(
             go.Bar(
                 x=list(info.tasks),
                 y=values * axis.scale,
                 name=name,
                 marker={"color": colour, "cornerradius": 3, "line": {"width": 0}},
-                error_y=error,
+                error_y=interval,
                 customdata=value_texts(values, info.metrics),
                 hovertemplate=f"<b>%{{x}}</b><br>{name} %{{customdata}}<extra></extra>",
             )

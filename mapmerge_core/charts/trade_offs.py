@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from mapmerge_core.charts.palette import Palette, draw, translucent
-from mapmerge_core.charts.units import axis_title, hover_texts, shared_axis, shown, value_texts
+from mapmerge_core.charts.units import Made, axis_title, hover_texts, shared_axis, shown, value_texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,10 +29,11 @@ class Spot:
     Attributes:
         kind: "pretrained", "single", "shortlist", "pick" or "measured".
         label: What the hover and the legend call it.
-        c: Its coefficients (N,).
+        c: Its coefficients (N,), or its preference (K,).
         values: Its metrics (K,), as fractions.
         lower: Lower ends of the prediction intervals (K,), if predicted.
         upper: Upper ends.
+        made_by: Which of the two ``c`` is.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Spot:
     values: NDArray[np.float64]
     lower: NDArray[np.float64] | None = None
     upper: NDArray[np.float64] | None = None
+    made_by: Made = "coefficients"
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,10 @@ class FrontInfo:
         tasks: K names.
         metrics: K metrics.
         rows: (m,) row numbers in the whole front of the rows drawn.
-        c: Coefficients of the rows drawn, m x N.
-        predicted: Their predicted metrics, m x K.
+        c: Coefficients of the rows drawn (m x N), or of a learned set their preferences (m x K).
+        predicted: Their predicted metrics (m x K); of a learned set measured ones.
         spots: Models drawn by themselves.
+        made_by: Which of the two ``c`` holds.
     """
 
     tasks: tuple[str, ...]
@@ -62,6 +65,7 @@ class FrontInfo:
     c: NDArray[np.float64]
     predicted: NDArray[np.float64]
     spots: tuple[Spot, ...]
+    made_by: Made = "coefficients"
 
 
 def front_info(
@@ -72,16 +76,18 @@ def front_info(
     *,
     spots: Sequence[Spot] = (),
     most: int | None = None,
+    made_by: Made = "coefficients",
 ) -> FrontInfo:
     """Gather a front for drawing, thinned evenly to ``most`` rows if it has more.
 
     Args:
         tasks: K names.
         metrics: K metrics.
-        c: The front's coefficients, m x N.
-        predicted: The front's metrics, m x K.
+        c: The front's coefficients (m x N), or a learned set's preferences (m x K).
+        predicted: Their metrics, m x K.
         spots: Models drawn by themselves.
         most: The number of rows to keep at most; all if None.
+        made_by: Which of the two ``c`` holds.
     """
     rows = np.arange(len(c))
     if most is not None and len(rows) > most:
@@ -93,6 +99,7 @@ def front_info(
         c[rows],
         predicted[rows],
         tuple(spots),
+        made_by,
     )
 
 
@@ -125,6 +132,17 @@ LEGEND_NAMES = {
     "single": "Single-task models",
     "pretrained": "Pre-trained",
 }
+FRONT_NAMES: dict[Made, tuple[str, str]] = {
+    "coefficients": ("Front", "Front, predicted"),
+    "preference": ("Measured preferences", "Measured on validation"),
+}
+"""What the legend and the hover call a front's rows, and those of a learned set."""
+
+
+def _legend_name(spot: Spot) -> str:
+    if spot.kind == "pick" and spot.lower is None:
+        return "Pick"
+    return LEGEND_NAMES[spot.kind]
 
 
 def _error(spot: Spot, task: int, info: FrontInfo, palette: Palette) -> dict[str, object] | None:
@@ -159,6 +177,7 @@ def front_scatter(
     click says which row was meant. With two tasks a line joins the points.
     """
     traces: list[go.Scatter] = []
+    name, hover = FRONT_NAMES[info.made_by]
     marker: dict[str, object] = {"size": 7, "color": palette.front, "line": {"width": 0}}
     if colour is not None:
         marker |= {
@@ -174,9 +193,9 @@ def front_scatter(
             line={"color": translucent(palette.front, 0.35), "width": 2},
             marker=marker,
             customdata=info.rows,
-            text=hover_texts(info.c, info.predicted, info.tasks, info.metrics),
-            hovertemplate="%{text}<extra>Front, predicted</extra>",
-            name="Front",
+            text=hover_texts(info.c, info.predicted, info.tasks, info.metrics, info.made_by),
+            hovertemplate=f"%{{text}}<extra>{hover}</extra>",
+            name=name,
             showlegend=colour is None,
             selected={"marker": {"opacity": 1}},
             unselected={"marker": {"opacity": 1}},
@@ -197,10 +216,12 @@ def front_scatter(
                 else "bottom right",
                 textfont={"color": palette.single, "size": 12},
                 marker=_symbol(spot, palette),
-                name=LEGEND_NAMES[spot.kind],
+                name=_legend_name(spot),
                 legendgroup=spot.kind,
                 showlegend=spot.kind not in named,
-                customdata=hover_texts(spot.c[None], spot.values[None], info.tasks, info.metrics),
+                customdata=hover_texts(
+                    spot.c[None], spot.values[None], info.tasks, info.metrics, spot.made_by
+                ),
                 hovertemplate=f"<b>{spot.label}</b><br>%{{customdata}}<extra></extra>",
             )
         )
@@ -263,7 +284,7 @@ def front_parallel(info: FrontInfo, palette: Palette, *, colour: int = 0, height
                 marker={"size": 5, "color": translucent(shade, 0.8)},
                 customdata=rows,
                 text=[text for row in np.flatnonzero(members) for text in texts[row]],
-                hovertemplate="%{text}<extra>Front, predicted</extra>",
+                hovertemplate=f"%{{text}}<extra>{FRONT_NAMES[info.made_by][1]}</extra>",
                 showlegend=False,
                 selected={"marker": {"opacity": 1}},
                 unselected={"marker": {"opacity": 1}},
@@ -298,7 +319,7 @@ def front_parallel(info: FrontInfo, palette: Palette, *, colour: int = 0, height
                     "dash": "solid" if strong else "dot",
                 },
                 marker={**_symbol(spot, palette), **({"size": 10} if strong else {})},
-                name=LEGEND_NAMES[spot.kind],
+                name=_legend_name(spot),
                 legendgroup=spot.kind,
                 text=value_texts(spot.values, info.metrics),
                 hovertemplate=f"<b>{spot.label}</b>  %{{text}}<extra></extra>",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -37,6 +37,9 @@ class Notation:
         """One of a trace's variables in a hover template: ``%{y:.1f}%``."""
         return f"%{{{variable}:.{self.decimals}f}}{self.unit}"
 
+
+Made = Literal["coefficients", "preference"]
+"""What a model is made by: coefficients, or the preference that a learned set has it for."""
 
 PERCENT = Notation(100.0, 1, "%")
 PLAIN = Notation(1.0, 3, "")
@@ -125,21 +128,27 @@ def shared_axis(metrics: Sequence[Metric], own: NDArray[np.float64]) -> SharedAx
 
 
 def hover_texts(
-    C: NDArray[np.float64], values: NDArray[np.float64], tasks: Sequence[str], metrics: Sequence[Metric]
+    C: NDArray[np.float64],
+    values: NDArray[np.float64],
+    tasks: Sequence[str],
+    metrics: Sequence[Metric],
+    made_by: Made = "coefficients",
 ) -> list[str]:
-    """One hover per row: each task's metric with its coefficient.
+    """One hover per row: each task's metric with its coefficient, or its share of the preference.
 
     Args:
-        C: Coefficients, n x N, in the tasks' order.
+        C: Coefficients or preferences, n x N, in the tasks' order.
         values: Metrics, n x N; NaN where there is none.
         tasks: N names.
         metrics: N metrics.
+        made_by: Which of the two ``C`` holds.
     """
+    sign = "(c = {:.3f})" if made_by == "coefficients" else "(preference {:.0%})"
     texts = []
     for c, row in zip(C, values, strict=True):
         lines = [
-            f"<b>{task}</b>  {text}  (c = {coefficient:.3f})"
-            for task, text, coefficient in zip(tasks, value_texts(row, metrics), c, strict=True)
+            f"<b>{task}</b>  {text}  {sign.format(entry)}"
+            for task, text, entry in zip(tasks, value_texts(row, metrics), c, strict=True)
         ]
         texts.append("<br>".join(lines))
     return texts

@@ -37,6 +37,8 @@ class DataSource:
         limit: At most so many examples of each split.
         skip_corrupt: Whether images that can't be read are left out, rather than refused.
         seed: Decides how examples are divided into splits, and which ones ``limit`` keeps.
+        labelled: Whether images have labels to read; without, loose images will do, and all of the validation
+            split, or of the only one, are used.
 
     Raises:
         DatasetError: The address, a split's name or the limit is not one.
@@ -53,6 +55,7 @@ class DataSource:
     limit: int | None = None
     skip_corrupt: bool = False
     seed: int = 0
+    labelled: bool = True
 
     def __post_init__(self) -> None:
         self._set("path", _address(self.path))
@@ -108,8 +111,9 @@ class DataSource:
         for name in ("config", "image", "label", "text"):
             if not isinstance(said.get(name), str | None):
                 raise DatasetError(f"{said['path']}: '{name}' must be a text, not {said[name]!r}.")
-        if not isinstance(said.get("skip_corrupt", False), bool):
-            raise DatasetError(f"{said['path']}: 'skip_corrupt' must be true or false.")
+        for name in ("skip_corrupt", "labelled"):
+            if not isinstance(said.get(name, False), bool):
+                raise DatasetError(f"{said['path']}: '{name}' must be true or false.")
         return cls(**said)
 
     def _set(self, name: str, value: object) -> None:

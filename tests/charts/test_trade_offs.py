@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,11 @@ from mapmerge_core.charts.trade_offs import (
     own_metrics,
 )
 from mapmerge_core.tasks.metric import ACCURACY, LOSS, Metric
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import plotly.graph_objects as go
 
 TASKS = ("MNIST", "Emoji", "Flags")
 METRICS = (ACCURACY,) * 3
@@ -124,3 +131,23 @@ def test_parallel_losses_are_drawn_as_they_are() -> None:
     pick = next(trace for trace in figure.data if trace.name == "Pick, with 90% interval")
     np.testing.assert_allclose(pick.y, PREDICTED[1])
     assert pick.text[0] == "0.700"
+
+
+GAMMAS = np.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1], [1.0, 0.0, 0.0], [0.0, 0.25, 0.75]])
+
+
+@pytest.mark.parametrize("draw", [front_scatter, front_parallel])
+def test_a_learned_sets_models_are_told_by_their_preferences(draw: Callable[..., go.Figure]) -> None:
+    measured = Spot("pick", "Your pick", GAMMAS[0], PREDICTED[0], made_by="preference")
+    own = Spot("single", "MNIST's model", np.eye(3)[0], PREDICTED[2])
+    info = front_info(TASKS, METRICS, GAMMAS, PREDICTED, spots=[measured, own], made_by="preference")
+    figure = draw(info, LIGHT)
+    assert all("Measured on validation" in trace.hovertemplate for trace in figure.data if trace.name is None)
+    names = {trace.name for trace in figure.data}
+    assert "Pick" in names, "a measured pick has no interval"
+    if draw is front_scatter:
+        assert figure.data[0].name == "Measured preferences"
+        assert "<b>Flags</b>  30.0%  (preference 50%)" in figure.data[0].text[0]
+        pick, single = figure.data[1:]
+        assert "(preference 20%)" in pick.customdata[0]
+        assert "(c = 1.000)" in single.customdata[0], "a single-task model is made by coefficients"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mapmerge_core.errors import DatasetError
-from mapmerge_core.tasks.datasets.base import Found, Images, Part, key_of_files, shown
+from mapmerge_core.tasks.datasets.base import Found, Images, Part, key_of, key_of_files, shown
 from mapmerge_core.tasks.datasets.decode import to_pixels
 from mapmerge_core.tasks.datasets.splitting import ours
 
@@ -71,6 +71,38 @@ def read_folder(folder: Path, splits: tuple[str, ...]) -> Found:
         {name: _part(root, parts[name], classed) for name, classed in found.items()},
         lambda: key_of_files(root, every),
     )
+
+
+def read_loose(folder: Path, splits: tuple[str, ...]) -> Found:
+    """Finds all images, however they lie in folders, without opening one.
+
+    Args:
+        folder: Holds images, or folders of them; those named like splits are splits, as in `read_folder`.
+        splits: Names of folders that are splits whatever they are called.
+
+    Returns:
+        Images without labels; the classes are those that `read_folder` would find, if any.
+    """
+    root = folder
+    while len(inner := _folders(root)) == 1 and not _images(root):
+        root = inner[0]
+    halves = _halves(root, splits) or _loose_halves(root, splits)
+    found = {half.name: list(_walk(half)) for half in halves or [root]}
+    classes = {name for half in halves or [root] for name in _classes(half)}
+    every = [path for paths in found.values() for path in paths]
+    return Found(
+        {name: Part(FileImages(root, paths), None) for name, paths in found.items()},
+        # Not the key of the same images with labels, which may have another order.
+        lambda: key_of("loose", key_of_files(root, every)),
+        tuple(sorted(classes)) if len(classes) > 1 else None,
+    )
+
+
+def _loose_halves(root: Path, splits: tuple[str, ...]) -> list[Path]:
+    """The folders that are splits, if they have all images."""
+    folders = [each for each in _folders(root) if holds_images(each)]
+    named = all(each.name in splits or ours(each.name) for each in folders)
+    return folders if named and not _images(root) else []
 
 
 def _halves(folder: Path, splits: tuple[str, ...]) -> list[Path]:

@@ -38,18 +38,17 @@ class ImageDataset:
         self.source = source
         self._found = found
         typed = source.class_names
-        numbered = labels.number(
-            where, found, templates.read_list(typed) if isinstance(typed, Path) else typed
-        )
+        class_names = templates.read_list(typed) if isinstance(typed, Path) else typed
+        numbered = (labels.number if source.labelled else labels.ignored)(where, found, class_names)
         self.class_names = numbered.class_names
         self.columns = found.columns
         used = {split: np.flatnonzero(of >= 0) for split, of in numbered.of.items()}
-        assigned, divided = splitting.assign(
-            where,
-            {split: numbered.of[split][rows] for split, rows in used.items()},
-            source.splits,
-            source.seed,
-        )
+        known = {split: numbered.of[split][rows] for split, rows in used.items()}
+        divided: list[str] = []
+        if source.labelled:
+            assigned, divided = splitting.assign(where, known, source.splits, source.seed)
+        else:
+            assigned = splitting.undivided(where, known, source.splits)
         self._theirs = {split: name for split, (name, _) in assigned.items()}
         self._rows: dict[str, np.ndarray] = {}
         self._numbers = numbered.of
@@ -66,7 +65,7 @@ class ImageDataset:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Number of examples in each split; ``"val"`` and ``"test"`` are always there."""
+        """Number of examples in each split; ``"val"`` is always there, ``"test"`` where there are labels."""
         return {split: len(rows) for split, rows in self._rows.items()}
 
     @cached_property
@@ -84,8 +83,11 @@ class ImageDataset:
         """Returns a split's labels, int64, n.
 
         Raises:
-            DatasetError: There is no such split, or some of its images can't be read (see `check`).
+            DatasetError: There is no such split, some of its images can't be read (see `check`), or labels
+                aren't to be read.
         """
+        if not self.source.labelled:
+            raise DatasetError(f"{self.source.path} has no labels to measure models by: add some.")
         self.check(split)
         numbers: np.ndarray = self._numbers[self._theirs[split]][self._rows[split]]
         return numbers
@@ -152,7 +154,8 @@ class ImageDataset:
             if len(found) == count:
                 break
             try:
-                found.append((images[row], self.class_names[numbers[row]]))
+                name = self.class_names[numbers[row]] if self.source.labelled else ""
+                found.append((images[row], name))
             except DatasetError:
                 continue  # the check names it
         return found
@@ -192,7 +195,7 @@ def open_images(
     progress: Callable[[int, int], None] | None = None,
     cancel: Event | None = None,
 ) -> ImageDataset:
-    """Opens a dataset of labelled images.
+    """Opens a dataset of images, labelled unless ``source`` says otherwise.
 
     Args:
         source: Where it is, and what a person said about it.
@@ -208,10 +211,10 @@ def open_images(
     """
     dataset = ImageDataset(source, _read(source))
     if check:
-        total = dataset.sizes["val"] + dataset.sizes["test"]
+        sizes = {split: count for split, count in dataset.sizes.items() if split != "train"}
+        total = sum(sizes.values())
         before = 0
-        for split in ("val", "test"):
-            count = dataset.sizes[split]
+        for split, count in sizes.items():
             shifted = None if progress is None else _shifted(progress, before, total)
             dataset.check(split, shifted, cancel)
             before += count
@@ -255,7 +258,8 @@ def _read(source: DataSource) -> Found:
             or (tables.holds_tables(path) and not folders.holds_images(path))
         ):
             return tables.read_table(source)
-        return folders.read_folder(path, tuple(source.splits.values()))
+        read = folders.read_folder if source.labelled else folders.read_loose
+        return read(path, tuple(source.splits.values()))
     except OSError as error:
         raise DatasetError(f"The folder {path} can't be read: {error.strerror}.") from error
 

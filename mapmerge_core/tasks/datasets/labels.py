@@ -73,6 +73,29 @@ def number(where: object, found: Found, class_names: tuple[str, ...] | None) -> 
     return _reordered(where, of, known, class_names, notes)
 
 
+def ignored(where: object, found: Found, class_names: tuple[str, ...] | None) -> Labels:
+    """Has every image in one class, and names the classes that a model may see in them.
+
+    Args:
+        where: What a message calls the dataset.
+        found: The dataset, whose labels aren't looked at.
+        class_names: As a person gave them; None for the dataset's own.
+
+    Raises:
+        DatasetError: There are no images, or no names of two or more different classes.
+    """
+    of = {split: np.zeros(len(part.images), np.int64) for split, part in found.parts.items()}
+    of = {split: zeros for split, zeros in of.items() if len(zeros)}
+    if not of:
+        raise DatasetError(f"{where} holds no images: choose another dataset.")
+    names = class_names or found.class_names
+    if names is None:
+        raise DatasetError(f"{where} doesn't name its classes: give class names for models to choose from.")
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise DatasetError(f"{where}: give the names of two or more different classes, not {shown(names)}.")
+    return Labels(of, readable(names), found.notes)
+
+
 def readable(names: Sequence[str]) -> tuple[str, ...]:
     """Class names as a sentence would hold them, without underscores, if they stay different."""
     spaced = tuple(name.replace("_", " ").strip() for name in names)

@@ -61,10 +61,7 @@ def assign(
     elif missing == ["test"]:
         source, share = "val", 0.5
     else:
-        raise DatasetError(
-            f"{where} has the splits {shown(list(labels))}, of which none can be validated on: say which is "
-            "'val', or give a training split to take it from."
-        )
+        raise _no_validation(where, list(labels))
     name, rows = chosen[source]
     taken = divide(labels[name], missing, share, seed)
     left = np.setdiff1d(rows, np.concatenate(list(taken.values())))
@@ -85,6 +82,29 @@ def assign(
     if len(left) == 0:
         del chosen[source]
     return {split: chosen[split] for split in SPLITS if split in chosen}, notes
+
+
+def undivided(
+    where: object, labels: Mapping[str, np.ndarray], wanted: Mapping[str, str]
+) -> dict[str, tuple[str, np.ndarray]]:
+    """Finds the images for ``"val"`` where nothing is trained on or tested.
+
+    Args:
+        where: What a message calls the dataset.
+        labels: For each of the dataset's splits, n numbers of any kind.
+        wanted: The dataset's name for some of our splits.
+
+    Returns:
+        All rows of its validation split, else of its training split, else of its only one.
+
+    Raises:
+        DatasetError: A split that is wanted is missing, or there are none of these.
+    """
+    names = _named(where, list(labels), wanted)
+    name = next((names[split] for split in ("val", "train", "test") if split in names), None)
+    if name is None:
+        raise _no_validation(where, list(labels))
+    return {"val": (name, np.arange(len(labels[name])))}
 
 
 def divide(labels: np.ndarray, splits: Sequence[str], share: float, seed: int) -> dict[str, np.ndarray]:
@@ -134,6 +154,13 @@ def subset(labels: np.ndarray, limit: int | None, seed: int) -> np.ndarray:
         rows = order[labels[order] == label]
         share_before[rows] = np.arange(len(rows)) / len(rows)
     return np.sort(order[np.argsort(share_before[order], kind="stable")[:limit]])
+
+
+def _no_validation(where: object, names: list[str]) -> DatasetError:
+    return DatasetError(
+        f"{where} has the splits {shown(names)}, of which none can be validated on: say which is 'val', or "
+        "give a training split to take it from."
+    )
 
 
 def _named(where: object, theirs: list[str], wanted: Mapping[str, str]) -> dict[str, str]:

@@ -67,7 +67,7 @@ class TableImages(Images):
 
 
 def read_table(source: DataSource) -> Found:
-    """Opens a dataset's tables and chooses the columns of images and labels.
+    """Opens a dataset's tables and chooses the columns of images and, unless they have none, labels.
 
     Raises:
         DatasetError: It can't be opened, or no column can be told to hold images or labels.
@@ -75,14 +75,15 @@ def read_table(source: DataSource) -> Found:
     tables, key = open_tables(source)
     features = next(iter(tables.values())).features
     image = source.image or _guess_image(source, features)
-    label = source.label or _guess_label(source, features, image)
-    check_columns(source, tables, (image, label))
-    names = getattr(features[label], "names", None)
+    label = _label_column(source, features, image)
+    columns = {"image": image} | ({} if label is None else {"label": label})
+    check_columns(source, tables, tuple(columns.values()))
+    names = None if label is None else getattr(features[label], "names", None)
     folder = None if isinstance(source.path, str) else source.path
     folder = folder.parent if folder is not None and folder.is_file() else folder
     parts, is_bool = {}, False
     for split, table in tables.items():
-        labels = _labels(source, table, label, split)
+        labels = _labels(source, table, label, split) if label and source.labelled else None
         is_bool |= labels is not None and labels.dtype == np.bool_
         labels = labels.astype(np.int64) if labels is not None and labels.dtype == np.bool_ else labels
         parts[split] = Part(TableImages(table, image, split, folder), labels)
@@ -92,7 +93,7 @@ def read_table(source: DataSource) -> Found:
         parts,
         lambda: key_of(key(), image, label, *_named_files(tables, image, folder)),
         readable(names) if names else None,
-        columns={"image": image, "label": label},
+        columns=columns,
     )
 
 
@@ -220,6 +221,16 @@ def _guess_label(source: DataSource, features: Features, image: str) -> str:
     plain = [name for name, feature in others.items() if _may_be_label(feature)]
     named = _named(classes, _LABEL_NAMES) or _named(list(others), _LABEL_NAMES)
     return _guess(source, "labels", "label", named or classes or plain, features)
+
+
+def _label_column(source: DataSource, features: Features, image: str) -> str | None:
+    """Which column holds the labels; where they aren't read it only names the classes, and may be missing."""
+    try:
+        return source.label or _guess_label(source, features, image)
+    except DatasetError:
+        if source.labelled:
+            raise
+        return None
 
 
 def _named(columns: list[str], usual: tuple[str, ...]) -> list[str]:
