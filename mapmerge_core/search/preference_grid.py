@@ -32,9 +32,9 @@ def default_grid(n_tasks: int) -> int:
 def preference_grid(n_tasks: int, n: int | None = None, seed: int = 0) -> Array:
     """Preferences that cover the simplex (``n x K``), each summing to 1, no two alike.
 
-    The equal preference is always there. Two tasks: evenly spaced ones, in their order. Three: the equal
-    one, and the largest triangular lattice that n allows. More: the equal one, half of the weight on each task in turn, and all of
-    it. What is left of n is drawn uniformly from the simplex.
+    The equal preference is always there. Two tasks: evenly spaced ones, in their order. Three: the equal one,
+    and the largest triangular lattice that n allows. More: the equal one, half of the weight on each task in
+    turn, and all of it. What is left of n is drawn uniformly from the simplex.
 
     Args:
         n_tasks: K, two or more.

@@ -154,11 +154,12 @@ def demo_settings(n_tasks: int, points: int | None = None, seed: int = 0) -> Run
     return RunSettings(points=points, seed=seed, high=1.0 if n_tasks <= 4 else 0.6)
 
 
-def demo_training(**changes: Any) -> Training:  # noqa: ANN401 - Training's own fields
-    """How Pareto Merging learns from the demo's models, with ``changes`` to its settings.
+def demo_training(n_tasks: int, **changes: Any) -> Training:  # noqa: ANN401 - Training's own fields
+    """How Pareto Merging learns from the demo's models with ``n_tasks``, with ``changes`` to its settings.
 
     The paper's way, but for two weights. Merges of these small models are weak, so that without balance the
-    least entropy is that of calling everything by one class; and their entropies are not as steep as those
-    of large models, so that the paper's weight of the norm keeps all models the same.
+    least entropy is that of calling everything by one class. And their entropies are less steep than those of
+    large models, so that the paper's weight of the norm would keep all models the same: the smooth
+    Tchebycheff scalarisation's slope in each entropy is about 1/K², and so is the weight here.
     """
-    return Training(**{"beta_norm": 0.01, "balance": 1.0, **changes})
+    return Training(**{"beta_norm": round(0.64 / n_tasks**2, 3), "balance": 1.0, **changes})
