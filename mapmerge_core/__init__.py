@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from mapmerge_core.methods.direct import DirectSearch
     from mapmerge_core.methods.map import MAP
     from mapmerge_core.methods.nested import NestedMAP
+    from mapmerge_core.methods.pareto.merging import ParetoMerging, pareto_merge
+    from mapmerge_core.methods.pareto.pareto_set import ParetoSet
+    from mapmerge_core.methods.pareto.training import Training
     from mapmerge_core.search.design import make_design
     from mapmerge_core.search.front import Front, find_front, non_dominated
     from mapmerge_core.search.indicators import (
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
         sample_preferences,
         win_rate,
     )
+    from mapmerge_core.search.preference_grid import PreferenceInterpolator, preference_grid
     from mapmerge_core.search.preferences import choose_by_preference
     from mapmerge_core.search.rules import Rule, RuleResult, apply_rule, parse_rule
     from mapmerge_core.search.surrogate import QuadraticSurrogate
@@ -45,8 +49,15 @@ if TYPE_CHECKING:
     from mapmerge_core.studies.comparing import Comparison, compare, complete, to_table
     from mapmerge_core.studies.demo import create_demo_study, demo_runs, find_demo_study
     from mapmerge_core.studies.evaluators import load_evaluator
-    from mapmerge_core.studies.exporting import export_baseline, export_pick
+    from mapmerge_core.studies.exporting import (
+        export_baseline,
+        export_learned_pick,
+        export_learned_set,
+        export_pick,
+    )
     from mapmerge_core.studies.jobs import Jobs, JobSnapshot
+    from mapmerge_core.studies.learned import LearnedRule, LearnedSet, learned_set
+    from mapmerge_core.studies.learning import measure_learned, refine_by_rule
     from mapmerge_core.studies.manifest import DEMO_ZOO, spec_from_manifest
     from mapmerge_core.studies.proposing import propose
     from mapmerge_core.studies.replay import RunFront, run_front
@@ -56,6 +67,7 @@ if TYPE_CHECKING:
     from mapmerge_core.studies.spec import StudySpec, TaskSpec, Transform
     from mapmerge_core.studies.store import Store, home
     from mapmerge_core.studies.study_file import StudyFile, read_study_file, write_study_file
+    from mapmerge_core.studies.unlabelled import UnlabelledChoice, choose_unlabelled
     from mapmerge_core.tasks.adamerging import adamerge
     from mapmerge_core.tasks.data_source import DataSource
     from mapmerge_core.tasks.datasets import open_images, open_texts
@@ -118,10 +130,15 @@ __all__ = [
     "HubRef",
     "JobSnapshot",
     "Jobs",
+    "LearnedRule",
+    "LearnedSet",
     "MapMergeError",
     "Metric",
     "NestedMAP",
     "Outcome",
+    "ParetoMerging",
+    "ParetoSet",
+    "PreferenceInterpolator",
     "QuadraticSurrogate",
     "Recipe",
     "Rule",
@@ -139,7 +156,9 @@ __all__ = [
     "Task",
     "TaskSpec",
     "TaskVectors",
+    "Training",
     "Transform",
+    "UnlabelledChoice",
     "adamerge",
     "analyse",
     "apply_rule",
@@ -147,6 +166,7 @@ __all__ = [
     "check_spec",
     "choose_by_preference",
     "choose_device",
+    "choose_unlabelled",
     "compare",
     "complete",
     "create_demo_study",
@@ -158,6 +178,8 @@ __all__ = [
     "elect_sign",
     "execute_run",
     "export_baseline",
+    "export_learned_pick",
+    "export_learned_set",
     "export_pick",
     "fetch",
     "find_checkpoints",
@@ -173,19 +195,23 @@ __all__ = [
     "inspect",
     "inspect_models",
     "inverted_generational_distance",
+    "learned_set",
     "load_evaluator",
     "make_baseline",
     "make_design",
     "make_family",
     "measure",
     "measure_baseline",
+    "measure_learned",
     "non_dominated",
     "open_images",
     "open_state_dict",
     "open_texts",
     "open_vectors",
+    "pareto_merge",
     "parse_rule",
     "parse_source",
+    "preference_grid",
     "preference_sums",
     "preference_win_rate",
     "propose",
@@ -193,6 +219,7 @@ __all__ = [
     "read_recipe",
     "read_state_dict",
     "read_study_file",
+    "refine_by_rule",
     "regmean_merge",
     "run_front",
     "sample_preferences",
@@ -224,6 +251,9 @@ _MODULES = {
     "methods.direct": ("DirectSearch",),
     "methods.map": ("MAP",),
     "methods.nested": ("NestedMAP",),
+    "methods.pareto.merging": ("ParetoMerging", "pareto_merge"),
+    "methods.pareto.pareto_set": ("ParetoSet",),
+    "methods.pareto.training": ("Training",),
     "search.design": ("make_design",),
     "search.front": ("Front", "find_front", "non_dominated"),
     "search.indicators": (
@@ -236,6 +266,7 @@ _MODULES = {
         "sample_preferences",
         "win_rate",
     ),
+    "search.preference_grid": ("PreferenceInterpolator", "preference_grid"),
     "search.preferences": ("choose_by_preference",),
     "search.rules": ("Rule", "RuleResult", "apply_rule", "parse_rule"),
     "search.surrogate": ("QuadraticSurrogate",),
@@ -245,8 +276,15 @@ _MODULES = {
     "studies.comparing": ("Comparison", "compare", "complete", "to_table"),
     "studies.demo": ("create_demo_study", "demo_runs", "find_demo_study"),
     "studies.evaluators": ("load_evaluator",),
-    "studies.exporting": ("export_baseline", "export_pick"),
+    "studies.exporting": (
+        "export_baseline",
+        "export_learned_pick",
+        "export_learned_set",
+        "export_pick",
+    ),
     "studies.jobs": ("JobSnapshot", "Jobs"),
+    "studies.learned": ("LearnedRule", "LearnedSet", "learned_set"),
+    "studies.learning": ("measure_learned", "refine_by_rule"),
     "studies.manifest": ("DEMO_ZOO", "spec_from_manifest"),
     "studies.proposing": ("propose",),
     "studies.replay": ("RunFront", "run_front"),
@@ -256,6 +294,7 @@ _MODULES = {
     "studies.spec": ("StudySpec", "TaskSpec", "Transform"),
     "studies.store": ("Store", "home"),
     "studies.study_file": ("StudyFile", "read_study_file", "write_study_file"),
+    "studies.unlabelled": ("UnlabelledChoice", "choose_unlabelled"),
     "tasks.adamerging": ("adamerge",),
     "tasks.data_source": ("DataSource",),
     "tasks.datasets": ("open_images", "open_texts"),

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from mapmerge_core.cli import commands
 
-        command: Callable[[Namespace], int] = getattr(commands, options.command)
+        command: Callable[[Namespace], int] = getattr(commands, options.command.replace("-", "_"))
         return command(options)
     except RuleError as error:
         return _end(BAD_INPUT, str(error), error.pointer)

@@ -57,9 +57,7 @@ def entropy_bars(info: EntropiesInfo, palette: Palette, *, height: int = 190) ->
     """One bar a model, ascending; the chosen one, which is the first, in the pick's colour."""
     form = "{:.3f}" if info.made_by == "coefficients" else "{:.0%}"
     hovers = [
-        "<br>".join(
-            f"{task}  {form.format(entry)}" for task, entry in zip(info.tasks, point, strict=True)
-        )
+        "<br>".join(f"{task}  {form.format(entry)}" for task, entry in zip(info.tasks, point, strict=True))
         for point in info.points
     ]
     colours = [palette.pick, *[translucent(palette.front, 0.55)] * (len(info.entropies) - 1)]

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mapmerge_core.cli.learned import (
+    export_set,
+    look_at_unlabelled,
+    pick_learned,
+    show_front,
+    unlabelled_text,
+    unlabelled_values,
+)
 from mapmerge_core.cli.output import print_json, print_table, say
 from mapmerge_core.cli.reports import by_task, front_values, say_analysis, say_models, say_pick
-from mapmerge_core.cli.session import INFEASIBLE, Session, parse_weights
+from mapmerge_core.cli.session import INFEASIBLE, Session, check_device, parse_weights
 from mapmerge_core.errors import StudyError
 from mapmerge_core.studies.analysis import analyse
 from mapmerge_core.studies.comparing import compare
-from mapmerge_core.studies.exporting import export_baseline, export_pick
+from mapmerge_core.studies.exporting import export_baseline, export_learned_pick, export_pick
 from mapmerge_core.studies.replay import run_front
 from mapmerge_core.studies.settings import check_seed
 from mapmerge_core.studies.store import Store
@@ -48,6 +56,8 @@ def _run_front(store: Store, study: StudyRow, options: Namespace) -> int:
     check_seed(options.seed)
     if options.run not in [row.id for row in store.runs(study.id)]:
         raise StudyError(f"'{study.name}' has no run {options.run}.")
+    if store.run(options.run).method == "pareto_merging":
+        return show_front(store, study, options.run, as_json=options.json)
     found = run_front(store, options.run, seed=options.seed)
     kind = "measured" if found.measured else "predicted"
     tasks = study.spec.task_names
@@ -62,15 +72,26 @@ def _run_front(store: Store, study: StudyRow, options: Namespace) -> int:
 
 
 def pick(options: Namespace) -> int:
-    """Picks a model by rule or by preference, and measures it if asked."""
+    """Picks a model by rule, by preference or for unlabelled data, and measures it if asked."""
+    if options.refine and (options.learned is None or options.rule is None):
+        raise StudyError("--refine goes with --learned and --rule: leave it out.")
+    if options.classes is not None and options.unlabelled is None:
+        raise StudyError("--classes goes with --unlabelled: leave it out.")
+    check_device(options.device)
     session = Session()
     study = session.store.find_study(options.study)
-    analysis = analyse(session.store, study.id)
+    if options.learned is not None:
+        return pick_learned(session, study, options)
+    choice = None
+    analysis = analyse(session.store, study.id, with_front=options.unlabelled is None)
     message, misses, how = "", [], {}
     if options.rule is not None:
         result = analysis.by_rule(options.rule)
         c, message, how = result.c, result.message, {"kind": "rule", "text": options.rule}
         misses = [{"task": miss.task, "wanted": miss.wanted, "got": miss.got} for miss in result.misses]
+    elif options.unlabelled is not None:
+        choice, how = look_at_unlabelled(session, study, options)
+        c, message = choice.points[choice.best], unlabelled_text(choice)
     else:
         weights = parse_weights(options.preference, analysis.tasks)
         c = analysis.fitted_front.c[analysis.by_preference(weights, normalise=options.normalise)]
@@ -97,6 +118,7 @@ def pick(options: Namespace) -> int:
                     "measured": measured,
                 },
             }
+            | unlabelled_values(choice)
         )
     else:
         if message:
@@ -112,6 +134,10 @@ def export(options: Namespace) -> int:
     study = session.store.find_study(options.study)
     if options.row is not None:
         return _export_row(session.store, study, options)
+    if options.learned is not None:
+        return _export_set(session.store, study, options)
+    if options.learned_pick is not None:
+        return _export_learned_pick(session.store, study, options)
     picks = [row for row in session.store.picks(study.id) if options.pick in (None, row.id)]
     if not picks:
         wanted = "pick yet" if options.pick is None else f"pick {options.pick}"
@@ -141,6 +167,27 @@ def _export_row(store: Store, study: StudyRow, options: Namespace) -> int:
     else:
         raise StudyError(row.problem)
     return _say_export(exported, row.name, {"row": row.name}, as_json=options.json)
+
+
+def _export_set(store: Store, study: StudyRow, options: Namespace) -> int:
+    """Writes a learned set."""
+    path = export_set(store, study, options.learned, options.out)
+    if options.json:
+        print_json({"learned": options.learned, "export": str(path), "bytes": path.stat().st_size})
+    else:
+        say(f"The learned set of run {options.learned} exported to {path}")
+    return 0
+
+
+def _export_learned_pick(store: Store, study: StudyRow, options: Namespace) -> int:
+    """Writes the model of a learned set's pick."""
+    if options.learned_pick not in [row.id for row in store.learned_picks(study.id)]:
+        raise StudyError(
+            f"'{study.name}' has no learned pick {options.learned_pick}: make one with `pick --learned RUN`."
+        )
+    exported = export_learned_pick(store, options.learned_pick, options.out)
+    what = {"learned_pick": options.learned_pick}
+    return _say_export(exported, f"Learned pick {options.learned_pick}", what, as_json=options.json)
 
 
 def _say_export(exported: ExportResult, title: str, what: dict[str, Any], *, as_json: bool) -> int:

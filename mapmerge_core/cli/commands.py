@@ -4,5 +4,6 @@ from mapmerge_core.cli.choose import export, front, pick, studies
 from mapmerge_core.cli.compare import compare
 from mapmerge_core.cli.evaluate import demo, run
 from mapmerge_core.cli.inspect import inspect
+from mapmerge_core.cli.pareto import pareto_merge
 
-__all__ = ["compare", "demo", "export", "front", "inspect", "pick", "run", "studies"]
+__all__ = ["compare", "demo", "export", "front", "inspect", "pareto_merge", "pick", "run", "studies"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mapmerge_core.cli.opening import find_run
 from mapmerge_core.cli.output import number, percent, print_json, print_table, progress_bar, say
 from mapmerge_core.cli.session import Session, check_device, ctrl_c_stops, parse_weights
 from mapmerge_core.errors import Cancelled, StudyError
@@ -22,11 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from mapmerge_core.methods.catalogue import MethodName
     from mapmerge_core.studies.rows import StudyRow
-    from mapmerge_core.studies.settings import RunSettings
     from mapmerge_core.studies.spec import StudySpec
-    from mapmerge_core.studies.store import Store
 
 
 def compare(options: Namespace) -> int:
@@ -95,11 +92,10 @@ def _run_demo(options: Namespace) -> tuple[Session, StudyRow, Mapping[str, float
     session = Session()
     study = find_demo_study(session.store, n_tasks, zoo=zoo)
     for method, settings in runs:
-        run_id = _find_run(session.store, study, method, settings)
-        if run_id is None:
-            run_id = session.store.create_run(study.id, settings, method).id
-        if session.store.run(run_id).status != "done":
-            session.run(run_id, options.device)
+        run = find_run(session.store, study, method, settings)
+        run = run or session.store.create_run(study.id, settings, method)
+        if run.status != "done":
+            session.run(run.id, options.device)
     return session, study, weights
 
 
@@ -120,18 +116,6 @@ def _named_baselines(options: Namespace) -> list[str] | None:
     if options.baselines is None:
         return None
     return [name.strip() for name in options.baselines.split(",")]
-
-
-def _find_run(store: Store, study: StudyRow, method: MethodName, settings: RunSettings) -> int | None:
-    """The run that asks for the same, wherever it evaluates, if there is one; a done one first."""
-    alike = [
-        run
-        for run in store.runs(study.id)
-        if run.method == method
-        and replace(run.settings, device=settings.device, precision=settings.precision) == settings
-    ]
-    alike.sort(key=lambda run: (run.status == "done", run.id))
-    return alike[-1].id if alike else None
 
 
 def _print_json(comparison: Comparison) -> None:

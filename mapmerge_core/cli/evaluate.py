@@ -7,30 +7,27 @@ import time
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from mapmerge_core.cli.learned import report_run
+from mapmerge_core.cli.opening import given_transform, kept_study, new_study, read_place
 from mapmerge_core.cli.output import metric_text, number, print_json, print_table, say
-from mapmerge_core.cli.reports import by_task, front_values, say_analysis, say_check, say_fit, say_pick
+from mapmerge_core.cli.reports import by_task, front_values, say_analysis, say_fit, say_pick
 from mapmerge_core.cli.session import INFEASIBLE, Session, check_device, parse_weights
 from mapmerge_core.errors import StudyError
 from mapmerge_core.methods.catalogue import TITLES, default_points
 from mapmerge_core.methods.nested import NestedMAP
+from mapmerge_core.methods.pareto.training import Training
 from mapmerge_core.studies.analysis import analyse
 from mapmerge_core.studies.checking import check_spec
 from mapmerge_core.studies.demo import create_demo_study
-from mapmerge_core.studies.downloading import download_text, downloads
 from mapmerge_core.studies.exporting import export_pick
 from mapmerge_core.studies.manifest import demo_tasks, spec_from_manifest
-from mapmerge_core.studies.proposing import propose
 from mapmerge_core.studies.replay import replay
 from mapmerge_core.studies.settings import RunSettings
 from mapmerge_core.studies.siblings import sibling
-from mapmerge_core.studies.sources import check_files, read_sources
-from mapmerge_core.studies.spec import Transform
-from mapmerge_core.studies.study_file import STUDY_FILE, read_study_file
 from mapmerge_core.studies.study_schema import USED_BY
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from pathlib import Path
 
     from mapmerge_core.methods.catalogue import MethodName
     from mapmerge_core.studies.rows import RunRow, StudyRow
@@ -99,12 +96,7 @@ def run(options: Namespace) -> int:
             "Name either a folder or a STUDY.yaml, for a new study, or with --study one to go on with."
         )
     session = Session()
-    if options.place is None:
-        study, row = _of_study(session.store, options)
-    elif (options.place / "manifest.json").exists():
-        study, row = _of_folder(session.store, options)
-    else:
-        study, row = _of_file(session.store, options, _study_file(options.place))
+    study, row = (_of_study if options.place is None else _of_place)(session.store, options)
     if row.status == "done":
         sys.stderr.write(
             f"'{study.name}' has done this run already: other --points or --seed evaluate more.\n"
@@ -114,19 +106,22 @@ def run(options: Namespace) -> int:
     return _report(session.store, study, row, as_json=options.json)
 
 
-def _of_folder(store: Store, options: Namespace) -> tuple[StudyRow, RunRow]:
-    """A new study of a folder with a manifest, and its run."""
-    given, transform = _given_settings(options), _given_transform(options)
-    spec = replace(spec_from_manifest(options.place, _given_tasks(options)), transform=transform)
-    method, settings = _method_and_settings(options, given, spec)
-    say_check(check_spec(spec))
-    study = store.create_study(options.name, spec)
+def _of_place(store: Store, options: Namespace) -> tuple[StudyRow, RunRow]:
+    """The study and run that a folder or a file asks for; those that a study file asked for before go on."""
+    given, place = _given_settings(options), read_place(options)
+    method, settings = _method_and_settings(options, given, place.spec, place.file)
+    study = None if place.file is None else kept_study(store, place)
+    if study is None:
+        study = new_study(store, place)
+    for row in reversed(store.runs(study.id)):
+        if row.method == method and replace(row.settings, device=settings.device) == settings:
+            return study, row
     return study, store.create_run(study.id, settings, method)
 
 
 def _of_study(store: Store, options: Namespace) -> tuple[StudyRow, RunRow]:
     """A study that there is, and its unfinished run or a new one."""
-    given, transform = _given_settings(options), _given_transform(options)
+    given, transform = _given_settings(options), given_transform(options)
     study = store.find_study(options.study)
     if options.tasks is not None or options.name is not None:
         raise StudyError(
@@ -145,64 +140,10 @@ def _of_study(store: Store, options: Namespace) -> tuple[StudyRow, RunRow]:
     )
 
 
-def _of_file(store: Store, options: Namespace, file: StudyFile) -> tuple[StudyRow, RunRow]:
-    """The study and run that a study file asks for; those that there are go on."""
-    given, transform, tasks = _given_settings(options), _given_transform(options), _given_tasks(options)
-    spec = replace(file.spec, transform=transform) if transform else file.spec
-    if tasks is not None:
-        offered = {task.name: task for task in spec.tasks}
-        for name in tasks:
-            if name not in offered:
-                raise StudyError(f"{options.place} has no task '{name}': choose among {', '.join(offered)}.")
-        spec = replace(spec, tasks=tuple(offered[name] for name in tasks))
-    method, settings = _method_and_settings(options, given, spec, file)
-    name = " ".join((options.name or file.name).split())
-    study = _kept(store, name, spec)
-    if study is None:
-        check_files(spec)
-        for download in downloads(spec):
-            if not download.cached:
-                sys.stderr.write(f"To download: {download_text(download)}\n")
-        say_check(check_spec(spec))
-        study = store.create_study(name, spec)
-    for row in reversed(store.runs(study.id)):
-        if row.method == method and replace(row.settings, device=settings.device) == settings:
-            return study, row
-    return study, store.create_run(study.id, settings, method)
-
-
-def _study_file(place: Path) -> StudyFile:
-    """The study that a file says, or that a folder without a manifest suggests.
-
-    Raises:
-        StudyError: Something is wrong with it, or a person must say more.
-    """
-    if place.suffix in {".yaml", ".yml"} or place.is_file():
-        return read_study_file(place)
-    if (place / STUDY_FILE).is_file():
-        return read_study_file(place / STUDY_FILE)
-    proposal = propose(place)
-    for note in proposal.notes:
-        sys.stderr.write(f"{note}\n")
-    if proposal.missing:
-        raise StudyError(
-            f"{place} doesn't say all that a study needs: {proposal.missing[0]} Write it into a {STUDY_FILE} "
-            "there, or open the folder on the Models page."
-        )
-    return proposal.study_file()
-
-
-def _kept(store: Store, name: str, spec: StudySpec) -> StudyRow | None:
-    """The latest study of ``spec`` by that name, whose files haven't changed since."""
-    for study in store.studies():
-        named = not name or study.name == name or study.name.startswith(f"{name} (")
-        if named and study.spec == spec and study.sources == read_sources(spec):
-            return study
-    return None
-
-
 def _report(store: Store, study: StudyRow, row: RunRow, *, as_json: bool) -> int:
     """Prints what came of a run."""
+    if row.method == "pareto_merging":
+        return report_run(store, study, row, as_json=as_json)
     analysis = analyse(store, study.id, with_front=False)
     nested = replay(store, row.id).method if row.method == "nested" else None
     infeasible = isinstance(nested, NestedMAP) and not nested.feasible
@@ -250,8 +191,9 @@ def _given_settings(options: Namespace) -> dict[str, Any]:
     """The settings of a run that were typed, as they were typed."""
     if options.device is not None:
         check_device(options.device)
-    names = ["preference", *(setting.name for setting in fields(RunSettings) if setting.name != "weights")]
-    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    others = {"weights": "preference", "training": None}
+    names = [others.get(setting.name, setting.name) for setting in fields(RunSettings)]
+    return {name: getattr(options, name) for name in names if name and getattr(options, name) is not None}
 
 
 def _method_and_settings(
@@ -278,7 +220,9 @@ def _method_and_settings(
         values["order"] = [name.strip() for name in values["order"].split(",")]
     usual = {"points": default_points(method, len(spec.tasks))}
     settings = RunSettings(**usual | _said(file, method, values) | values)
-    settings.make_method(method, spec)
+    if method == "pareto_merging":
+        settings = replace(settings, training=settings.training or Training())
+    settings.check(method, spec)
     return method, settings
 
 
@@ -298,22 +242,6 @@ def _said(file: StudyFile | None, method: MethodName, values: dict[str, Any]) ->
         if name in values:
             said.pop(other, None)
     return said
-
-
-def _given_tasks(options: Namespace) -> list[str] | None:
-    """The tasks that were typed."""
-    return None if options.tasks is None else [name.strip() for name in options.tasks.split(",")]
-
-
-def _given_transform(options: Namespace) -> Transform | None:
-    """The transform that was typed."""
-    shares = {name: getattr(options, name) for name in ("keep", "drop") if getattr(options, name) is not None}
-    used = {None: set(), "dare": {"drop"}}.get(options.transform, {"keep"})
-    for name in shares.keys() - used:
-        raise StudyError(
-            f"--{name} goes with --transform {'dare' if name == 'drop' else 'ties_trim or ties'}."
-        )
-    return None if options.transform is None else Transform(options.transform, **shares)
 
 
 def _unfinished(store: Store, study: StudyRow) -> RunRow:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from mapmerge_core.methods.catalogue import MethodName
+from mapmerge_core.methods.pareto.training import ScalarisationName
 from mapmerge_core.search.fitting import LossName
 from mapmerge_core.search.links import LinkName
 from mapmerge_core.studies.manifest import DEMO_ZOO
@@ -21,7 +22,8 @@ exit status:
   1    something unexpected went wrong; one sentence on standard error says what
   2    something is wrong with what was asked; one sentence on standard error says what
   3    no model meets the rule; the nearest one is named
-  130  interrupted; everything measured is kept, and `run --study STUDY`, or the same `compare`, goes on
+  130  interrupted; everything measured is kept, and `run --study STUDY`, or the same `compare` or
+       `pareto-merge`, goes on
 """
 
 
@@ -36,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_run(commands)
+    _add_pareto_merge(commands)
     _add_front(commands)
     _add_pick(commands)
     _add_compare(commands)
@@ -66,13 +69,7 @@ def _add_demo(commands: Commands) -> None:
 
 def _add_run(commands: Commands) -> None:
     run = commands.add_parser("run", help="evaluate points of a new study, or go on with one")
-    run.add_argument(
-        "place",
-        nargs="?",
-        type=Path,
-        metavar="STUDY.yaml",
-        help="a study's file, or a folder with a manifest.json or a study.yaml",
-    )
+    _add_place(run)
     run.add_argument("--study", help="go on with this study: resume its run, or with --points add one")
     run.add_argument("--tasks", metavar="A,B", help="the tasks to merge, in this order (default: all)")
     run.add_argument("--name", help="the new study's name")
@@ -101,14 +98,60 @@ def _add_run(commands: Commands) -> None:
     run.add_argument("--preference", help='nested MAP\'s weights, such as "MNIST=2,Emoji=1" (default: equal)')
     run.add_argument("--rule", help='nested MAP\'s rule, such as "all >= 70%%, maximize MNIST"')
     run.add_argument("--order", metavar="A,B,C,D", help="nested MAP's tasks, neighbours merged first")
-    run.add_argument(
-        "--transform", choices=get_args(TransformKind), help="run on task vectors that are trimmed or dropped"
-    )
-    run.add_argument("--keep", type=float, metavar="SHARE", help="what TIES keeps (default 0.2)")
-    run.add_argument("--drop", type=float, metavar="SHARE", help="what DARE drops (default 0.5)")
+    _add_transform(run)
     run.add_argument("--precision", choices=["auto", "float32", "bfloat16"], help="default: what is fast")
     _add_device(run)
     run.set_defaults(device=None)
+
+
+def _add_pareto_merge(commands: Commands) -> None:
+    learn = commands.add_parser(
+        "pareto-merge", help="learn a model for every preference, and measure some of them"
+    )
+    _add_place(learn)
+    learn.add_argument("--study", help="learn from this study's models")
+    learn.add_argument("--demo", action="store_true", help="learn from the bundled models")
+    learn.add_argument(
+        "--tasks", metavar="A,B", help="the tasks to merge (default: all); of the demo how many (default 2)"
+    )
+    learn.add_argument("--zoo", type=Path, metavar="DIR", help="another folder of models for the demo")
+    learn.add_argument("--name", help="the new study's name")
+    learn.add_argument(
+        "--points", type=int, metavar="P", help="preferences to measure (default: the paper's number)"
+    )
+    learn.add_argument("--seed", type=int, help="seed of preferences, images and parameters (default 0)")
+    # Without defaults, so that those that were typed are known; the defaults are Training's own, or the demo's.
+    learn.add_argument("--steps", type=int, metavar="N", help="steps of training (default 2000)")
+    learn.add_argument(
+        "--data-free", action="store_const", const=True, help="learn from distances of weights, not images"
+    )
+    learn.add_argument("--rank", type=int, metavar="R", help="of the personal tensors (default 16)")
+    learn.add_argument("--batch-size", type=int, metavar="B", help="images of a task in a step (default 32)")
+    learn.add_argument("--lr", type=float, help="Adam's learning rate (default 0.001)")
+    learn.add_argument(
+        "--scalarisation", choices=get_args(ScalarisationName), help="default: smooth_tchebycheff"
+    )
+    learn.add_argument("--mu", type=float, help="smoothness of smooth_tchebycheff (default 0.1)")
+    learn.add_argument(
+        "--beta-cos", type=float, help="weight of the alignment with the preference (default 0.1)"
+    )
+    learn.add_argument(
+        "--beta-norm", type=float, help="weight of the tensors' norm (default 1; of the demo 0.01)"
+    )
+    learn.add_argument(
+        "--balance", type=float, help="weight of the balance of predicted classes (default 0; of the demo 1)"
+    )
+    learn.add_argument(
+        "--concentration", type=float, help="of the Dirichlet distribution of preferences (default 1)"
+    )
+    learn.add_argument("--start", type=float, help="what every coefficient starts from (default 0.3)")
+    learn.add_argument(
+        "--personalise", dest="personalised", metavar="A,B", help="tensors that depend on the preference, "
+        "such as *.attn.* (default: the attention projections)",
+    )  # fmt: skip
+    _add_transform(learn)
+    learn.add_argument("--no-export", action="store_true", help="don't copy the learned set to the exports")
+    _add_device(learn)
 
 
 def _add_front(commands: Commands) -> None:
@@ -119,11 +162,21 @@ def _add_front(commands: Commands) -> None:
 
 
 def _add_pick(commands: Commands) -> None:
-    pick = commands.add_parser("pick", help="pick a model of a study's front")
+    pick = commands.add_parser("pick", help="pick a model of a study's front or of a learned set")
     pick.add_argument("study", metavar="STUDY")
+    pick.add_argument("--learned", type=int, metavar="RUN", help="of the set that this run has learned")
     how = pick.add_mutually_exclusive_group(required=True)
     how.add_argument("--rule", help='such as "all >= 70%%, maximize MNIST"')
     how.add_argument("--preference", help='weights such as "MNIST=2,Emoji=1", or "equal"')
+    how.add_argument(
+        "--unlabelled",
+        metavar="DATASET",
+        help="the model that is surest of these images: a dataset, whose labels aren't read, or a folder",
+    )
+    pick.add_argument(
+        "--classes", metavar="A,B,C", help="the names of the images' classes, or a .txt or .json file of them"
+    )
+    pick.add_argument("--refine", action="store_true", help="measure more of a learned set near the rule")
     pick.add_argument(
         "--normalise", action="store_true", help="weigh metrics as shares of the single-task models'"
     )
@@ -162,6 +215,8 @@ def _add_export(commands: Commands) -> None:
     what = export.add_mutually_exclusive_group()
     what.add_argument("--pick", type=int, metavar="N", help="the pick's number (default: the study's latest)")
     what.add_argument("--row", metavar="NAME", help="a model that `compare` lists, by its name")
+    what.add_argument("--learned-pick", type=int, metavar="N", help="the number of a learned set's pick")
+    what.add_argument("--learned", type=int, metavar="RUN", help="the set itself that this run has learned")
     export.add_argument("--out", type=Path, metavar="FILE", help="file ending in .safetensors, or a folder")
 
 
@@ -184,6 +239,24 @@ def _add_inspect(commands: Commands) -> None:
     inspect.add_argument(
         "--without", metavar="A,B", help="tensors that aren't compared, such as fc.weight,fc.bias"
     )
+
+
+def _add_place(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "place",
+        nargs="?",
+        type=Path,
+        metavar="STUDY.yaml",
+        help="a study's file, or a folder with a manifest.json or a study.yaml",
+    )
+
+
+def _add_transform(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--transform", choices=get_args(TransformKind), help="run on task vectors that are trimmed or dropped"
+    )
+    command.add_argument("--keep", type=float, metavar="SHARE", help="what TIES keeps (default 0.2)")
+    command.add_argument("--drop", type=float, metavar="SHARE", help="what DARE drops (default 0.5)")
 
 
 def _add_device(command: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from mapmerge_core.cli.output import metric_text, number, print_table, say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mapmerge_core.studies.analysis import Analysis
     from mapmerge_core.studies.checking import SpecCheck
@@ -77,11 +77,19 @@ def say_analysis(analysis: Analysis) -> None:
     say_models(analysis.tasks, analysis.metrics, found.c, found.predicted)
 
 
-def say_models(tasks: Sequence[str], metrics: Sequence[Metric], C: np.ndarray, values: np.ndarray) -> None:
-    """Models (``m x N``) with their metrics (``m x K``), at most ``SHOWN_ROWS`` of them."""
-    rows = np.unique(np.linspace(0, len(C) - 1, SHOWN_ROWS).round().astype(int))
+def say_models(
+    tasks: Sequence[str],
+    metrics: Sequence[Metric],
+    C: np.ndarray,
+    values: np.ndarray,
+    *,
+    symbol: str = "c",
+    most: int = SHOWN_ROWS,
+) -> None:
+    """Models (``m x N``) with their metrics (``m x K``), at most ``most`` of them."""
+    rows = np.unique(np.linspace(0, len(C) - 1, most).round().astype(int))
     print_table(
-        (*(f"c {task}" for task in tasks), *tasks),
+        (*(f"{symbol} {task}" for task in tasks), *tasks),
         [
             (*map(number, c), *map(metric_text, row, metrics))
             for c, row in zip(C[rows], values[rows], strict=True)
@@ -89,19 +97,31 @@ def say_models(tasks: Sequence[str], metrics: Sequence[Metric], C: np.ndarray, v
     )
 
 
-def say_pick(analysis: Analysis, c: np.ndarray, measured: dict[str, float]) -> None:
-    """One model, task by task."""
-    predicted, lower, upper = analysis.predict(c)
+def say_chosen(
+    tasks: Sequence[str],
+    metrics: Sequence[Metric],
+    point: np.ndarray,
+    predictions: tuple[np.ndarray, np.ndarray, np.ndarray],
+    measured: Mapping[str, float],
+    symbol: str,
+) -> None:
+    """One model, task by task: its coefficients or preference, predicted metrics and the measured ones."""
+    predicted, lower, upper = predictions
     print_table(
-        ("task", "coefficient", "predicted", "90% interval", "measured"),
+        ("task", symbol, "predicted", "90% interval", "measured"),
         [
             (
                 task,
-                number(c[k]),
+                number(point[k]),
                 metric_text(predicted[k], metric),
                 f"{metric_text(lower[k], metric)} to {metric_text(upper[k], metric)}",
                 metric_text(measured.get(task), metric),
             )
-            for k, (task, metric) in enumerate(zip(analysis.tasks, analysis.metrics, strict=True))
+            for k, (task, metric) in enumerate(zip(tasks, metrics, strict=True))
         ],
     )
+
+
+def say_pick(analysis: Analysis, c: np.ndarray, measured: Mapping[str, float]) -> None:
+    """One model by its coefficients, task by task."""
+    say_chosen(analysis.tasks, analysis.metrics, c, analysis.predict(c), measured, "coefficient")

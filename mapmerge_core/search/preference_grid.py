@@ -13,7 +13,7 @@ from mapmerge_core.errors import SearchError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
     from mapmerge_core.search.links import Array
 
@@ -126,7 +126,7 @@ class PreferenceInterpolator:
         point = np.asarray(gamma, dtype=np.float64)
         rows = self._measured(point)
         if len(rows):
-            return self._values[rows[0]]
+            return np.asarray(self._values[rows[0]])
         return np.clip(self._between(point), self._low, self._high)
 
     def interval(self, gamma: ArrayLike) -> tuple[Array, Array]:
@@ -143,7 +143,7 @@ class PreferenceInterpolator:
         """Whether the preference is one of those that were measured."""
         return bool(len(self._measured(np.asarray(gamma, dtype=np.float64))))
 
-    def _measured(self, point: Array) -> Array:
+    def _measured(self, point: Array) -> NDArray[np.intp]:
         return np.flatnonzero(np.abs(self._gammas - point).max(axis=1) < 1e-9)
 
     def _left_out(self) -> Array:
@@ -155,7 +155,7 @@ class PreferenceInterpolator:
             others = np.arange(m) != i
             predicted = _interpolation(self._gammas[others], self._values[others])(self._gammas[i])
             misses.append(np.abs(np.clip(predicted, self._low, self._high) - self._values[i]))
-        return np.quantile(misses, _LEVEL, axis=0)
+        return np.asarray(np.quantile(misses, _LEVEL, axis=0))
 
 
 def _interpolation(gammas: Array, values: Array) -> Callable[[Array], Array]:

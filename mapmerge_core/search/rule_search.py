@@ -112,6 +112,96 @@ def apply_rule(
     return _result(problem, c, feasible)
 
 
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What a rule says of models by their metrics.
+
+    Attributes:
+        slack: By how much each model (m,) meets the threshold that it meets least; negative if it misses it.
+        objective: What is to be maximised (m,).
+        best: The row to take: of those that meet the rule the best, else the nearest.
+        misses: The thresholds that it misses, the largest first.
+    """
+
+    slack: Array
+    objective: Array
+    best: int
+    misses: tuple[Miss, ...]
+
+    @property
+    def feasible(self) -> bool:
+        """Whether the best row meets the rule."""
+        return bool(self.slack[self.best] >= 0)
+
+    @property
+    def missed(self) -> str:
+        """The misses in words, such as "MNIST by 1.0 points (89.0% of 90.0%)"."""
+        return _missed(self.misses)
+
+
+def judge(
+    rule: Rule,
+    values: ArrayLike,
+    *,
+    single: ArrayLike | None = None,
+    maximize: Sequence[bool] | None = None,
+) -> Judged:
+    """Applies a rule to models whose metrics are known.
+
+    Args:
+        rule: The rule; its tasks are the metrics, in order.
+        values: Metrics of the models, ``m x K``.
+        single: The single-task models' metrics (K,), needed by thresholds "of single".
+        maximize: For each metric, whether more is better; all are, unless told otherwise.
+
+    Raises:
+        SearchError: The rule has another number of tasks, or the single-task metrics it needs are missing.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    if table.ndim != 2 or not len(table) or table.shape[1] != len(rule.tasks):
+        raise SearchError(f"The rule is about {len(rule.tasks)} tasks, and the metrics have {table.shape}.")
+    directions = signs([True] * len(rule.tasks) if maximize is None else maximize)
+    aim = _Aim(rule, _wanted(rule, single, directions), directions)
+    slack, objective = aim.slack(table * directions), aim.objective(table * directions)
+    meets = slack >= 0
+    best = int(np.argmax(np.where(meets, objective, -np.inf) if meets.any() else slack))
+    return Judged(slack, objective, best, aim.misses(table[best] * directions))
+
+
+class _Aim:
+    """A rule over metrics turned so that more is better (goodness)."""
+
+    def __init__(self, rule: Rule, wanted: Array, directions: Array) -> None:
+        self.rule, self.wanted, self.directions = rule, wanted, directions
+        self.constrained = np.flatnonzero(np.isfinite(wanted))
+        if rule.objective.kind == "sum":
+            self.weights = np.zeros(len(wanted))
+            for task, weight in rule.objective.weights:
+                self.weights[rule.tasks.index(task)] = weight
+        else:
+            self.weights = np.full(len(wanted), 1 / len(wanted))
+
+    def slack(self, goodness: Array) -> Array:
+        """By how much each row meets the threshold it meets least; negative if it misses it."""
+        kept = self.constrained
+        if not len(kept):
+            return np.full(len(goodness), np.inf)
+        return np.asarray((goodness[:, kept] - self.wanted[kept]).min(axis=1))
+
+    def objective(self, goodness: Array) -> Array:
+        """What is to be maximised."""
+        if self.rule.objective.kind == "worst":
+            return np.asarray(goodness.min(axis=1))
+        return np.asarray(goodness @ self.weights)
+
+    def misses(self, goodness: Array) -> tuple[Miss, ...]:
+        """The thresholds that one model (K,) misses, the largest first."""
+        predicted, wanted = goodness * self.directions, self.wanted * self.directions
+        short = np.where(np.isfinite(self.wanted), self.wanted - goodness, -np.inf)
+        missed = [k for k in np.argsort(-short, kind="stable") if short[k] > 0]
+        return tuple(Miss(self.rule.tasks[k], float(wanted[k]), float(predicted[k])) for k in missed)
+
+
 class _Problem:
     """A rule over surrogates; goodness is a metric turned so that more is better."""
 
@@ -123,18 +213,13 @@ class _Problem:
         wanted: Array,
         directions: Array,
     ) -> None:
-        self.rule, self.surrogates, self.wanted, self.directions = rule, surrogates, wanted, directions
+        self.surrogates, self.aim = surrogates, _Aim(rule, wanted, directions)
+        self.rule, self.wanted, self.directions = rule, wanted, directions
         n_vectors = surrogates[0].n_features_in_
         self.low, self.high = (
             np.broadcast_to(np.asarray(end, dtype=np.float64), (n_vectors,)) for end in box
         )
-        self.constrained = np.flatnonzero(np.isfinite(wanted))
-        if rule.objective.kind == "sum":
-            self.weights = np.zeros(len(wanted))
-            for task, weight in rule.objective.weights:
-                self.weights[rule.tasks.index(task)] = weight
-        else:
-            self.weights = np.full(len(wanted), 1 / len(wanted))
+        self.constrained, self.weights = self.aim.constrained, self.aim.weights
 
     def goodness(self, C: Array) -> Array:
         return predict_all(self.surrogates, C) * self.directions
@@ -145,17 +230,11 @@ class _Problem:
 
     def slack(self, C: Array) -> Array:
         """By how much each row (n,) meets the threshold it meets least; negative if it misses it."""
-        kept = self.constrained
-        if not len(kept):
-            return np.full(len(C), np.inf)
-        return np.asarray((self.goodness(C)[:, kept] - self.wanted[kept]).min(axis=1))
+        return self.aim.slack(self.goodness(C))
 
     def objective(self, C: Array) -> Array:
         """What is to be maximised (n,)."""
-        goodness = self.goodness(C)
-        if self.rule.objective.kind == "worst":
-            return np.asarray(goodness.min(axis=1))
-        return np.asarray(goodness @ self.weights)
+        return self.aim.objective(self.goodness(C))
 
     def nearest(self, rows: Array) -> Array:
         """Where SLSQP gets from the rows of the largest slack, looking for still more, ``N_STARTS x N``."""
@@ -247,23 +326,24 @@ def _wanted(rule: Rule, single: ArrayLike | None, directions: Array) -> Array:
 
 def _result(problem: _Problem, c: Array, feasible: bool) -> RuleResult:
     goodness = problem.goodness(c[None])[0]
-    predicted, wanted = goodness * problem.directions, problem.wanted * problem.directions
-    short = np.where(np.isfinite(problem.wanted), problem.wanted - goodness, -np.inf)
-    tasks = problem.rule.tasks
-    missed = [] if feasible else [k for k in np.argsort(-short, kind="stable") if short[k] > 0]
-    misses = tuple(Miss(tasks[k], float(wanted[k]), float(predicted[k])) for k in missed)
+    predicted = goodness * problem.directions
+    misses = () if feasible else problem.aim.misses(goodness)
     if feasible:
         message = "This model meets the rule, as the surrogates see it."
     else:
-        listed = [_in_words(miss) for miss in misses[:3]]
-        if len(misses) > 3:
-            listed.append(f"{len(misses) - 3} more")
-        message = f"No model in the box meets this rule; the nearest misses {_joined(listed)}."
+        message = f"No model in the box meets this rule; the nearest misses {_missed(misses)}."
     lower, upper = (
         np.concatenate(side)
         for side in zip(*[s.predict_interval(c[None]) for s in problem.surrogates], strict=True)
     )
     return RuleResult(c, predicted, lower, upper, feasible, misses, message)
+
+
+def _missed(misses: Sequence[Miss]) -> str:
+    listed = [_in_words(miss) for miss in misses[:3]]
+    if len(misses) > 3:
+        listed.append(f"{len(misses) - 3} more")
+    return _joined(listed)
 
 
 def _in_words(miss: Miss) -> str:

@@ -2,6 +2,16 @@
 
 from mapmerge_core.search.rule import Objective, Rule, Threshold
 from mapmerge_core.search.rule_parser import parse_rule
-from mapmerge_core.search.rule_search import Miss, RuleResult, apply_rule
+from mapmerge_core.search.rule_search import Judged, Miss, RuleResult, apply_rule, judge
 
-__all__ = ["Miss", "Objective", "Rule", "RuleResult", "Threshold", "apply_rule", "parse_rule"]
+__all__ = [
+    "Judged",
+    "Miss",
+    "Objective",
+    "Rule",
+    "RuleResult",
+    "Threshold",
+    "apply_rule",
+    "judge",
+    "parse_rule",
+]

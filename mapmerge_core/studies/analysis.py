@@ -176,10 +176,10 @@ def analyse(
     """Fits each task's surrogate to the study's validation points and finds the front (MAP, Algorithm 1).
 
     The box is the one that the study's runs sampled (``Store.sampled_box``); link and loss are those of its
-    latest run of a search. Points outside the box, as the single-task models are where it ends below 1, aren't fitted:
-    the front can't reach them, and they would bend the surrogates. The same evaluations and seed give the
-    same front; ``Store.fingerprint`` tells whether there are new ones. Without ``with_front`` the surrogates
-    alone are fitted, which takes milliseconds where the front takes up to seconds.
+    latest run of a search. Points outside the box, as the single-task models are where it ends below 1,
+    aren't fitted: the front can't reach them, and they would bend the surrogates. The same evaluations and
+    seed give the same front; ``Store.fingerprint`` tells whether there are new ones. Without ``with_front``
+    the surrogates alone are fitted, which takes milliseconds where the front takes up to seconds.
 
     Raises:
         StudyError: where there is no such study.
@@ -197,6 +197,7 @@ def analyse(
     usable = [inside & ~np.isnan(y) for y in Y.T]
     needed = max(0, QuadraticSurrogate.n_parameters(n) - min(int(rows.sum()) for rows in usable))
 
+    single, pretrained = corner_values(C, Y)
     surrogates: tuple[QuadraticSurrogate, ...] | None = None
     front: Front | None = None
     problem: str | None = None
@@ -238,11 +239,25 @@ def analyse(
         surrogates=surrogates,
         r2=np.array([s.loo_r2_ for s in surrogates]) if surrogates else np.full(n, np.nan),
         front=front,
-        single=np.diag([_values_at(C, Y, c) for c in np.eye(n)]).copy(),
-        pretrained=_values_at(C, Y, np.zeros(n)),
+        single=single,
+        pretrained=pretrained,
         fit_seconds=fitted - started,
         front_seconds=time.perf_counter() - fitted,
     )
+
+
+def corner_values(C: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each task's metric of its own single-task model, and the pre-trained model's metrics.
+
+    Args:
+        C: Measured coefficients (``n x N``).
+        Y: Their metrics (``n x K``), K = N.
+
+    Returns:
+        Both (K,), NaN where they haven't been measured.
+    """
+    n = C.shape[1]
+    return np.diag([_values_at(C, Y, c) for c in np.eye(n)]).copy(), _values_at(C, Y, np.zeros(n))
 
 
 def _values_at(C: np.ndarray, Y: np.ndarray, c: np.ndarray) -> np.ndarray:

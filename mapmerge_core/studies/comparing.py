@@ -52,9 +52,10 @@ class Row:
         run_id: The run, of a run.
         baseline_id: The baseline in the store, of a baseline that has one.
         c: Coefficients (N,) of the model for the shown preference; None where it isn't a c.
+        gamma: Of a learned set, the shown preference (K,).
         metrics: That model's metrics (K,), NaN where they haven't been measured.
         front_c: Of runs and of "preference", the different models for the shown and for the sampled
-            preferences (``m x N``), the shown one's first.
+            preferences (``m x N``), the shown one's first; of a learned set the preferences (``m x K``).
         front: Their metrics (``m x K``), NaN where they haven't been measured.
         hypervolume: What the models for the sampled preferences dominate, or the one model where a row has
             one: as shares of the single-task models' metrics, from 0 for metrics that go up and 2 for those
@@ -72,6 +73,7 @@ class Row:
     run_id: int | None
     baseline_id: int | None
     c: np.ndarray | None
+    gamma: np.ndarray | None
     metrics: np.ndarray
     front_c: np.ndarray | None
     front: np.ndarray | None
@@ -285,10 +287,11 @@ def to_table(comparison: Comparison, normalise: bool = False) -> DataFrame:
 def _make_row(entry: Entry, values: np.ndarray | None, single: np.ndarray, maximize: Sequence[bool]) -> Row:
     """The entry with the metrics (``m x K``) of its models."""
     front_c = front = None
-    if entry.C is not None and values is not None and entry.by_preference:
-        _, first = np.unique(entry.C, axis=0, return_index=True)
+    models = entry.C if entry.gammas is None else entry.gammas
+    if models is not None and values is not None and entry.by_preference:
+        _, first = np.unique(models, axis=0, return_index=True)
         kept = np.sort(first)
-        front_c, front = entry.C[kept], values[kept]
+        front_c, front = models[kept], values[kept]
     return Row(
         key=entry.key,
         name=entry.name,
@@ -298,6 +301,7 @@ def _make_row(entry: Entry, values: np.ndarray | None, single: np.ndarray, maxim
         run_id=entry.run_id,
         baseline_id=entry.baseline_id,
         c=None if entry.C is None else entry.C[0],
+        gamma=None if entry.gammas is None else entry.gammas[0],
         metrics=np.full(len(single), nan) if values is None else values[0],
         front_c=front_c,
         front=front,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from mapmerge_core.studies.baselines import (
     passes_to_make,
 )
 from mapmerge_core.studies.entries import gather
+from mapmerge_core.studies.learning import measure_learned
 from mapmerge_core.studies.runner import measure
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from threading import Event
 
     from mapmerge_core.studies.baselines import BaselineKind
+    from mapmerge_core.studies.entries import Entry
     from mapmerge_core.studies.rows import StudyRow
     from mapmerge_core.studies.runner import Progress
     from mapmerge_core.studies.store import Store
@@ -71,6 +73,17 @@ def complete(
     def measure_at(study: StudyRow, C: np.ndarray, report: Progress) -> None:
         measure(store, study, get_evaluator(study), C, split="test", cancel=cancel, progress=report)
 
+    def measure_set(study: StudyRow, entry: Entry, report: Progress) -> None:
+        measure_learned(
+            store,
+            cast("int", entry.run_id),
+            get_evaluator(study),
+            cast("np.ndarray", entry.gammas),
+            split="test",
+            cancel=cancel,
+            progress=report,
+        )
+
     def measure_made(baseline_id: int, report: Progress) -> None:
         measure_baseline(store, baseline_id, get_evaluator(base), cancel=cancel, progress=report)
 
@@ -84,6 +97,11 @@ def complete(
         if table.wanted:
             C = np.array(list(table.wanted.values()))
             steps.append((table.n_missing, partial(measure_at, member, C)))
+        steps += [
+            (entry.n_missing, partial(measure_set, member, entry))
+            for entry in gathered.entries
+            if entry.study_id == member.id and entry.gammas is not None and entry.n_missing
+        ]
     steps += [
         (entry.n_missing, partial(measure_made, entry.baseline_id))
         for entry in gathered.entries
@@ -118,7 +136,8 @@ def estimate_completion(
         return None
     seconds = [row.seconds for row in store.evaluations(base.id, "test") or store.evaluations(base.id)]
     missing_c = sum(table.n_missing for table in gathered.measured.values())
-    return of_baselines + missing_c * median(seconds)
+    missing_learned = sum(entry.n_missing for entry in gathered.entries if entry.gammas is not None)
+    return of_baselines + (missing_c + missing_learned) * median(seconds)
 
 
 def _to_make(store: Store, base: StudyRow, baselines: bool | Collection[str]) -> list[BaselineKind]:

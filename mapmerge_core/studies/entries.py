@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from mapmerge_core.errors import StudyError
-from mapmerge_core.methods.catalogue import TITLES
 from mapmerge_core.search.indicators import sample_preferences
 from mapmerge_core.search.preferences import normalise
 from mapmerge_core.studies.baselines import baseline_values, find_made, label
-from mapmerge_core.studies.findings import finding_of
+from mapmerge_core.studies.findings import finding_of, unfinished
+from mapmerge_core.studies.learned import run_name
 from mapmerge_core.studies.settings import check_seed
 from mapmerge_core.studies.siblings import family_of
 
@@ -36,7 +36,9 @@ class Entry:
     Attributes:
         C: Coefficients of its models: one for all preferences (``1 x N``), or one for each (``m x N``, in the
             preferences' order). None where its model isn't a c, or there is none.
-        values: Metrics on the test split of a model that isn't a c (``1 x K``, NaN where not measured).
+        gammas: Of a learned set, the preferences themselves (``m x K``), for each of which it has a model.
+        values: Metrics on the test split of models that aren't a c (``1 x K``, of a learned set ``m x K``),
+            NaN where not measured.
     """
 
     key: str
@@ -47,6 +49,7 @@ class Entry:
     run_id: int | None = None
     baseline_id: int | None = None
     C: np.ndarray | None = None
+    gammas: np.ndarray | None = None
     values: np.ndarray | None = None
     evaluations: int = 0
     seconds: float = 0.0
@@ -59,8 +62,13 @@ class Entry:
 
     @property
     def n_missing(self) -> int:
-        """Evaluations that a model that isn't a c lacks."""
-        return 0 if self.values is None else int(np.isnan(self.values).sum())
+        """Evaluations that models that aren't a c lack."""
+        if self.values is None:
+            return 0
+        rows = self.values
+        if self.gammas is not None:
+            rows = rows[np.unique(self.gammas, axis=0, return_index=True)[1]]
+        return int(np.isnan(rows).sum())
 
 
 class Measured:
@@ -181,6 +189,9 @@ def _runs(
     maximize = [metric.maximize for metric in study.spec.metrics]
     entries = []
     for (owner, run), name in zip(runs, _run_names(runs), strict=True):
+        if run.method == "pareto_merging":
+            entries.append(_learned(store, owner, run, name, preferences))
+            continue
         found = finding_of(store, run, seed=seed)
         C = None
         if found.front is not None and len(found.front.c) == 1:
@@ -204,12 +215,32 @@ def _runs(
     return entries
 
 
+def _learned(store: Store, owner: StudyRow, run: RunRow, name: str, preferences: np.ndarray) -> Entry:
+    """A learned set's models for the preferences."""
+    entry = Entry(
+        key=f"run-{run.id}",
+        name=name,
+        kind="run",
+        method=run.method,
+        study_id=owner.id,
+        run_id=run.id,
+        evaluations=run.n_evaluations,
+        seconds=run.seconds,
+    )
+    if run.status != "done":
+        return replace(entry, problem=unfinished(run))
+    gammas, values = store.learned_table(run.id, "test")
+    known = {gamma.tobytes(): row for gamma, row in zip(gammas, values, strict=True)}
+    nothing = np.full(preferences.shape[1], nan)
+    # As the store divides them, which may change their last bit.
+    wanted = np.array([normalise(row, len(row)) for row in preferences])
+    measured = np.array([known.get(gamma.tobytes(), nothing) for gamma in wanted])
+    return replace(entry, gammas=wanted, values=measured)
+
+
 def _run_names(runs: Sequence[tuple[StudyRow, RunRow]]) -> list[str]:
     """Each run's name, with what tells it from others of the same method."""
-    titles = [
-        TITLES[run.method] + (f" on {study.spec.transform.label}" if study.spec.transform else "")
-        for study, run in runs
-    ]
+    titles = [run_name(run, study.spec) for study, run in runs]
     names = []
     for title, (_, run) in zip(titles, runs, strict=True):
         alike = [other for its, (_, other) in zip(titles, runs, strict=True) if its == title]

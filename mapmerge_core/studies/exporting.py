@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 import unicodedata
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC
 from pathlib import Path
@@ -12,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mapmerge_core.errors import CheckpointError, ExportError, StudyError
+from mapmerge_core.methods.pareto.training import Training
 from mapmerge_core.studies.analysis import analyse
 from mapmerge_core.studies.baselines import baseline_values, find_kind, weights_of
 from mapmerge_core.studies.evaluators import load_evaluator, open_clip_tag, read_vectors
+from mapmerge_core.studies.learned import learned_set, run_name
+from mapmerge_core.studies.learning import load_learned
 from mapmerge_core.studies.paths import absolute
 from mapmerge_core.studies.sources import check_sources, weights_of_sources
 from mapmerge_core.weights.folders import SUFFIXES
@@ -91,6 +96,88 @@ def export_baseline(store: Store, baseline_id: int, path: Path | str | None = No
     merged = weights_of(store, baseline, vectors)
     replaced, extra = _extras(study, lambda evaluator: evaluator.extras_of(merged))
     return save_model(target, merged | dict(replaced), recipe=recipe, like=_like(study), extra=extra)
+
+
+def export_learned_pick(store: Store, pick_id: int, path: Path | str | None = None) -> ExportResult:
+    """Writes a learned set's model for a preference that a person chose, the very weights measured.
+
+    Args:
+        store: Where the pick, its set and its measurements are.
+        pick_id: The pick.
+        path: As for `export_pick`.
+
+    Raises:
+        StudyError: where there is no such pick, its learned set is gone, or a source has changed.
+        CheckpointError: where a source or the set can't be read.
+        ExportError: where the file can't be written, or would replace one that mapmerge didn't export.
+    """
+    from mapmerge_core.weights.export import save_model
+    from mapmerge_core.weights.streamed import in_memory
+
+    pick = store.learned_pick(pick_id)
+    study = store.study(pick.study_id)
+    name = f"{slug(pick.name) if pick.name else 'preference'}-{pick.id}.safetensors"
+    target = _target(store, study, name, path)
+    check_sources(study.sources)
+    learned = learned_set(store, pick.run_id)
+    shares = dict(zip(study.spec.task_names, pick.gamma.tolist(), strict=True))
+    training = asdict(learned.run.settings.training or Training())
+    predicted, _, _, _ = learned.predict(pick.gamma)
+    recipe = replace(
+        make_recipe(store, study, None),
+        method=run_name(learned.run, study.spec),
+        settings={
+            **study.spec.options,
+            **{f"preference for {task}": share for task, share in shares.items()},
+            **{name: value for name, value in training.items() if value is not None},
+            "seed": learned.run.settings.seed,
+        },
+        predicted=dict(zip(study.spec.task_names, predicted.tolist(), strict=True)),
+        measured=store.learned_measured(pick.run_id, pick.gamma, "test"),
+    )
+    merged = load_learned(store, pick.run_id, in_memory(read_vectors(study))).merge(pick.gamma)
+    replaced, extra = _extras(study, lambda evaluator: evaluator.extras_of(merged))
+    result = save_model(target, merged | dict(replaced), recipe=recipe, like=_like(study), extra=extra)
+    store.update_learned_pick(pick_id, exported=result.path)
+    return result
+
+
+def export_learned_set(store: Store, run_id: int, path: Path | str) -> Path:
+    """Copies a learned set's file, from which a model for any preference can be made.
+
+    Args:
+        store: Where it is.
+        run_id: The run that learned it.
+        path: The file to write, ending in .safetensors, or a folder to write it to.
+
+    Returns:
+        The file.
+
+    Raises:
+        StudyError: where there is no learned set.
+        ExportError: where the file can't be written, or would replace one that is no learned set.
+    """
+    from mapmerge_core.methods.pareto.pareto_set import read_header
+
+    learned_set(store, run_id)
+    source, target = store.learned_file(run_id), absolute(path)
+    if target.suffix != ".safetensors":
+        target = target / source.name
+    try:
+        if target.exists():
+            read_header(target)
+    except CheckpointError:
+        raise ExportError(f"{target} is no learned set, and stays: choose another file.") from None
+    beside = target.with_name(f".{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, beside)
+        beside.replace(target)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
+        raise ExportError(f"{target} can't be written ({error.strerror}): choose another place.") from error
+    return target
 
 
 def _save(target: Path, study: StudyRow, c: np.ndarray, recipe: Recipe) -> ExportResult:

@@ -71,7 +71,7 @@ def finding_of(store: Store, run: RunRow, *, seed: int = 0) -> Finding:
         seed: Seed of the search for its front.
     """
     if run.status != "done":
-        return Finding(None, None, run.n_evaluations, run.seconds, _unfinished(run))
+        return Finding(None, None, run.n_evaluations, run.seconds, unfinished(run))
     key = (store.path, run.id, run.created, seed)
     found = _cache.get(key)
     if found is None:
@@ -105,7 +105,8 @@ def _seconds(store: Store, replayed: Replay) -> float:
     return sum(row.seconds for row in evaluations if (row.c.tobytes(), row.task) in used)
 
 
-def _unfinished(run: RunRow) -> str:
+def unfinished(run: RunRow) -> str:
+    """Why a run that isn't done has no front, as a sentence."""
     if run.status == "failed":
         return f"Run {run.id} failed: {run.error}"
     if run.status in ("queued", "running"):

@@ -119,8 +119,8 @@ class LearnedStore(Database):
             step: After how many steps; None for the finished set.
 
         Returns:
-            Γ (``m x K``), different preferences in the order of measuring, and Y (``m x K``), NaN where a task
-            hasn't been measured.
+            Γ (``m x K``), different preferences in the order of measuring, and Y (``m x K``), NaN where a
+            task hasn't been measured.
 
         Raises:
             StudyError: where there is no such run.

@@ -12,6 +12,8 @@ from mapmerge_core.errors import Cancelled, StudyError
 from mapmerge_core.methods.pareto.training import Training
 from mapmerge_core.search.preference_grid import preference_grid
 from mapmerge_core.search.preferences import normalise
+from mapmerge_core.search.rules import judge, parse_rule
+from mapmerge_core.studies.learned import LearnedRule, learned_set
 from mapmerge_core.studies.rows import TrainingPoint
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ LOOKS = 5
 SAVED_EVERY = 10.0
 """Seconds between two checkpoints: what a killed process loses at most."""
 _TIMED = 3
+_CANDIDATES = 500
+_APART = 0.005
+"""Least distance (the sum of the shares' differences) from a measured preference to one worth measuring."""
 
 
 def look_preferences(n_tasks: int) -> np.ndarray:
@@ -223,6 +228,8 @@ class _Trainer:
             "method": "Pareto Merging",
             "training": asdict(self._merging.training),
             "seed": self._run.settings.seed,
+            "n_extra": self._merging.n_extra,
+            "n_parameters": self._evaluator.vectors.n_parameters,
         }
         self._merging.pareto_set().save(self._store.learned_file(self._run.id), recipe)
         self._file.unlink(missing_ok=True)
@@ -325,3 +332,67 @@ def _measure_models(
             if cancel and cancel.is_set() and done < values.size:
                 raise Cancelled
     return values
+
+
+def refine_by_rule(
+    store: Store,
+    run_id: int,
+    evaluator: Evaluator,
+    rule: str,
+    *,
+    budget: int = 12,
+    cancel: Event | None = None,
+    progress: Progress | None = None,
+) -> LearnedRule:
+    """Looks for a preference that meets a rule better than those measured, by measuring more of them.
+
+    One after another, the preference that the interpolation thinks best of many drawn around the best one so
+    far, nearer and nearer, is measured on the validation split.
+
+    Args:
+        store: Where each value is committed as soon as it is measured.
+        run_id: The run that learned the set.
+        evaluator: Its study's.
+        rule: Such as "all >= 70%, maximize MNIST".
+        budget: Preferences to measure.
+        cancel: Set it to stop after the evaluation in flight; what was measured is kept.
+        progress: Called with the evaluations made and those of the budget.
+
+    Returns:
+        The best measured preference.
+
+    Raises:
+        RuleError: where it is no rule over the study's tasks.
+        StudyError: where there is no learned set.
+        SearchError: where the rule needs single-task models that haven't been measured.
+        Cancelled: once ``cancel`` is set.
+    """
+    rng = np.random.default_rng(run_id)
+    n_tasks = len(store.study(store.run(run_id).study_id).spec.tasks)
+    if progress:
+        progress(0, budget * n_tasks)
+    for number in range(budget):
+        if cancel and cancel.is_set():
+            raise Cancelled
+        learned = learned_set(store, run_id)
+        best = learned.by_rule(rule)
+        reach = 0.5 * 0.8**number
+        drawn = rng.dirichlet(np.ones(n_tasks), _CANDIDATES)
+        candidates = (1 - reach) * best.gamma + reach * drawn
+        apart = np.abs(candidates[:, None] - learned.gammas).sum(axis=2).min(axis=1)
+        candidates = candidates[apart >= _APART] if (apart >= _APART).any() else candidates
+        predicted = np.array([learned.predict(gamma)[0] for gamma in candidates])
+        parsed = parse_rule(
+            rule,
+            learned.tasks,
+            maximize=learned.maximize,
+            bounds=[metric.bounds for metric in learned.metrics],
+        )
+        row = judge(parsed, predicted, single=learned.single, maximize=learned.maximize).best
+
+        def report(done: int, _: int, before: int = number * n_tasks) -> None:
+            if progress:
+                progress(before + done, budget * n_tasks)
+
+        measure_learned(store, run_id, evaluator, candidates[row : row + 1], cancel=cancel, progress=report)
+    return learned_set(store, run_id).by_rule(rule)

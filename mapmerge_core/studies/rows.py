@@ -119,7 +119,8 @@ class TrainingPoint:
     Attributes:
         step: Steps taken.
         objective: What is minimised, the mean since the point before.
-        f: The tasks' objectives (K,), likewise: entropies in nats, or of data-free training shares of distances.
+        f: The tasks' objectives (K,), likewise: entropies in nats, or of data-free training distances as
+            shares of those at the start.
         seconds: What the steps since the point before took.
     """
 
@@ -131,7 +132,7 @@ class TrainingPoint:
 
 @dataclass(frozen=True, eq=False)
 class LearnedPickRow:
-    """A preference ``gamma`` (read-only, (K,), summing to 1) whose model of a run's learned set a person chose.
+    """A preference ``gamma`` (read-only, (K,)) whose model of a run's learned set a person chose.
 
     Attributes:
         how: {"kind": "preference"}, {"kind": "rule", "text": ...}, {"kind": "point"},

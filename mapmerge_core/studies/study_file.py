@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from mapmerge_core.errors import MapMergeError, StudyError
 from mapmerge_core.methods.catalogue import TITLES, MethodName, default_points
+from mapmerge_core.methods.pareto.training import Training
 from mapmerge_core.studies.paths import absolute
 from mapmerge_core.studies.settings import RunSettings
 from mapmerge_core.studies.spec import StudySpec, TaskSpec, Transform
@@ -169,16 +170,22 @@ def _relative(place: Path | object, folder: Path, setting: str = "path") -> str:
 
 def _chosen(method: MethodName, settings: RunSettings) -> dict[str, Any]:
     """The points, and what differs from the usual settings of the method."""
-    usual = RunSettings(settings.points)
+    usual = RunSettings(settings.points, training=Training())
     return {"points": settings.points} | {
         each.name: _plain(getattr(settings, each.name))
         for each in fields(RunSettings)
-        if getattr(settings, each.name) != getattr(usual, each.name)
+        if getattr(settings, each.name) not in (None, getattr(usual, each.name))
         and method in USED_BY.get(each.name, (method,))
     }
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever settings hold
+    if isinstance(value, Training):
+        return {
+            each.name: _plain(getattr(value, each.name))
+            for each in fields(Training)
+            if getattr(value, each.name) != each.default
+        }
     if isinstance(value, dict):
         return dict(value)
     return list(value) if isinstance(value, list | tuple) else value
@@ -261,8 +268,11 @@ class _Reader:
                         f"{TITLES[method]} has no use for '{name}': leave it out, or choose the method "
                         f"{' or '.join(USED_BY[name])}."
                     )
+        if method == "pareto_merging":
+            with self._at("method", "training"):
+                given["training"] = Training(**given.get("training", {}))
         settings = RunSettings(**{"points": default_points(method, len(spec.tasks))} | given)
-        settings.make_method(method, spec)
+        settings.check(method, spec)
         return method, settings
 
     def _architecture(self, said: str) -> str:

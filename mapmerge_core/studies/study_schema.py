@@ -7,13 +7,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from mapmerge_core.methods.catalogue import MethodName
+from mapmerge_core.methods.catalogue import SEARCHES, MethodName
+from mapmerge_core.methods.pareto.training import ScalarisationName
 from mapmerge_core.search.design import Kind
 from mapmerge_core.search.fitting import LossName
 from mapmerge_core.search.links import LinkName
 from mapmerge_core.studies.spec import TransformKind
 
 USED_BY: Mapping[str, tuple[MethodName, ...]] = {
+    "low": SEARCHES,
+    "high": SEARCHES,
     "design": ("map", "direct"),
     "anchors": ("map", "bayesian", "direct"),
     "link": ("map", "bayesian", "nested"),
@@ -23,6 +26,7 @@ USED_BY: Mapping[str, tuple[MethodName, ...]] = {
     "weights": ("nested",),
     "rule": ("nested",),
     "order": ("nested",),
+    "training": ("pareto_merging",),
 }
 """Settings that only some methods have a use for."""
 
@@ -90,6 +94,24 @@ class TransformFields(_Fields):
     seed: int | None = None
 
 
+class TrainingFields(_Fields):
+    """A method's ``training`` (see ``Training``)."""
+
+    steps: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    rank: int | None = None
+    start: float | None = None
+    concentration: float | None = None
+    scalarisation: ScalarisationName | None = None
+    mu: float | None = None
+    beta_cos: float | None = None
+    beta_norm: float | None = None
+    balance: float | None = None
+    data_free: bool | None = None
+    personalised: list[_Text] | None = None
+
+
 class MethodFields(_Fields):
     """``method``: its name, and how it runs (see ``RunSettings``)."""
 
@@ -109,6 +131,7 @@ class MethodFields(_Fields):
     weights: dict[str, float] | None = None
     rule: _Text | None = None
     order: list[str] | None = None
+    training: TrainingFields | None = None
 
 
 class StudyFields(_Fields):
@@ -131,6 +154,7 @@ _KINDS: Mapping[tuple[str, ...], tuple[str, type[_Fields]]] = {
     ("tasks", "metric"): ("a metric", MetricFields),
     ("transform",): ("a transform", TransformFields),
     ("method",): ("a method", MethodFields),
+    ("method", "training"): ("a training", TrainingFields),
 }
 
 _SHOULD = {

@@ -150,9 +150,7 @@ class ParetoMerging:
         rng = np.random.default_rng([self.seed, self.steps_done])
         concentration = np.full(len(self._vectors), training.concentration)
         gamma = torch.from_numpy(rng.dirichlet(concentration)).float().to(self._evaluator.device)
-        factors = [
-            self._personalisation.factors(i, gamma) for i in range(len(self._personalisation.blocks))
-        ]
+        factors = [self._personalisation.factors(i, gamma) for i in range(len(self._personalisation.blocks))]
         with running_out_of_memory(self._evaluator, training.batch_size):
             f, by_weights = self._objectives.of(
                 self._lambdas, factors, lambda f: self._scalarised(f, gamma), rng

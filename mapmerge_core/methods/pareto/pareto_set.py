@@ -127,7 +127,9 @@ class Personalisation(nn.Module):
 
     def make(self, generator: torch.Generator) -> None:
         """Makes the parameters at their start."""
-        self.A = nn.ParameterList([_kaiming(block.c, self.rank, self.rank, generator) for block in self.blocks])
+        self.A = nn.ParameterList(
+            [_kaiming(block.c, self.rank, self.rank, generator) for block in self.blocks]
+        )
         self.B = nn.ParameterList([_kaiming(block.d, self.rank, block.d, generator) for block in self.blocks])
         self.G = nn.ParameterList(
             [nn.Parameter(torch.zeros(self.rank, self.rank, self.n_tasks)) for _ in self.blocks]
@@ -139,7 +141,7 @@ class Personalisation(nn.Module):
 
     def squared_norm(self) -> Tensor:
         """‖𝒲‖²_F of all blocks' tensors 𝒲 = G x₁ A x₂ B, whose K slices are A G_k Bᵀ (each c x d)."""
-        total = self.G[0].new_zeros(())
+        total: Tensor = self.G[0].new_zeros(())
         for A, B, G in zip(self.A, self.B, self.G, strict=True):
             # tr(G_kᵀ AᵀA G_k BᵀB), summed over k: r x r products only.
             total = total + (torch.einsum("ij,jlk,lm->imk", A.T @ A, G, B.T @ B) * G).sum()
