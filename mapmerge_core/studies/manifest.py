@@ -157,9 +157,10 @@ def demo_settings(n_tasks: int, points: int | None = None, seed: int = 0) -> Run
 def demo_training(n_tasks: int, **changes: Any) -> Training:  # noqa: ANN401 - Training's own fields
     """How Pareto Merging learns from the demo's models with ``n_tasks``, with ``changes`` to its settings.
 
-    The paper's way, but for two weights. Merges of these small models are weak, so that without balance the
-    least entropy is that of calling everything by one class. And their entropies are less steep than those of
-    large models, so that the paper's weight of the norm would keep all models the same: the smooth
-    Tchebycheff scalarisation's slope in each entropy is about 1/K², and so is the weight here.
+    The paper's way, but for three settings. Merges of these small models are weak, so that without balance
+    the least entropy is that of calling everything by one class. Their entropies are less steep than those of
+    large models, so that the paper's weight of the norm would keep all models the same. And of many tasks a
+    uniform preference hardly ever puts most of its weight on one, so that no model would learn to.
     """
-    return Training(**{"beta_norm": round(0.64 / n_tasks**2, 3), "balance": 1.0, **changes})
+    usual = {"beta_norm": round(0.24 / n_tasks, 3), "balance": 1.0, "concentration": 2 / n_tasks}
+    return Training(**{**usual, **changes})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -165,9 +166,8 @@ class ParetoMerging:
 
     def pareto_set(self) -> ParetoSet:
         """What has been learned so far."""
-        learned = [self._lambdas.detach().cpu().double().numpy()]
-        copy = _on_the_host(self._personalisation)
-        return ParetoSet(self._vectors, learned[0], copy)
+        learned = copy.deepcopy(self._personalisation).cpu().requires_grad_(requires_grad=False)
+        return ParetoSet(self._vectors, self._lambdas.detach().cpu().double().numpy(), learned)
 
     def save(self, path: Path) -> None:
         """Writes all that resuming needs, replacing the file as a whole.
@@ -238,7 +238,8 @@ class _Entropies:
         missing = [name for name in vectors.names if name not in self._images]
         if missing:
             raise MapMergeError(
-                f"Pareto Merging needs unlabelled images of '{missing[0]}': add its dataset, or train data-free."
+                f"Pareto Merging needs unlabelled images of '{missing[0]}': add its dataset, or train "
+                "data-free."
             )
         # Once, for the tensors that are not merged; from then on the merged ones are written in place.
         vectors.merge_into(self._family.model_in(torch.float32), np.full(len(vectors), training.start))
@@ -347,9 +348,3 @@ class _Distances:
             squares = squares + 2 * away[i] @ products + ((left.T @ left) * (right.T @ right)).sum()
         f = squares / self._scale
         return f.detach(), scalarised(f)
-
-
-def _on_the_host(personalisation: Personalisation) -> Personalisation:
-    import copy
-
-    return copy.deepcopy(personalisation).cpu().requires_grad_(requires_grad=False)

@@ -19,6 +19,7 @@ from mapmerge_core.weights.export import save_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
     from numpy.typing import ArrayLike
 
     from mapmerge_core.weights.layout import Slot
@@ -69,8 +70,8 @@ def find_blocks(vectors: TaskVectors, patterns: Sequence[str] | None = None) -> 
         chosen = [slot for slot in matrices if _attends(slot.name)]
         if not chosen:
             raise CheckpointError(
-                "These models have no attention projections to personalise: name the weight matrices, such as "
-                f"'{matrices[0].name if matrices else 'layer4.*'}'."
+                "These models have no attention projections to personalise: name the weight matrices, such "
+                f"as '{matrices[0].name if matrices else 'layer4.*'}'."
             )
     else:
         for pattern in patterns:
@@ -208,10 +209,7 @@ class ParetoSet:
             ExportError: The file can't be written.
         """
         path = Path(path)
-        tensors = {"lambda": torch.from_numpy(self.lambdas)}
-        for kind in "ABG":
-            parameters = getattr(self.personalisation, kind)
-            tensors |= {f"{kind}.{i}": parameter.detach().cpu() for i, parameter in enumerate(parameters)}
+        tensors = {"lambda": torch.from_numpy(self.lambdas), **self.personalisation.state_dict()}
         header = {
             "format": _FORMAT,
             "tasks": self.names,
@@ -235,18 +233,19 @@ class ParetoSet:
             CheckpointError: It can't be read, is no such file, or belongs to other models.
         """
         header = read_header(path)
-        blocks = [Block(**values) for values in header["blocks"]]
         if tuple(header["tasks"]) != vectors.names or tuple(header["layers"]) != vectors.layers:
             raise CheckpointError(f"{path} was learned from other models: choose those of its recipe.")
-        with safe_open(path, framework="pt") as file:
-            lambdas = file.get_tensor("lambda")
-            parts = {kind: [file.get_tensor(f"{kind}.{i}") for i in range(len(blocks))] for kind in "ABG"}
-        personalisation = Personalisation(blocks, len(vectors), parts["A"][0].shape[1])
-        with torch.no_grad():
-            for kind, tensors in parts.items():
-                for parameter, tensor in zip(getattr(personalisation, kind), tensors, strict=True):
-                    parameter.copy_(tensor)
-        return cls(vectors, lambdas.numpy(), personalisation)
+        try:
+            blocks = [Block(**values) for values in header["blocks"]]
+            with safe_open(path, framework="pt") as file:
+                lambdas = file.get_tensor("lambda")
+                personalisation = Personalisation(blocks, len(vectors), file.get_tensor("A.0").shape[1])
+                personalisation.load_state_dict(
+                    {name: file.get_tensor(name) for name in personalisation.state_dict()}
+                )
+        except (SafetensorError, TypeError, RuntimeError) as error:
+            raise CheckpointError(f"{path} is damaged: train the set again.") from error
+        return cls(vectors, lambdas.numpy(), personalisation.requires_grad_(requires_grad=False))
 
 
 def read_header(path: Path | str) -> dict[str, Any]:
@@ -262,5 +261,10 @@ def read_header(path: Path | str) -> dict[str, Any]:
         raise CheckpointError(f"{path} can't be read ({error}): train the set again.") from error
     if text is None:
         raise CheckpointError(f"{path} holds no learned Pareto set: choose a file that Pareto Merging wrote.")
-    header: dict[str, Any] = json.loads(text)
-    return header
+    try:
+        header: dict[str, Any] = json.loads(text)
+        if all(isinstance(header[name], list) for name in ("tasks", "layers", "blocks")):
+            return header
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise CheckpointError(f"{path} is damaged: train the set again.")
