@@ -12,21 +12,34 @@ from mapmerge_core.studies.baselines import label
 from mapmerge_core.studies.exporting import exported_baseline
 from pages.parts import exported as exports
 from pages.parts import live, pictures, shell, state
-from pages.parts.words import size
+from pages.parts.words import share, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from mapmerge_core.studies.rows import BaselineRow, PickRow
+    from mapmerge_core.studies.rows import BaselineRow, LearnedPickRow, PickRow
+
+ADDRESSES: dict[state.ExportKind, str] = {"pick": "pick", "baseline": "baseline", "learned": "learned_pick"}
+"""What the address calls a model's number."""
+DOWNLOADS: dict[state.ExportKind, str] = {"pick": "", "baseline": "baseline/", "learned": "learned/"}
+"""Where under /download its files are."""
+PLACEHOLDERS: dict[state.ExportKind, str] = {"pick": "merged", "learned": "preference"}
+"""What a file is called whose model has no name."""
+FACTS: dict[state.ExportKind, str] = {
+    "pick": "Coefficients",
+    "baseline": "Made with",
+    "learned": "Preference",
+}
+"""What its facts are."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model that can be exported: a pick or a baseline.
+    """A model that can be exported: a pick, a baseline or a learned set's pick.
 
     Attributes:
-        kind: Which of the two.
+        kind: Which of the three.
         id: Its number in the store.
         title: It in one line.
         name: What the person called it; "" for a baseline.
@@ -52,6 +65,7 @@ def draw() -> None:
     )
     tasks = study.spec.task_names
     models = [of_pick(pick, tasks) for pick in reversed(state.store().picks(study.id))]
+    models += [of_learned(pick, tasks) for pick in reversed(state.store().learned_picks(study.id))]
     models += [of_baseline(baseline, tasks) for baseline in state.store().baselines(study.id)]
     if not models:
         shell.empty(
@@ -71,7 +85,7 @@ def draw() -> None:
             export(model, job, file)
         if model.facts:
             with st.container(border=True, key="card_coefficients"):
-                st.subheader("Coefficients" if model.kind == "pick" else "Made with", anchor=False)
+                st.subheader(FACTS[model.kind], anchor=False)
                 pictures.facts(model.facts)
     with right:
         card(file)
@@ -81,6 +95,13 @@ def of_pick(pick: PickRow, tasks: Sequence[str]) -> Model:
     """A pick as a model that can be exported."""
     facts = tuple((name, f"{value:.4f}") for name, value in zip(tasks, pick.c, strict=True))
     return Model("pick", pick.id, describe(pick), pick.name, facts)
+
+
+def of_learned(pick: LearnedPickRow, tasks: Sequence[str]) -> Model:
+    """A learned set's pick as a model that can be exported."""
+    facts = [(name, share(part)) for name, part in zip(tasks, pick.gamma, strict=True)]
+    title = f"{describe(pick)} of the set of run {pick.run_id}"
+    return Model("learned", pick.id, title, pick.name, tuple(facts))
 
 
 def of_baseline(baseline: BaselineRow, tasks: Sequence[str]) -> Model:
@@ -98,21 +119,22 @@ def exported(model: Model) -> Path | None:
     """The model's file, where there is one."""
     if model.kind == "baseline":
         return exported_baseline(state.store(), model.id)
-    path = state.store().pick(model.id).exported
+    store = state.store()
+    path = (store.pick if model.kind == "pick" else store.learned_pick)(model.id).exported
     return path if path is not None and path.is_file() else None
 
 
 def chosen(models: list[Model]) -> Model:
-    """The model in view, kept in the address (``?pick=5``, ``?baseline=3``)."""
+    """The model in view, kept in the address (``?pick=5``, ``?baseline=3``, ``?learned_pick=2``)."""
     by_key = {model.key: model for model in models}
-    asked = [f"{kind}-{st.query_params[kind]}" for kind in ("pick", "baseline") if kind in st.query_params]
+    asked = [f"{kind}-{st.query_params[name]}" for kind, name in ADDRESSES.items() if name in st.query_params]
     st.session_state["pick"] = next((key for key in asked if key in by_key), models[0].key)
 
     def remember() -> None:
         model = by_key[st.session_state["pick"]]
-        for kind in ("pick", "baseline"):
-            st.query_params.pop(kind, None)
-        st.query_params[model.kind] = str(model.id)
+        for name in ADDRESSES.values():
+            st.query_params.pop(name, None)
+        st.query_params[ADDRESSES[model.kind]] = str(model.id)
 
     st.selectbox(
         "Model",
@@ -125,7 +147,7 @@ def chosen(models: list[Model]) -> Model:
     return by_key[st.session_state["pick"]]
 
 
-def describe(pick: PickRow) -> str:
+def describe(pick: PickRow | LearnedPickRow) -> str:
     """A pick in one line."""
     how = {
         "preference": "by preference",
@@ -133,6 +155,7 @@ def describe(pick: PickRow) -> str:
         "nearest": f"nearest to the rule: {pick.how.get('text', '')}",
         "point": "point of the front",
         "compared": f"from Compare: {pick.how.get('name', '')}",
+        "unlabelled": f"for unlabelled data: {pick.how.get('data', '')}",
     }
     kind = how.get(pick.how["kind"], pick.how["kind"])
     return f"{pick.name or f'Pick {pick.id}'} ({kind})"
@@ -148,8 +171,10 @@ def export(model: Model, job: state.JobSnapshot | None, file: Path | None) -> No
     elif file:
         file_facts(model, file)
     name = ""
-    if model.kind == "pick":
-        name = st.text_input("Name", model.name, key=f"export_name_{model.id}", placeholder="merged")
+    if model.kind != "baseline":
+        name = st.text_input(
+            "Name", model.name, key=f"export_name_{model.key}", placeholder=PLACEHOLDERS[model.kind]
+        )
     st.caption(f"Folder: `{(file.parent if file else state.store().folder / 'exports')}`")
     label_ = "Export again" if file else "Export"
     kind = "secondary" if file else "primary"
@@ -157,6 +182,8 @@ def export(model: Model, job: state.JobSnapshot | None, file: Path | None) -> No
         with shell.errors_shown():
             if model.kind == "pick":
                 state.store().update_pick(model.id, name=name.strip())
+            elif model.kind == "learned":
+                state.store().update_learned_pick(model.id, name=name.strip())
             state.export(model.kind, model.id)
             st.rerun()
 
@@ -172,7 +199,7 @@ def file_facts(model: Model, path: Path) -> None:
     st.code(str(path), language=None, wrap_lines=True)
     st.caption(f"SHA-256 of {exports.IN_FOLDER}" if is_folder else "SHA-256")
     st.code(state.checksum(path, path.stat().st_mtime_ns), language=None, wrap_lines=True)
-    address = f"/download/{model.id}" if model.kind == "pick" else f"/download/baseline/{model.id}"
+    address = f"/download/{DOWNLOADS[model.kind]}{model.id}"
     st.link_button(
         f"Download {path.name}" if is_folder else "Download",
         address,

@@ -6,12 +6,26 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from mapmerge_core.charts.trade_offs import MOST_LINES, front_info, front_parallel, front_scatter
 from mapmerge_core.errors import MapMergeError
 from pages.parts import choice as choosing
-from pages.parts import pick_card, preference, rule_editor, shell, state
+from pages.parts import (
+    front_chart,
+    learned_choice,
+    learned_view,
+    pick_card,
+    preference,
+    rule_editor,
+    shell,
+    state,
+    unlabelled_form,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+    from mapmerge_core.search.rules import RuleResult
     from mapmerge_core.studies.analysis import Analysis
 
 SCALARISATIONS = {"weighted_sum": "Weighted sum", "tchebycheff": "Tchebycheff (evens out)"}
@@ -23,6 +37,10 @@ def draw() -> None:
         "Trade-offs",
         "Weigh the tasks, write a rule, or click a point: the model that suits you stands below.",
     )
+    learned = learned_choice.models_from(study)
+    if learned is not None:
+        learned_view.draw(study, learned)
+        return
     if study.n_points == 0:
         shell.empty(
             "Nothing measured yet",
@@ -51,7 +69,7 @@ def draw() -> None:
             "The front is a single point: one model is best at every task, so there is nothing to trade off.",
             icon=":material/adjust:",
         )
-    workbench(study.id, analysis)
+    workbench(study, analysis)
 
 
 def analysis_as_opened(study_id: int, run: int) -> Analysis:
@@ -63,43 +81,43 @@ def analysis_as_opened(study_id: int, run: int) -> Analysis:
 
 
 @st.fragment
-def workbench(study_id: int, analysis: Analysis) -> None:
+def workbench(study: state.StudyRow, analysis: Analysis) -> None:
     """Everything that follows the pick; redrawn alone when a slider moves."""
     with shell.errors_shown():
         left, right = st.columns([1.9, 1], gap="large")
         with right:
-            chooser(study_id, analysis)
-        choice = choosing.recall(study_id, analysis)
-        info = choosing.pick_info(study_id, analysis, choice.c)
+            chooser(study, analysis)
+        choice = choosing.recall(study.id, analysis)
+        info = choosing.pick_info(study.id, analysis, choice.c)
         # The card is drawn before the figure, which takes the browser longer.
-        pick_card.draw(study_id, analysis, choice, info)
+        pick_card.draw(study.id, analysis, choice, info)
         with left:
-            front(study_id, analysis, choosing.spots(study_id, analysis, choice, info))
+            front(study.id, analysis, choosing.spots(study.id, analysis, choice, info))
 
 
-def chooser(study_id: int, analysis: Analysis) -> None:
-    """Sliders or the rule editor."""
-    by = st.segmented_control(
-        "Choose by",
-        ["Preference", "Rule"],
-        default="Preference",
-        required=True,
-        key="choose_by",
-        label_visibility="collapsed",
-        width="stretch",
-        persist_state="session",
-    )
-    if by == "Rule":
-        rule_editor.draw(study_id, analysis)
-        return
+def chooser(study: state.StudyRow, analysis: Analysis) -> None:
+    """Sliders, the rule editor or unlabelled data."""
+
+    def choose(kind: str, c: np.ndarray, how: Mapping[str, str]) -> None:
+        choosing.remember(study.id, choosing.Choice(kind, c, how))
+
+    def by_rule(outcome: RuleResult, how: Mapping[str, str]) -> None:
+        choose(how["kind"], outcome.c, how)
+
+    way = unlabelled_form.ways(study.spec)
+    if way == "Rule":
+        rule_editor.draw(rule_editor.Editor(str(study.id), analysis, by_rule))
+    elif way == unlabelled_form.WAY:
+        unlabelled_form.draw(study, None, lambda c, how: choose(how["kind"], c, how))
+    else:
+        weights(study.id, analysis)
+
+
+def weights(study_id: int, analysis: Analysis) -> None:
+    """The preference's sliders, and how they are weighed."""
     kept = choosing.preference(study_id)
-    weights = preference.current(study_id, analysis.tasks)
     moved = {"on_change": preference_moved, "args": (study_id, analysis)}
-    places = st.columns(2 if len(analysis.tasks) > 4 else 1, gap="medium")
-    for number, task in enumerate(analysis.tasks):
-        key = f"pref_{study_id}_{task}"
-        st.session_state.setdefault(key, weights[task])
-        places[number % len(places)].slider(shell.plain(task), 0, 100, step=5, key=key, **moved)
+    preference.sliders(study_id, analysis.tasks, **moved)
     with st.expander("How preferences are weighed", icon=":material/tune:"):
         key = f"scalarisation_{study_id}"
         st.session_state.setdefault(key, kept["scalarisation"])
@@ -127,7 +145,7 @@ def preference_moved(study_id: int, analysis: Analysis) -> None:
     before = choosing.recall(study_id, analysis).c
     kept = choosing.keep_preference(
         study_id,
-        {task: st.session_state[f"pref_{study_id}_{task}"] for task in analysis.tasks},
+        preference.slider_weights(study_id, analysis.tasks),
         st.session_state[f"scalarisation_{study_id}"],
         normalise=st.session_state[f"normalise_{study_id}"],
     )
@@ -143,67 +161,15 @@ def preference_moved(study_id: int, analysis: Analysis) -> None:
 
 
 def front(study_id: int, analysis: Analysis, spots: list) -> None:
-    """The front as a scatter or, for more tasks, parallel coordinates; a click picks."""
-    tasks = analysis.tasks
-    count = len(tasks)
-    view, x, y, colour = "Scatter", 0, 1, None
-    numbers = list(range(count))
-    if count > 2:
-        with st.container(horizontal=True):
-            view = st.segmented_control(
-                "View",
-                ["Parallel", "Scatter"] if count > 3 else ["Scatter", "Parallel"],
-                default="Parallel" if count > 3 else "Scatter",
-                required=True,
-                key=f"front_view_{study_id}",
-                persist_state="session",
-            )
-            if view == "Scatter":
-                x = st.selectbox(
-                    "Across", numbers, 0, key=f"front_x_{study_id}", format_func=tasks.__getitem__, width=170
-                )
-                y = st.selectbox(
-                    "Up", numbers, 1, key=f"front_y_{study_id}", format_func=tasks.__getitem__, width=170
-                )
-            colour = st.selectbox(
-                "Colour",
-                numbers,
-                2 if count == 3 else 0,
-                key=f"front_colour_{study_id}",
-                format_func=tasks.__getitem__,
-                width=170,
-            )
-    info = front_info(
-        tasks,
-        analysis.metrics,
-        analysis.front.c,
-        analysis.front.predicted,
-        spots=spots,
-        most=MOST_LINES if view == "Parallel" else None,
-    )
-    if view == "Scatter":
-        figure = front_scatter(info, shell.palette(), x=x, y=y, colour=colour)
-    else:
-        figure = front_parallel(info, shell.palette(), colour=colour or 0)
-    st.plotly_chart(
-        figure,
-        key=f"front_chart_{study_id}",
-        on_select=lambda: point_clicked(study_id, analysis),
-        selection_mode="points",
-        theme=None,
-        config=shell.PLOT,
-    )
+    """The front; a clicked point of it becomes the pick."""
 
+    def clicked(row: int) -> None:
+        choosing.remember(study_id, choosing.Choice("point", analysis.front.c[row], {"kind": "point"}))
 
-def point_clicked(study_id: int, analysis: Analysis) -> None:
-    """A clicked point of the front becomes the pick; so does one clicked again, which unselects it."""
-    points = st.session_state[f"front_chart_{study_id}"]["selection"]["points"]
-    rows = [point["customdata"] for point in points if isinstance(point.get("customdata"), int | float)]
-    row = int(rows[0]) if rows else st.session_state.get(f"clicked_row_{study_id}")
-    if row is None or not 0 <= row < len(analysis.front.c):
-        return
-    st.session_state[f"clicked_row_{study_id}"] = row
-    choosing.remember(study_id, choosing.Choice("point", analysis.front.c[row], {"kind": "point"}))
+    shown = front_chart.Shown(
+        analysis.tasks, analysis.metrics, analysis.front.c, analysis.front.predicted, spots
+    )
+    front_chart.draw(study_id, str(study_id), shown, clicked)
 
 
 draw()

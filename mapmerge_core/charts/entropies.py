@@ -9,6 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from mapmerge_core.charts.palette import Palette, draw, translucent
+from mapmerge_core.charts.units import entry_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,9 +56,11 @@ def entropies_info(
 
 def entropy_bars(info: EntropiesInfo, palette: Palette, *, height: int = 190) -> go.Figure:
     """One bar a model, ascending; the chosen one, which is the first, in the pick's colour."""
-    form = "{:.3f}" if info.made_by == "coefficients" else "{:.0%}"
     hovers = [
-        "<br>".join(f"{task}  {form.format(entry)}" for task, entry in zip(info.tasks, point, strict=True))
+        "<br>".join(
+            f"{task}  {entry_text(entry, info.made_by)}"
+            for task, entry in zip(info.tasks, point, strict=True)
+        )
         for point in info.points
     ]
     colours = [palette.pick, *[translucent(palette.front, 0.55)] * (len(info.entropies) - 1)]

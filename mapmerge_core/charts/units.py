@@ -127,6 +127,11 @@ def shared_axis(metrics: Sequence[Metric], own: NDArray[np.float64]) -> SharedAx
     return SharedAxis("Metric, each in its own unit", scale)
 
 
+def entry_text(entry: float, made_by: Made) -> str:
+    """One task's entry of coefficients or of a preference: "c = 0.300" or "preference 12.5%"."""
+    return f"c = {entry:.3f}" if made_by == "coefficients" else f"preference {100 * entry:.3g}%"
+
+
 def hover_texts(
     C: NDArray[np.float64],
     values: NDArray[np.float64],
@@ -143,11 +148,10 @@ def hover_texts(
         metrics: N metrics.
         made_by: Which of the two ``C`` holds.
     """
-    sign = "(c = {:.3f})" if made_by == "coefficients" else "(preference {:.0%})"
     texts = []
     for c, row in zip(C, values, strict=True):
         lines = [
-            f"<b>{task}</b>  {text}  {sign.format(entry)}"
+            f"<b>{task}</b>  {text}  ({entry_text(entry, made_by)})"
             for task, text, entry in zip(tasks, value_texts(row, metrics), c, strict=True)
         ]
         texts.append("<br>".join(lines))

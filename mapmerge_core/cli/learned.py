@@ -5,21 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mapmerge_core.cli.output import print_json, progress_bar, say
 from mapmerge_core.cli.reports import say_chosen, say_models
 from mapmerge_core.cli.session import INFEASIBLE, parse_weights
 from mapmerge_core.errors import StudyError
 from mapmerge_core.studies.entries import shares_of
 from mapmerge_core.studies.exporting import export_learned_set, slug
-from mapmerge_core.studies.learned import learned_set, run_name
+from mapmerge_core.studies.learned import learned_set, measured_at, run_name
 from mapmerge_core.studies.learning import measure_learned, refine_by_rule
 from mapmerge_core.studies.unlabelled import choose_unlabelled
 from mapmerge_core.tasks.data_source import DataSource
 
 if TYPE_CHECKING:
     from argparse import Namespace
-
-    import numpy as np
 
     from mapmerge_core.cli.session import Session
     from mapmerge_core.studies.learned import LearnedRule, LearnedSet
@@ -74,9 +74,7 @@ def show_front(store: Store, study: StudyRow, run_id: int, *, as_json: bool) -> 
         front = {"size": len(rows), "preferences": gammas, "measured": values}
         print_json({"tasks": learned.tasks, "run": run, "front": front})
     else:
-        say(
-            f"Of run {run_id}, {len(rows)} measured models are the best (preferences, then measured metrics):"
-        )
+        say(f"The front of run {run_id} has {len(rows)} models (preferences, then measured metrics):")
         say_models(learned.tasks, learned.metrics, gammas, values, symbol="γ")
     return 0
 
@@ -103,7 +101,8 @@ def pick_learned(session: Session, study: StudyRow, options: Namespace) -> int:
     if row and options.measure:
         _measure(session, study, run_id, gamma, options.device)
     learned = learned_set(store, run_id)  # a rule's refinement measured more of it
-    measured = store.learned_measured(run_id, gamma, "test")
+    known = measured_at(*store.learned_table(run_id, "test"), gamma[None])[0]
+    measured = {} if np.isnan(known).all() else dict(zip(learned.tasks, known.tolist(), strict=True))
     predicted, lower, upper, is_measured = learned.predict(gamma)
     message = rule.message if rule else ""
     if options.json:
@@ -111,7 +110,7 @@ def pick_learned(session: Session, study: StudyRow, options: Namespace) -> int:
         print_json(
             {
                 "study": {"id": study.id, "name": study.name},
-                "run": run_id,
+                "run": {"id": run_id, "method": learned.run.method},
                 "feasible": feasible,
                 "message": message,
                 "pick": {

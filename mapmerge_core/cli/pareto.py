@@ -46,7 +46,8 @@ def pareto_merge(options: Namespace) -> int:
     started = time.perf_counter()
     if sum([options.place is not None, options.study is not None, options.demo]) != 1:
         raise StudyError(
-            "Name either a folder or a STUDY.yaml, or with --study a study, or with --demo the bundled models."
+            "Name either a folder or a STUDY.yaml, or with --study a study, or take the bundled models with "
+            "--demo."
         )
     check_device(options.device)
     session = Session()
@@ -129,13 +130,13 @@ def _number(text: str | None) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _Report:
-    """A learned set with test metrics ``values`` (``m x K``) of ``gammas`` (``m x K``), and what took how long.
+    """A learned set, its models on the test split, and what took how long.
 
     Attributes:
         study: The study.
         learned: What its run has learned.
-        gammas: The grid of preferences.
-        values: What was measured of them.
+        gammas: A grid of preferences (``m x K``).
+        values: Their models' metrics (``m x K``).
         measuring: Seconds, of what wasn't known yet.
         folding: Seconds that it takes to make the model for one preference.
     """
@@ -156,7 +157,7 @@ class _Report:
 
 
 def _measured(session: Session, study: StudyRow, run: RunRow, device: str) -> _Report:
-    evaluator = session.evaluators.get(study, device)
+    evaluator = session.evaluators.get(study, device, run.settings.precision)
     gammas = preference_grid(len(study.spec.tasks), run.settings.points, run.settings.seed)
     started = time.perf_counter()
     with progress_bar("Test metrics") as progress, ctrl_c_stops() as cancel:
@@ -164,10 +165,8 @@ def _measured(session: Session, study: StudyRow, run: RunRow, device: str) -> _R
             session.store, run.id, evaluator, gammas, split="test", cancel=cancel, progress=progress
         )
     measuring = time.perf_counter() - started
-    learned = learned_set(session.store, run.id)
-    return _Report(
-        study, learned, gammas, values, measuring, _folding(session.store, run.id, evaluator, gammas)
-    )
+    folding = _folding(session.store, run.id, evaluator, gammas)
+    return _Report(study, learned_set(session.store, run.id), gammas, values, measuring, folding)
 
 
 def _folding(store: Store, run_id: int, evaluator: Evaluator, gammas: np.ndarray) -> float:
@@ -188,7 +187,7 @@ def _values(report: _Report, exported: Path | None, seconds: float) -> dict[str,
     training = run.settings.training or Training()
     return {
         "study": {"id": report.study.id, "name": report.study.name},
-        "run": run.id,
+        "run": {"id": run.id, "method": run.method},
         "tasks": learned.tasks,
         "steps": training.steps,
         "data_free": training.data_free,
@@ -222,8 +221,8 @@ def _say(report: _Report, exported: Path | None, seconds: float) -> None:
     share = learned.n_extra / learned.n_parameters
     say(f"{learned.n_extra:,} extra parameters, {share:.2%} of the {learned.n_parameters:,} that are merged.")
     say(
-        f"{steps:,} steps of training took {learned.train_seconds:.1f} s, folding a preference into the weights "
-        f"takes {1000 * report.folding:.1f} ms; {seconds:.1f} s in all."
+        f"{steps:,} steps of training took {learned.train_seconds:.1f} s, and folding a preference into the "
+        f"weights takes {1000 * report.folding:.1f} ms; {seconds:.1f} s in all."
     )
     if exported is not None:
         say(f"Exported to {exported}")

@@ -120,7 +120,7 @@ def _add_pareto_merge(commands: Commands) -> None:
         "--points", type=int, metavar="P", help="preferences to measure (default: the paper's number)"
     )
     learn.add_argument("--seed", type=int, help="seed of preferences, images and parameters (default 0)")
-    # Without defaults, so that those that were typed are known; the defaults are Training's own, or the demo's.
+    # Without defaults, as for `run`; they are Training's own, or the demo's.
     learn.add_argument("--steps", type=int, metavar="N", help="steps of training (default 2000)")
     learn.add_argument(
         "--data-free", action="store_const", const=True, help="learn from distances of weights, not images"
@@ -136,7 +136,7 @@ def _add_pareto_merge(commands: Commands) -> None:
         "--beta-cos", type=float, help="weight of the alignment with the preference (default 0.1)"
     )
     learn.add_argument(
-        "--beta-norm", type=float, help="weight of the tensors' norm (default 1; of the demo 0.01)"
+        "--beta-norm", type=float, help="weight of the tensors' norm (default 1; of the demo less)"
     )
     learn.add_argument(
         "--balance", type=float, help="weight of the balance of predicted classes (default 0; of the demo 1)"

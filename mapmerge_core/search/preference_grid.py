@@ -70,8 +70,8 @@ def priority(n_tasks: int, k: int, share: float = 0.5) -> Array:
 
 def _line(n: int) -> Array:
     """``n`` evenly spaced preferences over two tasks, from all on the first to all on the second."""
-    first = np.linspace(1, 0, n)
-    return np.column_stack([first, 1 - first])
+    steps = np.arange(n) / max(n - 1, 1)  # 0.1 to the last bit, as a person's shares are
+    return np.column_stack([steps[::-1], steps])
 
 
 def _lattice(most: int) -> Array:

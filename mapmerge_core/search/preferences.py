@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Scalarisation = Literal["weighted_sum", "tchebycheff"]
 
+_ROUNDING = 1e-12
 AUGMENTATION = 0.05
 """Share of the weighted sum added to the Tchebycheff distance, so that weakly dominated rows never win."""
 
@@ -90,7 +91,9 @@ def normalise(weights: ArrayLike, n_metrics: int) -> Array:
         )
     if not shares.any():
         raise SearchError("Every weight is zero: give at least one task a weight above zero.")
-    return np.asarray(shares / shares.sum())
+    total = shares.sum()
+    # Dividing shares once more could change their last bits, and they are looked up by them.
+    return np.array(shares) if abs(total - 1) < _ROUNDING else np.asarray(shares / total)
 
 
 def _scale(scale: ArrayLike | None, n_metrics: int) -> Array:

@@ -13,7 +13,7 @@ from mapmerge_core.search.indicators import sample_preferences
 from mapmerge_core.search.preferences import normalise
 from mapmerge_core.studies.baselines import baseline_values, find_made, label
 from mapmerge_core.studies.findings import finding_of, unfinished
-from mapmerge_core.studies.learned import run_name
+from mapmerge_core.studies.learned import measured_at, run_name
 from mapmerge_core.studies.settings import check_seed
 from mapmerge_core.studies.siblings import family_of
 
@@ -75,7 +75,7 @@ class Measured:
     """A study's test split, by c; counts what was looked up in vain.
 
     Attributes:
-        n_examples: Examples of each task (K,), NaN where nothing has been measured.
+        n_examples: Examples of each task (K,), NaN where nothing has been measured, by c or of a learned set.
         wanted: The different c that were looked up and lack a task.
     """
 
@@ -84,6 +84,9 @@ class Measured:
         self._known: dict[bytes, np.ndarray] = {}
         self.n_examples = np.full(len(tasks), nan)
         self.wanted: dict[bytes, np.ndarray] = {}
+        for run in store.runs(study.id):
+            for task, n in store.learned_examples(run.id, "test").items():
+                self.n_examples[tasks.index(task)] = n
         for evaluation in store.evaluations(study.id, "test"):
             k = tasks.index(evaluation.task)
             values = self._known.setdefault(evaluation.c.tobytes(), np.full(len(tasks), nan))
@@ -229,13 +232,8 @@ def _learned(store: Store, owner: StudyRow, run: RunRow, name: str, preferences:
     )
     if run.status != "done":
         return replace(entry, problem=unfinished(run))
-    gammas, values = store.learned_table(run.id, "test")
-    known = {gamma.tobytes(): row for gamma, row in zip(gammas, values, strict=True)}
-    nothing = np.full(preferences.shape[1], nan)
-    # As the store divides them, which may change their last bit.
-    wanted = np.array([normalise(row, len(row)) for row in preferences])
-    measured = np.array([known.get(gamma.tobytes(), nothing) for gamma in wanted])
-    return replace(entry, gammas=wanted, values=measured)
+    values = measured_at(*store.learned_table(run.id, "test"), preferences)
+    return replace(entry, gammas=preferences, values=values)
 
 
 def _run_names(runs: Sequence[tuple[StudyRow, RunRow]]) -> list[str]:
@@ -249,7 +247,8 @@ def _run_names(runs: Sequence[tuple[StudyRow, RunRow]]) -> list[str]:
         elif len({other.settings.seed for other in alike}) == len(alike):
             names.append(f"{title}, seed {run.settings.seed}")
         elif len({other.settings.points for other in alike}) == len(alike):
-            names.append(f"{title}, {run.settings.points} points")
+            what = "preferences" if run.method == "pareto_merging" else "points"
+            names.append(f"{title}, {run.settings.points} {what}")
         else:
             names.append(f"{title}, run {run.id}")
     return names

@@ -18,7 +18,7 @@ from mapmerge_core.methods.pareto.training import Training
 from mapmerge_core.studies.analysis import analyse
 from mapmerge_core.studies.baselines import baseline_values, find_kind, weights_of
 from mapmerge_core.studies.evaluators import load_evaluator, open_clip_tag, read_vectors
-from mapmerge_core.studies.learned import learned_set, run_name
+from mapmerge_core.studies.learned import learned_set, measured_at, run_name
 from mapmerge_core.studies.learning import load_learned
 from mapmerge_core.studies.paths import absolute
 from mapmerge_core.studies.sources import check_sources, weights_of_sources
@@ -116,24 +116,35 @@ def export_learned_pick(store: Store, pick_id: int, path: Path | str | None = No
 
     pick = store.learned_pick(pick_id)
     study = store.study(pick.study_id)
-    name = f"{slug(pick.name) if pick.name else 'preference'}-{pick.id}.safetensors"
+    name = f"{slug(pick.name) if pick.name else 'merged'}-learned-{pick.id}.safetensors"
     target = _target(store, study, name, path)
     check_sources(study.sources)
     learned = learned_set(store, pick.run_id)
-    shares = dict(zip(study.spec.task_names, pick.gamma.tolist(), strict=True))
     training = asdict(learned.run.settings.training or Training())
     predicted, _, _, _ = learned.predict(pick.gamma)
+    measured = measured_at(*store.learned_table(pick.run_id, "test"), pick.gamma[None])[0]
+    examples = store.learned_examples(pick.run_id, "test")
+    recipe = make_recipe(store, study, None)
     recipe = replace(
-        make_recipe(store, study, None),
+        recipe,
         method=run_name(learned.run, study.spec),
         settings={
             **study.spec.options,
-            **{f"preference for {task}": share for task, share in shares.items()},
+            "preference": dict(zip(learned.tasks, pick.gamma.tolist(), strict=True)),
             **{name: value for name, value in training.items() if value is not None},
             "seed": learned.run.settings.seed,
+            "run": pick.run_id,
         },
-        predicted=dict(zip(study.spec.task_names, predicted.tolist(), strict=True)),
-        measured=store.learned_measured(pick.run_id, pick.gamma, "test"),
+        predicted=dict(zip(learned.tasks, predicted.tolist(), strict=True)),
+        measured={
+            task: value
+            for task, value in zip(learned.tasks, measured.tolist(), strict=True)
+            if np.isfinite(value)
+        },
+        tasks={
+            task: {**about, "test_examples": examples.get(task, about["test_examples"])}
+            for task, about in recipe.tasks.items()
+        },
     )
     merged = load_learned(store, pick.run_id, in_memory(read_vectors(study))).merge(pick.gamma)
     replaced, extra = _extras(study, lambda evaluator: evaluator.extras_of(merged))

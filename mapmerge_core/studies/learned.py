@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # A safetensors file begins with the length of its header, in so many bytes.
 _LENGTH = 8
 _MOST_HEADER = 100_000_000
+# Preferences that differ by no more are one: dividing by the sum again may change their last bits.
+_SAME = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +146,7 @@ def learned_set(store: Store, run_id: int) -> LearnedSet:
     study = store.study(run.study_id)
     gammas, values = store.learned_table(run_id)
     known = np.isfinite(values).all(axis=1)
-    recipe = _recipe(store.learned_file(run_id))
+    n_extra, n_parameters = _sizes(store.learned_file(run_id))
     single, pretrained = corner_values(*store.table(study.id))
     return LearnedSet(
         run=run,
@@ -152,12 +154,30 @@ def learned_set(store: Store, run_id: int) -> LearnedSet:
         metrics=study.spec.metrics,
         gammas=gammas[known],
         values=values[known],
-        n_extra=recipe["n_extra"],
-        n_parameters=recipe["n_parameters"],
+        n_extra=n_extra,
+        n_parameters=n_parameters,
         train_seconds=sum(point.seconds for point in store.training_points(run_id)),
         single=single,
         pretrained=pretrained,
     )
+
+
+def measured_at(gammas: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """What is known about preferences.
+
+    Args:
+        gammas: Those that were measured (``n x K``), see ``Store.learned_table``.
+        values: Their metrics (``n x K``).
+        wanted: Those that are asked for (``m x K``), each summing to 1.
+
+    Returns:
+        Their metrics (``m x K``), NaN where they haven't been measured.
+    """
+    found = np.full(wanted.shape, np.nan)
+    for row, preference in zip(found, wanted, strict=True):
+        for known in values[(np.abs(gammas - preference) <= _SAME).all(axis=1)]:
+            np.copyto(row, known, where=np.isfinite(known))
+    return found
 
 
 def run_title(run: RunRow) -> str:
@@ -184,15 +204,15 @@ def _is_learned(run: RunRow) -> bool:
     return run.method == "pareto_merging" and run.status == "done"
 
 
-def _recipe(path: Path) -> dict[str, Any]:
-    """The recipe in the header of a learned set's file, read without torch."""
+def _sizes(path: Path) -> tuple[int, int]:
+    """A learned set's extra parameters and those of a merged model, from its file's header, without torch."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(_LENGTH), "little")
             header = json.loads(file.read(min(length, _MOST_HEADER)))
-        recipe: dict[str, Any] = json.loads(header["__metadata__"]["mapmerge-pareto-set"])["recipe"]
+        recipe = json.loads(header["__metadata__"]["mapmerge-pareto-set"])["recipe"]
+        return recipe["n_extra"], recipe["n_parameters"]
     except FileNotFoundError:
         raise StudyError(f"The learned set is gone from {path}: run Pareto Merging again.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyError(f"The learned set {path} can't be read: run Pareto Merging again.") from error
-    return recipe

@@ -13,7 +13,7 @@ from mapmerge_core.methods.pareto.training import Training
 from mapmerge_core.search.preference_grid import preference_grid
 from mapmerge_core.search.preferences import normalise
 from mapmerge_core.search.rules import judge, parse_rule
-from mapmerge_core.studies.learned import LearnedRule, learned_set
+from mapmerge_core.studies.learned import LearnedRule, learned_set, measured_at
 from mapmerge_core.studies.rows import TrainingPoint
 
 if TYPE_CHECKING:
@@ -307,11 +307,7 @@ def _measure_models(
     """As `measure_learned`, for the set as it is after ``step``, or finished."""
     tasks = learned.names
     gammas = np.array([normalise(gamma, len(tasks)) for gamma in gammas])
-    known_gammas, known = store.learned_table(run_id, split, step)
-    values = np.full(gammas.shape, np.nan)
-    for gamma, row in zip(gammas, values, strict=True):
-        for measured in known[(known_gammas == gamma).all(axis=1)]:
-            row[:] = measured
+    values = measured_at(*store.learned_table(run_id, split, step), gammas)
     if step is None:
         step = max((point.step for point in store.training_points(run_id)), default=0)
     done = int(np.isfinite(values).sum())
@@ -368,26 +364,22 @@ def refine_by_rule(
         Cancelled: once ``cancel`` is set.
     """
     rng = np.random.default_rng(run_id)
-    n_tasks = len(store.study(store.run(run_id).study_id).spec.tasks)
+    learned = learned_set(store, run_id)
+    n_tasks = len(learned.tasks)
+    bounds = [metric.bounds for metric in learned.metrics]
+    parsed = parse_rule(rule, learned.tasks, maximize=learned.maximize, bounds=bounds)
+    best = learned.by_rule(rule)
     if progress:
         progress(0, budget * n_tasks)
     for number in range(budget):
         if cancel and cancel.is_set():
             raise Cancelled
-        learned = learned_set(store, run_id)
-        best = learned.by_rule(rule)
         reach = 0.5 * 0.8**number
         drawn = rng.dirichlet(np.ones(n_tasks), _CANDIDATES)
         candidates = (1 - reach) * best.gamma + reach * drawn
         apart = np.abs(candidates[:, None] - learned.gammas).sum(axis=2).min(axis=1)
         candidates = candidates[apart >= _APART] if (apart >= _APART).any() else candidates
         predicted = np.array([learned.predict(gamma)[0] for gamma in candidates])
-        parsed = parse_rule(
-            rule,
-            learned.tasks,
-            maximize=learned.maximize,
-            bounds=[metric.bounds for metric in learned.metrics],
-        )
         row = judge(parsed, predicted, single=learned.single, maximize=learned.maximize).best
 
         def report(done: int, _: int, before: int = number * n_tasks) -> None:
@@ -395,4 +387,6 @@ def refine_by_rule(
                 progress(before + done, budget * n_tasks)
 
         measure_learned(store, run_id, evaluator, candidates[row : row + 1], cancel=cancel, progress=report)
-    return learned_set(store, run_id).by_rule(rule)
+        learned = learned_set(store, run_id)
+        best = learned.by_rule(rule)
+    return best

@@ -79,9 +79,15 @@ def replay(store: Store, run_id: int) -> Replay:
     """Lets a run's method ask again for what it asked for, answering from the store.
 
     Raises:
-        StudyError: where the run isn't finished, so that some of it hasn't been measured.
+        StudyError: where the run isn't finished, so that some of it hasn't been measured, or it learned a set
+            of models, which have no coefficients.
     """
     run = store.run(run_id)
+    if run.method == "pareto_merging":
+        raise StudyError(
+            f"The models that run {run_id} learned have no coefficients: choose one by its preference, on "
+            f"Trade-offs or with `pick --learned {run_id}`."
+        )
     study = store.study(run.study_id)
     known_C, known_Y = store.table(study.id)
     rows = {c.tobytes(): row for row, c in enumerate(known_C)}
@@ -128,7 +134,7 @@ def run_front(store: Store, run_id: int, *, seed: int = 0) -> RunFront:
     inside the box and search it; nested MAP leads to one model.
 
     Raises:
-        StudyError: where the run isn't finished.
+        StudyError: where the run isn't finished, or it learned a set of models.
         SearchError: where it has too few points for its surrogates.
     """
     return front_of(replay(store, run_id), store.study(store.run(run_id).study_id).spec.metrics, seed=seed)

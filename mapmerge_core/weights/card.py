@@ -151,7 +151,7 @@ def _metrics(recipe: Recipe) -> list[str]:
     return [
         "## Metrics",
         "",
-        "Predicted by surrogates fitted to validation splits; measured on test splits.",
+        f"Predicted by {_predictor(recipe)} validation splits; measured on test splits.",
         "",
         header,
         "| --- | ---: | ---: |" if percent else "| --- | --- | ---: | ---: |",
@@ -160,34 +160,46 @@ def _metrics(recipe: Recipe) -> list[str]:
     ]
 
 
+def _predictor(recipe: Recipe) -> str:
+    if "preference" in recipe.settings:
+        return "interpolation between preferences measured on"
+    return "surrogates fitted to"
+
+
 def _number(value: float, *, share: bool) -> str:
     return f"{100 * value:.1f}" if share else f"{value:.4g}"
 
 
 def _origin(recipe: Recipe) -> list[str]:
     """The card's lines about what was merged and how."""
-    coefficients = recipe.coefficients
+    coefficients, preference = recipe.coefficients, recipe.settings.get("preference", {})
     names = list(coefficients) or [name for name in recipe.sources if name != "pretrained"]
     about = [f"A merge of {len(names)} fine-tuned models into one by {recipe.method}"]
     if coefficients:
         about[0] += ": the pre-trained model plus"
         about.append("each model's difference to it, scaled by a coefficient.")
+    elif preference:
+        about[0] += ":"
+        about.append("of the models that it learned, one for each preference γ, the one for that below.")
+        about.append("Folded into the weights as W(γ) = W_pre + Σ λ V + Σ γ A G Bᵀ, γ adds no parameters.")
     else:
         about[0] += "."
     if recipe.transform:
         about.append(f"The differences were transformed first ({_listed(recipe.transform)}).")
-    if recipe.settings:
-        about.append(f"Settings: {_listed(recipe.settings)}.")
+    settings = {name: value for name, value in recipe.settings.items() if name != "preference"}
+    if settings:
+        about.append(f"Settings: {_listed(settings)}.")
     if recipe.method == TASK_ARITHMETIC:
         about.append("No training was involved.")
     about.append(f"Made with mapmerge {recipe.version} on {recipe.created}.")
-    scaled = [f" {coefficients[name]:.4f} |" if coefficients else "" for name in names]
+    column, numbers = ("preference", preference) if preference else ("coefficient", coefficients)
+    scaled = [f" {numbers[name]:.4f} |" if numbers else "" for name in names]
     return [
         *about,
         "",
-        "| model | coefficient | source |" if coefficients else "| model | source |",
-        "| --- | ---: | --- |" if coefficients else "| --- | --- |",
-        f"| pre-trained |{' |' if coefficients else ''} {_source(recipe, 'pretrained')} |",
+        f"| model | {column} | source |" if numbers else "| model | source |",
+        "| --- | ---: | --- |" if numbers else "| --- | --- |",
+        f"| pre-trained |{' |' if numbers else ''} {_source(recipe, 'pretrained')} |",
         *(f"| {name} |{c} {_source(recipe, name)} |" for name, c in zip(names, scaled, strict=True)),
     ]
 

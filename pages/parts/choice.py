@@ -13,10 +13,10 @@ from mapmerge_core.charts.trade_offs import Spot
 from pages.parts import state
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from mapmerge_core.search.preferences import Scalarisation
-    from mapmerge_core.studies.analysis import Analysis
+    from mapmerge_core.studies.analysis import Analysis, Anchor
     from mapmerge_core.studies.rows import PickRow
 
 HOW_BADGES = {
@@ -26,6 +26,7 @@ HOW_BADGES = {
     "point": ("Point of the front", ":material/ads_click:"),
     "shortlist": ("From the shortlist", ":material/bookmark:"),
     "compared": ("From Compare", ":material/leaderboard:"),
+    "unlabelled": ("For unlabelled data", ":material/image_search:"),
 }
 
 NO_PREFERENCE = {"kind": "preference", "weights": {}, "scalarisation": "weighted_sum", "normalise": False}
@@ -123,17 +124,22 @@ def pick_info(study_id: int, analysis: Analysis, c: np.ndarray) -> BarsInfo:
     )
 
 
-def spots(study_id: int, analysis: Analysis, choice: Choice, info: BarsInfo) -> list[Spot]:
-    """Models drawn beside the front: pre-trained, single-task, shortlist, the pick and its measurement."""
-    drawn = [
+def anchor_spots(anchors: Sequence[Anchor]) -> list[Spot]:
+    """The pre-trained and the single-task models as charts show them."""
+    return [
         Spot(
             anchor.kind,
             anchor.name if anchor.kind == "pretrained" else f"{anchor.name}'s model",
             anchor.c,
             anchor.values,
         )
-        for anchor in analysis.anchors()
+        for anchor in anchors
     ]
+
+
+def spots(study_id: int, analysis: Analysis, choice: Choice, info: BarsInfo) -> list[Spot]:
+    """Models drawn beside the front: pre-trained, single-task, shortlist, the pick and its measurement."""
+    drawn = anchor_spots(analysis.anchors())
     for pick in state.store().picks(study_id):
         if pick.shortlisted and not np.array_equal(pick.c, choice.c):
             predicted, _, _ = analysis.predict(pick.c)

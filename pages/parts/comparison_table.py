@@ -10,7 +10,7 @@ from mapmerge_core.charts.units import shared_title
 from mapmerge_core.studies.comparing import to_table
 from mapmerge_core.studies.exporting import slug
 from pages.parts import choice as choosing
-from pages.parts import shell, state
+from pages.parts import learned_choice, shell, state
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,9 +60,11 @@ def draw(comparison: Comparison, row: Row | None, *, normalise: bool) -> None:
 
 def buttons(row: Row | None) -> None:
     """Open the row's model on Trade-offs, or export it."""
-    no_c = row is not None and row.c is None
+    no_c = row is not None and row.c is None and row.gamma is None
     drawable = (
-        row is not None and not no_c and state.analysis(row.study_id, rough=True).surrogates is not None
+        row is not None
+        and not no_c
+        and (row.gamma is not None or state.analysis(row.study_id, rough=True).surrogates is not None)
     )
     reason = None
     if no_c:
@@ -78,14 +80,28 @@ def buttons(row: Row | None) -> None:
         disabled=not drawable,
         help=reason,
     ):
-        choosing.remember(row.study_id, choosing.Choice("compared", row.c, how(row)))
-        shell.go("pages/trade_offs.py", row.study_id)
-    exportable = row is not None and (row.c is not None or row.baseline_id is not None)
+        open_on_trade_offs(row)
+    exportable = row is not None and (not no_c or row.baseline_id is not None)
     if st.button(
         "Export this model", key="compare_export", icon=":material/download:", disabled=not exportable
     ):
         with shell.errors_shown():
             export(row)
+
+
+def open_on_trade_offs(row: Row) -> None:
+    """Go to Trade-offs with the row's model as the pick."""
+    if row.gamma is not None:
+        learned_choice.remember(row.run_id, learned(row))
+        shell.go("pages/trade_offs.py", row.study_id, learned=str(row.run_id))
+    choosing.remember(row.study_id, choosing.Choice("compared", row.c, how(row)))
+    learned_choice.show_front(row.study_id)
+    shell.go("pages/trade_offs.py", row.study_id)
+
+
+def learned(row: Row) -> learned_choice.LearnedChoice:
+    """The preference that a learned set's row is about, as a choice."""
+    return learned_choice.LearnedChoice("compared", row.gamma, how(row))
 
 
 def how(row: Row) -> dict[str, str]:
@@ -98,6 +114,10 @@ def export(row: Row) -> None:
     if row.baseline_id is not None:
         state.export("baseline", row.baseline_id)
         shell.go("pages/export.py", row.study_id, baseline=str(row.baseline_id))
+    if row.gamma is not None:
+        pick = learned_choice.kept(row.run_id, learned(row), name=row.name)
+        state.export("learned", pick.id)
+        shell.go("pages/export.py", row.study_id, learned_pick=str(pick.id))
     pick = choosing.kept(row.study_id, choosing.Choice("compared", row.c, how(row)), name=row.name)
     state.export("pick", pick.id)
     shell.go("pages/export.py", row.study_id, pick=str(pick.id))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 EVERY = 0.7
 """Seconds between looks at a live job."""
+COUNTED = {"choose": "batches of images"}
+"""What a kind of job counts where it isn't evaluations."""
 
 
 def watch(study_id: int, kind: str) -> None:
@@ -88,4 +90,4 @@ def _line(job: state.JobSnapshot) -> str:
     if not job.total:
         return f"{job.title}: reading the models"
     left = "" if job.seconds_left is None else f", about {duration(job.seconds_left)} left"
-    return f"{job.title}: {job.done} of {job.total} evaluations{left}"
+    return f"{job.title}: {job.done} of {job.total} {COUNTED.get(job.kind, 'evaluations')}{left}"

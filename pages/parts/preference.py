@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -10,7 +10,7 @@ from pages.parts import choice as choosing
 from pages.parts import shell
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 EVEN = 50
 """A slider's first value."""
@@ -48,6 +48,26 @@ def popover(study_id: int, tasks: Sequence[str], *, key: str, disabled: bool = F
                 args=(study_id, tuple(tasks), key),
             )
     return weights
+
+
+def sliders(
+    study_id: int, tasks: Sequence[str], on_change: Callable[..., None], args: tuple[Any, ...]
+) -> None:
+    """A slider for each task, for Trade-offs; ``on_change`` reads them by `slider_weights`."""
+    weights = current(study_id, tasks)
+    places = st.columns(2 if len(tasks) > 4 else 1, gap="medium")
+    for number, task in enumerate(tasks):
+        key = f"pref_{study_id}_{task}"
+        # A click or Compare may have changed the preference since.
+        st.session_state[key] = weights[task]
+        places[number % len(places)].slider(
+            shell.plain(task), 0, 100, step=5, key=key, on_change=on_change, args=args
+        )
+
+
+def slider_weights(study_id: int, tasks: Sequence[str]) -> dict[str, float]:
+    """What the sliders of Trade-offs say, by task."""
+    return {task: st.session_state[f"pref_{study_id}_{task}"] for task in tasks}
 
 
 def current(study_id: int, tasks: Sequence[str]) -> dict[str, float]:

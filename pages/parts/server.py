@@ -20,6 +20,7 @@ from mapmerge_core.errors import MapMergeError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     import streamlit as st
     from starlette.requests import Request
@@ -56,7 +57,7 @@ def freeze() -> None:
 
 
 async def download(request: Request) -> Response:
-    """A file of a pick's or a baseline's export, found by its number and name and never by a path."""
+    """A file of an exported model, found by its number and name and never by a path."""
     from pages.parts import exported, state  # noqa: PLC0415
 
     (kind, number), *_ = request.path_params.items()
@@ -69,6 +70,21 @@ async def download(request: Request) -> Response:
         path = {found.name: found for found in exported.beside(path)}.get(wanted)
     if path is None:
         return PlainTextResponse(f"The export has no file '{wanted}'.", status_code=404)
+    return _weights(path)
+
+
+async def download_set(request: Request) -> Response:
+    """A run's learned set, found by its number."""
+    from pages.parts import state  # noqa: PLC0415
+
+    try:
+        path = await asyncio.to_thread(state.learned_file, request.path_params["run"])
+    except MapMergeError as error:
+        return PlainTextResponse(str(error), status_code=404)
+    return _weights(path)
+
+
+def _weights(path: Path) -> FileResponse:
     # Compressing weights again gains nothing and makes downloads many times slower.
     return FileResponse(path, filename=path.name, headers={"Content-Encoding": "identity"})
 
@@ -93,6 +109,6 @@ class ImagesFromHere:
 MIDDLEWARE = [Middleware(ImagesFromHere)]
 ROUTES = [
     Route(f"/download/{of}{file}", download)
-    for of in ("{pick:int}", "baseline/{baseline:int}")
+    for of in ("{pick:int}", "baseline/{baseline:int}", "learned/{learned:int}")
     for file in ("", "/{file}")
-]
+] + [Route("/download/set/{run:int}", download_set)]

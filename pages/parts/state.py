@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Literal
 import streamlit as st
 
 from mapmerge_core.errors import ExportError, StudyError
-from mapmerge_core.studies.analysis import Analysis, analyse
+from mapmerge_core.studies.analysis import Analysis, Anchor, analyse
 from mapmerge_core.studies.comparing import Comparison, compare
 from mapmerge_core.studies.completing import estimate_completion
 from mapmerge_core.studies.exporting import exported_baseline
 from mapmerge_core.studies.findings import finding_of
 from mapmerge_core.studies.jobs import Jobs, JobSnapshot
+from mapmerge_core.studies.learned import LearnedSet
+from mapmerge_core.studies.learned import learned_runs as find_learned_runs
+from mapmerge_core.studies.learned import learned_set as read_learned_set
 from mapmerge_core.studies.manifest import DEMO_ZOO
 from mapmerge_core.studies.rows import RunRow, StudyRow
 from mapmerge_core.studies.run_store import ACTIVE
@@ -34,6 +37,7 @@ __all__ = [
     "JobSnapshot",
     "StudyRow",
     "analysis",
+    "anchors",
     "checksum",
     "comparison",
     "comparison_seconds",
@@ -42,6 +46,9 @@ __all__ = [
     "exported_file",
     "job",
     "jobs",
+    "learned_file",
+    "learned_runs",
+    "learned_set",
     "live_job",
     "nested_tree",
     "plan",
@@ -94,6 +101,44 @@ def _mean_r2(study_id: int, fingerprint: object) -> float | None:  # noqa: ARG00
 def mean_r2(study_id: int) -> float | None:
     """The mean leave-one-out R² of the study's surrogates, None while there are too few points."""
     return _mean_r2(study_id, store().fingerprint(study_id))
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _anchors(study_id: int, fingerprint: object) -> list[Anchor]:  # noqa: ARG001 - the cache's key
+    return analyse(store(), study_id, with_front=False).anchors()
+
+
+def anchors(study_id: int) -> list[Anchor]:
+    """The study's pre-trained and single-task models, as far as they were measured on every task."""
+    return _anchors(study_id, store().fingerprint(study_id))
+
+
+def learned_runs(study_id: int) -> list[RunRow]:
+    """The study's runs that have learned a set, latest first."""
+    return find_learned_runs(store(), study_id)
+
+
+def learned_set(run_id: int) -> LearnedSet:
+    """What a run has learned.
+
+    Raises:
+        StudyError: where there is no such run, it isn't done, or its file is gone or damaged.
+    """
+    return read_learned_set(store(), run_id)
+
+
+def learned_file(run_id: int) -> Path:
+    """The file of a learned set.
+
+    Raises:
+        StudyError: where there is no such run.
+        ExportError: where it has learned none, or the file is gone.
+    """
+    run = store().run(run_id)
+    path = store().learned_file(run.id)
+    if not path.is_file():
+        raise ExportError(f"Run {run.id} has no learned set: run Pareto Merging to its end first.")
+    return path
 
 
 def plan(study_id: int, method: MethodName, settings: RunSettings) -> None:
@@ -166,7 +211,7 @@ def nested_tree(run_id: int) -> Pair:
     return nested.tree
 
 
-ExportKind = Literal["pick", "baseline"]
+ExportKind = Literal["pick", "baseline", "learned"]
 """What a model that can be exported is in the store."""
 
 
@@ -176,31 +221,36 @@ def _export_jobs() -> dict[tuple[ExportKind, int], int]:
 
 
 def export(kind: ExportKind, number: int) -> None:
-    """Start writing the merged model of a pick or a baseline."""
-    start = jobs().export if kind == "pick" else jobs().export_baseline
-    _export_jobs()[kind, number] = start(number)
+    """Start writing the merged model of a pick, a baseline or a learned set's pick."""
+    start = {
+        "pick": jobs().export,
+        "baseline": jobs().export_baseline,
+        "learned": jobs().export_learned,
+    }
+    _export_jobs()[kind, number] = start[kind](number)
 
 
 def export_job(kind: ExportKind, number: int) -> JobSnapshot | None:
-    """The latest export of a pick or a baseline since the server started."""
+    """A model's latest export since the server started."""
     return job(_export_jobs().get((kind, number)))
 
 
 def exported_file(kind: ExportKind, number: int) -> Path:
-    """The file that a pick or a baseline was last exported to.
+    """The file that a model was last exported to.
 
     Raises:
         StudyError: where there is no such pick or baseline.
         ExportError: where it wasn't exported, or the file is gone.
     """
-    if kind == "pick":
-        path = store().pick(number).exported
+    if kind == "baseline":
+        path = exported_baseline(store(), number)
+    else:
+        path = (store().pick if kind == "pick" else store().learned_pick)(number).exported
         if path is not None and not path.is_file():
             raise ExportError(f"{path} is gone: export the pick again.")
-    else:
-        path = exported_baseline(store(), number)
-    if path is None or not path.is_file():
-        raise ExportError(f"{kind.capitalize()} {number} has not been exported: export it first.")
+    if path is None:
+        what = "Baseline" if kind == "baseline" else "Pick"
+        raise ExportError(f"{what} {number} has not been exported: export it first.")
     return path
 
 

@@ -42,6 +42,11 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {rest} min"
 
 
+def share(part: float) -> str:
+    """A share of a whole: "50%", "12.5%"."""
+    return f"{100 * part:.3g}%"
+
+
 def size(n_bytes: float) -> str:
     """A file size: "2.4 MB"."""
     for unit in ("B", "kB", "MB"):

@@ -24,8 +24,14 @@ def test_bars_rise_and_the_surest_model_has_the_picks_colour() -> None:
 @pytest.mark.parametrize(
     ("made_by", "hovers"),
     [
-        ("coefficients", ["MNIST  1.000<br>Emoji  0.000", "MNIST  0.500<br>Emoji  0.500"]),
-        ("preference", ["MNIST  100%<br>Emoji  0%", "MNIST  50%<br>Emoji  50%"]),
+        ("coefficients", ["MNIST  c = 1.000<br>Emoji  c = 0.000", "MNIST  c = 0.500<br>Emoji  c = 0.500"]),
+        (
+            "preference",
+            [
+                "MNIST  preference 100%<br>Emoji  preference 0%",
+                "MNIST  preference 50%<br>Emoji  preference 50%",
+            ],
+        ),
     ],
 )
 def test_a_bars_hover_says_what_the_model_is_made_by(made_by: Made, hovers: list[str]) -> None:

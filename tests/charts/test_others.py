@@ -113,6 +113,16 @@ def test_bars_of_mixed_metrics_are_percent_of_the_own_models_with_their_own_hove
     assert figure.layout.yaxis.title.text == "% of each task's own model<br>lower = better for loss"
 
 
+def test_a_pick_that_is_measured_has_no_interval() -> None:
+    pair = np.array([0.8, 0.6])
+    info = BarsInfo(
+        TWO, (ACCURACY,) * 2, pair - 0.3, pair + 0.1, pair, pair, pair, pick="Pick, on validation"
+    )
+    pick = next(trace for trace in metric_bars(info, LIGHT).data if trace.name == "Pick, on validation")
+    np.testing.assert_allclose(pick.y, [80, 60])
+    assert pick.error_y.array is None
+
+
 def test_the_diagonal_of_cosines_is_blank() -> None:
     cosines = np.array([[1, 0.25], [0.25, 1]])
     heatmap = cosine_heatmap(TWO, cosines, DARK).data[0]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
+
+from mapmerge_core.studies.settings import RunSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,3 +64,51 @@ def test_what_was_not_exported_is_one_sentence(client: TestClient) -> None:
     answer = client.get("/download/7")
     assert answer.status_code == 404
     assert "pick" in answer.text
+
+
+def test_a_learned_sets_pick_has_an_address_of_its_own(
+    client: TestClient, measured_study: StudyRow, tmp_path: Path
+) -> None:
+    from pages.parts import state
+
+    store = state.store()
+    run = store.create_run(measured_study.id, RunSettings(points=2), "pareto_merging")
+    pick = store.add_learned_pick(run.id, np.array([0.25, 0.75]), {"kind": "point"})
+    address = f"/download/learned/{pick.id}"
+    answer = client.get(address)
+    assert (answer.status_code, answer.text) == (
+        404,
+        f"Pick {pick.id} has not been exported: export it first.",
+    )
+    file = tmp_path / "merged-1.safetensors"
+    file.write_bytes(b"weights")
+    (tmp_path / "merged-1.README.md").write_text("card")
+    store.update_learned_pick(pick.id, exported=file)
+    assert client.get(address).content == b"weights"
+    assert client.get(f"{address}/merged-1.README.md").text == "card"
+    file.unlink()
+    answer = client.get(address)
+    assert answer.status_code == 404
+    assert "is gone: export the pick again" in answer.text
+    assert client.get("/download/learned/99").status_code == 404
+
+
+def test_a_learned_set_is_downloaded_whole(client: TestClient, measured_study: StudyRow) -> None:
+    from pages.parts import state
+
+    store = state.store()
+    run = store.create_run(measured_study.id, RunSettings(points=2), "pareto_merging")
+    address = f"/download/set/{run.id}"
+    answer = client.get(address)
+    assert (answer.status_code, answer.text) == (
+        404,
+        f"Run {run.id} has no learned set: run Pareto Merging to its end first.",
+    )
+    file = store.learned_file(run.id)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"tensors")
+    answer = client.get(address)
+    assert answer.content == b"tensors"
+    assert f'filename="{file.name}"' in answer.headers["content-disposition"]
+    assert client.get("/download/set/99").status_code == 404
+    assert client.get(f"{address}/learned-1.safetensors").status_code == 404

@@ -122,7 +122,7 @@ def test_a_clicked_point_is_picked_measured_and_shortlisted(
     wait_for_jobs(app, measured_study.id)
     measured = Store(home).measured(measured_study.id, analysis.front.c[0], "test")
     assert set(measured) == {"Colours", "Stripes"}
-    assert f"{100 * measured['Colours']:.1f}% measured" in texts(app)
+    assert f"{100 * measured['Colours']:.1f}% on test" in texts(app)
     assert app.button(key="measure").disabled
     assert "own models: validation split. Measured: test split." in texts(app)
     app.text_input(key="shortlist_note").set_value("best *colours*").run()

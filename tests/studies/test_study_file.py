@@ -19,6 +19,7 @@ from PIL import Image
 from mapmerge_core.__main__ import main
 from mapmerge_core.errors import DatasetError, StudyError
 from mapmerge_core.methods.catalogue import default_points
+from mapmerge_core.methods.pareto.training import Training
 from mapmerge_core.studies.downloading import download_text, downloads
 from mapmerge_core.studies.manifest import spec_from_manifest
 from mapmerge_core.studies.settings import RunSettings
@@ -31,7 +32,7 @@ from mapmerge_core.studies.study_file import (
     study_text,
     write_study_file,
 )
-from mapmerge_core.studies.study_schema import MethodFields
+from mapmerge_core.studies.study_schema import MethodFields, TrainingFields
 from mapmerge_core.tasks.data_source import DataSource
 from mapmerge_core.tasks.metric import F1, Metric
 from mapmerge_core.weights.hub import Download, HubRef
@@ -198,6 +199,79 @@ def test_shipped_prompts_and_torchvision_datasets_exist():
 
 def test_a_methods_fields_are_those_of_a_run():
     assert set(MethodFields.model_fields) == {"name", *(each.name for each in fields(RunSettings))}
+    assert set(TrainingFields.model_fields) == {each.name for each in fields(Training)}
+
+
+LEARNING = """\
+method:
+  name: pareto_merging
+  points: 15
+  seed: 2
+  training:
+    steps: 300
+    lr: 1e-2
+    mu: 1
+    scalarisation: linear
+    data_free: false
+    personalised: ["*.attn.*", proj]
+"""
+
+
+def learning(training: str = LEARNING.partition("training:")[2]) -> str:
+    """A study whose method is Pareto Merging, with another ``training``; its field is in line 17."""
+    return STUDY.partition("method:")[0] + LEARNING.partition("training:")[0] + "training:" + training
+
+
+def test_pareto_merging_says_how_it_learns(tmp_path):
+    study = parse_study(learning(), tmp_path)
+    assert study.method == "pareto_merging"
+    training = Training(steps=300, lr=0.01, mu=1.0, scalarisation="linear", personalised=("*.attn.*", "proj"))
+    assert study.settings == RunSettings(points=15, seed=2, training=training)
+    assert parse_study(study_text(study, tmp_path), tmp_path) == study
+    plain = parse_study(STUDY.partition("method:")[0] + "method: {name: pareto_merging}", tmp_path)
+    assert plain.settings == RunSettings(11, training=Training())
+    assert parse_study(study_text(plain, tmp_path), tmp_path) == plain
+    for training in (None, Training()):  # nothing is written that is as usual
+        settings = replace(plain.settings, training=training)
+        text = study_text(replace(plain, settings=settings), tmp_path)
+        assert yaml.safe_load(text)["method"] == {"name": "pareto_merging", "points": 11}
+    for each in fields(Training):  # whatever differs is written
+        value = {"scalarisation": "linear", "data_free": True, "personalised": ("a",)}.get(each.name, 7)
+        other = replace(plain, settings=replace(plain.settings, training=Training(**{each.name: value})))
+        assert parse_study(study_text(other, tmp_path), tmp_path) == other
+
+
+@pytest.mark.parametrize(
+    ("training", "sentence"),
+    [
+        (" {stesp: 3}", "line 17: method.training.stesp isn't a field of a training: it may have steps"),
+        (" {steps: 3.5}", "line 17: method.training.steps should be a whole number, not 3.5."),
+        ("\n    steps: 3\n    lr: fast", 'line 19: method.training.lr should be a number, not "fast".'),
+        (" {scalarisation: mean}", "method.training.scalarisation should be 'smooth_tchebycheff', "),
+        (" {data_free: 1}", "method.training.data_free should be true or false, not 1."),
+        (" {personalised: attn}", 'method.training.personalised should be a list, not "attn".'),
+        (" 300", "line 17: method.training should be a training, with steps, batch_size"),
+        ("\n    steps: 0", "line 17: Pareto Merging needs at least 1 step, not 0."),
+        (" {beta_norm: -1}", "line 17: Pareto Merging's beta_norm must be 0 or more, not -1."),
+        (" {personalised: []}", "line 17: Name the tensors to personalise"),
+        (" {steps: 3}\n  low: 0.2", "line 18: Pareto Merging has no use for 'low': leave it out, or choose"),
+        (" {steps: 3}\n  rule: maximize mean", "line 18: Pareto Merging has no use for 'rule'"),
+    ],
+)
+def test_what_is_wrong_with_how_it_learns_is_said_with_its_line(tmp_path, training, sentence):
+    with pytest.raises(StudyError) as error:
+        parse_study(learning(training), tmp_path, called="mine.yaml")
+    assert sentence in str(error.value)
+    assert str(error.value).startswith("mine.yaml, line 1")
+
+
+def test_what_pareto_merging_cannot_learn_from_is_said_at_once(tmp_path):
+    text = "family: classifier\n" + learning()
+    with pytest.raises(StudyError, match="line 14: Pareto Merging learns from the logits of image class"):
+        parse_study(text, tmp_path, called="mine.yaml")
+    parse_study(text.replace("data_free: false", "data_free: true"), tmp_path)
+    with pytest.raises(StudyError, match="Bayesian MAP has no use for 'training': leave it out, or choose"):
+        parse_study(STUDY.replace("points: 30", "training: {steps: 3}"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +299,7 @@ def test_a_methods_fields_are_those_of_a_run():
         ("points: 30", "points: 3", "line 13: 3 points are too few for Bayesian MAP"),
         ("seed: 7", "seed: -7", "line 13: The seed -7 can't be used"),
         ("seed: 7", "rule: maximize mean", "line 13: Bayesian MAP has no use for 'rule': leave it out"),
-        ("name: bayesian", "name: bayes", "line 13: method.name should be 'map', 'bayesian', 'nested' or"),
+        ("name: bayesian", "name: bayes", "line 13: method.name should be 'map', 'bayesian', 'nested', "),
         ("name: bayesian", "name: nested, rule: Carrs > 1", 'line 13: There is no task "Carrs"'),
         ("architecture: ViT-B-32\n", "", "The family 'clip' needs an architecture: name one."),
         ("architecture: ViT-B-32\n", "family: clap\n", "line 2: There is no family of models 'clap': choose"),

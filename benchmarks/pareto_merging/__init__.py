@@ -1,0 +1,1 @@
+"""Pareto Merging's experiments: ``python -m benchmarks.pareto_merging EXPERIMENT`` (see ../README.md)."""

@@ -1,0 +1,103 @@
+"""Smooth Tchebycheff, linear and Tchebycheff scalarisation, on eight models (reviews)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.paper.table import COLOURS, Tables
+from benchmarks.pareto_merging.experiment import (
+    STEERED,
+    Experiment,
+    first,
+    split_by,
+    steered_lines,
+    steered_rows,
+)
+from mapmerge_core.methods.pareto.training import ScalarisationName
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from benchmarks.pareto_merging.lab import Lab
+
+NAMES: tuple[ScalarisationName, ...] = get_args(ScalarisationName)
+PAPER = {"linear": 84.3, "tchebycheff": 82.8, "smooth_tchebycheff": 85.2}
+
+
+def n_evaluations(lab: Lab, n_tasks: int) -> int:
+    """The trainings and their models."""
+    return len(NAMES) * (lab.worth(n_tasks) + (1 + n_tasks) * n_tasks)
+
+
+def rows(lab: Lab, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
+    """Each scalarisation's models for equal preference and priorities."""
+    found = []
+    for name in NAMES:
+        found += steered_rows(lab, names, seed, name, lab.pareto(names, seed, scalarisation=name))
+    return found
+
+
+def summary(frame: pd.DataFrame) -> Tables:
+    """Equal preference, then priority: a line for each scalarisation."""
+    return steered_tables(frame, "scalarisation", {"equal": PAPER})
+
+
+def steered_tables(frame: pd.DataFrame, column: str, paper: dict[str, dict[str, float]]) -> Tables:
+    """For each set of tasks the accuracies with equal preference, and with priority.
+
+    Args:
+        frame: Rows of `steered_rows`.
+        column: What the methods are.
+        paper: The paper's averages by preference and method.
+    """
+    tables = []
+    for tasks, part in frame.groupby("tasks", sort=False):
+        found = {method: steered_lines(own) for method, own in split_by(part).items()}
+        for how in ("equal", "priority"):
+            lines = [
+                {column: method} | lines[how] | {"paper's average": str(paper.get(how, {}).get(method, "-"))}
+                for method, lines in found.items()
+            ]
+            tables.append((f"{tasks}: test accuracies in percent, {how} preference.", pd.DataFrame(lines)))
+    return tables
+
+
+def draw(frame: pd.DataFrame, figure: Figure) -> None:
+    """The first set of tasks."""
+    bars(frame, figure.subplots())
+
+
+def bars(frame: pd.DataFrame, axes: Axes) -> None:
+    """Weighted accuracies of the first set of tasks, two bars for each method."""
+    part = frame[frame["tasks"] == frame["tasks"].iloc[0]]
+    methods = list(split_by(part))
+    sums = part.assign(product=100 * part["metric"] * part["weight"])
+    sums = sums.groupby(["method", "preference", "seed", "model"])["product"].sum()
+    for index, preference in enumerate(("equal", "priority")):
+        heights = [sums[method][preference].mean() for method in methods]
+        places = np.arange(len(methods)) + 0.4 * index - 0.2
+        axes.bar(places, heights, 0.38, color=COLOURS[index], label=preference)
+    axes.set_xticks(range(len(methods)), methods, rotation=12)
+    axes.set(ylabel="preference-weighted test accuracy, %")
+    axes.legend(frameon=False)
+
+
+def notes(lab: Lab) -> list[str]:
+    """Where the paper's figures come from."""
+    del lab
+    return [STEERED, "The paper's averages are from its reviews (eight other tasks, CLIP ViT-B/32)."]
+
+
+EXPERIMENT = Experiment(
+    title="Scalarisations, eight models (reviews)",
+    sets=first(8),
+    n_evaluations=n_evaluations,
+    rows=rows,
+    summary=summary,
+    draw=draw,
+    notes=notes,
+)

@@ -1,0 +1,142 @@
+"""Eight models, 30 sampled preferences, against AdaMerging and task arithmetic (Table 3 and Figure 5)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.paper.table import Tables, mean_std
+from benchmarks.pareto_merging.experiment import (
+    ADAMERGING,
+    ARITHMETIC,
+    BALANCED,
+    PARETO,
+    Experiment,
+    by_model,
+    cost_line,
+    equal,
+    first,
+    metrics_text,
+    model_rows,
+    n_single,
+    scatter,
+    single_lines,
+    single_rows,
+    split_by,
+    weighted,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from benchmarks.pareto_merging.lab import Lab
+
+N_SAMPLED = 30
+EQUAL = "Pareto Merging, equal preference"
+RANDOM = ("Pareto Merging, random preference 1", "Pareto Merging, random preference 2")
+SINGLES = (ARITHMETIC, ADAMERGING, BALANCED)
+
+
+def n_evaluations(lab: Lab, n_tasks: int) -> int:
+    """The training, its models, and the single ones."""
+    return lab.worth(n_tasks) + (N_SAMPLED + 1) * n_tasks + n_single(lab, n_tasks)
+
+
+def rows(lab: Lab, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
+    """The models for preferences drawn uniformly from the simplex and for the equal one; single models."""
+    n = len(names)
+    gammas = np.random.default_rng(seed).dirichlet(np.ones(n), N_SAMPLED)
+    learned = lab.pareto(names, seed)
+    found = model_rows(names, seed, PARETO, lab.measure(learned, gammas), gammas, [learned])
+    found += model_rows(names, seed, EQUAL, lab.measure(learned, equal(n)), equal(n), [learned])
+    return found + single_rows(lab, names, seed)
+
+
+def summary(frame: pd.DataFrame) -> Tables:
+    """For each set of tasks the paper's table, and by how much the sampled models suit their preferences."""
+    tables = []
+    for tasks, part in frame.groupby("tasks", sort=False):
+        by_method = split_by(part)
+        sampled = by_method[PARETO]
+        lines = single_lines(by_method, SINGLES)
+        lines += [
+            {"method": title} | metrics_text(sampled[sampled["model"] == number])
+            for number, title in enumerate(RANDOM)
+        ]
+        lines.append({"method": EQUAL} | metrics_text(by_method[EQUAL]))
+        tables += [
+            (f"{tasks}: test accuracies in percent.", pd.DataFrame(lines)),
+            ("The random preferences of the first seed, in percent.", _weights(sampled)),
+            (
+                (
+                    f"Means over the {N_SAMPLED} sampled preferences: the preference-weighted accuracy, of "
+                    "single models for the same preferences."
+                ),
+                pd.DataFrame(
+                    [{"method": PARETO, "weighted": mean_std(weighted(sampled), 100)} | cost_line(sampled)]
+                    + [
+                        {"method": m, "weighted": mean_std(_by_theirs(by_method[m], sampled), 100)}
+                        | cost_line(by_method[m])
+                        for m in (EQUAL, *SINGLES)
+                        if m in by_method
+                    ]
+                ),
+            ),
+        ]
+    return tables
+
+
+def _weights(sampled: pd.DataFrame) -> pd.DataFrame:
+    own = sampled[sampled["seed"] == sampled["seed"].iloc[0]]
+    lines = []
+    for number, title in enumerate(RANDOM):
+        weights = own[own["model"] == number].set_index("task")["weight"]
+        lines.append({"preference": title} | {task: f"{100 * share:.1f}" for task, share in weights.items()})
+    return pd.DataFrame(lines)
+
+
+def _by_theirs(single: pd.DataFrame, sampled: pd.DataFrame) -> pd.Series[float]:
+    """The weighted sums of one model's metrics with the sampled models' preferences, mean for each seed."""
+    joined = sampled.drop(columns="metric").merge(single[["seed", "task", "metric"]], on=["seed", "task"])
+    return weighted(joined)
+
+
+def draw(frame: pd.DataFrame, figure: Figure) -> None:
+    """As Figure 5: the models in the planes of two tasks each."""
+    part = frame[frame["tasks"] == frame["tasks"].iloc[0]]
+    table, names = by_model(part), list(dict.fromkeys(part["task"]))
+    pairs = [(names[k], names[min(k + 1, len(names) - 1)]) for k in range(0, len(names), 2)]
+    styles = [(PARETO, "o"), (EQUAL, "*"), (ADAMERGING, "X"), (BALANCED, "P"), (ARITHMETIC, "D")]
+    figure.set_size_inches(3.4 * len(pairs), 4.2)
+    panels = figure.subplots(1, len(pairs), squeeze=False)[0]
+    for axes, pair in zip(panels, pairs, strict=True):
+        scatter(axes, table, pair, styles)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+
+
+def notes(lab: Lab) -> list[str]:
+    """What the paper has."""
+    del lab
+    return [
+        (
+            "The paper's averages (eight other tasks, CLIP ViT-B/32): task arithmetic 69.1, AdaMerging 80.1, "
+            "Pareto Merging with two random preferences 83.2 and 84.7, with equal preference 84.8."
+        ),
+        (
+            "Individual and pre-trained models are in the CSV. 'AdaMerging' minimises entropies alone, as "
+            "its paper has it; balanced, what Pareto Merging minimises."
+        ),
+    ]
+
+
+EXPERIMENT = Experiment(
+    title="Table 3 and Figure 5: eight models, 30 sampled preferences",
+    sets=first(8),
+    n_evaluations=n_evaluations,
+    rows=rows,
+    summary=summary,
+    draw=draw,
+    notes=notes,
+)
