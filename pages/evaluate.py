@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from pages.parts import live, nested_tree, pictures, results, run_form, shell, state
+from mapmerge_core.methods.catalogue import SEARCHES
+from pages.parts import (
+    learned_choice,
+    learning_results,
+    live,
+    nested_tree,
+    pictures,
+    results,
+    run_form,
+    shell,
+    state,
+)
 from pages.parts.words import STATUS, duration
 
 if TYPE_CHECKING:
@@ -16,7 +27,7 @@ if TYPE_CHECKING:
 def draw() -> None:
     """The page."""
     study = shell.study_heading(
-        "Evaluate", "Measure a few merged models; a surrogate of each task's metric fills in the rest."
+        "Evaluate", "Measure a few merged models and fit surrogates, or learn a model for every preference."
     )
     job = state.live_job(study.id, "run")
     elsewhere = state.run_elsewhere(study.id)
@@ -25,21 +36,29 @@ def draw() -> None:
     with left:
         run_form.draw(study, job, elsewhere, runs[-1] if runs else None)
     with right:
-        if job or elsewhere or study.n_points:
+        last = runs[-1] if runs else None
+        learning = last if last is not None and last.method == "pareto_merging" else None
+        if job or elsewhere or study.n_points or learning:
             if job:
                 live.bar(job.id)
             elif elsewhere:
                 live.watch_elsewhere(study.id)
             else:
-                outcome(study, runs[-1] if runs else None)
+                outcome(study, last)
+            is_live = job is not None or elsewhere is not None
+            if learning:
+                learning_results.draw(study, learning, is_live=is_live)
+            if not is_live:
                 merged = next(
                     (run for run in runs[::-1] if (run.method, run.status) == ("nested", "done")), None
                 )
                 if merged:
                     with shell.errors_shown():
                         nested_tree.draw(study, merged)
-            is_live = job is not None or elsewhere is not None
-            results.draw(study.id, n_tasks=len(study.spec.tasks), is_live=is_live)
+            # Every run of Pareto Merging measures the anchors, which alone are nothing to look at.
+            if not learning or any(run.method in SEARCHES and run.n_evaluations for run in runs):
+                count = len(study.spec.tasks)
+                results.draw(study.id, n_tasks=count, is_live=is_live and not learning)
         else:
             shell.empty(
                 "Nothing measured yet",
@@ -53,20 +72,35 @@ def outcome(study: StudyRow, last: RunRow | None) -> None:
     if last is None:
         return
     label, icon, colour = STATUS[last.status]
+    learned = None
+    if (last.method, last.status) == ("pareto_merging", "done"):
+        with shell.errors_shown():
+            learned = state.learned_set(last.id)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.badge(label, icon=icon, color=colour)
-        pictures.facts([("Points measured", str(study.n_points)), ("Took", duration(last.seconds))])
+        if learned is not None:
+            pictures.facts(learned_choice.facts(learned))
+        elif last.method == "pareto_merging":
+            pictures.facts([("Took", duration(last.seconds))])
+        else:
+            pictures.facts([("Points measured", str(study.n_points)), ("Took", duration(last.seconds))])
         st.space("stretch")
+        nothing = not state.learned_runs(study.id) and state.analysis(study.id, rough=True).surrogates is None
         if st.button(
             "See trade-offs",
             key="see_tradeoffs",
             type="primary",
             icon=":material/balance:",
-            disabled=state.analysis(study.id, rough=True).surrogates is None,
+            disabled=nothing,
         ):
-            shell.go("pages/trade_offs.py", study.id)
+            query = {} if learned is None else {"learned": str(learned.run.id)}
+            shell.go("pages/trade_offs.py", study.id, **query)
     if last.error:
         st.error(shell.plain(last.error), icon=":material/error:")
+    if learned is not None and learned.is_flat:
+        st.warning(
+            "All preferences gave the same model: lower the weight of the norm.", icon=":material/adjust:"
+        )
 
 
 draw()

@@ -20,7 +20,7 @@ from mapmerge_core.methods.pareto.pareto_set import read_header
 from mapmerge_core.methods.pareto.training import Training
 from mapmerge_core.studies.analysis import analyse
 from mapmerge_core.studies.learned import learned_set
-from mapmerge_core.studies.manifest import demo_training, spec_from_manifest
+from mapmerge_core.studies.manifest import DEMO_ZOO, demo_training, spec_from_manifest
 from mapmerge_core.studies.rows import RunRow
 from mapmerge_core.studies.settings import RunSettings
 from mapmerge_core.studies.spec import Transform
@@ -360,7 +360,9 @@ def test_a_study_file_says_how_to_learn(tiny_zoo: Path, tmp_path: Path):
     assert "Pareto Merging, data-free has a model for every preference" in text
 
 
-def test_run_learns_in_the_papers_way(tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_run_learns_in_the_papers_way_or_the_demos(
+    tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     asked: list[Training] = []
 
     def learn(_: Store, run: RunRow, *__: Any, **___: Any) -> None:
@@ -372,7 +374,8 @@ def test_run_learns_in_the_papers_way(tiny_zoo: Path, tmp_path: Path, monkeypatc
     method = ["--method", "pareto_merging", "--points", "4"]
     _, err = command_line("run", str(tiny_zoo), "--tasks", "Colours,Stripes", *method, code=130)
     assert "`run --study 1` goes on" in err
-    assert asked == [Training()]
+    _, err = command_line("run", str(DEMO_ZOO), "--tasks", "MNIST,Emoji", *method, code=130)
+    assert asked == [Training(), demo_training(2)]
 
 
 def test_ctrl_c_exits_130_and_the_same_command_goes_on(

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.paper.bench import Bench, Counter
+from benchmarks.paper.bench import Counter
 from benchmarks.paper.models import from_zoo, parse_set
 from benchmarks.paper.table import Kept, save
-from benchmarks.pareto_merging.lab import Lab
+from benchmarks.pareto_merging.lab import KeepingBench, Lab
 from mapmerge_core.cli.output import progress_bar
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.studies.settings import check_seed
@@ -82,7 +82,9 @@ def _redo(options: argparse.Namespace, command: str) -> None:
     rows: list[dict[str, Any]] = []
     with progress_bar(options.experiment) as report:
         counter = Counter(0, report)
-        bench = Bench(models, Store(folder), counter, device=options.device, map_points=options.map_points)
+        bench = KeepingBench(
+            models, Store(folder), counter, device=options.device, map_points=options.map_points
+        )
         table = experiment.table(Lab(bench, options.steps, folder / "learned"))
         planned = [table.n_evaluations(bench, len(names)) for names, _ in jobs]
         counter.total = sum(planned)

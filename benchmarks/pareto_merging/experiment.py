@@ -30,6 +30,17 @@ if TYPE_CHECKING:
 
 PARETO, ADAMERGING, BALANCED = "Pareto Merging", "AdaMerging", "AdaMerging, balanced"
 ARITHMETIC, PRETRAINED, INDIVIDUAL = "Task arithmetic, 0.3", "Pre-trained", "Individual models"
+EQUAL = "Pareto Merging, equal preference"
+ADA_PREFERENCE, TA_PREFERENCE = "AdaMerging + preference", "Task arithmetic + preference"
+FRONTS = (PARETO, ADA_PREFERENCE, TA_PREFERENCE)
+STYLES = dict(
+    zip(
+        (TA_PREFERENCE, ADA_PREFERENCE, PARETO, ADAMERGING, BALANCED, ARITHMETIC, INDIVIDUAL, EQUAL),
+        zip((COLOURS[2], COLOURS[1], COLOURS[0], *COLOURS[3:], COLOURS[0]), "s^oXPDp*", strict=False),
+        strict=True,
+    )
+)
+"""Colours and markers of figures, in the order in which they are drawn."""
 LAMBDA = 0.3
 """What every λ starts from, and task arithmetic's coefficient."""
 
@@ -129,17 +140,29 @@ def model_rows(
 
 
 def single_rows(lab: Lab, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
-    """The models without a preference that figures show as points, measured on the test split."""
+    """The models without a preference that figures show as points, measured on the test split.
+
+    Individual models are measured on all tasks where these are two or three, otherwise on their own.
+    """
     n = len(names)
     study = lab.study(names)
-    C = np.vstack([np.eye(n), np.zeros(n), np.full(n, LAMBDA)])
-    values = lab.bench.measure(study, C, "test")
-    rows = model_rows(names, seed, INDIVIDUAL, values[:n], np.eye(n))
-    for method, row in ((PRETRAINED, n), (ARITHMETIC, n + 1)):
-        rows += model_rows(names, seed, method, values[row : row + 1])
+    if n <= 3:
+        rows = model_rows(names, seed, INDIVIDUAL, lab.bench.measure(study, np.eye(n), "test"), np.eye(n))
+    else:
+        rows = individual_rows(lab, names, seed)
+    values = lab.bench.measure(study, np.vstack([np.zeros(n), np.full(n, LAMBDA)]), "test")
+    for number, method in enumerate((PRETRAINED, ARITHMETIC)):
+        rows += model_rows(names, seed, method, values[[number]])
     for method, learned in adamergings(lab, names, seed).items():
         rows += model_rows(names, seed, method, lab.measure(learned, _own(learned)), learned=[learned])
     return rows
+
+
+def individual_rows(lab: Lab, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
+    """Each task's own fine-tuned model on that task."""
+    n, study = len(names), lab.study(names)
+    own = [lab.bench.measure(study, np.eye(n)[[k]], "test", [name]) for k, name in enumerate(names)]
+    return model_rows(names, seed, INDIVIDUAL, np.hstack(own), np.ones((1, n)))
 
 
 def steered_rows(
@@ -171,7 +194,7 @@ def steered_lines(part: pd.DataFrame) -> dict[str, dict[str, str]]:
 
 def n_single(lab: Lab, n_tasks: int) -> int:
     """What `single_rows` takes."""
-    return n_tasks * (n_tasks + 2) + 2 * (lab.worth(n_tasks) + n_tasks)
+    return n_tasks * (min(n_tasks, 3) + 2) + 2 * (lab.worth(n_tasks) + n_tasks)
 
 
 def adamergings(lab: Lab, names: tuple[str, ...], seed: int, *, trimmed: bool = False) -> dict[str, Learned]:
@@ -271,20 +294,21 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
-def scatter(axes: Axes, table: pd.DataFrame, pair: Sequence[str], styles: Sequence[tuple[str, str]]) -> None:
-    """Models in the plane of two tasks, first seed, all models of a method alike.
+def scatter(axes: Axes, table: pd.DataFrame, pair: Sequence[str], methods: Sequence[str]) -> None:
+    """Models in the plane of two tasks, of the first seed.
 
     Args:
         axes: Where.
         table: As `by_model` gives it.
         pair: The two tasks.
-        styles: Methods and their markers, in the order of colours; those that there aren't are left out.
+        methods: What to draw, of `STYLES`; those that there aren't are left out.
     """
     table = table.xs(table.index.get_level_values("seed")[0], level="seed")
-    for colour, (method, marker) in zip(COLOURS, styles, strict=False):
+    for method in methods:
         if method in table.index.get_level_values("method"):
             part = 100 * table.loc[[method]]
-            size = 26 if len(part) > 2 else 70
+            colour, marker = STYLES[method]
+            size = 26 if method in FRONTS else 70
             axes.scatter(part[pair[0]], part[pair[1]], size, color=colour, marker=marker, label=method)
     axes.set(xlabel=f"{pair[0]}, %", ylabel=f"{pair[1]}, %")
     axes.grid(alpha=0.3)
@@ -306,7 +330,7 @@ def _how(lab: Lab) -> list[str]:
 
 
 def _machine(device: str) -> str:
-    """Such as "AMD EPYC (2 cores of 2), torch 2.14.1"."""
+    """Such as "AMD EPYC (2 of 2 cores), torch 2.14.1"."""
     chosen = choose_device(device)
     if chosen.type == "cuda":
         return f"{torch.cuda.get_device_name(chosen)}, torch {torch.__version__}"
@@ -315,4 +339,4 @@ def _machine(device: str) -> str:
     if described.exists():
         lines = (line.partition(":") for line in described.read_text(encoding="utf-8").splitlines())
         name = next((value.strip() for key, _, value in lines if key.strip() == "model name"), name)
-    return f"{name} ({torch.get_num_threads()} cores of {os.cpu_count()}), torch {torch.__version__}"
+    return f"{name} ({torch.get_num_threads()} of {os.cpu_count()} cores), torch {torch.__version__}"

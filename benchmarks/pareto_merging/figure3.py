@@ -9,14 +9,18 @@ import pandas as pd
 
 from benchmarks.paper.table import Tables, mean_std
 from benchmarks.pareto_merging.experiment import (
+    ADA_PREFERENCE,
     ADAMERGING,
     ARITHMETIC,
     BALANCED,
     FRONT,
+    FRONTS,
     INDIVIDUAL,
     LAMBDA,
     PARETO,
     PRETRAINED,
+    STYLES,
+    TA_PREFERENCE,
     Experiment,
     by_model,
     check_number,
@@ -38,8 +42,6 @@ if TYPE_CHECKING:
 
     from benchmarks.pareto_merging.lab import Lab
 
-ADA_PREFERENCE, TA_PREFERENCE = "AdaMerging + preference", "Task arithmetic + preference"
-FRONTS = (PARETO, ADA_PREFERENCE, TA_PREFERENCE)
 SINGLES = (ADAMERGING, BALANCED, ARITHMETIC, PRETRAINED, INDIVIDUAL)
 PAPER_TIMES = {PARETO: "9 min (reviews: 0.28 GPU hours)", ADA_PREFERENCE: "reviews: 1.65 GPU hours"}
 N_PREFERENCES = 11
@@ -115,14 +117,10 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """As Figure 3: (a) all methods, (b) without task arithmetic; the first pair of tasks and seed."""
     part = frame[frame["tasks"] == frame["tasks"].iloc[0]]
     table, names = by_model(part), list(dict.fromkeys(part["task"]))
-    styles = [(PARETO, "o"), (ADA_PREFERENCE, "^"), (TA_PREFERENCE, "s"), (ADAMERGING, "X")]
-    styles += [(BALANCED, "P"), (ARITHMETIC, "D"), (INDIVIDUAL, "*")]
     left, right = figure.subplots(1, 2)
-    scatter(left, table, names, styles)
-    scatter(
-        right, table, names, [(m, mark if m not in (TA_PREFERENCE, INDIVIDUAL) else "") for m, mark in styles]
-    )
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    scatter(left, table, names, list(STYLES))
+    scatter(right, table, names, [m for m in STYLES if m not in (TA_PREFERENCE, INDIVIDUAL)])
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
 
 
 def notes(lab: Lab) -> list[str]:

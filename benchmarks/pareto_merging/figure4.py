@@ -12,6 +12,7 @@ from benchmarks.pareto_merging.experiment import (
     ADAMERGING,
     ARITHMETIC,
     BALANCED,
+    EQUAL,
     FRONT,
     INDIVIDUAL,
     PARETO,
@@ -62,7 +63,7 @@ def summary(frame: pd.DataFrame) -> Tables:
         by_method = split_by(part)
         ours = by_method[PARETO]
         # The first model of the grid is the equal preference's.
-        lines = [{"method": "Pareto Merging, equal preference"} | metrics_text(ours[ours["model"] == 0])]
+        lines = [{"method": EQUAL} | metrics_text(ours[ours["model"] == 0])]
         lines += single_lines(by_method, SINGLES)
         tables += [
             (f"{tasks}: test accuracies of single models in percent.", pd.DataFrame(lines)),
@@ -104,10 +105,9 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     figure.set_size_inches(12, 4.5)
     part = frame[frame["tasks"] == frame["tasks"].iloc[0]]
     table, names = by_model(part), list(dict.fromkeys(part["task"]))
-    styles = [(PARETO, "o"), (ADAMERGING, "X"), (BALANCED, "P"), (ARITHMETIC, "D")]
     panels = figure.subplots(1, 3)
     for axes, pair in zip(panels, combinations(names, 2), strict=True):
-        scatter(axes, table, pair, styles)
+        scatter(axes, table, pair, (PARETO, ADAMERGING, BALANCED, ARITHMETIC))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
 
 

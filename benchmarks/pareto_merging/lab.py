@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.paper.bench import Bench
 from benchmarks.pareto_merging.adamerging import AdaMerging, adamerging_training
 from benchmarks.pareto_merging.personalisations import STRUCTURES
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.methods.pareto.merging import ParetoMerging
 from mapmerge_core.search.preferences import normalise
+from mapmerge_core.studies.evaluators import load_evaluator
 from mapmerge_core.studies.manifest import demo_training
 from mapmerge_core.studies.siblings import sibling
 from mapmerge_core.studies.spec import Transform
@@ -24,16 +26,32 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from benchmarks.paper.bench import Bench
     from mapmerge_core.methods.pareto.pareto_set import ParetoSet
     from mapmerge_core.methods.pareto.training import Training
     from mapmerge_core.search.links import Array
     from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.tasks.evaluator import Evaluator
 
 SAVED_EVERY = 10.0
 """Seconds between two checkpoints: what an interruption loses at most."""
+_EVALUATORS = 3
 _STEPS = 10
 """How many steps of one task take about as long as one of its evaluations, for the time left."""
+
+
+@dataclass(frozen=True)
+class KeepingBench(Bench):
+    """A bench that keeps the evaluators of some studies: experiments go to and fro between their models."""
+
+    _kept: dict[int, Evaluator] = field(default_factory=dict)
+
+    def evaluator(self, study: StudyRow) -> Evaluator:
+        """The study's evaluator; the last few that were read are kept."""
+        if study.id not in self._kept:
+            if len(self._kept) == _EVALUATORS:
+                del self._kept[next(iter(self._kept))]
+            self._kept[study.id] = load_evaluator(study, self.device)
+        return self._kept[study.id]
 
 
 @dataclass(frozen=True)
@@ -88,6 +106,7 @@ class Lab:
     steps: int
     folder: Path
     _sets: dict[Recipe, ParetoSet] = field(default_factory=dict)
+    _studies: dict[tuple[object, ...], StudyRow] = field(default_factory=dict)
 
     def training(self, n_tasks: int, **changes: Any) -> Training:  # noqa: ANN401 - Training's own fields
         """How zoos of small models are learned from, with ``changes``."""
@@ -95,8 +114,12 @@ class Lab:
 
     def study(self, names: Sequence[str], *, trimmed: bool = False) -> StudyRow:
         """The store's study of these tasks, made where there is none; or that on trimmed task vectors."""
-        study = self.bench.study(names)
-        return sibling(self.bench.store, study, Transform("ties_trim")) if trimmed else study
+        key = (*names, trimmed)
+        if key not in self._studies:
+            study = self.bench.study(names)
+            transform = Transform("ties_trim") if trimmed else None
+            self._studies[key] = sibling(self.bench.store, study, transform)
+        return self._studies[key]
 
     def pareto(
         self,
@@ -204,9 +227,11 @@ class Lab:
 
         while not merging.is_done:
             started = time.perf_counter()
-            while not merging.is_done and time.perf_counter() - started < SAVED_EVERY:
+            while True:
                 _, objective = merging.step()
                 report(merging.steps_done, recipe.training.steps)
+                if merging.is_done or time.perf_counter() - started >= SAVED_EVERY:
+                    break
             float(objective)  # waits for the device
             seconds += time.perf_counter() - started
             merging.save(self._file(recipe))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -100,7 +102,7 @@ class SingularValues(Personalisation):
         return total
 
     def _diagonal(self, i: int, gamma: Tensor) -> Tensor:
-        values: Tensor = self.values[i]
+        values = self.values[i]
         return torch.cat([values[:-1], values[-1] * gamma])
 
 
@@ -116,5 +118,5 @@ STRUCTURES: dict[str, tuple[str, type[Personalisation]]] = {
 
 def _uniform(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> Tensor:
     """Kaiming's uniform distribution, as `Personalisation` starts from it."""
-    bound = (6 / fan_in) ** 0.5
+    bound = math.sqrt(6 / fan_in)
     return (torch.rand(shape, generator=generator) * 2 - 1) * bound

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
-import numpy as np
 import pandas as pd
 
 from benchmarks.paper.table import COLOURS, Tables
@@ -68,22 +67,22 @@ def steered_tables(frame: pd.DataFrame, column: str, paper: dict[str, dict[str, 
 
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """The first set of tasks."""
-    bars(frame, figure.subplots())
+    dots(frame, figure.subplots())
 
 
-def bars(frame: pd.DataFrame, axes: Axes) -> None:
-    """Weighted accuracies of the first set of tasks, two bars for each method."""
+def dots(frame: pd.DataFrame, axes: Axes) -> None:
+    """Weighted accuracies of the first set of tasks, for equal preference and priority."""
     part = frame[frame["tasks"] == frame["tasks"].iloc[0]]
     methods = list(split_by(part))
     sums = part.assign(product=100 * part["metric"] * part["weight"])
     sums = sums.groupby(["method", "preference", "seed", "model"])["product"].sum()
-    for index, preference in enumerate(("equal", "priority")):
+    for colour, marker, preference in zip(COLOURS, "os", ("equal", "priority"), strict=False):
         heights = [sums[method][preference].mean() for method in methods]
-        places = np.arange(len(methods)) + 0.4 * index - 0.2
-        axes.bar(places, heights, 0.38, color=COLOURS[index], label=preference)
-    axes.set_xticks(range(len(methods)), methods, rotation=12)
-    axes.set(ylabel="preference-weighted test accuracy, %")
-    axes.legend(frameon=False)
+        axes.plot(heights, methods, color=colour, marker=marker, ls="", label=preference)
+    axes.invert_yaxis()
+    axes.set(xlabel="preference-weighted test accuracy, %")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, title="preference")
 
 
 def notes(lab: Lab) -> list[str]:

@@ -22,7 +22,7 @@ from benchmarks.pareto_merging.experiment import (
     steered_rows,
 )
 from benchmarks.pareto_merging.personalisations import STRUCTURES
-from benchmarks.pareto_merging.scalarisations import bars, steered_tables
+from benchmarks.pareto_merging.scalarisations import dots, steered_tables
 from mapmerge_core.search.preference_grid import preference_grid
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def summary(frame: pd.DataFrame) -> Tables:
 
 
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
-    """The fronts of two tasks and the bars of more, those that there are."""
-    drawn = [(frame[frame["N"] == 2], _fronts), (frame[frame["N"] > 2], bars)]
+    """The fronts of two tasks and the weighted accuracies of more, those that there are."""
+    drawn = [(frame[frame["N"] == 2], _fronts), (frame[frame["N"] > 2], dots)]
     drawn = [(part, how) for part, how in drawn if len(part)]
     figure.set_size_inches(8 * len(drawn), 5)
     for axes, (part, how) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):

@@ -12,6 +12,7 @@ from benchmarks.pareto_merging.experiment import (
     ADAMERGING,
     ARITHMETIC,
     BALANCED,
+    EQUAL,
     PARETO,
     Experiment,
     by_model,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from benchmarks.pareto_merging.lab import Lab
 
 N_SAMPLED = 30
-EQUAL = "Pareto Merging, equal preference"
 RANDOM = ("Pareto Merging, random preference 1", "Pareto Merging, random preference 2")
 SINGLES = (ARITHMETIC, ADAMERGING, BALANCED)
 
@@ -108,11 +108,10 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     part = frame[frame["tasks"] == frame["tasks"].iloc[0]]
     table, names = by_model(part), list(dict.fromkeys(part["task"]))
     pairs = [(names[k], names[min(k + 1, len(names) - 1)]) for k in range(0, len(names), 2)]
-    styles = [(PARETO, "o"), (EQUAL, "*"), (ADAMERGING, "X"), (BALANCED, "P"), (ARITHMETIC, "D")]
     figure.set_size_inches(3.4 * len(pairs), 4.2)
     panels = figure.subplots(1, len(pairs), squeeze=False)[0]
     for axes, pair in zip(panels, pairs, strict=True):
-        scatter(axes, table, pair, styles)
+        scatter(axes, table, pair, (PARETO, EQUAL, ADAMERGING, BALANCED, ARITHMETIC))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
 
 

@@ -19,6 +19,7 @@ from benchmarks.pareto_merging.experiment import (
     adamergings,
     cost_line,
     first,
+    individual_rows,
     metrics_text,
     model_rows,
     own_value,
@@ -52,16 +53,15 @@ PAPER = {
 
 def n_evaluations(lab: Lab, n_tasks: int) -> int:
     """The trainings and their models, and the baselines."""
-    models = 2 * (1 + n_tasks) + 4 + n_tasks + 1
+    models = 2 * (1 + n_tasks) + 4 + 2
     return lab.worth(n_tasks, 6) + n_tasks * (models + BASELINES)
 
 
 def rows(lab: Lab, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
     """Every baseline and both kinds of Pareto Merging, measured on the test split."""
     n, study = len(names), lab.study(names)
-    values = lab.bench.measure(study, np.vstack([np.eye(n), np.zeros(n)]), "test")
-    found = model_rows(names, seed, INDIVIDUAL, np.diag(values)[None])
-    found += model_rows(names, seed, PRETRAINED, values[n:])
+    found = individual_rows(lab, names, seed)
+    found += model_rows(names, seed, PRETRAINED, lab.bench.measure(study, np.zeros((1, n)), "test"))
     # AdaMerging is trained below, with as many steps as Pareto Merging.
     kinds = [kind for kind in offered(study.spec) if not kind.name.startswith("adamerging")]
     for number, kind in enumerate(kinds):

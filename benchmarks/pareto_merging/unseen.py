@@ -205,8 +205,8 @@ def notes(lab: Lab) -> list[str]:
         (
             f"{PARETO} and {PARETO}++: of {N_SAMPLED} models for preferences drawn uniformly from the "
             "simplex the one with the least mean entropy on the task's validation images, without labels. "
-            f"MAP's front likewise, {N_SAMPLED} of its rows at random; MAP's points as in its paper"
-            + (f", here {lab.bench.map_points}." if lab.bench.map_points else ".")
+            f"MAP's front likewise, {N_SAMPLED} of its rows at random; MAP had "
+            + (f"{lab.bench.map_points} points." if lab.bench.map_points else "its paper's points.")
         ),
         (
             "'Mean of the sampled' is what a model drawn at random would have, 'best' what labels would "

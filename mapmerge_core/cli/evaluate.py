@@ -8,14 +8,13 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from mapmerge_core.cli.learned import report_run
-from mapmerge_core.cli.opening import given_transform, kept_study, new_study, read_place
+from mapmerge_core.cli.opening import given_transform, kept_study, new_study, read_place, usual_training
 from mapmerge_core.cli.output import metric_text, number, print_json, print_table, say
 from mapmerge_core.cli.reports import by_task, front_values, say_analysis, say_fit, say_pick
 from mapmerge_core.cli.session import INFEASIBLE, Session, check_device, parse_weights
 from mapmerge_core.errors import StudyError
 from mapmerge_core.methods.catalogue import TITLES, default_points
 from mapmerge_core.methods.nested import NestedMAP
-from mapmerge_core.methods.pareto.training import Training
 from mapmerge_core.studies.analysis import analyse
 from mapmerge_core.studies.checking import check_spec
 from mapmerge_core.studies.demo import create_demo_study
@@ -221,7 +220,7 @@ def _method_and_settings(
     usual = {"points": default_points(method, len(spec.tasks))}
     settings = RunSettings(**usual | _said(file, method, values) | values)
     if method == "pareto_merging":
-        settings = replace(settings, training=settings.training or Training())
+        settings = replace(settings, training=settings.training or usual_training(spec))
     settings.check(method, spec)
     return method, settings
 

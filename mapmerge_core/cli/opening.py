@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from mapmerge_core.cli.reports import say_check
 from mapmerge_core.errors import StudyError
+from mapmerge_core.methods.pareto.training import Training
 from mapmerge_core.studies.checking import check_spec
 from mapmerge_core.studies.downloading import download_text, downloads
-from mapmerge_core.studies.manifest import spec_from_manifest
+from mapmerge_core.studies.manifest import demo_training, is_demo, spec_from_manifest
 from mapmerge_core.studies.proposing import propose
 from mapmerge_core.studies.sources import check_files, read_sources
 from mapmerge_core.studies.spec import Transform
@@ -93,6 +94,11 @@ def find_run(store: Store, study: StudyRow, method: MethodName, settings: RunSet
         and replace(run.settings, device=settings.device, precision=settings.precision) == settings
     ]
     return max(alike, key=lambda run: (run.status == "done", run.id), default=None)
+
+
+def usual_training(spec: StudySpec) -> Training:
+    """How Pareto Merging learns from a study's models unless a person says otherwise."""
+    return demo_training(len(spec.tasks)) if is_demo(spec) else Training()
 
 
 def given_tasks(options: Namespace) -> list[str] | None:

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mapmerge_core.cli.learned import export_set
-from mapmerge_core.cli.opening import find_run, given_transform, kept_study, new_study, read_place
+from mapmerge_core.cli.opening import (
+    find_run,
+    given_transform,
+    kept_study,
+    new_study,
+    read_place,
+    usual_training,
+)
 from mapmerge_core.cli.output import metric_text, print_json, progress_bar, say
 from mapmerge_core.cli.reports import say_models
 from mapmerge_core.cli.session import Session, check_device, ctrl_c_stops
@@ -80,7 +87,7 @@ def _study_and_settings(store: Store, options: Namespace) -> tuple[StudyRow, Run
     if options.place is not None:
         place = read_place(options)
         said = place.file.settings if place.file and place.file.method == "pareto_merging" else None
-        settings = _settings(options, place.spec, said, Training())
+        settings = _settings(options, place.spec, said, usual_training(place.spec))
         return kept_study(store, place) or new_study(store, place), settings
     transform = given_transform(options)
     if options.name is not None or (options.study is not None and options.tasks is not None):
@@ -94,7 +101,7 @@ def _study_and_settings(store: Store, options: Namespace) -> tuple[StudyRow, Run
         study = find_demo_study(store, n_tasks, zoo=zoo)
     else:
         study = store.find_study(options.study)
-        settings = _settings(options, study.spec, None, Training())
+        settings = _settings(options, study.spec, None, usual_training(study.spec))
     return sibling(store, study, transform) if transform else study, settings
 
 

@@ -9,9 +9,11 @@ import numpy as np
 from scipy.interpolate import RBFInterpolator
 
 from mapmerge_core.errors import SearchError
+from mapmerge_core.search.design import check_seed
+from mapmerge_core.search.preferences import normalise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -32,9 +34,10 @@ def default_grid(n_tasks: int) -> int:
 def preference_grid(n_tasks: int, n: int | None = None, seed: int = 0) -> Array:
     """Preferences that cover the simplex (``n x K``), each summing to 1, no two alike.
 
-    The equal preference is always there. Two tasks: evenly spaced ones, in their order. Three: the equal one,
-    and the largest triangular lattice that n allows. More: the equal one, half of the weight on each task in
-    turn, and all of it. What is left of n is drawn uniformly from the simplex.
+    The equal preference is always there. Two tasks: n evenly spaced ones, or n - 1 where n is even, all in
+    the order of the first task's weight. Three: the equal one, and the largest triangular lattice that n
+    allows. More: the equal one, half of the weight on each task in turn, and all of it. What is left of n is
+    drawn uniformly from the simplex.
 
     Args:
         n_tasks: K, two or more.
@@ -42,8 +45,9 @@ def preference_grid(n_tasks: int, n: int | None = None, seed: int = 0) -> Array:
         seed: Of what is drawn.
 
     Raises:
-        SearchError: There is less than one preference, or fewer than two tasks.
+        SearchError: There is less than one preference, fewer than two tasks, or a negative seed.
     """
+    check_seed(seed)
     n = default_grid(n_tasks) if n is None else n
     if n < 1 or n_tasks < 2:
         raise SearchError(f"Choose one preference or more over two tasks or more, not {n} over {n_tasks}.")
@@ -70,7 +74,9 @@ def priority(n_tasks: int, k: int, share: float = 0.5) -> Array:
 
 def _line(n: int) -> Array:
     """``n`` evenly spaced preferences over two tasks, from all on the first to all on the second."""
-    steps = np.arange(n) / max(n - 1, 1)  # 0.1 to the last bit, as a person's shares are
+    if n == 1:
+        return np.full((1, 2), 0.5)
+    steps = np.arange(n) / (n - 1)  # 0.1 to the last bit, as a person's shares are
     return np.column_stack([steps[::-1], steps])
 
 
@@ -122,15 +128,23 @@ class PreferenceInterpolator:
         self.error = self._left_out()
 
     def predict(self, gamma: ArrayLike) -> Array:
-        """Metrics (T,) for a preference (K,)."""
-        point = np.asarray(gamma, dtype=np.float64)
+        """Metrics (T,) for a preference (K,), of which only the proportions count.
+
+        Raises:
+            SearchError: It is no preference.
+        """
+        point = normalise(gamma, self._gammas.shape[1])
         rows = self._measured(point)
         if len(rows):
             return np.asarray(self._values[rows[0]])
-        return np.clip(self._between(point), self._low, self._high)
+        return np.asarray(np.clip(self._between(point[None])[0], self._low, self._high))
 
     def interval(self, gamma: ArrayLike) -> tuple[Array, Array]:
-        """The ends (T,) of where the metrics for a preference lie: at a measured one, its own values."""
+        """The ends (T,) of where the metrics for a preference lie: at a measured one, its own values.
+
+        Raises:
+            SearchError: It is no preference.
+        """
         values = self.predict(gamma)
         if self.is_measured(gamma):
             return values, values
@@ -140,8 +154,12 @@ class PreferenceInterpolator:
         )
 
     def is_measured(self, gamma: ArrayLike) -> bool:
-        """Whether the preference is one of those that were measured."""
-        return bool(len(self._measured(np.asarray(gamma, dtype=np.float64))))
+        """Whether the preference is one of those that were measured.
+
+        Raises:
+            SearchError: It is no preference.
+        """
+        return len(self._measured(normalise(gamma, self._gammas.shape[1]))) > 0
 
     def _measured(self, point: Array) -> NDArray[np.intp]:
         return np.flatnonzero(np.abs(self._gammas - point).max(axis=1) < 1e-9)
@@ -153,14 +171,11 @@ class PreferenceInterpolator:
         misses = []
         for i in range(m):
             others = np.arange(m) != i
-            predicted = _interpolation(self._gammas[others], self._values[others])(self._gammas[i])
-            misses.append(np.abs(np.clip(predicted, self._low, self._high) - self._values[i]))
+            predicted = _interpolation(self._gammas[others], self._values[others])(self._gammas[[i]])
+            misses.append(np.abs(np.clip(predicted[0], self._low, self._high) - self._values[i]))
         return np.asarray(np.quantile(misses, _LEVEL, axis=0))
 
 
-def _interpolation(gammas: Array, values: Array) -> Callable[[Array], Array]:
-    if len(gammas) == 1:
-        return lambda _: values[0]
-    # The last weight follows from the others.
-    found = RBFInterpolator(gammas[:, :-1], values, kernel="linear", degree=0)
-    return lambda gamma: np.asarray(found(gamma[None, :-1])[0])
+def _interpolation(gammas: Array, values: Array) -> RBFInterpolator:
+    # In all K weights, though the last follows from the others: so no order of the tasks is preferred.
+    return RBFInterpolator(gammas, values, kernel="linear", degree=0)

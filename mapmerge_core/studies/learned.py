@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # A safetensors file begins with the length of its header, in so many bytes.
 _LENGTH = 8
 _MOST_HEADER = 100_000_000
-# Preferences that differ by no more are one: dividing by the sum again may change their last bits.
+# Preferences that differ by no more are one: their last bits depend on how they were divided.
 _SAME = 1e-9
 
 
@@ -86,6 +86,12 @@ class LearnedSet:
     def maximize(self) -> tuple[bool, ...]:
         """For each task, whether more is better."""
         return tuple(metric.maximize for metric in self.metrics)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether all measured preferences gave the same metrics, to three digits: one model for all."""
+        digits = self.values.round(3)
+        return len(digits) > 1 and bool((digits == digits[0]).all())
 
     def predict(self, gamma: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
         """Metrics for a preference (K,), which is divided by its sum.

@@ -58,6 +58,11 @@ def n_units(settings_points: int, training: Training, n_tasks: int) -> int:
     return training.steps + (looks + settings_points + n_tasks + 1) * n_tasks
 
 
+def n_evaluations(settings_points: int, training: Training, n_tasks: int) -> int:
+    """How many evaluations of a model on a task a run makes, on the way and at its end."""
+    return n_units(settings_points, training, n_tasks) - training.steps
+
+
 def learn(
     store: Store,
     run: RunRow,

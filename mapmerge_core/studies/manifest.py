@@ -154,6 +154,11 @@ def demo_settings(n_tasks: int, points: int | None = None, seed: int = 0) -> Run
     return RunSettings(points=points, seed=seed, high=1.0 if n_tasks <= 4 else 0.6)
 
 
+def is_demo(spec: StudySpec, zoo: Path | str = DEMO_ZOO) -> bool:
+    """Whether a study merges models of a zoo's own."""
+    return isinstance(spec.pretrained, Path) and spec.pretrained.is_relative_to(absolute(zoo))
+
+
 def demo_training(n_tasks: int, **changes: Any) -> Training:  # noqa: ANN401 - Training's own fields
     """How Pareto Merging learns from the demo's models with ``n_tasks``, with ``changes`` to its settings.
 

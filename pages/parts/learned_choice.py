@@ -15,6 +15,7 @@ from mapmerge_core.search.preferences import normalise
 from mapmerge_core.studies.learned import run_name
 from pages.parts import choice as choosing
 from pages.parts import preference, shell, state
+from pages.parts.words import duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,6 +34,15 @@ class LearnedChoice:
     kind: str
     gamma: np.ndarray
     how: Mapping[str, Any]
+
+
+def facts(learned: LearnedSet) -> list[tuple[str, str]]:
+    """What learning a set took, and what it adds to a model, as (label, value) pairs."""
+    return [
+        ("Learned in", duration(learned.train_seconds)),
+        ("Measured", f"{len(learned.gammas)} preferences"),
+        ("Extra parameters", f"{learned.n_extra:,} ({learned.n_extra / learned.n_parameters:.2%})"),
+    ]
 
 
 def models_from(study: state.StudyRow) -> int | None:

@@ -23,7 +23,7 @@ from pages.parts import (
     unlabelled_form,
 )
 from pages.parts.learned_choice import LearnedChoice
-from pages.parts.words import duration, size
+from pages.parts.words import size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,13 +47,7 @@ def about(learned: LearnedSet) -> None:
     """What learning the set took, what it adds to a model, and the file to take along."""
     file = state.store().learned_file(learned.run.id)
     with st.container(horizontal=True, vertical_alignment="center", key="about_set"):
-        pictures.facts(
-            [
-                ("Learned in", duration(learned.train_seconds)),
-                ("Measured", f"{len(learned.gammas)} preferences"),
-                ("Extra parameters", f"{learned.n_extra:,} ({learned.n_extra / learned.n_parameters:.2%})"),
-            ]
-        )
+        pictures.facts(learned_choice.facts(learned))
         st.space("stretch")
         st.link_button(
             f"Download the set ({size(file.stat().st_size)})",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from mapmerge_core.studies.learned import run_title
 from pages.parts import pictures, shell, state
 from pages.parts.words import duration
 
@@ -58,8 +59,10 @@ def _elsewhere(study_id: int) -> None:
     run = state.run_elsewhere(study_id)
     if run is None:
         st.rerun()
-    budget = f"{run.settings.points} points{' a pair' if run.method == 'nested' else ''}"
-    pictures.busy(f"Running in another process: {run.n_evaluations} evaluations so far, of {budget}")
+    title = run_title(run)
+    pictures.busy(
+        f"Running in another process: {title[0].lower()}{title[1:]}; {run.n_evaluations:,} evaluations so far"
+    )
 
 
 def wait(is_over: Callable[[], bool], text: str) -> None:
@@ -90,4 +93,11 @@ def _line(job: state.JobSnapshot) -> str:
     if not job.total:
         return f"{job.title}: reading the models"
     left = "" if job.seconds_left is None else f", about {duration(job.seconds_left)} left"
-    return f"{job.title}: {job.done} of {job.total} {COUNTED.get(job.kind, 'evaluations')}{left}"
+    return f"{job.title}: {job.done:,} of {job.total:,} {_counted(job)}{left}"
+
+
+def _counted(job: state.JobSnapshot) -> str:
+    """What a job counts."""
+    if job.run_id is not None and state.store().run(job.run_id).method == "pareto_merging":
+        return "steps and evaluations"
+    return COUNTED.get(job.kind, "evaluations")

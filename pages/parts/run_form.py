@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.methods.catalogue import TITLES, default_points
+from mapmerge_core.methods.catalogue import SEARCHES, TITLES, default_points
 from mapmerge_core.search.surrogate import QuadraticSurrogate
+from mapmerge_core.studies.learned import run_title
+from mapmerge_core.studies.learning import n_evaluations
 from mapmerge_core.studies.settings import MAX_POINTS, MAX_SEED, RunSettings
-from pages.parts import live, nested_form, shell, state
+from pages.parts import learning_form, live, nested_form, shell, state
 from pages.parts.words import STATUS, duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mapmerge_core.methods.catalogue import MethodName
+    from mapmerge_core.methods.pareto.training import Training
     from mapmerge_core.studies.rows import RunRow, StudyRow
 
 METHODS = {
@@ -24,8 +28,20 @@ METHODS = {
     "bayesian": "Rounds of points where the surrogates are worst: for small budgets and few tasks.",
     "nested": "Merges pair after pair: few evaluations for many tasks, one model instead of a front.",
     "direct": "Measures a large design and keeps what nothing beats: no surrogate, many evaluations.",
+    "pareto_merging": "Learns once, without labels, a model for every preference: sliders then generate "
+    "models on the fly.",
 }
 """Each method in one line."""
+BUDGETS = {
+    "nested": ("Points per pair", "Merged models to measure for every two nodes; the paper takes 20."),
+    "pareto_merging": (
+        "Preferences to measure",
+        "Once the set is learned, on all tasks; between them, metrics are interpolated. Usual for {count} "
+        "tasks: {paper}.",
+    ),
+}
+"""What a method's budget is called, with its help; the other methods' is of points."""
+POINTS = ("Points", "Merged models to measure on all tasks; usual for {count} tasks: {paper}.")
 DESIGNS = {"uniform": "Uniform, as in the paper", "sobol": "Sobol, more even", "grid": "Grid"}
 LINKS = {
     "auto": "What suits each metric",
@@ -64,8 +80,8 @@ def draw(
             st.rerun()
         if busy:
             return
-        count = evaluations(study, method, settings)
-        if count is not None:
+        count = None if settings is None else evaluations(study, method, settings)
+        if settings is not None and count is not None:
             estimate(study, settings, count, first=last is None)
         kind = "secondary" if unfinished or (last is not None and last.status == "done") else "primary"
         label = "Start" if last is None else "Start another run"
@@ -86,21 +102,23 @@ def draw(
 def resume(last: RunRow) -> None:
     """What the unfinished run was, and the button that goes on with it."""
     label, _, _ = STATUS[last.status]
-    points = f"{last.settings.points} points{' a pair' if last.method == 'nested' else ''}"
-    st.caption(f"{label} run: {TITLES[last.method]}, {points}, seed {last.settings.seed}.")
+    st.caption(f"{label} run: {TITLES[last.method]}, seed {last.settings.seed}. {run_title(last)}.")
     if st.button("Resume", key="resume", type="primary", icon=":material/play_arrow:", width="stretch"):
         with shell.errors_shown():
             state.jobs().start_run(last.id)
             st.rerun()
 
 
-def settings_form(study: StudyRow, *, disabled: bool) -> tuple[MethodName, RunSettings]:
-    """Method, budget, box and what else the method takes; another run gets another seed."""
+def settings_form(study: StudyRow, *, disabled: bool) -> tuple[MethodName, RunSettings | None]:
+    """Method, budget, box and what else the method takes; another run gets another seed.
+
+    Returns:
+        The method, and its settings: None, and why, where they are out of range.
+    """
     count = len(study.spec.tasks)
     runs = state.store().runs(study.id)
-    last = runs[-1] if runs else None
     planned = state.planned(study.id)
-    wanted, as_before = (last.method, last.settings) if last else planned or ("map", None)
+    made = [(run.method, run.settings) for run in runs] or ([planned] if planned else [])
 
     def key(name: str) -> str:
         # After each run the form starts anew, from that run's settings.
@@ -110,26 +128,30 @@ def settings_form(study: StudyRow, *, disabled: bool) -> tuple[MethodName, RunSe
     method = st.selectbox(
         "Method",
         methods,
-        methods.index(wanted),
+        methods.index(made[-1][0] if made else "map"),
         format_func=lambda name: "MAP, Algorithm 1" if name == "map" else TITLES[name],
         key=key("method"),
         disabled=disabled,
     )
     st.caption(METHODS[method])
     paper = default_points(method, count)
-    before = as_before if method == wanted else None
-    settings = as_before or RunSettings(points=paper)
+    # Searches have most settings in common, Pareto Merging has its own.
+    alike = [found for found in made if (found[0] in SEARCHES) == (method in SEARCHES)]
+    of, settings = alike[-1] if alike else (method, RunSettings(points=paper))
+    before = settings if of == method else None
+    label, text = BUDGETS.get(method, POINTS)
     points = st.number_input(
-        "Points per pair" if method == "nested" else "Points",
+        label,
         1,
         MAX_POINTS,
         min(before.points if before else paper, MAX_POINTS),
         key=key(f"points_{method}"),
         disabled=disabled,
-        help="Merged models to measure for every two nodes; the paper takes 20."
-        if method == "nested"
-        else f"Merged models to measure on all tasks; usual for {count} tasks: {paper}.",
+        help=text.format(count=count, paper=paper),
     )
+    if method == "pareto_merging":
+        training = settings.training or learning_form.usual(study)
+        return method, learning(points, settings, training, key, another=bool(runs), disabled=disabled)
     more: dict[str, Any] = {}
     if method == "bayesian":
         more |= rounds(count, before, key, disabled=disabled)
@@ -143,8 +165,30 @@ def settings_form(study: StudyRow, *, disabled: bool) -> tuple[MethodName, RunSe
         "Highest", value=settings.high, step=0.1, key=key("high"), format="%.2f", disabled=disabled
     )
     with st.expander("More settings", icon=":material/tune:"):
-        more |= further(method, settings, key, another=last is not None, disabled=disabled)
+        more |= further(method, settings, key, another=bool(runs), disabled=disabled)
     return method, RunSettings(points, precision=settings.precision, **more)
+
+
+def learning(
+    points: int,
+    last: RunSettings,
+    training: Training,
+    key: Callable[[str], str],
+    *,
+    another: bool,
+    disabled: bool,
+) -> RunSettings | None:
+    """Pareto Merging's settings, ``training`` at first; None, and why, where they are out of range."""
+    chosen = learning_form.draw(training, key, disabled=disabled)
+    with st.expander("More settings", icon=":material/tune:"):
+        chosen |= learning_form.further(training, key, data_free=chosen["data_free"], disabled=disabled)
+        more = further("pareto_merging", last, key, another=another, disabled=disabled)
+    try:
+        training = replace(training, **chosen)
+    except MapMergeError as error:
+        shell.show_error(error)
+        return None
+    return RunSettings(points, precision=last.precision, training=training, **more)
 
 
 def rounds(
@@ -204,7 +248,7 @@ def further(
     chosen["seed"] = st.number_input(
         "Seed", 0, MAX_SEED, min(last.seed + another, MAX_SEED), key=key("seed"), disabled=disabled
     )
-    if method != "nested":
+    if method in ("map", "bayesian", "direct"):
         chosen["anchors"] = st.toggle(
             "Include the pre-trained and single-task models",
             last.anchors,
@@ -212,7 +256,7 @@ def further(
             disabled=disabled,
             help="They count toward the points, and every comparison needs them.",
         )
-    if method != "direct":
+    if method in ("map", "bayesian", "nested"):
         chosen["link"] = choose("Surrogate's link", "link", LINKS)
         chosen["loss"] = choose("Surrogate's loss", "loss", LOSSES)
     chosen["device"] = choose("Device", "device", DEVICES)
@@ -220,32 +264,56 @@ def further(
 
 
 def evaluations(study: StudyRow, method: MethodName, settings: RunSettings) -> int | None:
-    """Says how much the run measures at most; None, and why, where it can't be done as it is set."""
+    """Says how much the run does at most; None, and why, where it can't be done as it is set.
+
+    Returns:
+        Its evaluations; training steps come on top.
+    """
+    training = settings.training
     try:
-        count = settings.make_method(method, study.spec).n_evaluations
+        settings.check(method, study.spec)
+        if training is None:
+            count = settings.make_method(method, study.spec).n_evaluations
+        else:
+            count = n_evaluations(settings.points, training, len(study.spec.tasks))
     except MapMergeError as error:
         shell.show_error(error)
         return None
-    st.caption(f":material/functions: At most **{count:,} evaluations** of one model on one task")
+    most = f"At most **{count:,} evaluations** of one model on one task"
+    if training is not None:
+        steps = f"{training.steps:,} training step{'' if training.steps == 1 else 's'}"
+        most = f"**{steps}** and {most[0].lower()}{most[1:]}"
+    st.caption(f":material/functions: {most}")
     return count
 
 
 def estimate(study: StudyRow, settings: RunSettings, count: int, *, first: bool) -> None:
-    """What the run will take, from timing real evaluations; asked for by itself before the first run."""
-    key = f"estimate_{study.id}_{settings.device}"
+    """What the run will take, from timing real work; asked for by itself before the first run."""
+    training = settings.training
+    key, timed = f"estimate_{study.id}_{settings.device}", f"timed_steps_{study.id}"
+    text = "Timing a real evaluation…"
+    if training is not None:
+        text = "Timing a real evaluation and a few steps…"
+        # All that changes what a step takes.
+        key += f"_{training.data_free}_{training.batch_size}_{training.rank}_{training.personalised}"
+        # Once by itself: else each change of a setting would have steps timed anew.
+        first = first and timed not in st.session_state
     job = state.job(st.session_state.get(key))
     if job is None:
         if not first and not st.button(
             "Estimate the time", key="estimate", type="tertiary", icon=":material/schedule:"
         ):
             return
-        st.session_state[key] = state.jobs().estimate(study.id, settings.device)
+        st.session_state[key] = state.jobs().estimate(study.id, settings.device, training=training)
+        if training is not None:
+            st.session_state[timed] = True
         job = state.jobs().snapshot(st.session_state[key])
     if job.is_live:
-        live.wait_for_job(job.id, "Timing a real evaluation…")
+        live.wait_for_job(job.id, text)
     elif job.status == "failed":
         st.error(shell.plain(job.error), icon=":material/error:")
     elif job.result:
         found = job.result
-        seconds = found.seconds_for(-(-count // len(study.spec.tasks)))
+        points = -(-count // len(study.spec.tasks))
+        seconds = found.seconds_for(points, 0 if training is None else training.steps)
         st.caption(f":material/schedule: About **{duration(seconds)}** on {found.device}, {found.precision}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import streamlit as st
 
+from mapmerge_core.charts.learning import Look
 from mapmerge_core.errors import ExportError, StudyError
 from mapmerge_core.studies.analysis import Analysis, Anchor, analyse
 from mapmerge_core.studies.comparing import Comparison, compare
@@ -20,7 +21,7 @@ from mapmerge_core.studies.learned import LearnedSet
 from mapmerge_core.studies.learned import learned_runs as find_learned_runs
 from mapmerge_core.studies.learned import learned_set as read_learned_set
 from mapmerge_core.studies.manifest import DEMO_ZOO
-from mapmerge_core.studies.rows import RunRow, StudyRow
+from mapmerge_core.studies.rows import RunRow, StudyRow, TrainingPoint
 from mapmerge_core.studies.run_store import ACTIVE
 from mapmerge_core.studies.store import Store
 
@@ -47,6 +48,7 @@ __all__ = [
     "job",
     "jobs",
     "learned_file",
+    "learned_looks",
     "learned_runs",
     "learned_set",
     "live_job",
@@ -56,6 +58,7 @@ __all__ = [
     "run_elsewhere",
     "run_going_on",
     "store",
+    "training_points",
     "zoo",
 ]
 
@@ -125,6 +128,16 @@ def learned_set(run_id: int) -> LearnedSet:
         StudyError: where there is no such run, it isn't done, or its file is gone or damaged.
     """
     return read_learned_set(store(), run_id)
+
+
+def training_points(run_id: int) -> list[TrainingPoint]:
+    """How a run's training went so far."""
+    return store().training_points(run_id)
+
+
+def learned_looks(run_id: int) -> list[Look]:
+    """What a run's models measured on the validation split so far, after which steps."""
+    return [Look(step, *store().learned_table(run_id, step=step)) for step in store().learned_steps(run_id)]
 
 
 def learned_file(run_id: int) -> Path:

@@ -234,7 +234,7 @@ def test_a_run_of_another_process_is_watched_and_not_doubled(
     with store.claim_run(run.id):
         store.set_status(run.id, "running")
         app = visit("evaluate", study=measured_study.id)
-        assert "Running in another process: 0 evaluations so far, of 20 points" in texts(app)
+        assert "Running in another process: evaluate 20 points; 0 evaluations so far" in texts(app)
         assert {button.key for button in app.button}.isdisjoint({"start", "resume", "stop"})
         store.set_status(run.id, "done")
     app.run()

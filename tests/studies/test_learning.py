@@ -477,7 +477,7 @@ def test_an_exported_model_scores_what_was_measured(
     pick = store.add_learned_pick(run.id, gamma, {"kind": "preference"}, name="Mostly stripes")
     measured = measure_learned(store, run.id, evaluator, gamma[None], split="test")[0]
     result = export_learned_pick(store, pick.id)
-    assert result.path == store.folder / "exports" / "tiny" / f"mostly-stripes-{pick.id}.safetensors"
+    assert result.path == store.folder / "exports" / "tiny" / f"mostly-stripes-learned-{pick.id}.safetensors"
     assert store.learned_pick(pick.id).exported == result.path
     weights = load_file(result.path)
     original = load_file(tiny_zoo / "pretrained.safetensors")
@@ -535,7 +535,7 @@ def self_attention_blocks(file: Path, tensor: str) -> list[int]:
 def test_an_export_before_measuring_and_to_a_place(store: Store, run: RunRow, tmp_path: Path, tiny_zoo: Path):
     pick = store.add_learned_pick(run.id, np.array([1.0, 0.0]), {"kind": "point"})
     result = export_learned_pick(store, pick.id, tmp_path / "out")
-    assert result.path == tmp_path / "out" / f"preference-{pick.id}.safetensors"
+    assert result.path == tmp_path / "out" / f"merged-learned-{pick.id}.safetensors"
     assert read_recipe(result.path).measured == {}
     with pytest.raises(ExportError, match="was not exported by mapmerge"):
         export_learned_pick(store, pick.id, tiny_zoo / "Light.safetensors")

@@ -196,13 +196,13 @@ class ParetoMerging:
             with safe_open(path, framework="pt") as file:
                 said = json.loads((file.metadata() or {}).get(_STATE, "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, ValueError) as error:
             raise CheckpointError(f"{path} can't be read ({error}): start the run anew.") from error
+        steps_done = said.pop("steps_done", None) if isinstance(said, dict) else None
         mine = json.loads(json.dumps({"seed": self.seed, "training": asdict(self.training)}))
         shapes = [parameter.shape for parameter in self._parameters]
-        if {name: said.get(name) for name in mine} != mine or shapes != [
-            getattr(tensors.get(f"parameter.{i}"), "shape", None) for i in range(len(shapes))
-        ]:
+        found = [getattr(tensors.get(f"parameter.{i}"), "shape", None) for i in range(len(shapes))]
+        if not isinstance(steps_done, int) or said != mine or found != shapes:
             raise CheckpointError(f"{path} was written by another training: start the run anew.")
         adam: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
@@ -214,7 +214,7 @@ class ParetoMerging:
                 parameter.copy_(tensors[f"parameter.{i}"])
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": adam, "param_groups": groups})
-        self.steps_done = said["steps_done"]
+        self.steps_done = steps_done
 
     def _scalarised(self, f: Tensor, gamma: Tensor) -> Tensor:
         training = self.training
@@ -233,14 +233,18 @@ class _Entropies:
     ) -> None:
         self._evaluator, self._vectors, self._blocks = evaluator, vectors, blocks
         self._batch_size, self._balance = training.batch_size, training.balance
-        self._family = classifier_of(evaluator)
-        self._images = {name: self._family.images(task, "val") for name, task in evaluator.tasks.items()}
-        missing = [name for name in vectors.names if name not in self._images]
+        if not evaluator.family.gives_logits:
+            raise MapMergeError(
+                "Pareto Merging learns from the logits of image classifiers: train data-free, or choose MAP."
+            )
+        missing = [name for name in vectors.names if name not in evaluator.tasks]
         if missing:
             raise MapMergeError(
                 f"Pareto Merging needs unlabelled images of '{missing[0]}': add its dataset, or train "
                 "data-free."
             )
+        self._family = classifier_of(evaluator)
+        self._images = {name: self._family.images(evaluator.tasks[name], "val") for name in vectors.names}
         # Once, for the tensors that are not merged; from then on the merged ones are written in place.
         vectors.merge_into(self._family.model_in(torch.float32), np.full(len(vectors), training.start))
         self._family.merged(torch.float32)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mapmerge_core.errors import CheckpointError, MapMergeError
 from mapmerge_core.search.preferences import normalise
+from mapmerge_core.weights.checks import check_coefficients
 from mapmerge_core.weights.export import save_tensors
 
 if TYPE_CHECKING:
@@ -63,31 +64,35 @@ def find_blocks(vectors: TaskVectors, patterns: Sequence[str] | None = None) -> 
             of a transformer.
 
     Raises:
-        CheckpointError: A pattern names no merged matrix, or there is no attention.
+        CheckpointError: A pattern names no merged matrix, there is no attention, or no matrix at all.
     """
     matrices = [slot for group in vectors.groups for slot in group.slots if len(slot.shape) == 2]
+    if not matrices:
+        raise CheckpointError("These models have no weight matrices to personalise: choose another method.")
+    example = matrices[0].name
     if patterns is None:
         chosen = [slot for slot in matrices if _attends(slot.name)]
         if not chosen:
             raise CheckpointError(
                 "These models have no attention projections to personalise: name the weight matrices, such "
-                f"as '{matrices[0].name if matrices else 'layer4.*'}'."
+                f"as '{example}'."
             )
     else:
         for pattern in patterns:
             if not any(fnmatchcase(slot.name, pattern) for slot in matrices):
-                example = f", such as '{matrices[0].name}'" if matrices else ""
                 raise CheckpointError(
                     f"'{pattern}' names no weight matrix that is merged: write names as the checkpoint has "
-                    f"them, with * for anything{example}."
+                    f"them, with * for anything, such as '{example}'."
                 )
         chosen = [slot for slot in matrices if any(fnmatchcase(slot.name, each) for each in patterns)]
     return tuple(block for slot in chosen for block in _blocks_of(slot))
 
 
 def _attends(name: str) -> bool:
-    *modules, _ = name.lower().split(".")
-    return any(word in module for module in modules for word in _ATTENTION)
+    """Whether it is a projection of attention, rather than one of its tables of positions."""
+    *modules, kind = name.lower().split(".")
+    in_attention = any(word in module for module in modules for word in _ATTENTION)
+    return in_attention and kind.endswith("weight") and "bias" not in name.lower()
 
 
 def _blocks_of(slot: Slot) -> list[Block]:
@@ -236,16 +241,30 @@ class ParetoSet:
         if tuple(header["tasks"]) != vectors.names or tuple(header["layers"]) != vectors.layers:
             raise CheckpointError(f"{path} was learned from other models: choose those of its recipe.")
         try:
-            blocks = [Block(**values) for values in header["blocks"]]
+            blocks = _blocks_in(header, vectors)
             with safe_open(path, framework="pt") as file:
-                lambdas = file.get_tensor("lambda")
+                lambdas = check_coefficients(
+                    vectors.names, file.get_tensor("lambda").numpy(), len(vectors.layers)
+                )
                 personalisation = Personalisation(blocks, len(vectors), file.get_tensor("A.0").shape[1])
                 personalisation.load_state_dict(
                     {name: file.get_tensor(name) for name in personalisation.state_dict()}
                 )
-        except (SafetensorError, TypeError, RuntimeError) as error:
+        except (MapMergeError, SafetensorError, RuntimeError, TypeError, ValueError, IndexError) as error:
             raise CheckpointError(f"{path} is damaged: train the set again.") from error
-        return cls(vectors, lambdas.numpy(), personalisation.requires_grad_(requires_grad=False))
+        return cls(vectors, lambdas, personalisation.requires_grad_(requires_grad=False))
+
+
+def _blocks_in(header: Mapping[str, Any], vectors: TaskVectors) -> list[Block]:
+    """The blocks that a file's header lists.
+
+    Raises:
+        TypeError, ValueError: They are no blocks, or none of these models.
+    """
+    blocks = [Block(**values) for values in header["blocks"]]
+    if not blocks or not set(blocks) <= set(find_blocks(vectors, ["*"])):
+        raise ValueError("unknown blocks")
+    return blocks
 
 
 def read_header(path: Path | str) -> dict[str, Any]:

@@ -1,0 +1,63 @@
+"""How a learned set forms, while it is learned and afterwards: the tasks' objectives and measured models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from mapmerge_core.charts.learning import forming_info, forming_scatter, training_info, training_lines
+from mapmerge_core.methods.pareto.training import Training
+from pages.parts import pictures, shell, state
+
+if TYPE_CHECKING:
+    from mapmerge_core.charts.learning import Look
+    from mapmerge_core.studies.rows import RunRow, StudyRow, TrainingPoint
+
+EVERY = 2
+"""Seconds between looks at a run that is live."""
+
+
+def draw(study: StudyRow, run: RunRow, *, is_live: bool) -> None:
+    """A run of Pareto Merging; redrawn every few seconds while it is live."""
+    st.fragment(_results, run_every=EVERY if is_live else None)(study, run, is_live)
+
+
+def _results(study: StudyRow, run: RunRow, is_live: bool) -> None:
+    with shell.errors_shown():
+        points, looks = state.training_points(run.id), state.learned_looks(run.id)
+        if not points and not looks:
+            if is_live:
+                pictures.busy("Reading the models; the first steps will be here soon…")
+            return
+        objectives(study, run.settings.training or Training(), points)
+        if looks:
+            forming(study, looks, is_live=is_live)
+
+
+def objectives(study: StudyRow, training: Training, points: list[TrainingPoint]) -> None:
+    """What training lowers, task by task."""
+    st.subheader("What training lowers", anchor=False)
+    info = training_info(
+        study.spec.task_names,
+        [point.step for point in points],
+        [point.f for point in points],
+        training,
+    )
+    st.plotly_chart(
+        training_lines(info, shell.palette()), key="training_chart", theme=None, config=shell.PLOT
+    )
+    st.caption(
+        "How far the merged weights are from each task's own, over preferences drawn at random."
+        if training.data_free
+        else "How unsure merged models are of each task's images, over preferences drawn at random."
+    )
+
+
+def forming(study: StudyRow, looks: list[Look], *, is_live: bool) -> None:
+    """What the models measured on the way."""
+    st.subheader("Models so far, on validation" if is_live else "Models, on validation", anchor=False)
+    info = forming_info(study.spec.task_names, study.spec.metrics, looks)
+    st.plotly_chart(
+        forming_scatter(info, shell.palette()), key="forming_chart", theme=None, config=shell.PLOT
+    )
