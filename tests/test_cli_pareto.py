@@ -108,6 +108,7 @@ def test_the_same_command_shows_the_same_set_again(learned: Learned):
     assert len([line for line in text.splitlines() if line.startswith(("0.", "1."))]) == 5
     assert f"{learned.said['extra_parameters']:,} extra parameters" in text
     assert "30 steps of training took" in text
+    assert "the same model" not in text
 
 
 def test_the_set_is_exported(learned: Learned, tmp_path: Path):
@@ -318,8 +319,10 @@ def test_a_folder_a_study_and_other_settings(tiny_zoo: Path, tmp_path: Path):
         steps=30, rank=4, lr=0.03, beta_norm=0.0, data_free=True, personalised=("*.attn.out_proj.weight",)
     )
     assert store.run(1).settings == RunSettings(points=5, seed=3, training=training)
+    text, _ = command_line("pareto-merge", "--study", "Mine", "--steps", "1", "--rank", "2", "--points", "2")
+    assert "All preferences gave the same model: lower the weight of the norm (--beta-norm)." in text
     other = command_line.json("pareto-merge", "--study", "Mine", *FAST, "--points", "1", "--data-free")
-    assert (other["run"]["id"], other["preferences"]) == (2, [[0.5, 0.5]])
+    assert (other["run"]["id"], other["preferences"]) == (3, [[0.5, 0.5]])
 
 
 def test_on_trimmed_task_vectors_it_is_a_run_of_the_sibling_study(tiny_zoo: Path, tmp_path: Path):
@@ -360,9 +363,7 @@ def test_a_study_file_says_how_to_learn(tiny_zoo: Path, tmp_path: Path):
     assert "Pareto Merging, data-free has a model for every preference" in text
 
 
-def test_run_learns_in_the_papers_way_or_the_demos(
-    tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_run_learns_as_usual(tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     asked: list[Training] = []
 
     def learn(_: Store, run: RunRow, *__: Any, **___: Any) -> None:

@@ -1,4 +1,4 @@
-"""Rank, β_cos, β_norm and balance, on two models with 11 preferences (Appendix 4)."""
+"""Rank, β_cos, β_norm and balance, on two models with 11 preferences (Appendix 4); balance on eight."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from benchmarks.paper.table import COLOURS, Tables
 from benchmarks.pareto_merging.experiment import (
     FRONT,
     PRETRAINED,
+    STEERED,
     Experiment,
     by_model,
-    check_number,
     cost_line,
-    first,
     front_line,
     model_rows,
     n_single,
     single_rows,
     split_by,
+    steered_rows,
 )
+from benchmarks.pareto_merging.scalarisations import dots, steered_tables
+from benchmarks.pareto_merging.structures import sets
 from mapmerge_core.search.preference_grid import preference_grid
 
 if TYPE_CHECKING:
@@ -32,50 +34,59 @@ N_PREFERENCES = 11
 
 
 def settings(lab: Lab, n_tasks: int) -> dict[str, list[float]]:
-    """The values of each setting, in order; the usual one is among them."""
+    """The values of each setting, in order, the usual one included; with more than two tasks of balance."""
     usual = lab.training(n_tasks)
     values: dict[str, set[float]] = {
         "rank": {4, 8, 16, 32, usual.rank},
         "beta_cos": {0.0, 0.1, 0.5, usual.beta_cos},
-        "beta_norm": {0.0, 1.0, 5.0, usual.beta_norm},
-        "balance": {0.0, 1.0, usual.balance},
+        "beta_norm": {0.0, usual.beta_norm, round(10 * usual.beta_norm, 6)},
+        "balance": {0.0, 0.5, 1.0, usual.balance},
     }
-    return {name: sorted(each) for name, each in values.items()}
+    return {name: sorted(each) for name, each in values.items() if n_tasks == 2 or name == "balance"}
 
 
 def n_evaluations(lab: Lab, n_tasks: int) -> int:
-    """A training and a front for each value, and the single models."""
+    """A training and its models for each value, and with two tasks the single models."""
     n_runs = sum(map(len, settings(lab, n_tasks).values()))
-    return lab.worth(n_tasks, n_runs) + n_runs * N_PREFERENCES * n_tasks + n_single(lab, n_tasks)
+    models = N_PREFERENCES if n_tasks == 2 else 1 + n_tasks
+    single = n_single(lab, n_tasks) if n_tasks == 2 else 0
+    return lab.worth(n_tasks, n_runs) + n_runs * models * n_tasks + single
 
 
 def rows(lab: Lab, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
-    """The front of each value, all else as usual."""
-    check_number(names, 2, "An ablation")
-    grid = preference_grid(2, N_PREFERENCES)
-    found = []
-    for name, values in settings(lab, 2).items():
+    """The models of each value: the front of two tasks; of more, equal preference and priorities."""
+    n = len(names)
+    found: list[dict[str, Any]] = []
+    for name, values in settings(lab, n).items():
         for value in values:
-            usual = value == getattr(lab.training(2), name)
+            usual = value == getattr(lab.training(n), name)
             changes: dict[str, Any] = {} if usual else {name: value}
-            learned = lab.pareto(names, seed, **changes)
-            found += model_rows(
-                names,
-                seed,
-                f"{name} {value:g}",
-                lab.measure(learned, grid),
-                grid,
-                [learned],
-                setting=name,
-                usual=usual,
-            )
-    return found + single_rows(lab, names, seed)
+            learned, method = lab.pareto(names, seed, **changes), f"{name} {value:g}"
+            said = {"setting": name, "usual": usual}
+            if n > 2:
+                found += [row | said for row in steered_rows(lab, names, seed, method, learned)]
+            else:
+                grid = preference_grid(2, N_PREFERENCES)
+                found += model_rows(
+                    names,
+                    seed,
+                    method,
+                    lab.measure(learned, grid),
+                    grid,
+                    [learned],
+                    preference="grid",
+                    **said,
+                )
+    return found if n > 2 else found + single_rows(lab, names, seed)
 
 
 def summary(frame: pd.DataFrame) -> Tables:
-    """For each setting a line for each value."""
-    tables = []
+    """For each setting a line for each value; of more than two tasks, the accuracies by balance."""
+    tables: Tables = []
     for tasks, part in frame.groupby("tasks", sort=False):
+        if part["N"].iloc[0] > 2:
+            tables += steered_tables(part, "setting", {})
+            continue
         pretrained = part[part["method"] == PRETRAINED]
         for name, own in split_by(part, "setting").items():
             lines = []
@@ -88,6 +99,14 @@ def summary(frame: pd.DataFrame) -> Tables:
 
 def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """A panel for each setting, a line through the front of each value; the first pair of tasks and seed."""
+    pairs = frame[frame["N"] == 2]
+    if pairs.empty:
+        dots(frame, figure.subplots())
+    else:
+        _fronts(pairs, figure)
+
+
+def _fronts(frame: pd.DataFrame, figure: Figure) -> None:
     frame = frame[(frame["tasks"] == frame["tasks"].iloc[0]) & (frame["seed"] == frame["seed"].iloc[0])]
     names = list(dict.fromkeys(frame["task"]))
     parts = split_by(frame, "setting")
@@ -106,6 +125,7 @@ def notes(lab: Lab) -> list[str]:
     del lab
     return [
         FRONT,
+        STEERED,
         (
             "The paper (RESISC45 and GTSRB, figures only): more rank is better in general; more β_cos makes "
             "models more diverse, and too much of it worse; without β_norm both ends are worse, and much of "
@@ -116,7 +136,7 @@ def notes(lab: Lab) -> list[str]:
 
 EXPERIMENT = Experiment(
     title="Ablations: rank, β_cos, β_norm and balance (Appendix 4)",
-    sets=first(2),
+    sets=sets,
     n_evaluations=n_evaluations,
     rows=rows,
     summary=summary,

@@ -36,7 +36,7 @@ FRONTS = (PARETO, ADA_PREFERENCE, TA_PREFERENCE)
 STYLES = dict(
     zip(
         (TA_PREFERENCE, ADA_PREFERENCE, PARETO, ADAMERGING, BALANCED, ARITHMETIC, INDIVIDUAL, EQUAL),
-        zip((COLOURS[2], COLOURS[1], COLOURS[0], *COLOURS[3:], COLOURS[0]), "s^oXPDp*", strict=False),
+        zip((*COLOURS[2::-1], *COLOURS[3:]), "s^oXPDp*", strict=True),
         strict=True,
     )
 )

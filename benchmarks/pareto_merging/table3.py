@@ -107,12 +107,14 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """As Figure 5: the models in the planes of two tasks each."""
     part = frame[frame["tasks"] == frame["tasks"].iloc[0]]
     table, names = by_model(part), list(dict.fromkeys(part["task"]))
-    pairs = [(names[k], names[min(k + 1, len(names) - 1)]) for k in range(0, len(names), 2)]
-    figure.set_size_inches(3.4 * len(pairs), 4.2)
+    # An odd number's last task is drawn with the one before it once more.
+    starts = [min(k, len(names) - 2) for k in range(0, len(names), 2)]
+    pairs = [(names[k], names[k + 1]) for k in starts]
+    figure.set_size_inches(max(3.4 * len(pairs), 9), 4.4)
     panels = figure.subplots(1, len(pairs), squeeze=False)[0]
     for axes, pair in zip(panels, pairs, strict=True):
         scatter(axes, table, pair, (PARETO, EQUAL, ADAMERGING, BALANCED, ARITHMETIC))
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
 
 
 def notes(lab: Lab) -> list[str]:

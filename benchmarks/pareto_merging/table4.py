@@ -27,6 +27,8 @@ from benchmarks.pareto_merging.experiment import (
     steered_lines,
     steered_rows,
 )
+from benchmarks.pareto_merging.lab import Recipe
+from mapmerge_core.methods.pareto.training import Training
 from mapmerge_core.studies.baselines import make_baseline, measure_baseline, offered
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from benchmarks.pareto_merging.lab import Lab
 
+PAPERS_WAY, DATA_FREE = f"{PARETO}, the paper's settings", f"{PARETO}, data-free"
 BASELINES = 100
 """Roughly how many evaluations of a task take as long as all baselines but AdaMerging."""
 PAPER = {
@@ -53,12 +56,12 @@ PAPER = {
 
 def n_evaluations(lab: Lab, n_tasks: int) -> int:
     """The trainings and their models, and the baselines."""
-    models = 2 * (1 + n_tasks) + 4 + 2
-    return lab.worth(n_tasks, 6) + n_tasks * (models + BASELINES)
+    models = 4 * (1 + n_tasks) + 4 + 2
+    return lab.worth(n_tasks, 8) + n_tasks * (models + BASELINES)
 
 
 def rows(lab: Lab, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
-    """Every baseline and both kinds of Pareto Merging, measured on the test split."""
+    """Every baseline and all kinds of Pareto Merging, measured on the test split."""
     n, study = len(names), lab.study(names)
     found = individual_rows(lab, names, seed)
     found += model_rows(names, seed, PRETRAINED, lab.bench.measure(study, np.zeros((1, n)), "test"))
@@ -77,7 +80,10 @@ def rows(lab: Lab, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
             found += model_rows(names, seed, title, own_value(lab, learned)[None], learned=[learned])
         learned = lab.pareto(names, seed, trimmed=trimmed)
         found += steered_rows(lab, names, seed, PARETO + suffix, learned)
-    return found
+    learned = lab.learn(Recipe(names, Training(steps=lab.steps), seed))
+    found += steered_rows(lab, names, seed, PAPERS_WAY, learned)
+    learned = lab.pareto(names, seed, data_free=True)
+    return found + steered_rows(lab, names, seed, DATA_FREE, learned)
 
 
 def summary(frame: pd.DataFrame) -> Tables:
@@ -132,6 +138,11 @@ def notes(lab: Lab) -> list[str]:
             "minimises entropies alone; balanced, what Pareto Merging minimises. '++' stands for task "
             "vectors that TIES trimmed to 20 %. All other baselines are the product's, in their default "
             "settings."
+        ),
+        (
+            f"'{PAPERS_WAY}' has its β_norm = {Training().beta_norm:g}, no balance, and preferences drawn "
+            "uniformly. Data-free, no image is used: the objectives are the weights' distances from each "
+            "task's own aim."
         ),
         (
             "The paper's averages are over eight other tasks (CLIP ViT-B/32); that of priority is from its "

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from mapmerge_core.studies.rows import TrainingPoint
     from mapmerge_core.tasks.metric import Metric
 
-MOST_SCATTERED = 3
-"""Tasks whose looks a scatter of two of them still shows; of more, each has a panel."""
 _STRIP = 0.24
 """Share of the figure's height that the objective takes, under the tasks'."""
 _A_ROW = 4
@@ -184,19 +182,17 @@ def _values_at(look: Look, gamma: NDArray[np.float64]) -> NDArray[np.float64]:
     return look.values[rows[0]] if len(rows) else np.full(len(gamma), np.nan)
 
 
-def forming_scatter(
-    info: FormingInfo, palette: Palette, *, x: int = 0, y: int = 1, height: int = 400
-) -> go.Figure:
-    """Task ``x`` against task ``y``, the earlier the look the fainter; of two tasks, a line joins each look's."""
+def forming_scatter(info: FormingInfo, palette: Palette, *, height: int = 400) -> go.Figure:
+    """Two tasks against each other, a line for each look: the earlier it was, the fainter."""
     traces = []
     for look, shade in zip(info.looks, _shades(len(info.looks), palette), strict=True):
         is_last = look is info.looks[-1]
         after = f"{look.step:,} step{'' if look.step == 1 else 's'}"
         traces.append(
             go.Scatter(
-                x=shown(look.values[:, x], info.metrics[x]),
-                y=shown(look.values[:, y], info.metrics[y]),
-                mode="lines+markers" if len(info.tasks) == 2 else "markers",
+                x=shown(look.values[:, 0], info.metrics[0]),
+                y=shown(look.values[:, 1], info.metrics[1]),
+                mode="lines+markers",
                 line={"color": shade, "width": 2.5 if is_last else 1.5},
                 marker={"color": shade, "size": 9 if is_last else 7},
                 name=f"{after}, finished" if is_last and info.is_finished else after,
@@ -210,8 +206,8 @@ def forming_scatter(
         height=height,
         live=True,
         showlegend=True,
-        xaxis_title_text=axis_title(info.tasks[x], info.metrics[x]),
-        yaxis_title_text=axis_title(info.tasks[y], info.metrics[y]),
+        xaxis_title_text=axis_title(info.tasks[0], info.metrics[0]),
+        yaxis_title_text=axis_title(info.tasks[1], info.metrics[1]),
     )
 
 
@@ -222,7 +218,7 @@ def _shades(count: int, palette: Palette) -> list[str]:
 
 
 def forming_panels(info: FormingInfo, palette: Palette) -> go.Figure:
-    """A panel for each task over the steps: how it does at equal preference, and where most weight is its own.
+    """A panel for each task over the steps: its metric at equal preference, and where it has most weight.
 
     How far the two lines part is what the set has learned to trade off.
     """

@@ -224,6 +224,8 @@ def _say(report: _Report, exported: Path | None, seconds: float) -> None:
     if len(set(learned.metrics)) == 1:
         mean = metric_text(float(report.equal.mean()), learned.metrics[0])
         say(f"\nThe mean for the equal preference is {mean}.")
+    if learned.is_flat:
+        say("All preferences gave the same model: lower the weight of the norm (--beta-norm).")
     steps = (run.settings.training or Training()).steps
     share = learned.n_extra / learned.n_parameters
     say(f"{learned.n_extra:,} extra parameters, {share:.2%} of the {learned.n_parameters:,} that are merged.")

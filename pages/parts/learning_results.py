@@ -6,8 +6,15 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from mapmerge_core.charts.learning import forming_info, forming_scatter, training_info, training_lines
+from mapmerge_core.charts.learning import (
+    forming_info,
+    forming_panels,
+    forming_scatter,
+    training_info,
+    training_lines,
+)
 from mapmerge_core.methods.pareto.training import Training
+from mapmerge_core.studies.learning import look_preferences
 from pages.parts import pictures, shell, state
 
 if TYPE_CHECKING:
@@ -32,18 +39,13 @@ def _results(study: StudyRow, run: RunRow, is_live: bool) -> None:
             return
         objectives(study, run.settings.training or Training(), points)
         if looks:
-            forming(study, looks, is_live=is_live)
+            forming(study, run, looks, is_live=is_live)
 
 
 def objectives(study: StudyRow, training: Training, points: list[TrainingPoint]) -> None:
     """What training lowers, task by task."""
     st.subheader("What training lowers", anchor=False)
-    info = training_info(
-        study.spec.task_names,
-        [point.step for point in points],
-        [point.f for point in points],
-        training,
-    )
+    info = training_info(study.spec.task_names, points, training)
     st.plotly_chart(
         training_lines(info, shell.palette()), key="training_chart", theme=None, config=shell.PLOT
     )
@@ -54,10 +56,16 @@ def objectives(study: StudyRow, training: Training, points: list[TrainingPoint])
     )
 
 
-def forming(study: StudyRow, looks: list[Look], *, is_live: bool) -> None:
-    """What the models measured on the way."""
+def forming(study: StudyRow, run: RunRow, looks: list[Look], *, is_live: bool) -> None:
+    """What the models measured on the way: two tasks against each other, of more each by itself."""
     st.subheader("Models so far, on validation" if is_live else "Models, on validation", anchor=False)
-    info = forming_info(study.spec.task_names, study.spec.metrics, looks)
-    st.plotly_chart(
-        forming_scatter(info, shell.palette()), key="forming_chart", theme=None, config=shell.PLOT
+    tasks = study.spec.task_names
+    info = forming_info(
+        tasks,
+        study.spec.metrics,
+        looks,
+        followed=look_preferences(len(tasks)),
+        steps=(run.settings.training or Training()).steps,
     )
+    figure = (forming_scatter if len(tasks) == 2 else forming_panels)(info, shell.palette())
+    st.plotly_chart(figure, key="forming_chart", theme=None, config=shell.PLOT)

@@ -36,8 +36,7 @@ BUDGETS = {
     "nested": ("Points per pair", "Merged models to measure for every two nodes; the paper takes 20."),
     "pareto_merging": (
         "Preferences to measure",
-        "Once the set is learned, on all tasks; between them, metrics are interpolated. Usual for {count} "
-        "tasks: {paper}.",
+        "On all tasks, once the set is learned; usual for {count} tasks: {paper}.",
     ),
 }
 """What a method's budget is called, with its help; the other methods' is of points."""

@@ -5,72 +5,91 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mapmerge_core.charts.learning import Look, forming_info, forming_scatter, training_info, training_lines
+from mapmerge_core.charts.learning import (
+    Look,
+    forming_info,
+    forming_panels,
+    forming_scatter,
+    training_info,
+    training_lines,
+)
 from mapmerge_core.charts.palette import DARK, LIGHT
 from mapmerge_core.methods.pareto.training import Training
+from mapmerge_core.studies.rows import TrainingPoint
 from mapmerge_core.tasks.metric import ACCURACY, LOSS
 
 TWO = ("MNIST", "Emoji")
 THREE = ("A", "B", "C")
+POINTS = [
+    TrainingPoint(10, 0.9, np.array([1.5, 0.9]), 1.0),
+    TrainingPoint(20, 0.6, np.array([1.2, 0.8]), 1.0),
+    TrainingPoint(25, 0.5, np.array([0.7, 0.85]), 0.5),
+]
 
 
 @pytest.mark.parametrize(
     ("how", "title"),
     [
         ({}, "Entropy (nats)"),
-        ({"balance": 0.5}, "Entropy and imbalance (nats)"),
-        ({"data_free": True, "balance": 0.5}, "Distance, share of the start's"),
+        ({"balance": 0.5}, "Entropy + imbalance (nats)"),
+        ({"data_free": True, "balance": 0.5}, "Distance, share of that at the start"),
     ],
 )
-def test_each_task_has_a_line_of_what_is_lowered(how: dict[str, object], title: str) -> None:
-    f = [np.array([1.5, 0.9]), np.array([1.2, 0.8]), np.array([0.7, 0.85])]
-    figure = training_lines(training_info(TWO, [10, 20, 25], f, Training(**how)), LIGHT)
-    first, second = figure.data
+def test_each_task_has_a_line_and_the_objective_a_strip_below(how: dict[str, object], title: str) -> None:
+    figure = training_lines(training_info(TWO, POINTS, Training(**how)), LIGHT)
+    first, second, objective = figure.data
     assert [first.name, second.name] == list(TWO)
     np.testing.assert_allclose(first.x, [10, 20, 25])
     np.testing.assert_allclose(first.y, [1.5, 1.2, 0.7])
     np.testing.assert_allclose(second.y, [0.9, 0.8, 0.85])
-    assert first.line.color != second.line.color
+    np.testing.assert_allclose(objective.y, [0.9, 0.6, 0.5])
+    assert len({first.line.color, second.line.color, objective.line.color}) == 3
     assert figure.layout.yaxis.title.text == title
+    assert objective.yaxis == "y2"
+    assert figure.layout.yaxis2.domain[1] < figure.layout.yaxis.domain[0]
 
 
 def test_a_single_point_of_training_is_a_marker_and_none_draws_nothing() -> None:
-    one = training_lines(training_info(TWO, [1], [np.ones(2)], Training()), DARK)
+    one = training_lines(training_info(TWO, POINTS[:1], Training()), DARK)
     assert {trace.mode for trace in one.data} == {"markers"}
-    none = training_lines(training_info(TWO, [], [], Training()), DARK)
-    assert [len(trace.x) for trace in none.data] == [0, 0]
-
-
-def opacity(colour: str) -> float:
-    return float(colour.rstrip(")").split(",")[-1]) if colour.startswith("rgba") else 1.0
+    none = training_lines(training_info(TWO, [], Training()), DARK)
+    assert [len(trace.x) for trace in none.data] == [0, 0, 0]
 
 
 def test_looks_at_two_tasks_are_joined_in_order_and_older_ones_fainter() -> None:
     gammas = np.array([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]])
     values = np.array([[0.6, 0.7], [0.8, 0.2], [0.1, 0.9]])
     looks = [Look(20, gammas, values - 0.1), Look(40, gammas, values - 0.05), Look(1000, gammas, values)]
-    figure = forming_scatter(forming_info(TWO, (ACCURACY, LOSS), looks), LIGHT)
-    assert [trace.name for trace in figure.data] == ["20 steps", "40 steps", "1,000 steps"]
+    info = forming_info(TWO, (ACCURACY, LOSS), looks, followed=gammas, steps=1000)
+    figure = forming_scatter(info, LIGHT)
+    assert [trace.name for trace in figure.data] == ["20 steps", "40 steps", "1,000 steps, finished"]
     last = figure.data[-1]
     np.testing.assert_allclose(last.x, [10, 60, 80])
     np.testing.assert_allclose(last.y, [0.9, 0.7, 0.2])
     assert "<b>MNIST</b>  10.0%  (preference 0%)" in last.text[0]
-    shades = [opacity(trace.marker.color) for trace in figure.data]
-    assert shades == sorted(shades)
-    assert len(set(shades)) == 3
-    assert last.marker.color == LIGHT.front
+    shades = [trace.marker.color for trace in figure.data]
+    order = [LIGHT.sequential.index(shade) for shade in shades[:2]]
+    assert order == sorted(set(order))
+    assert shades[2] == LIGHT.front
     assert figure.layout.xaxis.title.text == "Accuracy on MNIST (%)"
     assert figure.layout.yaxis.title.text == "Loss on Emoji"
+    unfinished = forming_scatter(
+        forming_info(TWO, (ACCURACY, LOSS), looks[:1], followed=gammas, steps=1000), LIGHT
+    )
+    assert [trace.name for trace in unfinished.data] == ["20 steps"]
 
 
 def test_preferences_that_are_not_measured_on_all_tasks_yet_wait() -> None:
     gammas = np.array([[0.5, 0.5], [1.0, 0.0]])
-    begun = Look(8, gammas, np.array([[0.6, 0.7], [0.8, np.nan]]))
-    info = forming_info(TWO, (ACCURACY,) * 2, [begun])
-    np.testing.assert_allclose(info.looks[0].gammas, [[0.5, 0.5]])
+
+    def info(*looks: Look):
+        return forming_info(TWO, (ACCURACY,) * 2, looks, followed=gammas, steps=9)
+
+    begun = info(Look(8, gammas, np.array([[0.6, 0.7], [0.8, np.nan]])))
+    np.testing.assert_allclose(begun.looks[0].gammas, [[0.5, 0.5]])
     nothing = Look(8, gammas[:1], np.array([[np.nan, 0.3]]))
-    assert forming_scatter(forming_info(TWO, (ACCURACY,) * 2, [nothing]), LIGHT).data == ()
-    assert forming_scatter(forming_info(TWO, (ACCURACY,) * 2, []), LIGHT).data == ()
+    assert forming_scatter(info(nothing), LIGHT).data == ()
+    assert forming_scatter(info(), LIGHT).data == ()
 
 
 def test_more_tasks_have_a_panel_each_with_equal_preference_and_their_own() -> None:
@@ -80,16 +99,17 @@ def test_more_tasks_have_a_panel_each_with_equal_preference_and_their_own() -> N
     last_gammas = np.vstack([[1.0, 0.0, 0.0], gammas[2], gammas[0], gammas[1]])
     last = np.array([[0.9, 0.0, 4.0], [0.5, 0.6, 3.1], [0.55, 0.45, 2.9], [0.7, 0.3, 3.4]])
     looks = [Look(50, gammas, early), Look(100, last_gammas, last)]
-    info = forming_info(THREE, (ACCURACY, ACCURACY, LOSS), looks)
-    np.testing.assert_allclose(info.shares, [0.5, 0.5, 0.5])
+    info = forming_info(THREE, (ACCURACY, ACCURACY, LOSS), looks, followed=gammas, steps=100)
     np.testing.assert_allclose(info.own, [[0.6, 0.5, 2.5], [0.7, 0.6, np.nan]])
     np.testing.assert_allclose(info.equal, [[0.5, 0.4, 3.0], [0.55, 0.45, 2.9]])
-    figure = forming_scatter(info, LIGHT)
+    assert info.is_finished
+    figure = forming_panels(info, LIGHT)
+    equal, own = "Equal preference", "Preference for this task"
     assert [(trace.name, trace.xaxis, trace.showlegend) for trace in figure.data[:4]] == [
-        ("Equal preference", "x", True),
-        ("50% of the weight on the task", "x", True),
-        ("Equal preference", "x2", False),
-        ("50% of the weight on the task", "x2", False),
+        (equal, "x", True),
+        (own, "x", True),
+        (equal, "x2", False),
+        (own, "x2", False),
     ]
     np.testing.assert_allclose(figure.data[1].x, [50, 100])
     np.testing.assert_allclose(figure.data[1].y, [60, 70])
@@ -105,12 +125,13 @@ def test_more_tasks_have_a_panel_each_with_equal_preference_and_their_own() -> N
 def test_panels_stand_apart_and_inside_the_figure(n_tasks: int) -> None:
     gammas = np.vstack([np.full(n_tasks, 1 / n_tasks), np.eye(n_tasks)])
     names = tuple("ABCDEFGH"[:n_tasks])
-    info = forming_info(names, (ACCURACY,) * n_tasks, [Look(5, gammas, np.ones_like(gammas))])
-    layout = forming_scatter(info, LIGHT).layout
+    looks = [Look(5, gammas, np.ones_like(gammas))]
+    info = forming_info(names, (ACCURACY,) * n_tasks, looks, followed=gammas, steps=5)
+    layout = forming_panels(info, LIGHT).layout
     numbers = ["", *map(str, range(2, n_tasks + 1))]
     boxes = [(*layout[f"xaxis{n}"].domain, *layout[f"yaxis{n}"].domain) for n in numbers]
     for number, (left, right, bottom, top) in enumerate(boxes):
-        assert 0 <= left < right <= 1
-        assert 0 <= bottom < top <= 1
+        assert -1e-9 <= left < right <= 1 + 1e-9
+        assert -1e-9 <= bottom < top <= 1 + 1e-9
         for other in boxes[:number]:
             assert right <= other[0] or other[1] <= left or top <= other[2] or other[3] <= bottom

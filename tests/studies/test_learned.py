@@ -362,6 +362,10 @@ def test_measuring_near_a_rule_comes_close_to_the_best_there_is(
     assert np.isfinite(values).all()
     gaps = [np.abs(a - b).sum() for i, a in enumerate(gammas) for b in gammas[:i]]
     assert min(gaps) >= 0.005 - 1e-9
+    # From round to round nearer to the best so far: at first within half of the way to any other.
+    for number in range(10):
+        best = gammas[by_brute_force(values[: 16 + number], least, aim)]
+        assert np.abs(gammas[16 + number] - best).sum() <= 2 * 0.5 * 0.8**number
     assert (seen[0], seen[-1]) == ((0, 30), (30, 30))
     assert seen == sorted(seen)
 
