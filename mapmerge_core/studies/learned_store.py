@@ -11,10 +11,10 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from mapmerge_core.errors import StudyError
+from mapmerge_core.methods.pareto.training import TrainingPoint
 from mapmerge_core.search.preferences import normalise
 from mapmerge_core.studies.database import Database
 from mapmerge_core.studies.queries import as_id, learned_pick_row
-from mapmerge_core.studies.rows import TrainingPoint
 from mapmerge_core.studies.tables import LearnedEvaluation, LearnedPick, Run, Study, TrainingStep
 
 if TYPE_CHECKING:

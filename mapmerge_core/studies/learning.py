@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mapmerge_core.errors import Cancelled, StudyError
-from mapmerge_core.methods.pareto.training import Training
+from mapmerge_core.methods.pareto.training import Training, TrainingPoint
 from mapmerge_core.search.preference_grid import preference_grid
 from mapmerge_core.search.preferences import normalise
 from mapmerge_core.search.rules import judge, parse_rule
 from mapmerge_core.studies.learned import LearnedRule, learned_set, measured_at
-from mapmerge_core.studies.rows import TrainingPoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -113,24 +113,6 @@ class PickRow:
 
 
 @dataclass(frozen=True, eq=False)
-class TrainingPoint:
-    """What training a learned set had come to.
-
-    Attributes:
-        step: Steps taken.
-        objective: What is minimised, the mean since the point before.
-        f: The tasks' objectives (K,), likewise: entropies in nats, or of data-free training distances as
-            shares of those at the start.
-        seconds: What the steps since the point before took.
-    """
-
-    step: int
-    objective: float
-    f: np.ndarray
-    seconds: float
-
-
-@dataclass(frozen=True, eq=False)
 class LearnedPickRow:
     """A preference ``gamma`` (read-only, (K,)) whose model of a run's learned set a person chose.
 

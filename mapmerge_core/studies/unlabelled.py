@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mapmerge_core.errors import SearchError, StudyError
-from mapmerge_core.search.indicators import sample_preferences
 from mapmerge_core.studies.analysis import analyse
 from mapmerge_core.studies.learning import load_learned
 from mapmerge_core.studies.settings import check_seed
@@ -102,5 +101,5 @@ def _sampled(
     if run_id not in [run.id for run in store.runs(study_id) if run.method == "pareto_merging"]:
         raise StudyError(f"'{study.name}' has no run {run_id} of Pareto Merging: choose another.")
     learned = load_learned(store, run_id, in_memory(evaluator.exported_vectors))
-    gammas = sample_preferences(len(study.spec.tasks), n, seed)
+    gammas = np.random.default_rng(seed).dirichlet(np.ones(len(study.spec.tasks)), n)
     return gammas, [partial(learned.merge, gamma) for gamma in gammas]

@@ -19,7 +19,8 @@ from pages.parts import pictures, shell, state
 
 if TYPE_CHECKING:
     from mapmerge_core.charts.learning import Look
-    from mapmerge_core.studies.rows import RunRow, StudyRow, TrainingPoint
+    from mapmerge_core.methods.pareto.training import TrainingPoint
+    from mapmerge_core.studies.rows import RunRow, StudyRow
 
 EVERY = 2
 """Seconds between looks at a run that is live."""

@@ -21,7 +21,7 @@ from mapmerge_core.studies.learned import LearnedSet
 from mapmerge_core.studies.learned import learned_runs as find_learned_runs
 from mapmerge_core.studies.learned import learned_set as read_learned_set
 from mapmerge_core.studies.manifest import DEMO_ZOO
-from mapmerge_core.studies.rows import RunRow, StudyRow, TrainingPoint
+from mapmerge_core.studies.rows import RunRow, StudyRow
 from mapmerge_core.studies.run_store import ACTIVE
 from mapmerge_core.studies.store import Store
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from mapmerge_core.methods.catalogue import MethodName
     from mapmerge_core.methods.nested import NestedMAP
+    from mapmerge_core.methods.pareto.training import TrainingPoint
     from mapmerge_core.methods.tree import Pair
     from mapmerge_core.studies.job import JobKind
     from mapmerge_core.studies.settings import RunSettings

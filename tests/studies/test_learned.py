@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mapmerge_core.errors import Cancelled, RuleError, SearchError, StudyError
-from mapmerge_core.methods.pareto.training import Training
+from mapmerge_core.methods.pareto.training import Training, TrainingPoint
 from mapmerge_core.search.indicators import hypervolume
 from mapmerge_core.search.preference_grid import preference_grid
 from mapmerge_core.search.rules import judge, parse_rule
@@ -33,7 +33,6 @@ from mapmerge_core.studies.learned import (
 from mapmerge_core.studies.learning import refine_by_rule
 from mapmerge_core.studies.manifest import spec_from_manifest
 from mapmerge_core.studies.replay import replay, run_front
-from mapmerge_core.studies.rows import TrainingPoint
 from mapmerge_core.studies.settings import RunSettings
 from mapmerge_core.studies.siblings import sibling
 from mapmerge_core.studies.spec import Transform

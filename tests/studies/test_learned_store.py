@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from mapmerge_core.errors import SearchError, StudyError
-from mapmerge_core.methods.pareto.training import Training
-from mapmerge_core.studies.rows import TrainingPoint
+from mapmerge_core.methods.pareto.training import Training, TrainingPoint
 from mapmerge_core.studies.settings import RunSettings
 from mapmerge_core.studies.store import Store
 from mapmerge_core.tasks.metric import Outcome

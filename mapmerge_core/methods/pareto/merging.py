@@ -307,7 +307,7 @@ def _by_factors(blocks: Sequence[Block], factors: Factors, slopes: Mapping[str, 
         if slope is not None:
             # The slope is a constant here, so that this holds also where both factors depend on parameters.
             terms.append(((block.of(slope) @ right) * left).sum())
-    return torch.stack(terms).sum()
+    return torch.stack(terms).sum() if terms else torch.zeros(())
 
 
 class _Distances:

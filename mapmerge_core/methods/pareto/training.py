@@ -1,12 +1,15 @@
-"""How Pareto Merging is trained: everything that can be set. Nothing here imports torch."""
+"""How Pareto Merging is trained: everything that can be set, and how it goes. Nothing here imports torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from mapmerge_core.errors import MapMergeError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ScalarisationName = Literal["smooth_tchebycheff", "tchebycheff", "linear"]
 
@@ -80,3 +83,21 @@ class Training:
             )
         if self.personalised is not None and not all(name.strip() for name in self.personalised or ("",)):
             raise MapMergeError("Name the tensors to personalise, or leave the setting out.")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingPoint:
+    """What training a learned set had come to.
+
+    Attributes:
+        step: Steps taken.
+        objective: What is minimised, the mean since the point before.
+        f: The tasks' objectives (K,), likewise: entropies in nats, or of data-free training distances as
+            shares of those at the start.
+        seconds: What the steps since the point before took.
+    """
+
+    step: int
+    objective: float
+    f: np.ndarray
+    seconds: float
