@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 MOST_STEPS = 1_000_000
 LEARN_FROM = {False: "Unlabelled images", True: "Weights alone (data-free)"}
 SCALARISATIONS: dict[ScalarisationName, str] = {
-    "smooth_tchebycheff": "Smooth Tchebycheff, as in the paper",
-    "tchebycheff": "Tchebycheff, the worst task alone",
-    "linear": "Linear, the weighted sum",
+    "smooth_tchebycheff": "Smooth Tchebycheff",
+    "tchebycheff": "Tchebycheff",
+    "linear": "Linear",
 }
 
 
@@ -103,7 +103,8 @@ def further(
         format_func=SCALARISATIONS.get,
         key=key("scalarisation"),
         disabled=disabled,
-        help="How the tasks' objectives and the preference become the one number that is minimised.",
+        help="How the tasks' objectives and the preference become the one number that is minimised: the "
+        "greatest weighted objective, smoothed as in the paper or not, or the weighted sum.",
     )
     if chosen["scalarisation"] == "smooth_tchebycheff":
         number("mu", "Smoothness μ", "The smaller, the nearer to plain Tchebycheff.", step=0.05)

@@ -50,11 +50,15 @@ def objectives(study: StudyRow, training: Training, points: list[TrainingPoint])
     st.plotly_chart(
         training_lines(info, shell.palette()), key="training_chart", theme=None, config=shell.PLOT
     )
-    st.caption(
-        "How far the merged weights are from each task's own, over preferences drawn at random."
-        if training.data_free
-        else "How unsure merged models are of each task's images, over preferences drawn at random."
-    )
+    if training.data_free:
+        lowered = "How far the merged weights are from each task's own"
+    elif training.balance:
+        lowered = (
+            "How unsure merged models are of each task's images, and how unevenly they choose its classes"
+        )
+    else:
+        lowered = "How unsure merged models are of each task's images"
+    st.caption(f"{lowered}, over preferences drawn at random.")
 
 
 def forming(study: StudyRow, run: RunRow, looks: list[Look], *, is_live: bool) -> None:
@@ -68,5 +72,11 @@ def forming(study: StudyRow, run: RunRow, looks: list[Look], *, is_live: bool) -
         followed=look_preferences(len(tasks)),
         steps=(run.settings.training or Training()).steps,
     )
-    figure = (forming_scatter if len(tasks) == 2 else forming_panels)(info, shell.palette())
+    if len(tasks) == 2:
+        figure = forming_scatter(info, shell.palette())
+        text = f"Each line leads from the whole weight on {tasks[1]} to the whole weight on {tasks[0]}."
+    else:
+        figure = forming_panels(info, shell.palette())
+        text = "How far a task's two lines part is what the set has learned to trade off."
     st.plotly_chart(figure, key="forming_chart", theme=None, config=shell.PLOT)
+    st.caption(shell.plain(text))

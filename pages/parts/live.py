@@ -60,9 +60,11 @@ def _elsewhere(study_id: int) -> None:
     if run is None:
         st.rerun()
     title = run_title(run)
-    pictures.busy(
-        f"Running in another process: {title[0].lower()}{title[1:]}; {run.n_evaluations:,} evaluations so far"
-    )
+    so_far = f"{run.n_evaluations:,} evaluations"
+    points = state.training_points(run.id)
+    if points:
+        so_far = f"{points[-1].step:,} steps and {so_far}"
+    pictures.busy(f"Running in another process: {title[0].lower()}{title[1:]}; {so_far} so far")
 
 
 def wait(is_over: Callable[[], bool], text: str) -> None:

@@ -15,8 +15,10 @@ from mapmerge_core.methods.pareto.training import Training
 from mapmerge_core.studies.evaluators import EvaluatorCache
 from mapmerge_core.studies.learning import LOOKS
 from mapmerge_core.studies.manifest import demo_training, spec_from_manifest
+from mapmerge_core.studies.rows import TrainingPoint
 from mapmerge_core.studies.runner import execute_run
 from mapmerge_core.studies.settings import RunSettings
+from mapmerge_core.studies.spec import StudySpec
 from mapmerge_core.studies.store import Store
 from tests.pages.conftest import TIMEOUT, texts, wait_for_jobs
 
@@ -206,18 +208,19 @@ def test_tensors_that_are_not_there_and_empty_names_are_said(
     assert app.button(key="see_tradeoffs").disabled
 
 
-def test_without_images_it_can_only_learn_data_free(
+def test_models_without_logits_can_only_be_learned_data_free(
     visit: Callable[..., AppTest], home: Path, tiny_zoo: Path
 ) -> None:
     spec = spec_from_manifest(tiny_zoo, list(TASKS))
+    tasks = tuple(replace(task, metric=None) for task in spec.tasks)
     store = Store(home)
-    store.create_study("Bare", replace(spec, tasks=(spec.tasks[0], replace(spec.tasks[1], data=None))))
+    store.create_study("Language", StudySpec(family="language", pretrained=spec.pretrained, tasks=tasks))
     store.close()
     app = open_form(visit)
-    assert any("needs unlabelled images of 'Stripes'" in error for error in errors(app))
+    assert any("learns from the logits of image classifiers" in error for error in errors(app))
     assert app.button(key="start").disabled
     app.selectbox(key="data_free_1_0").set_value(True).run()
-    assert not any("unlabelled images" in error for error in errors(app))
+    assert not any("logits" in error for error in errors(app))
     assert not app.button(key="start").disabled
 
 
@@ -298,6 +301,25 @@ def test_three_tasks_have_panels_and_the_next_form_has_the_last_settings(
     _, forming = traces(app)
     assert [trace["name"] for trace in forming] == 3 * ["Equal preference", "Preference for this task"]
     assert [int(step) for step in values(forming[0], "x")] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.usefixtures("study")
+def test_a_run_in_another_process_says_its_steps(visit: Callable[..., AppTest], home: Path) -> None:
+    store = Store(home)
+    settings = RunSettings(points=3, training=Training(steps=50, rank=2))
+    run = store.create_run(1, settings, "pareto_merging")
+    with store.claim_run(run.id):
+        store.begin_run(run.id)
+        app = visit("evaluate", study=1)
+        assert "the first steps will be here soon" in texts(app)
+        store.add_training_points(run.id, [TrainingPoint(20, 0.4, np.array([0.7, 0.3]), 1.0)])
+        app.run()
+        assert not app.exception, app.exception
+        said = "train 50 steps, then measure 3 preferences; 20 steps and 0 evaluations so far"
+        assert said in texts(app)
+        assert values(traces(app)[0][1], "y") == [0.3]
+        assert "stop" not in {button.key for button in app.button}
+    store.close()
 
 
 @pytest.mark.usefixtures("study")

@@ -361,12 +361,29 @@ def test_measuring_near_a_rule_comes_close_to_the_best_there_is(
     assert np.isfinite(values).all()
     gaps = [np.abs(a - b).sum() for i, a in enumerate(gammas) for b in gammas[:i]]
     assert min(gaps) >= 0.005 - 1e-9
-    # From round to round nearer to the best so far: at first within half of the way to any other.
-    for number in range(10):
-        best = gammas[by_brute_force(values[: 16 + number], least, aim)]
-        assert np.abs(gammas[16 + number] - best).sum() <= 2 * 0.5 * 0.8**number
     assert (seen[0], seen[-1]) == ((0, 30), (30, 30))
     assert seen == sorted(seen)
+
+
+def test_it_looks_nearer_and_nearer_to_the_best(
+    store: Store, learned: LearnedSet, measuring: Measuring, monkeypatch: pytest.MonkeyPatch
+):
+    rounds: list[list[np.ndarray]] = [[] for _ in range(10)]
+    predict = LearnedSet.predict
+
+    def look(self: LearnedSet, gamma: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
+        rounds[len(measuring.measured)].append(gamma)
+        return predict(self, gamma)
+
+    monkeypatch.setattr(LearnedSet, "predict", look)
+    refine_by_rule(store, learned.run.id, measuring, "maximize worst", budget=10)
+    gammas, values = store.learned_table(learned.run.id)
+    typical = []
+    for number, looked_at in enumerate(rounds):
+        best = gammas[by_brute_force(values[: 16 + number], [0, 0, 0], min)]
+        typical.append(np.median(np.abs(np.array(looked_at) - best).sum(axis=1)))
+    assert typical[0] > 0.2
+    assert typical[-1] < 0.1
 
 
 def test_a_rule_that_nothing_measured_meets_is_met_by_measuring(
