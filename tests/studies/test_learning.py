@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 TASKS = ("Colours", "Stripes")
 # So fast that preferences differ after a few steps.
-TRAINING = Training(steps=10, rank=4, batch_size=16, lr=0.03, beta_norm=0.01)
+TRAINING = Training(steps=10, rank=4, batch_size=16, lr=0.03, beta_norm=0.01, balance=1.0)
 SETTINGS = RunSettings(points=4, seed=5, device="cpu", precision="float32", training=TRAINING)
 
 
