@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _STRIP = 0.24
 """Share of the figure's height that the objective takes, under the tasks'."""
 _A_ROW = 4
+_LEAST_SPAN = 5.0
+"""Percentage points that a panel shows at least: of less, most is chance."""
 _PANEL, _TITLE = 130, 44
 """Pixels of a panel's height, and of the space above it."""
 _BETWEEN = 0.055
@@ -248,6 +250,7 @@ def forming_panels(info: FormingInfo, palette: Palette) -> go.Figure:
             "domain": [top - _PANEL / pixels, top],
             "anchor": f"x{number}",
             "nticks": 4,
+            "range": _range(np.concatenate([info.equal[:, k], info.own[:, k]]), metric),
         }
         titles.append(
             {
@@ -292,3 +295,13 @@ def forming_panels(info: FormingInfo, palette: Palette) -> go.Figure:
         margin={"l": 16, "r": 16, "t": 70, "b": 60},
         **layout,
     )
+
+
+def _range(values: NDArray[np.float64], metric: Metric) -> list[float] | None:
+    """From where to where a panel goes; None for what suits its values best."""
+    known = shown(values[np.isfinite(values)], metric)
+    if not len(known) or not metric.is_share:
+        return None
+    low, high = float(known.min()), float(known.max())
+    beyond = max(0.1 * (high - low), (_LEAST_SPAN - (high - low)) / 2)
+    return [low - beyond, high + beyond]

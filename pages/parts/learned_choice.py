@@ -38,9 +38,10 @@ class LearnedChoice:
 
 def facts(learned: LearnedSet) -> list[tuple[str, str]]:
     """What learning a set took, and what it adds to a model, as (label, value) pairs."""
+    count = len(learned.gammas)
     return [
         ("Learned in", duration(learned.train_seconds)),
-        ("Measured", f"{len(learned.gammas)} preferences"),
+        ("Measured", f"{count} preference{'' if count == 1 else 's'}"),
         ("Extra parameters", f"{learned.n_extra:,} ({learned.n_extra / learned.n_parameters:.2%})"),
     ]
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from mapmerge_core.charts import trade_offs
 from mapmerge_core.charts.learning import (
     forming_info,
     forming_panels,
@@ -15,10 +16,11 @@ from mapmerge_core.charts.learning import (
 )
 from mapmerge_core.methods.pareto.training import Training
 from mapmerge_core.studies.learning import look_preferences
+from pages.parts import choice as choosing
 from pages.parts import pictures, shell, state
 
 if TYPE_CHECKING:
-    from mapmerge_core.charts.learning import Look
+    from mapmerge_core.charts.learning import FormingInfo, Look
     from mapmerge_core.methods.pareto.training import TrainingPoint
     from mapmerge_core.studies.rows import RunRow, StudyRow
 
@@ -38,9 +40,14 @@ def _results(study: StudyRow, run: RunRow, is_live: bool) -> None:
             if is_live:
                 pictures.busy("Reading the models; the first steps will be here soon…")
             return
-        objectives(study, run.settings.training or Training(), points)
-        if looks:
-            forming(study, run, looks, is_live=is_live)
+        training = run.settings.training or Training()
+        objectives(study, training, points)
+        info = gathered(study, training, looks)
+        if info.looks:
+            forming(info, is_live=is_live)
+        # Two tasks' are the last line of the chart above.
+        if run.status == "done" and info.is_finished and len(info.tasks) > 2:
+            finished(study.id, info)
 
 
 def objectives(study: StudyRow, training: Training, points: list[TrainingPoint]) -> None:
@@ -61,17 +68,18 @@ def objectives(study: StudyRow, training: Training, points: list[TrainingPoint])
     st.caption(f"{lowered}, over preferences drawn at random.")
 
 
-def forming(study: StudyRow, run: RunRow, looks: list[Look], *, is_live: bool) -> None:
+def gathered(study: StudyRow, training: Training, looks: list[Look]) -> FormingInfo:
+    """What the models measured on the way."""
+    tasks = study.spec.task_names
+    return forming_info(
+        tasks, study.spec.metrics, looks, followed=look_preferences(len(tasks)), steps=training.steps
+    )
+
+
+def forming(info: FormingInfo, *, is_live: bool) -> None:
     """What the models measured on the way: two tasks against each other, of more each by itself."""
     st.subheader("Models so far, on validation" if is_live else "Models, on validation", anchor=False)
-    tasks = study.spec.task_names
-    info = forming_info(
-        tasks,
-        study.spec.metrics,
-        looks,
-        followed=look_preferences(len(tasks)),
-        steps=(run.settings.training or Training()).steps,
-    )
+    tasks = info.tasks
     if len(tasks) == 2:
         figure = forming_scatter(info, shell.palette())
         text = f"Each line leads from the whole weight on {tasks[1]} to the whole weight on {tasks[0]}."
@@ -80,3 +88,23 @@ def forming(study: StudyRow, run: RunRow, looks: list[Look], *, is_live: bool) -
         text = "How far a task's two lines part is what the set has learned to trade off."
     st.plotly_chart(figure, key="forming_chart", theme=None, config=shell.PLOT)
     st.caption(shell.plain(text))
+
+
+def finished(study_id: int, info: FormingInfo) -> None:
+    """The preferences that were measured once all was learned."""
+    last = info.looks[-1]
+    st.subheader("Preferences measured at the end", anchor=False)
+    front = trade_offs.front_info(
+        info.tasks,
+        info.metrics,
+        last.gammas,
+        last.values,
+        spots=choosing.anchor_spots(state.anchors(study_id)),
+        most=trade_offs.MOST_LINES,
+        made_by="preference",
+    )
+    if len(info.tasks) == 3:
+        figure = trade_offs.front_scatter(front, shell.palette(), colour=2, height=420)
+    else:
+        figure = trade_offs.front_parallel(front, shell.palette(), height=420)
+    st.plotly_chart(figure, key="finished_chart", theme=None, config=shell.PLOT)

@@ -120,6 +120,19 @@ def test_more_tasks_have_a_panel_each_with_equal_preference_and_their_own() -> N
     ]
 
 
+def test_a_panel_of_shares_is_never_so_narrow_that_chance_looks_like_change() -> None:
+    gammas = np.vstack([np.full(3, 1 / 3), np.eye(3)])
+    # At equal preference and at its own: 80% and 81% of the first task, 20% and 60% of the second.
+    values = np.array([[0.8, 0.2, 3.0], [0.81, 0, 0], [0, 0.6, 0], [0, 0, 2.9]])
+    info = forming_info(
+        THREE, (ACCURACY, ACCURACY, LOSS), [Look(5, gammas, values)], followed=gammas, steps=9
+    )
+    layout = forming_panels(info, LIGHT).layout
+    np.testing.assert_allclose(layout.yaxis.range, [78, 83])
+    np.testing.assert_allclose(layout.yaxis2.range, [16, 64])
+    assert layout.yaxis3.range is None
+
+
 @pytest.mark.parametrize("n_tasks", [3, 4, 5, 8])
 def test_panels_stand_apart_and_inside_the_figure(n_tasks: int) -> None:
     gammas = np.vstack([np.full(n_tasks, 1 / n_tasks), np.eye(n_tasks)])

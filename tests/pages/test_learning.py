@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from mapmerge_core.methods.pareto.training import Training
+from mapmerge_core.methods.pareto.training import Training, TrainingPoint
 from mapmerge_core.studies.evaluators import EvaluatorCache
 from mapmerge_core.studies.learning import LOOKS
 from mapmerge_core.studies.manifest import demo_training, spec_from_manifest
-from mapmerge_core.studies.rows import TrainingPoint
 from mapmerge_core.studies.runner import execute_run
 from mapmerge_core.studies.settings import RunSettings
 from mapmerge_core.studies.spec import StudySpec
 from mapmerge_core.studies.store import Store
+from mapmerge_core.tasks.metric import Outcome
 from tests.pages.conftest import TIMEOUT, texts, wait_for_jobs
 
 if TYPE_CHECKING:
@@ -292,15 +292,18 @@ def test_three_tasks_have_panels_and_the_next_form_has_the_last_settings(
     visit: Callable[..., AppTest], home: Path, tiny_zoo: Path
 ) -> None:
     make_study(home, tiny_zoo, (*TASKS, "Light"))
-    finished(home, Training(steps=LOOKS, rank=2, batch_size=8, lr=0.02, beta_norm=0.25), points=6)
+    run = finished(home, Training(steps=LOOKS, rank=2, batch_size=8, lr=0.02, beta_norm=0.25), points=6)
     app = visit("evaluate", study=1)
     assert app.number_input(key="steps_1_1").value == LOOKS
     assert app.number_input(key="beta_norm_1_1").value == 0.25
     assert app.number_input(key="points_pareto_merging_1_1").value == 6
     assert app.number_input(key="seed_1_1").value == 1
-    _, forming = traces(app)
+    _, forming, grid = traces(app)
     assert [trace["name"] for trace in forming] == 3 * ["Equal preference", "Preference for this task"]
     assert [int(step) for step in values(forming[0], "x")] == [1, 2, 3, 4, 5]
+    _, measured = Store(home).learned_table(run.id)
+    assert len(measured) == 6
+    np.testing.assert_allclose(sorted(values(grid[0], "x")), sorted(100 * measured[:, 0]))
 
 
 @pytest.mark.usefixtures("study")
@@ -309,7 +312,7 @@ def test_a_run_in_another_process_says_its_steps(visit: Callable[..., AppTest], 
     settings = RunSettings(points=3, training=Training(steps=50, rank=2))
     run = store.create_run(1, settings, "pareto_merging")
     with store.claim_run(run.id):
-        store.begin_run(run.id)
+        store.set_status(run.id, "running")
         app = visit("evaluate", study=1)
         assert "the first steps will be here soon" in texts(app)
         store.add_training_points(run.id, [TrainingPoint(20, 0.4, np.array([0.7, 0.3]), 1.0)])
@@ -318,6 +321,14 @@ def test_a_run_in_another_process_says_its_steps(visit: Callable[..., AppTest], 
         said = "train 50 steps, then measure 3 preferences; 20 steps and 0 evaluations so far"
         assert said in texts(app)
         assert values(traces(app)[0][1], "y") == [0.3]
+        half = Outcome(0.5, 60, b"", 0.1)
+        store.add_learned_evaluation(run.id, np.array([0.5, 0.5]), "Colours", "val", half, 20)
+        app.run()
+        assert len(traces(app)) == 1, "a preference is shown once it is measured on all tasks"
+        store.add_learned_evaluation(run.id, np.array([0.5, 0.5]), "Stripes", "val", half, 20)
+        app.run()
+        (_, forming) = traces(app)
+        assert [trace["name"] for trace in forming] == ["20 steps"]
         assert "stop" not in {button.key for button in app.button}
     store.close()
 
