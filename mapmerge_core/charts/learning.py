@@ -261,6 +261,7 @@ def forming_panels(info: FormingInfo, palette: Palette) -> go.Figure:
                 "yref": "paper",
                 "xanchor": "left",
                 "yanchor": "bottom",
+                "yshift": 4,
                 "showarrow": False,
                 "font": {"size": 12, "color": palette.text},
             }
