@@ -88,9 +88,10 @@ def test_one_training_run_is_killed_resumed_and_gives_a_model_for_every_slider(
     tiny_server.start()
     page.goto(f"{tiny_server.url}/evaluate?study=1")
     button(page, "resume").click(timeout=30_000)
+    # Until the page is drawn anew, the button of what was measured before is still there.
+    wait_for_steps(home, 400)
     expect(button(page, "see_tradeoffs")).to_be_enabled(timeout=TRAINED_MS)
     assert rows(home, "SELECT step, f FROM training_steps ORDER BY step")[: len(kept)] == kept
-    assert rows(home, "SELECT max(step) FROM training_steps") == [(400,)]
 
     button(page, "see_tradeoffs").click()
     expect(page.get_by_role("heading", name="Trade-offs", exact=True)).to_be_visible()
