@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 
+from benchmarks.machine import described
 from benchmarks.paper.table import COLOURS, Table, Tables, mean_std
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.search.indicators import hypervolume
 from mapmerge_core.search.preference_grid import priority
-from mapmerge_core.tasks.evaluator import choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -325,18 +321,5 @@ def _how(lab: Lab) -> list[str]:
             + ", ".join(f"{lab.training(n).beta_norm:g} for {n} tasks" for n in (2, 3, 8))
             + ". Accuracies are of the test split, in float32; ± is the standard deviation over seeds."
         ),
-        f"Trained and measured on {_machine(lab.bench.device)}.",
+        f"Trained and measured on {described(lab.bench.device)}.",
     ]
-
-
-def _machine(device: str) -> str:
-    """Such as "AMD EPYC (2 of 2 cores), torch 2.14.1"."""
-    chosen = choose_device(device)
-    if chosen.type == "cuda":
-        return f"{torch.cuda.get_device_name(chosen)}, torch {torch.__version__}"
-    name = platform.processor() or platform.machine()
-    described = Path("/proc/cpuinfo")
-    if described.exists():
-        lines = (line.partition(":") for line in described.read_text(encoding="utf-8").splitlines())
-        name = next((value.strip() for key, _, value in lines if key.strip() == "model name"), name)
-    return f"{name} ({torch.get_num_threads()} of {os.cpu_count()} cores), torch {torch.__version__}"

@@ -1,0 +1,1 @@
+"""How fast mapmerge is beside its peers and limits: ``python -m benchmarks.speed``."""

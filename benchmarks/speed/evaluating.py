@@ -1,0 +1,5 @@
+"""Evaluating, against a bare forward loop."""
+
+from __future__ import annotations
+
+ROWS = ()

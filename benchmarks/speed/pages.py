@@ -1,0 +1,5 @@
+"""The Trade-offs page: from a slider to the new picture, server side."""
+
+from __future__ import annotations
+
+ROWS = ()
