@@ -2,4 +2,137 @@
 
 from __future__ import annotations
 
-ROWS = ()
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.speed.row import Measured, Row, medians, ratio, times_faster
+from benchmarks.speed.towers import N_MODELS, finetuned, tower, vectors
+from mapmerge_core.weights.sums import weighted_sums
+
+M = 8
+"""How many c a batch has."""
+
+
+def coefficients(m: int = 1) -> np.ndarray:
+    """Coefficients (m x N) as a search draws them."""
+    return np.random.default_rng(0).uniform(0, 1, (m, N_MODELS))
+
+
+def bandwidth(_: str) -> Measured:
+    """Bytes a second of one merge in place, beside a triad's (a = b + s · c) with as many threads."""
+    task_vectors, module, [c] = vectors(), tower(), coefficients()
+    [group] = task_vectors.groups
+    a, b = torch.empty_like(group.base), group.base.clone()
+    merge, triad = medians(
+        lambda: task_vectors.merge_into(module, c),
+        lambda: torch.add(b, group.base, alpha=1.5, out=a),
+        rounds=15,
+    )
+    d = len(group.base)
+    note = f"{N_MODELS} task vectors, {d / 1e6:.1f} million parameters, {torch.get_num_threads()} threads, "
+    note += f"{1000 * merge:.1f} ms a merge; {N_MODELS + 2} numbers an element, the triad 3"
+    return ratio(4 * d * (N_MODELS + 2) / merge / 1e9, 12 * d / triad / 1e9, "GB/s", note=note)
+
+
+def reloading(_: str) -> Measured:
+    """One merge in place, beside the usual public code, which makes task vectors of files for each c.
+
+    There, a task vector is read from two files, the pre-trained model and a fine-tuned one; scaled ones are
+    added as dictionaries, and their sum to the pre-trained model, which is read once more.
+    """
+    task_vectors, module, [c] = vectors(), tower(), coefficients()
+    pretrained = dict(module.state_dict())
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{n}.pt" for n in range(N_MODELS + 1)]
+        torch.save(pretrained, paths[0])
+        for n, path in enumerate(paths[1:], 1):
+            torch.save(finetuned(pretrained, n), path)
+
+        def task_vector(path: Path) -> dict[str, torch.Tensor]:
+            base, model = torch.load(paths[0]), torch.load(path)
+            return {name: model[name] - tensor for name, tensor in base.items()}
+
+        def reload() -> None:
+            total: dict[str, torch.Tensor] = {}
+            for path, coefficient in zip(paths[1:], c.tolist(), strict=True):
+                for name, difference in task_vector(path).items():
+                    scaled = coefficient * difference
+                    total[name] = total[name] + scaled if name in total else scaled
+            base = torch.load(paths[0])
+            module.load_state_dict({name: tensor + total[name] for name, tensor in base.items()})
+
+        theirs = medians(reload)[0]
+    ours = medians(lambda: task_vectors.merge_into(module, c))[0]
+    return times_faster(ours, theirs, note="the files are in the system's cache already")
+
+
+def loop(_: str) -> Measured:
+    """One merge in place, beside adding up scaled tensors one by one, all in memory."""
+    task_vectors, module, [c] = vectors(), tower(), coefficients()
+    pretrained = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    models = [finetuned(pretrained, n) for n in range(1, N_MODELS + 1)]
+    differences = [{name: model[name] - pretrained[name] for name in pretrained} for model in models]
+    del models
+
+    def add_up() -> None:
+        merged = {}
+        for name, tensor in pretrained.items():
+            merged[name] = tensor.clone()
+            for coefficient, difference in zip(c.tolist(), differences, strict=True):
+                merged[name] += coefficient * difference[name]
+        module.load_state_dict(merged)
+
+    theirs = medians(add_up)[0]
+    return times_faster(medians(lambda: task_vectors.merge_into(module, c), rounds=15)[0], theirs)
+
+
+def batch(_: str) -> Measured:
+    """Eight c at once, beside one after the other, into buffers that are there."""
+    [group] = vectors().groups
+    C, flats = coefficients(M), torch.empty(M, len(group.base))
+
+    def singles() -> None:
+        for j in range(M):
+            weighted_sums(group.base, group.V, C[j : j + 1], flats[j : j + 1])
+
+    together, apart = medians(lambda: weighted_sums(group.base, group.V, C, flats), singles, rounds=7)
+    return ratio(1000 * together, 1000 * apart, "ms", note="the same bits")
+
+
+def show_profile(_: str) -> None:
+    """Where the time of some merges goes."""
+    task_vectors, module, [c] = vectors(), tower(), coefficients()
+    task_vectors.merge_into(module, c)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        for _ in range(5):
+            task_vectors.merge_into(module, c)
+    sys.stderr.write(profiled.key_averages().table(sort_by="self_cpu_time_total", row_limit=10))
+
+
+WHAT = "merging one c in place, 8 task vectors, ViT-B/32's tower"
+ROWS = (
+    Row(
+        "merge_bandwidth",
+        WHAT,
+        "the memory's bandwidth (triad)",
+        target=0.7,
+        at_most=False,
+        measure=bandwidth,
+        profile=show_profile,
+    ),
+    Row(
+        "merge_reload",
+        WHAT,
+        "reloading checkpoints and summing state dicts",
+        target=20,
+        at_most=False,
+        measure=reloading,
+    ),
+    Row("merge_loop", WHAT, "a loop over tensors in memory", target=3, at_most=False, measure=loop),
+    Row("merge_batch", "merging 8 c at once", "8 single merges", target=0.4, at_most=True, measure=batch),
+)

@@ -281,7 +281,7 @@ def _add_difference(total: Tensor, whole: Tensor, base: Tensor, coefficient: flo
     for piece, theirs, ours in zip(*pieces, strict=True):
         n = len(piece)
         difference[:n].copy_(theirs).sub_(wide[:n].copy_(ours))
-        piece.add_(difference[:n].mul_(coefficient))  # rounded in between, as `Group.merge` does
+        piece.add_(difference[:n].mul_(coefficient))  # rounded in between, as by `weighted_sums`
 
 
 def _norm(tensor: Tensor, order: int) -> float:

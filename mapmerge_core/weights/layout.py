@@ -19,6 +19,7 @@ from mapmerge_core.weights.checks import (
     differs,
     refuse_complex,
 )
+from mapmerge_core.weights.sums import weighted_sums
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ __all__ = ["Group", "Layout", "Slot", "StateDict", "lay_out"]
 
 # Views start at multiples of this many elements: kernels are faster on aligned weights.
 _ALIGNMENT = 16
-# Merging and rounding work in pieces that stay in a CPU's cache, so that they need no second model.
+# Rounding works in pieces that stay in a CPU's cache, so that it needs no second model.
 _PIECE = 1 << 17
 
 
@@ -65,32 +66,9 @@ class Group:
     V: Tensor
     narrow: tuple[tuple[torch.dtype, int, int], ...]
 
-    def cast(self, coefficients: np.ndarray) -> Tensor:
-        """Coefficients (float64) in this group's dtype and on its device."""
-        return torch.tensor(coefficients).to(self.V.dtype).to(self.V.device)
-
-    def merge(self, c: np.ndarray, flat: Tensor) -> None:
-        """Writes θ(c) into ``flat`` (d,).
-
-        On a CPU the products are rounded before they are added, one task vector after the other: what a
-        number comes to depends neither on its place nor on the processor, and a merge that is streamed from
-        files (`Changes.merged`) has the same bits. It takes two to three times as long as the matrix product,
-        which is still little beside an evaluation.
-        """
-        if flat.device.type != "cpu":
-            torch.addmv(self.base, self.V.T, self.cast(c), out=flat)
-            return
-        flat.copy_(self.base)
-        product = torch.empty(min(_PIECE, len(flat)), dtype=flat.dtype)
-        rows = [(row.split(_PIECE), coefficient) for row, coefficient in zip(self.V, c.tolist(), strict=True)]
-        for i, piece in enumerate(flat.split(_PIECE)):
-            for row, coefficient in rows:
-                if coefficient != 0:
-                    piece.add_(torch.mul(row[i], coefficient, out=product[: len(piece)]))
-
     def write(self, c: np.ndarray, flat: Tensor) -> None:
         """Writes θ(c), rounded as the checkpoint would store it, into ``flat`` (d,)."""
-        self.merge(c, flat)
+        weighted_sums(self.base, self.V, c[None], flat[None])
         for dtype, start, stop in self.narrow:
             for piece in flat[start:stop].split(_PIECE):
                 piece.copy_(piece.to(dtype))

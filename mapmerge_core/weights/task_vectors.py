@@ -15,6 +15,7 @@ from mapmerge_core.weights.checks import Described, check_coefficients
 from mapmerge_core.weights.keys import adapt, compared
 from mapmerge_core.weights.layout import Group, Layout, StateDict, lay_out
 from mapmerge_core.weights.modules import load_part, module_tensors
+from mapmerge_core.weights.sums import weighted_sums
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -53,8 +54,8 @@ class TaskVectors:
     """A pre-trained model θ_pre and N task vectors v_n = θ_n − θ_pre, merged to θ(c) = θ_pre + Σ c_n v_n.
 
     Tensors that differ in any model lie in one flat float32 buffer (and one more where the pre-trained model
-    is float64); task vectors are the rows of a matrix V (N x d), so a merge is one
-    matrix-vector product, on a CPU in an order of its own (see `Group.merge`).
+    is float64); task vectors are the rows of a matrix V (N x d), so a merge reads everything once
+    (see `weighted_sums`).
     Left out, with the pre-trained model's values kept: tensors that are identical in all models, everything
     outside ``part``, and integer or boolean tensors, even if they differ (BatchNorm's
     ``num_batches_tracked``). Tied tensors are merged once.
@@ -175,7 +176,7 @@ class TaskVectors:
         Raises:
             CoefficientError: ``c`` has another length, or holds NaN or infinity.
         """
-        return self.state_dict_of(self._flats(self._checked(c)))
+        return self.state_dict_of([flat[0] for flat in self._flats(self._checked(c)[None])])
 
     def tensors(self, c: ArrayLike) -> Iterator[tuple[str, Tensor]]:
         """Returns the tensors of θ(c) by name, one at a time on the CPU, bit for bit what `merge` gives.
@@ -186,13 +187,13 @@ class TaskVectors:
         return self._tensors(self._checked(c))
 
     def merge_many(self, C: ArrayLike) -> list[dict[str, Tensor]]:
-        """Returns a state dict as `merge` does for each row of ``C`` (m x N), from one matrix product.
+        """Returns a state dict as `merge` does for each row of ``C`` (m x N); reads V once for all.
 
         Raises:
             CoefficientError: ``C`` is not m x N, or holds NaN or infinity.
         """
         rows = self._checked(C, "m")
-        flats = [torch.addmm(g.base, g.cast(rows), g.V) for g in self.groups]
+        flats = self._flats(rows)
         return [self.state_dict_of([flat[i] for flat in flats]) for i in range(len(rows))]
 
     def merge_layers(self, coefficients: ArrayLike) -> dict[str, Tensor]:
@@ -217,7 +218,7 @@ class TaskVectors:
         for group, flat in zip(self.groups, flats, strict=True):
             for slot in group.slots:
                 base, V = slot.columns(group.base), slot.columns(group.V)
-                torch.addmv(base, V.T, group.cast(next(rows)), out=slot.columns(flat))
+                weighted_sums(base, V, next(rows)[None], slot.columns(flat)[None])
         return flats
 
     def state_dict_of(self, flats: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -295,15 +296,16 @@ class TaskVectors:
         """Returns for each fine-tuned model how many tensors of ``part`` fine-tuning changed."""
         return dict(self._layout.differing)
 
-    def _flats(self, row: np.ndarray) -> list[Tensor]:
-        flats = [torch.empty_like(group.base) for group in self.groups]
+    def _flats(self, rows: np.ndarray) -> list[Tensor]:
+        """The merged buffers (m x d) of each group."""
+        flats = [group.base.new_empty(len(rows), len(group.base)) for group in self.groups]
         for group, flat in zip(self.groups, flats, strict=True):
-            group.merge(row, flat)
+            weighted_sums(group.base, group.V, rows, flat)
         return flats
 
     def _tensors(self, row: np.ndarray) -> Iterator[tuple[str, Tensor]]:
-        flats = self._flats(row)
-        places = {s.name: (s, flat) for g, flat in zip(self.groups, flats, strict=True) for s in g.slots}
+        flats = self._flats(row[None])
+        places = {s.name: (s, flat[0]) for g, flat in zip(self.groups, flats, strict=True) for s in g.slots}
         for name in self._layout.described:
             source = self._layout.aliases.get(name, name)
             if source in places:

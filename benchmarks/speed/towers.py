@@ -1,0 +1,48 @@
+"""The models of the rows about speed: a ViT-B/32 vision tower with random weights, and eight beside it."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+import open_clip
+import torch
+
+from mapmerge_core.weights.task_vectors import TaskVectors
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+N_MODELS = 8
+ARCHITECTURE = "ViT-B-32"
+STEP = 1e-2
+"""How far "fine-tuned" weights are from the pre-trained ones, in their standard deviations."""
+
+
+def tower() -> nn.Module:
+    """A new tower of 88 million parameters, by its seed always the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return (
+            open_clip.CLIP(**open_clip.get_model_config(ARCHITECTURE))
+            .visual.eval()
+            .requires_grad_(requires_grad=False)
+        )
+
+
+def finetuned(pretrained: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Weights beside the pre-trained ones."""
+    draw = torch.Generator().manual_seed(seed)
+    return {
+        name: tensor
+        + STEP * torch.randn(tensor.shape, generator=draw) * (tensor.std() if tensor.ndim > 1 else 1)
+        for name, tensor in pretrained.items()
+    }
+
+
+@cache
+def vectors() -> TaskVectors:
+    """The task vectors of eight models; made once for all rows."""
+    pretrained = dict(tower().state_dict())
+    models = {f"model {n}": finetuned(pretrained, n) for n in range(1, N_MODELS + 1)}
+    return TaskVectors.from_state_dicts(pretrained, models)
