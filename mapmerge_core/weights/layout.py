@@ -73,6 +73,12 @@ class Group:
             for piece in flat[start:stop].split(_PIECE):
                 piece.copy_(piece.to(dtype))
 
+    def merged(self, c: np.ndarray, slot: Slot, memory: Tensor) -> Tensor:
+        """One tensor of θ(c), rounded likewise, in the first elements of ``memory``."""
+        flat = memory[: slot.shape.numel()]
+        weighted_sums(slot.columns(self.base), slot.columns(self.V), c[None], flat[None])
+        return flat.view(slot.shape).to(slot.dtype)
+
 
 @dataclass(frozen=True)
 class Layout:

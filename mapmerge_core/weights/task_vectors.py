@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from mapmerge_core.weights.checkpoints import read_state_dict
 from mapmerge_core.weights.checks import Described, check_coefficients
 from mapmerge_core.weights.keys import adapt, compared
-from mapmerge_core.weights.layout import Group, Layout, StateDict, lay_out
+from mapmerge_core.weights.layout import Group, Layout, Slot, StateDict, lay_out
 from mapmerge_core.weights.modules import load_part, module_tensors
 from mapmerge_core.weights.sums import weighted_sums
 
@@ -26,11 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Place:
-    """A module's parameter or buffer, looked up each time (moving a module may replace it), and its value."""
+    """One of a module's parameters or buffers, looked up each time: moving a module may replace it."""
 
     owner: weakref.ref[nn.Module]
     attribute: str
-    view: Tensor
 
     @property
     def tensor(self) -> Tensor:
@@ -39,15 +39,32 @@ class _Place:
 
 
 @dataclass(frozen=True)
-class _Binding:
-    """How a module receives merges: flat buffers, places that are views of them, places that need a copy."""
+class _Receiver:
+    """Where a module receives the merges of a group.
 
-    flats: tuple[Tensor, ...]
-    views: tuple[_Place, ...]
-    copies: tuple[_Place, ...]
+    Attributes:
+        flat: A buffer (d,) that ``views`` lie in; None where the module takes no tensor as it is computed.
+        views: Places that are views of ``flat``, with the view.
+        copies: Places of another dtype or device, with the tensor that they are written from.
+    """
+
+    flat: Tensor | None
+    views: tuple[tuple[_Place, Tensor], ...]
+    copies: tuple[tuple[_Place, Slot], ...]
 
     def holds(self) -> bool:
-        return all(place.tensor.data_ptr() == place.view.data_ptr() for place in self.views)
+        return all(place.tensor.data_ptr() == view.data_ptr() for place, view in self.views)
+
+    def write(self, group: Group, c: np.ndarray) -> None:
+        if self.flat is not None:
+            group.write(c, self.flat)
+            for place, slot in self.copies:
+                place.tensor.copy_(slot.view(self.flat))
+            return
+        # One tensor after the other, so that a bfloat16 model needs no float32 one beside it.
+        memory = group.base.new_empty(max((slot.shape.numel() for _, slot in self.copies), default=0))
+        for place, slot in self.copies:
+            place.tensor.copy_(group.merged(c, slot, memory))
 
 
 class TaskVectors:
@@ -76,7 +93,9 @@ class TaskVectors:
         self.part = part
         self.n_parameters = layout.n_parameters
         self._layout = layout
-        self._bindings: weakref.WeakKeyDictionary[nn.Module, _Binding] = weakref.WeakKeyDictionary()
+        self._bindings: weakref.WeakKeyDictionary[nn.Module, tuple[_Receiver, ...]] = (
+            weakref.WeakKeyDictionary()
+        )
 
     @classmethod
     def from_state_dicts(
@@ -233,7 +252,8 @@ class TaskVectors:
         """Makes ``module`` the model θ(c), in place.
 
         The first call writes every tensor and turns the merged parameters (those of the arithmetic's dtype
-        and device) into views of one flat buffer; later calls write that buffer and allocate no model.
+        and device) into views of one flat buffer; later calls write that buffer and allocate no model. A
+        module in another dtype is written tensor by tensor.
         Tensors that are not merged are written only the first time, and after the module was moved or cast.
 
         Args:
@@ -246,13 +266,11 @@ class TaskVectors:
             CheckpointError: The module's keys or shapes are not the pre-trained model's.
         """
         row = self._checked(c)
-        binding = self._bindings.get(module)
-        if binding is None or not binding.holds():
-            binding = self._bindings[module] = self._bind(module)
-        for group, flat in zip(self.groups, binding.flats, strict=True):
-            group.write(row, flat)
-        for place in binding.copies:
-            place.tensor.copy_(place.view)
+        receivers = self._bindings.get(module)
+        if receivers is None or not all(receiver.holds() for receiver in receivers):
+            receivers = self._bindings[module] = self._bind(module)
+        for group, receiver in zip(self.groups, receivers, strict=True):
+            receiver.write(group, row)
 
     def load_into(self, module: nn.Module, state_dict: StateDict) -> None:
         """Makes ``module`` any other model, in place, with the rounding of `merge_into`.
@@ -326,20 +344,31 @@ class TaskVectors:
     def _checked(self, coefficients: ArrayLike, rows: int | str | None = None) -> np.ndarray:
         return check_coefficients(self.names, coefficients, rows)
 
-    def _bind(self, module: nn.Module) -> _Binding:
-        flats = tuple(torch.empty_like(group.base) for group in self.groups)
-        merged = {s.name: s.view(f) for g, f in zip(self.groups, flats, strict=True) for s in g.slots}
-        views, copies = [], []
-        for name, target in module_tensors(module, self._layout.described).items():
+    def _bind(self, module: nn.Module) -> tuple[_Receiver, ...]:
+        """Finds or makes the places that merges are written to, and writes all others."""
+        targets = module_tensors(module, self._layout.described)
+        places: dict[str, list[tuple[_Place, Tensor]]] = defaultdict(list)
+        merged = set(self.layers)
+        for name, target in targets.items():
             source_name = self._layout.aliases.get(name, name)
-            source = merged[source_name] if source_name in merged else self._layout.kept[source_name]
-            owner, _, attribute = name.rpartition(".")
-            place = _Place(weakref.ref(module.get_submodule(owner)), attribute, source)
-            if source_name not in merged:
-                target.copy_(source)
-            elif target.dtype == source.dtype and target.device == source.device:
-                target.data = source
-                views.append(place)
+            if source_name in merged:
+                owner, _, attribute = name.rpartition(".")
+                place = _Place(weakref.ref(module.get_submodule(owner)), attribute)
+                places[source_name].append((place, target))
             else:
-                copies.append(place)
-        return _Binding(flats, tuple(views), tuple(copies))
+                target.copy_(self._layout.kept[source_name])
+        return tuple(_receiver(group, places) for group in self.groups)
+
+
+def _receiver(group: Group, places: Mapping[str, Sequence[tuple[_Place, Tensor]]]) -> _Receiver:
+    """Turns those of a module's tensors into views that have a group's dtype and device."""
+    flat, views, copies = None, [], []
+    for slot in group.slots:
+        for place, target in places.get(slot.name, ()):
+            if target.dtype == group.base.dtype and target.device == group.base.device:
+                flat = torch.empty_like(group.base) if flat is None else flat
+                target.data = slot.view(flat)
+                views.append((place, target.data))
+            else:
+                copies.append((place, slot))
+    return _Receiver(flat, tuple(views), tuple(copies))
