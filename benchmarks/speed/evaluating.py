@@ -1,5 +1,223 @@
-"""Evaluating, against a bare forward loop."""
+"""Evaluating, against a bare forward loop, float32, and a GPU's peak."""
 
 from __future__ import annotations
 
-ROWS = ()
+import cProfile
+import json
+import pstats
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import open_clip
+import torch
+from safetensors.torch import save_file
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.speed.row import Measured, Row, medians, ratio
+from benchmarks.speed.towers import ARCHITECTURE, N_MODELS, finetuned
+from mapmerge_core.tasks.evaluator import PRECISIONS, Evaluator
+from mapmerge_core.tasks.families.clip import ClipZeroShot
+from mapmerge_core.tasks.task import Task
+from mapmerge_core.weights.task_vectors import TaskVectors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ZOO = Path(__file__).parents[2] / "assets" / "zoo"
+N_CLASSES = 100
+PIXELS = 224
+PEAKS = {"H100": 989.4e12, "H200": 989.4e12, "A100": 312e12}
+"""Dense bfloat16 FLOP a second by the makers' data sheets."""
+
+
+@cache
+def demo(device: str) -> Evaluator:
+    """An evaluator of the demo zoo's first two tasks."""
+    manifest = json.loads((ZOO / "manifest.json").read_text())
+    entries = manifest["tasks"][:2]
+    family = ClipZeroShot(str(ZOO / manifest["architecture"]), ZOO / manifest["pretrained"])
+    checkpoints = {task["name"]: ZOO / task["checkpoint"] for task in entries}
+    vectors = TaskVectors.from_files(ZOO / manifest["pretrained"], checkpoints, part=family.part)
+    tasks = [Task.from_file(task["name"], ZOO / task["data"]) for task in entries]
+    return Evaluator(family, vectors, tasks, device=device)
+
+
+def large(device: str, n_images: int, n_tasks: int) -> Evaluator:
+    """An evaluator of ViT-B/32 with random weights on random images, with eight task vectors."""
+    model = open_clip.CLIP(**open_clip.get_model_config(ARCHITECTURE))
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    towers = {name: tensor for name, tensor in weights.items() if name.startswith("visual.")}
+    models = {f"model {n}": {**weights, **finetuned(towers, n)} for n in range(1, N_MODELS + 1)}
+    vectors = TaskVectors.from_state_dicts(weights, models, part="visual.")
+    draw = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        save_file(weights, Path(folder) / "pretrained.safetensors")
+        family = ClipZeroShot(ARCHITECTURE, Path(folder) / "pretrained.safetensors")
+        arrays = {}
+        for split, size in (("val", n_images), ("test", N_CLASSES)):
+            arrays[f"{split}_images"] = draw.integers(0, 256, (size, PIXELS, PIXELS, 3), np.uint8)
+            arrays[f"{split}_labels"] = np.arange(size) % N_CLASSES
+        names = np.array([f"class {i}" for i in range(N_CLASSES)])
+        np.savez(Path(folder) / "data.npz", class_names=names, templates=np.array(["a {}."]), **arrays)
+        tasks = [Task.from_file(f"task {k}", Path(folder) / "data.npz") for k in range(n_tasks)]
+        evaluator = Evaluator(family, vectors, tasks, device=device)
+        evaluator.prepare()
+    return evaluator
+
+
+def some_c(n: int) -> np.ndarray:
+    """Coefficients (N,) whose merge is no extreme one."""
+    return np.random.default_rng(0).uniform(0, 2 / n, n)
+
+
+def bare_loop(evaluator: Evaluator, dtype: torch.dtype) -> tuple[Callable[[], None], int]:
+    """A function that passes every validation image through the tower once, and how many these are.
+
+    Images are normalised and cast already: no merge, no head, no counting.
+    """
+    family = evaluator.family
+    assert isinstance(family, ClipZeroShot)
+    tower = family.model_in(dtype).visual
+    batches: list[torch.Tensor] = []
+    for task in evaluator.tasks.values():
+        images = family.normalise(family.images(task, "val")).to(dtype)
+        batches += images.split(evaluator.batch_size)
+
+    @torch.inference_mode()
+    def run() -> None:
+        for batch in batches:
+            features = tower(batch)
+        features.cpu()  # waits for an accelerator
+
+    return run, sum(map(len, batches))
+
+
+def limit(device: str) -> Measured:
+    """Images a second of whole evaluations, merges included, beside the bare loop's."""
+    evaluator = demo(device)
+    precision = evaluator.precision
+    loop, n_images = bare_loop(evaluator, PRECISIONS[precision])
+    c = some_c(len(evaluator.vectors))
+    ours, theirs = medians(lambda: evaluator.evaluate(c), loop, rounds=9)
+    note = (
+        f"the demo zoo, {precision}, {evaluator.batch_size} images a batch, {torch.get_num_threads()} threads"
+    )
+    return ratio(n_images / ours, n_images / theirs, "images/s", note=note)
+
+
+def narrow(device: str) -> Measured:
+    """Images a second of ViT-B/32 in the precision that is chosen by itself, beside float32."""
+    evaluator, n_images = large(device, 2 * N_CLASSES, 1), 2 * N_CLASSES
+    c = some_c(N_MODELS)
+    ours, theirs = medians(lambda: evaluator.evaluate(c), lambda: evaluator.evaluate(c, precision="float32"))
+    note = f"{evaluator.precision} was chosen; {n_images} images, {evaluator.batch_size} a batch"
+    return ratio(n_images / ours, n_images / theirs, "images/s", note=note)
+
+
+def rounding(device: str) -> Measured:
+    """How far accuracies in the precision that is chosen by itself are from float32's, on average."""
+    evaluator, m = demo(device), 10
+    C = np.random.default_rng(1).uniform(0, 1, (m, len(evaluator.vectors)))
+    ours, exact = (
+        np.array([[100 * o.value for o in evaluator.evaluate(c, precision=each).values()] for c in C])
+        for each in (evaluator.precision, "float32")
+    )
+    differences = np.abs(ours - exact)
+    note = f"{m} c on two tasks of 1,000 images; the largest difference is {differences.max():.1f} points"
+    return Measured(float(differences.mean()), None, "points", float(differences.mean()), note)
+
+
+def flop_of(evaluator: Evaluator) -> float:
+    """FLOP of passing one image through the tower: two for each multiplication that is added."""
+    tower = evaluator.family.model_in(torch.float32).visual
+    image = torch.zeros(1, 3, PIXELS, PIXELS, device=evaluator.device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        tower(image)
+    return float(counter.get_total_flops())
+
+
+def gpu_share(device: str) -> Measured:
+    """FLOP a second of evaluating ViT-B/32, beside the device's dense bfloat16 peak."""
+    evaluator = large(device, 8192, 1)
+    per_image, name = flop_of(evaluator), torch.cuda.get_device_name()
+    peak = next((flop for model, flop in PEAKS.items() if model in name), None)
+    c = some_c(N_MODELS)
+    (seconds,) = medians(lambda: evaluator.evaluate(c))
+    if peak is None:
+        a = torch.randn(8192, 8192, dtype=torch.bfloat16, device=device)
+        (product,) = medians(lambda: float((a @ a)[0, 0]))
+        peak = 2 * 8192**3 / product
+    note = f"{per_image / 1e9:.2f} GFLOP an image, {evaluator.precision}, {name}"
+    return ratio(8192 * per_image / seconds / 1e12, peak / 1e12, "TFLOP/s", note=note)
+
+
+def gpu_point(device: str) -> Measured:
+    """One c on eight tasks of 1,000 images."""
+    evaluator = large(device, 1000, N_MODELS)
+    c = some_c(N_MODELS)
+    (seconds,) = medians(lambda: evaluator.evaluate(c))
+    return Measured(seconds, None, "s", seconds, torch.cuda.get_device_name())
+
+
+def show_profile(device: str) -> None:
+    """Where the time of an evaluation goes."""
+    evaluator = demo(device)
+    c = some_c(len(evaluator.vectors))
+    evaluator.evaluate(c)
+    with cProfile.Profile() as profile:
+        evaluator.evaluate(c)
+    pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(12)
+
+
+TOWER = "ViT-B/32's tower"
+ROWS = (
+    Row(
+        "evaluate_limit",
+        "evaluating: images/s, merges included",
+        "a bare forward loop",
+        target=0.95,
+        at_most=False,
+        measure=limit,
+        profile=show_profile,
+    ),
+    Row(
+        "evaluate_narrow",
+        f"evaluating {TOWER} in the precision chosen by itself",
+        "float32",
+        target=2.5,
+        at_most=False,
+        measure=narrow,
+    ),
+    Row(
+        "evaluate_rounding",
+        "accuracies in the precision chosen by itself: mean difference",
+        "float32",
+        target=0.2,
+        at_most=True,
+        measure=rounding,
+        unit="points",
+    ),
+    Row(
+        "gpu_peak",
+        f"evaluating {TOWER} on a GPU",
+        "the device's dense bfloat16 peak",
+        target=0.45,
+        at_most=False,
+        measure=gpu_share,
+        device="cuda",
+    ),
+    Row(
+        "gpu_point",
+        "one c on eight tasks of 1,000 images on a GPU",
+        "",
+        target=0.5,
+        at_most=True,
+        measure=gpu_point,
+        unit="s",
+        device="cuda",
+    ),
+)
