@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from mapmerge_core.__main__ import main
 from mapmerge_core.studies.checking import check_spec
 from mapmerge_core.studies.manifest import spec_from_manifest
-from mapmerge_core.studies.settings import RunSettings
+from mapmerge_core.studies.settings import QUICK_IMAGES, RunSettings
 from mapmerge_core.studies.spec import Transform
 from mapmerge_core.studies.store import Store
 
@@ -210,6 +210,13 @@ def test_an_infeasible_rule_exits_3_and_names_the_nearest(command_line: CommandL
         (["run", "--study", "1", "--keep", "0.5"], "--keep goes with --transform ties_trim or ties"),
         (["run", "--study", "1", "--transform", "dare", "--keep", "0.5"], "--keep goes with"),
         (["run", "--study", "1", "--transform", "dare", "--drop", "1"], "from 0 to below 1"),
+        (["run", "--study", "1", "--points", "9", "--images", "5"], "a whole number from 10 on, not 5"),
+        (["run", "--study", "1", "--points", "9", "--images", "20", "--quick"], "not allowed with argument"),
+        (["run", "--study", "1", "--quick"], "leave all but --device out, or give --points"),
+        (
+            ["run", "--study", "1", "--method", "pareto_merging", "--images", "20"],
+            "Pareto Merging has no use for --images",
+        ),
         (["front", "1", "--run", "99"], "has no run 99"),
         (["export", "1", "--row", "Salad"], "The comparison has no row 'Salad'"),
         (["export", "1", "--row", "TIES"], "has no TIES yet: make it with `compare 1 --baselines ties`"),
@@ -366,6 +373,24 @@ def test_every_method_runs_and_nested_map_evaluates_no_more_than_its_points(tiny
         {"Light": 2.0, "Colours": 1.0, "Stripes": 1.0}, ["Light", "Colours", "Stripes"],
     )  # fmt: skip
     assert (store.runs(1)[2].settings.loss, store.runs(1)[2].settings.link) == ("huber", "sigmoid")
+
+
+def test_a_quick_run_is_refined_by_a_later_one(tiny_zoo: Path, tmp_path: Path):
+    command_line = CommandLine(tmp_path)
+    folder = ["run", str(tiny_zoo), "--tasks", "Colours,Stripes", "--points", "8"]
+    coarse = command_line.json(*folder, "--images", "20")
+    assert coarse["run"] == {
+        "id": 1, "method": "map", "status": "done", "points": 8, "images": 20,
+    }  # fmt: skip
+    assert coarse["evaluations"] == 16
+    store = Store(tmp_path)
+    assert [row.n_examples for row in store.subset_evaluations(1)] == [20] * 10
+    quick = command_line.json("run", "--study", "1", "--points", "8", "--quick")
+    # A split of 60 images has fewer than a quick look takes, so that this is all of it.
+    assert (quick["run"]["images"], quick["evaluations"]) == (QUICK_IMAGES, 10)
+    assert store.subset_evaluations(1) == []
+    whole = command_line.json("run", "--study", "1", "--points", "8")
+    assert (whole["run"]["images"], whole["evaluations"]) == (None, 0)
 
 
 def test_nested_map_under_a_rule_that_nothing_meets_exits_3(tiny_zoo: Path, tmp_path: Path):

@@ -154,6 +154,7 @@ def _report(store: Store, study: StudyRow, row: RunRow, *, as_json: bool) -> int
                 "method": row.method,
                 "status": row.status,
                 "points": row.settings.points,
+                "images": row.settings.images,
             },
             "evaluations": row.n_evaluations,
             "r2": by_task(analysis, analysis.r2),

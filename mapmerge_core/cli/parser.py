@@ -11,6 +11,7 @@ from mapmerge_core.methods.pareto.training import ScalarisationName
 from mapmerge_core.search.fitting import LossName
 from mapmerge_core.search.links import LinkName
 from mapmerge_core.studies.manifest import DEMO_ZOO
+from mapmerge_core.studies.settings import QUICK_IMAGES
 from mapmerge_core.studies.spec import TransformKind
 
 _EPILOG = """\
@@ -78,6 +79,21 @@ def _add_run(commands: Commands) -> None:
     )
     # Without defaults, so that those that were typed are known; the defaults are RunSettings' own.
     run.add_argument("--seed", type=int, help="seed of the points (default 0)")
+    images = run.add_mutually_exclusive_group()
+    images.add_argument(
+        "--images",
+        type=int,
+        metavar="N",
+        help="images of each task to measure points on (default: all); a later run with more of them "
+        "measures only the others",
+    )
+    images.add_argument(
+        "--quick",
+        dest="images",
+        action="store_const",
+        const=QUICK_IMAGES,
+        help=f"a quick look: --images {QUICK_IMAGES}",
+    )
     run.add_argument("--method", choices=get_args(MethodName), help="default: map")
     run.add_argument("--design", choices=["uniform", "sobol", "grid"], help="default: uniform")
     run.add_argument("--low", type=float, help="least coefficient (default 0)")

@@ -43,6 +43,7 @@ class Analysis:
         metrics: Their metrics.
         C: Measured coefficients (``n x N``), in the order of measuring.
         Y: Their values (``n x K``), NaN where a task hasn't been measured.
+        S: Their standard errors (``n x K``), 0 where the whole split was measured, NaN where nothing was.
         inside: Which rows lie in the box (n,); surrogates are fitted to these alone.
         low: Lower corner of the box that the study's runs sampled.
         high: Upper corner.
@@ -62,6 +63,7 @@ class Analysis:
     metrics: tuple[Metric, ...]
     C: np.ndarray
     Y: np.ndarray
+    S: np.ndarray
     inside: np.ndarray
     low: float
     high: float
@@ -91,6 +93,14 @@ class Analysis:
             raise StudyError(self.problem or "The study has no front yet.")
         return self.front
 
+    def values(self, C: np.ndarray) -> np.ndarray:
+        """The surrogates' metrics (``m x K``) at several c (``m x N``).
+
+        Raises:
+            StudyError: while there are no surrogates.
+        """
+        return np.stack([surrogate.predict(C) for surrogate in self._fitted()], axis=1)
+
     def predict(self, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The surrogates' metrics at one c (N,).
 
@@ -100,11 +110,9 @@ class Analysis:
         Raises:
             StudyError: while there are no surrogates.
         """
-        surrogates = self._fitted()
         row = np.asarray(c, dtype=np.float64)[None]
-        values = np.array([surrogate.predict(row)[0] for surrogate in surrogates])
-        ends = np.array([surrogate.predict_interval(row) for surrogate in surrogates])
-        return values, ends[:, 0, 0], ends[:, 1, 0]
+        ends = np.array([surrogate.predict_interval(row) for surrogate in self._fitted()])
+        return self.values(row)[0], ends[:, 0, 0], ends[:, 1, 0]
 
     def anchors(self) -> list[Anchor]:
         """The pre-trained and the single-task models, as far as every task was measured on them."""
@@ -191,9 +199,10 @@ def analyse(
     runs = [run for run in store.runs(study_id) if run.method in SEARCHES]
     settings = runs[-1].settings if runs else RunSettings(points=0)
     low, high = store.sampled_box(study_id)
-    C, Y = store.table(study_id)
+    found = store.measurements(study_id)
+    C, Y, S = found.C, found.Y, found.S
     n = len(metrics)
-    inside = np.array([low <= c.min() and c.max() <= high for c in C], dtype=bool)
+    inside = ((low <= C) & (high >= C)).all(axis=1)
     usable = [inside & ~np.isnan(y) for y in Y.T]
     needed = max(0, QuadraticSurrogate.n_parameters(n) - min(int(rows.sum()) for rows in usable))
 
@@ -231,6 +240,7 @@ def analyse(
         metrics=metrics,
         C=C,
         Y=Y,
+        S=S,
         inside=inside,
         low=low,
         high=high,
@@ -262,5 +272,5 @@ def corner_values(C: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 def _values_at(C: np.ndarray, Y: np.ndarray, c: np.ndarray) -> np.ndarray:
     """The values (K,) measured at one c, NaN where there are none."""
-    rows = [i for i, row in enumerate(C) if np.array_equal(row, c)]
-    return Y[rows[0]] if rows else np.full(Y.shape[1], np.nan)
+    rows = np.flatnonzero((c == C).all(axis=1))
+    return Y[rows[0]] if rows.size else np.full(Y.shape[1], np.nan)

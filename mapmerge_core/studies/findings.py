@@ -1,4 +1,4 @@
-"""What a finished run found, and what that took: kept in memory, since a finished run never changes."""
+"""What a finished run found, and what that took: kept in memory, since a finished run hardly ever changes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ def finding_of(store: Store, run: RunRow, *, seed: int = 0) -> Finding:
     """
     if run.status != "done":
         return Finding(None, None, run.n_evaluations, run.seconds, unfinished(run))
-    key = (store.path, run.id, run.created, seed)
+    # What was measured on some images may be refined.
+    state = None if run.settings.images is None else store.fingerprint(run.study_id)
+    key = (store.path, run.id, run.created, seed, state)
     found = _cache.get(key)
     if found is None:
         found = _find(store, run, seed)
@@ -101,8 +103,10 @@ def _seconds(store: Store, replayed: Replay) -> float:
         for c, row in zip(replayed.C, replayed.Y, strict=True)
         for k in np.flatnonzero(np.isfinite(row))
     }
-    evaluations = store.evaluations(replayed.run.study_id)
-    return sum(row.seconds for row in evaluations if (row.c.tobytes(), row.task) in used)
+    study_id = replayed.run.study_id
+    rows = [(row.c, row.task, row.seconds) for row in store.evaluations(study_id)]
+    rows += [(row.c, row.task, row.seconds) for row in store.subset_evaluations(study_id)]
+    return sum(seconds for c, task, seconds in rows if (c.tobytes(), task) in used)
 
 
 def unfinished(run: RunRow) -> str:

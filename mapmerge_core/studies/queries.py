@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import Select, distinct, func, select
+from sqlalchemy import Select, distinct, func, select, true
 
 from mapmerge_core.studies.rows import LearnedPickRow, PickRow, RunRow, RunStatus, StudyRow
 from mapmerge_core.studies.settings import RunSettings
@@ -18,6 +18,7 @@ from mapmerge_core.studies.tables import (
     Pick,
     Run,
     Study,
+    SubsetEvaluation,
     TrainingStep,
 )
 
@@ -35,6 +36,12 @@ def as_id(number: int) -> int:
 def select_studies() -> Select[Any]:
     """Studies, each with its counts, its latest run's status and evaluation's time (see ``study_row``)."""
     evaluations = Evaluation.study_id == Study.id
+    parts = SubsetEvaluation.study_id == Study.id
+    same_c = (
+        select(Evaluation.id)
+        .where(evaluations, Evaluation.split == "val", Evaluation.c == SubsetEvaluation.c)
+        .exists()
+    )
     learned = LearnedEvaluation.run_id.in_(select(Run.id).where(Run.study_id == Study.id).scalar_subquery())
     learned_picks = LearnedPick.run_id.in_(select(Run.id).where(Run.study_id == Study.id).scalar_subquery())
     latest = select(Run.status).where(Run.study_id == Study.id).order_by(Run.id.desc()).limit(1)
@@ -42,13 +49,16 @@ def select_studies() -> Select[Any]:
         Study,
         select(func.count(distinct(Evaluation.c)))
         .where(evaluations, Evaluation.split == "val")
-        .scalar_subquery(),
+        .scalar_subquery()
+        + select(func.count(distinct(SubsetEvaluation.c))).where(parts, ~same_c).scalar_subquery(),
         select(func.count()).where(evaluations).scalar_subquery()
+        + select(func.count()).where(parts).scalar_subquery()
         + select(func.count()).where(learned).scalar_subquery(),
         select(func.count()).where(Pick.study_id == Study.id).scalar_subquery()
         + select(func.count()).where(learned_picks).scalar_subquery(),
         latest.scalar_subquery(),
         select(func.max(Evaluation.created)).where(evaluations).scalar_subquery(),
+        select(func.max(SubsetEvaluation.created)).where(parts).scalar_subquery(),
         select(func.max(LearnedEvaluation.created)).where(learned).scalar_subquery(),
     )
 
@@ -80,8 +90,12 @@ def select_runs() -> Select[Any]:
     """Runs, each with the number of its measurements and the seconds they took (see ``run_row``)."""
     n_evaluations: Any = 0
     seconds: Any = 0.0
-    for table in (Evaluation, LearnedEvaluation):
-        mine = (table.run_id == Run.id) & (table.split == "val")
+    for table, is_val in (
+        (Evaluation, Evaluation.split == "val"),
+        (SubsetEvaluation, true()),
+        (LearnedEvaluation, LearnedEvaluation.split == "val"),
+    ):
+        mine = (table.run_id == Run.id) & is_val
         n_evaluations += select(func.count()).where(mine).scalar_subquery()
         seconds += select(func.coalesce(func.sum(table.seconds), 0.0)).where(mine).scalar_subquery()
     training = TrainingStep.run_id == Run.id

@@ -109,6 +109,11 @@ def replay(store: Store, run_id: int) -> Replay:
                 points.append(c)
             values[key][list(batch.tasks)] = told[number]
         if np.isnan(told).any():
+            if run.status == "done" and run.settings.images is not None:
+                raise StudyError(
+                    f"What run {run_id} measured has been refined on more images since, by which its "
+                    f"{TITLES[run.method]} would choose other points: look at the later run."
+                )
             if run.status == "done":
                 raise StudyError(
                     f"Run {run_id} was made by another version of mapmerge, whose {TITLES[run.method]} chose "

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
     from pathlib import Path
-
-    import numpy as np
 
     from mapmerge_core.methods.catalogue import MethodName
     from mapmerge_core.studies.settings import RunSettings
@@ -52,7 +52,8 @@ class RunRow:
 
     Attributes:
         error: One sentence, where the run failed.
-        n_evaluations: Measurements that this run made (others it found in the store).
+        n_evaluations: Measurements that this run made (others it found in the store). One that a later run
+            makes on more images is the later run's.
         seconds: What those measurements took, and training.
     """
 
@@ -71,7 +72,7 @@ class RunRow:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationRow:
-    """One measurement: ``value`` of ``task`` at ``c`` (read-only, length N).
+    """One measurement on a whole split: ``value`` of ``task`` at ``c`` (read-only, length N).
 
     Attributes:
         correct: One bit per example, packed as ``np.packbits`` does.
@@ -89,6 +90,60 @@ class EvaluationRow:
     per_example: bytes
     seconds: float
     created: datetime
+
+
+@dataclass(frozen=True, eq=False)
+class SubsetEvaluationRow:
+    """One measurement on a part of a validation split: ``value`` of ``task`` at ``c`` (read-only, length N).
+
+    Attributes:
+        run_id: The run that measured the latest of its examples.
+        n_examples: How many were measured, the first ones of the split's ``nested_order``.
+        n_total: How many the split has.
+        per_example: One number for each of them in that order, see ``pack``.
+        seconds: What measuring all of them took.
+    """
+
+    id: int
+    study_id: int
+    run_id: int | None
+    c: np.ndarray
+    task: str
+    value: float
+    n_examples: int
+    n_total: int
+    per_example: bytes
+    seconds: float
+    created: datetime
+
+
+@dataclass(frozen=True, eq=False)
+class Measurements:
+    """What was measured on a split at n different c, of each task the best there is.
+
+    Attributes:
+        C: Coefficients (``n x N``).
+        Y: Values (``n x K``), NaN where a task hasn't been measured.
+        S: Their standard errors as estimates of the whole split's values (``n x K``), 0 where that was
+            measured, NaN where nothing was.
+        n_examples: How many examples were measured (``n x K``), 0 where none were.
+        whole: Whether these are the whole split (``n x K``).
+    """
+
+    C: np.ndarray
+    Y: np.ndarray
+    S: np.ndarray
+    n_examples: np.ndarray
+    whole: np.ndarray
+
+    def on(self, images: int | None) -> np.ndarray:
+        """The values (``n x K``) that so many examples tell, or more, else NaN.
+
+        Args:
+            images: How many at least, where the split has more; None for the whole split.
+        """
+        enough = self.whole if images is None else self.whole | (self.n_examples >= images)
+        return np.where(enough, self.Y, np.nan)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from mapmerge_core.studies.spec import StudySpec
     from mapmerge_core.tasks.metric import Metric
 
+QUICK_IMAGES = 200
+"""Images of each task that a quick look measures a model on."""
+
+MIN_IMAGES = 10
 MAX_POINTS = 100_000
 MAX_SEED = 2**31 - 1
 
@@ -61,6 +65,32 @@ def check_learnable(spec: StudySpec, *, data_free: bool) -> None:
             )
 
 
+def check_images(images: int | None, spec: StudySpec) -> None:
+    """Makes sure that models of a study can be measured on so many images of each task; None is all of them.
+
+    Raises:
+        SearchError: where they can't be.
+    """
+    from mapmerge_core.tasks.families import family_info
+
+    if images is None:
+        return
+    if type(images) is not int or images < MIN_IMAGES:
+        raise SearchError(
+            f"The images of each task must be a whole number from {MIN_IMAGES} on, not {images}."
+        )
+    if family_info(spec.family).examples is None:
+        raise SearchError(
+            f"'{spec.family}' brings its own data and measures all of it: leave the number of images out."
+        )
+    for task, metric in zip(spec.tasks, spec.metrics, strict=True):
+        if not metric.is_mean:
+            raise SearchError(
+                f"'{task.name}' is measured by {metric.name}, which is no mean over images, so that some of "
+                "them don't tell it: leave the number of images out."
+            )
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """What a run was asked to do.
@@ -83,6 +113,9 @@ class RunSettings:
         rule: Nested MAP's rule, instead of a preference.
         order: Nested MAP's tasks in the order of the tree's leaves; None pairs by loss.
         training: How Pareto Merging learns; None for the paper's way.
+        images: On how many images of each task's validation split points are measured (of texts: blocks),
+            where it has more; None for all. The pre-trained and single-task models are measured on all
+            always. Pareto Merging's models are, too.
     """
 
     points: int
@@ -101,6 +134,7 @@ class RunSettings:
     rule: str | None = None
     order: Sequence[str] | None = None
     training: Training | None = None
+    images: int | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -135,6 +169,7 @@ class RunSettings:
         from mapmerge_core.methods.map import MAP
 
         self._check_budget()
+        check_images(self.images, spec)
         n = len(spec.tasks)
         links = self.links(spec.metrics)
         self._check_surrogates(name, n, links)

@@ -1,6 +1,7 @@
 """Studies, runs, evaluations and picks in one SQLite file, shared by every page, thread and process.
 
-Each evaluation is committed to disk the moment it is added, at most once for a (study, c, task, split).
+Each evaluation is committed to disk the moment it is added, at most once for a (study, c, task, split); one
+of a part of a validation split until more of it is measured.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from platformdirs import user_data_path
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from mapmerge_core.errors import CoefficientError, StudyError
@@ -25,10 +26,19 @@ from mapmerge_core.studies.queries import (
     source_to_dict,
     study_row,
 )
-from mapmerge_core.studies.rows import EvaluationRow, PickRow, Split, StudyRow
+from mapmerge_core.studies.rows import (
+    EvaluationRow,
+    Measurements,
+    PickRow,
+    Split,
+    StudyRow,
+    SubsetEvaluationRow,
+)
 from mapmerge_core.studies.run_store import ACTIVE, RunStore
 from mapmerge_core.studies.sources import read_sources
-from mapmerge_core.studies.tables import Evaluation, Pick, Run, Study
+from mapmerge_core.studies.tables import Evaluation, Pick, Run, Study, SubsetEvaluation
+from mapmerge_core.tasks.metric import unpack
+from mapmerge_core.tasks.subsets import standard_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -161,13 +171,22 @@ class Store(RunStore, BaselineStore, LearnedStore):
     ) -> bool:
         """Commits a measurement; returns False and changes nothing where it was measured before.
 
+        One of a part of the validation split takes the place of one of fewer examples, and one of the whole
+        split that of any part.
+
         Raises:
             CoefficientError: where ``c`` isn't N finite numbers.
-            StudyError: for a split other than "val" and "test".
+            StudyError: for a split other than "val" and "test", and for a part of the test split.
         """
         c = self._check(study_id, c, task)
         if split not in get_args(Split):
             raise StudyError(f"The split '{split}' is unknown: use 'val' or 'test'.")
+        if outcome.n_total is not None:
+            if split == "test":
+                raise StudyError(
+                    "The test split is measured whole, so that models compare: measure the rest."
+                )
+            return self._add_part(study_id, c, task, outcome, outcome.n_total, run_id)
         statement = (
             insert(Evaluation)
             .values(
@@ -186,17 +205,70 @@ class Store(RunStore, BaselineStore, LearnedStore):
             .returning(Evaluation.id)
         )
         with self._write() as session:
-            return session.scalar(statement) is not None
+            added = session.scalar(statement) is not None
+            if added and split == "val":
+                session.execute(delete(SubsetEvaluation).where(*_parts_at(study_id, c, task)))
+            return added
+
+    def _add_part(
+        self, study_id: int, c: np.ndarray, task: str, outcome: Outcome, n_total: int, run_id: int | None
+    ) -> bool:
+        """Commits a measurement of a part of the validation split, unless as much or more is known."""
+        whole = select(Evaluation.id).where(
+            Evaluation.study_id == study_id,
+            Evaluation.c == c,
+            Evaluation.task == task,
+            Evaluation.split == "val",
+        )
+        here = _parts_at(study_id, c, task)
+        more = select(SubsetEvaluation.id).where(*here, SubsetEvaluation.n_examples >= outcome.n_examples)
+        with self._write() as session:
+            if session.scalar(whole) is not None or session.scalar(more) is not None:
+                return False
+            # Not an update: a new id tells that something has changed (see `fingerprint`).
+            session.execute(delete(SubsetEvaluation).where(*here))
+            session.add(
+                SubsetEvaluation(
+                    study_id=study_id,
+                    run_id=run_id,
+                    c=c,
+                    task=task,
+                    value=outcome.value,
+                    n_examples=outcome.n_examples,
+                    n_total=n_total,
+                    per_example=outcome.per_example,
+                    seconds=outcome.seconds,
+                    created=_now(),
+                )
+            )
+            return True
 
     def evaluations(self, study_id: int, split: Split = "val") -> list[EvaluationRow]:
-        """A study's measurements on a split, in the order in which they were made."""
+        """A study's measurements on a whole split, in the order in which they were made."""
         columns = [getattr(Evaluation, name) for name in EvaluationRow.__dataclass_fields__]
         query = select(*columns).where(Evaluation.study_id == study_id, Evaluation.split == split)
         with self._read() as session:
             return [EvaluationRow(*values) for values in session.execute(query.order_by(Evaluation.id))]
 
+    def subset_evaluations(self, study_id: int, c: np.ndarray | None = None) -> list[SubsetEvaluationRow]:
+        """A study's measurements on parts of validation splits, in the order in which they were made.
+
+        Args:
+            study_id: The study.
+            c: Coefficients (N,), for the measurements at these alone.
+
+        Raises:
+            CoefficientError: where ``c`` isn't N finite numbers.
+        """
+        columns = [getattr(SubsetEvaluation, name) for name in SubsetEvaluationRow.__dataclass_fields__]
+        query = select(*columns).where(SubsetEvaluation.study_id == study_id).order_by(SubsetEvaluation.id)
+        if c is not None:
+            query = query.where(SubsetEvaluation.c == self._check(study_id, c))
+        with self._read() as session:
+            return [SubsetEvaluationRow(*values) for values in session.execute(query)]
+
     def measured(self, study_id: int, c: np.ndarray, split: Split) -> dict[str, float]:
-        """Values measured at one c, by task.
+        """Values measured at one c on a whole split, by task.
 
         Raises:
             CoefficientError: where ``c`` isn't N finite numbers.
@@ -209,28 +281,45 @@ class Store(RunStore, BaselineStore, LearnedStore):
             return {row.task: row.value for row in session.execute(query)}
 
     def table(self, study_id: int, split: Split = "val") -> tuple[np.ndarray, np.ndarray]:
-        """A study's measurements on a split as arrays.
+        """A study's measurements on a split as arrays, see ``measurements``.
 
         Returns:
-            C (``n x N``), different coefficients in the order in which they were first measured, and Y
-            (``n x K``), the values, NaN where a task hasn't been measured.
+            C (``n x N``) and Y (``n x K``), the values, NaN where a task hasn't been measured.
+        """
+        found = self.measurements(study_id, split)
+        return found.C, found.Y
+
+    def measurements(self, study_id: int, split: Split = "val") -> Measurements:
+        """A study's measurements on a split as arrays, of the whole split or else of a part.
+
+        Different coefficients are in the order in which they were measured, those with a value of a whole
+        split before the others.
         """
         tasks = self.study(study_id).spec.task_names
-        query = select(Evaluation.c, Evaluation.task, Evaluation.value).where(
-            Evaluation.study_id == study_id, Evaluation.split == split
-        )
+        # Before those of whole splits, which take the place of parts: one of the two is found always.
+        parts = self.subset_evaluations(study_id) if split == "val" else []
+        columns = (Evaluation.c, Evaluation.task, Evaluation.value, Evaluation.n_examples)
+        query = select(*columns).where(Evaluation.study_id == study_id, Evaluation.split == split)
         with self._read() as session:
-            measurements = session.execute(query.order_by(Evaluation.id)).all()
-        if not measurements:
-            return np.empty((0, len(tasks))), np.empty((0, len(tasks)))
-        every = np.array([c for c, _, _ in measurements], dtype=np.float64)
+            whole = session.execute(query.order_by(Evaluation.id)).all()
+        every = np.array([c for c, *_ in whole] + [row.c for row in parts], dtype=np.float64)
+        every = every.reshape(-1, len(tasks))
         _, first, inverse = np.unique(every, axis=0, return_index=True, return_inverse=True)
         order = np.argsort(first)
         rows = np.argsort(order)[inverse.reshape(-1)]
-        columns = [tasks.index(task) for _, task, _ in measurements]
-        Y = np.full((len(first), len(tasks)), np.nan)
-        Y[rows, columns] = [value for _, _, value in measurements]
-        return every[first[order]], Y
+        shape = len(first), len(tasks)
+        Y, S, n_examples = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, dtype=np.int64)
+        is_whole = np.zeros(shape, dtype=bool)
+        at = rows[len(whole) :], [tasks.index(row.task) for row in parts]
+        Y[at] = [row.value for row in parts]
+        S[at] = [standard_error(unpack(row.per_example, row.n_examples), row.n_total) for row in parts]
+        n_examples[at] = [row.n_examples for row in parts]
+        at = rows[: len(whole)], [tasks.index(task) for _, task, _, _ in whole]
+        Y[at] = [value for *_, value, _ in whole]
+        S[at] = 0.0
+        n_examples[at] = [n for *_, n in whole]
+        is_whole[at] = True
+        return Measurements(every[first[order]], Y, S, n_examples, is_whole)
 
     def sampled_box(self, study_id: int) -> tuple[float, float]:
         """Corners of the smallest box that holds those of all runs that really sampled theirs.
@@ -239,12 +328,16 @@ class Store(RunStore, BaselineStore, LearnedStore):
         where they lie whatever its box is; where none has, the box is [0, 1].
         """
         n = len(self.study(study_id).spec.tasks)
-        query = (
-            select(Run.settings)
-            .join(Evaluation, Evaluation.run_id == Run.id)
-            .where(Run.study_id == study_id, Run.method != "nested", Evaluation.split == "val")
-            .where(Evaluation.c.not_in([np.zeros(n), *np.eye(n)]))
-            .group_by(Run.id)
+        corners = [np.zeros(n), *np.eye(n)]
+        whole = select(Evaluation.run_id).where(Evaluation.split == "val", Evaluation.c.not_in(corners))
+        parts = select(SubsetEvaluation.run_id).where(SubsetEvaluation.c.not_in(corners))
+        query = select(Run.settings).where(
+            Run.study_id == study_id,
+            Run.method != "nested",
+            or_(
+                whole.where(Evaluation.run_id == Run.id).exists(),
+                parts.where(SubsetEvaluation.run_id == Run.id).exists(),
+            ),
         )
         with self._read() as session:
             settings = list(session.scalars(query))
@@ -252,13 +345,22 @@ class Store(RunStore, BaselineStore, LearnedStore):
         high = max((values["high"] for values in settings), default=1.0)
         return low, high
 
-    def fingerprint(self, study_id: int) -> tuple[int, int]:
-        """Changes whenever a validation point is measured: their number, and the latest one's id."""
-        query = select(func.count(), func.coalesce(func.max(Evaluation.id), 0)).where(
-            Evaluation.study_id == study_id, Evaluation.split == "val"
-        )
+    def fingerprint(self, study_id: int) -> tuple[int, int, int]:
+        """Changes whenever something is measured on a validation split.
+
+        Returns:
+            The number of measurements, and the latest one's id among those of whole splits and of parts.
+        """
+        count, latest = self._counted(Evaluation, study_id, Evaluation.split == "val")
+        n_parts, latest_part = self._counted(SubsetEvaluation, study_id)
+        return count + n_parts, latest, latest_part
+
+    def _counted(
+        self, table: type[Evaluation | SubsetEvaluation], study_id: int, *where: ColumnElement[bool]
+    ) -> tuple[int, int]:
+        query = select(func.count(), func.coalesce(func.max(table.id), 0))
         with self._read() as session:
-            count, latest = session.execute(query).one()
+            count, latest = session.execute(query.where(table.study_id == study_id, *where)).one()
         return count, latest
 
     # Picks
@@ -344,6 +446,12 @@ class Store(RunStore, BaselineStore, LearnedStore):
                 f"A study of {len(tasks)} task vectors needs as many finite coefficients, not {c.tolist()}."
             )
         return c
+
+
+def _parts_at(study_id: int, c: np.ndarray, task: str) -> tuple[ColumnElement[bool], ...]:
+    """What finds the measurement of a part of the validation split, if there is one."""
+    table = SubsetEvaluation
+    return table.study_id == study_id, table.c == c, table.task == task
 
 
 def _now() -> datetime:

@@ -27,6 +27,7 @@ USED_BY: Mapping[str, tuple[MethodName, ...]] = {
     "rule": ("nested",),
     "order": ("nested",),
     "training": ("pareto_merging",),
+    "images": SEARCHES,
 }
 """Settings that only some methods have a use for."""
 
@@ -132,6 +133,7 @@ class MethodFields(_Fields):
     rule: _Text | None = None
     order: list[str] | None = None
     training: TrainingFields | None = None
+    images: int | None = None
 
 
 class StudyFields(_Fields):

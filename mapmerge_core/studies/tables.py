@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class Coefficients(TypeDecorator[np.ndarray]):
@@ -109,6 +109,25 @@ class Evaluation(Base):
     value: Mapped[float]
     n_examples: Mapped[int]
     per_example: Mapped[bytes] = mapped_column("correct")  # named when right or wrong was all there was
+    seconds: Mapped[float]
+    created: Mapped[datetime]
+
+
+class SubsetEvaluation(Base):
+    """The measurement of one c on most of one task's validation split; none once the whole is measured."""
+
+    __tablename__ = "subset_evaluations"
+    __table_args__ = (UniqueConstraint("study_id", "c", "task"), Base.__table_args__)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"))
+    run_id: Mapped[int | None] = mapped_column(ForeignKey("runs.id", ondelete="SET NULL"), index=True)
+    c: Mapped[np.ndarray]
+    task: Mapped[str]
+    value: Mapped[float]
+    n_examples: Mapped[int]
+    n_total: Mapped[int]
+    per_example: Mapped[bytes]
     seconds: Mapped[float]
     created: Mapped[datetime]
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from functools import cache
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from mapmerge_core.errors import CheckpointError, DatasetError, MapMergeError
 from mapmerge_core.tasks.metric import Outcome, pack
+from mapmerge_core.tasks.subsets import mean_of, nested_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
     from torch import Tensor, nn
 
     from mapmerge_core.tasks.families.base import Family
@@ -175,10 +178,34 @@ class Evaluator:
         tasks: Sequence[str] | None = None,
         split: str = "val",
         precision: str | None = None,
+        *,
+        images: int | None = None,
+        known: Mapping[str, NDArray[Any]] | None = None,
     ) -> Iterator[tuple[str, Outcome]]:
-        """As `evaluate`, but hands out each task's name and outcome as soon as it is measured."""
+        """As `evaluate`, but hands out each task's name and outcome as soon as it is measured.
+
+        The validation split can be measured in part: on the first examples of its `nested_order`. Where these
+        are all there are, the outcome is that of the whole split.
+
+        Args:
+            c: N coefficients.
+            tasks: Names of the tasks to measure; all by default.
+            split: ``"val"`` or ``"test"``, which is measured whole always.
+            precision: As for `evaluate`.
+            images: How many examples of each task's validation split to measure; all by default.
+            known: By task what is known of these already: a number for each of the first examples of the
+                order, as `unpack` gives it. Only the others are measured.
+
+        Raises:
+            MapMergeError: The metric is no mean over examples, or the family measures whole splits only.
+            CoefficientError, DatasetError: As for `evaluate`.
+        """
         vectors = self._exported if split == "test" else self.vectors
-        return self._measured(lambda model: vectors.merge_into(model, c), tasks, split, precision)
+        if split == "test":
+            images, known = None, None
+        return self._measured(
+            lambda model: vectors.merge_into(model, c), tasks, split, precision, images=images, known=known
+        )
 
     def outcomes_of(
         self,
@@ -230,6 +257,9 @@ class Evaluator:
         tasks: Sequence[str] | None,
         split: str,
         precision: str | None,
+        *,
+        images: int | None = None,
+        known: Mapping[str, NDArray[Any]] | None = None,
     ) -> Iterator[tuple[str, Outcome]]:
         """Measures the model that ``write`` makes of the family's, one task after the other."""
         chosen = self._chosen(tasks)
@@ -240,20 +270,55 @@ class Evaluator:
             write(self.family.model_in(dtype))
             self.family.merged(dtype)
             for task in chosen:
-                scores = self.family.measure(task, split, dtype, self.batch_size)
-                outcome = Outcome(
-                    value=_finite(task, scores.value),
-                    n_examples=len(scores.per_example),
-                    per_example=pack(scores.per_example),
-                    seconds=time.perf_counter() - start,
-                )
-                yield task.name, outcome
+                outcome = self._outcome(task, split, dtype, images, (known or {}).get(task.name))
+                yield task.name, replace(outcome, seconds=time.perf_counter() - start)
                 start = time.perf_counter()
         except torch.OutOfMemoryError as error:
             raise MapMergeError(
                 f"The device {self.device} ran out of memory with {self.batch_size} examples in a batch: "
                 "choose a smaller batch size."
             ) from error
+
+    def _outcome(
+        self, task: Task, split: str, dtype: torch.dtype, images: int | None, known: NDArray[Any] | None
+    ) -> Outcome:
+        """Measures the model as it is merged on one task, see `outcomes`; without the seconds."""
+        if images is None and known is None:
+            return self._whole(task, split, dtype)
+        if not task.metric.is_mean:
+            raise MapMergeError(
+                f"The {task.metric.name} on '{task.name}' is no mean over examples, so that some of them "
+                "don't tell it: leave the number of images out."
+            )
+        order = self._nested_order(task, split)
+        n = len(order) if images is None else min(images, len(order))
+        if n == len(order) and known is None:
+            return self._whole(task, split, dtype)
+        parts = [] if known is None else [known[:n]]
+        missing = order[sum(map(len, parts)) : n]
+        if len(missing):
+            parts.append(self.family.measure(task, split, dtype, self.batch_size, missing).per_example)
+        per_example = np.concatenate(parts)
+        if n == len(order):
+            in_order = np.empty_like(per_example)
+            in_order[order] = per_example
+            return _outcome_of(task, mean_of(in_order), in_order)
+        return _outcome_of(task, mean_of(per_example), per_example, len(order))
+
+    def _whole(self, task: Task, split: str, dtype: torch.dtype) -> Outcome:
+        scores = self.family.measure(task, split, dtype, self.batch_size)
+        return _outcome_of(task, scores.value, scores.per_example)
+
+    @cached_property
+    def _orders(self) -> dict[tuple[str, str], NDArray[np.intp]]:
+        return {}
+
+    def _nested_order(self, task: Task, split: str) -> NDArray[np.intp]:
+        key = (task.name, split)
+        if key not in self._orders:
+            n, strata = self.family.n_examples(task, split), self.family.strata(task, split)
+            self._orders[key] = nested_order(strata, n)
+        return self._orders[key]
 
     def _chosen(self, names: Sequence[str] | None) -> list[Task]:
         for name in names or ():
@@ -262,13 +327,13 @@ class Evaluator:
         return list(self.tasks.values()) if names is None else [self.tasks[name] for name in names]
 
 
-def _finite(task: Task, value: float) -> float:
+def _outcome_of(task: Task, value: float, per_example: NDArray[Any], n_total: int | None = None) -> Outcome:
     if not math.isfinite(value):
         raise MapMergeError(
             f"The {task.metric.name} on '{task.name}' of the model at these coefficients is not a finite "
             "number: sample a smaller box."
         )
-    return value
+    return Outcome(value, len(per_example), pack(per_example), 0.0, n_total)
 
 
 def _dtype(precision: str) -> torch.dtype:

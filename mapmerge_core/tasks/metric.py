@@ -51,6 +51,11 @@ class Metric:
         """Whether it is the share of examples that are right, whose error is binomial."""
         return self.name in (ACCURACY.name, TOP5_ACCURACY.name)
 
+    @property
+    def is_mean(self) -> bool:
+        """Whether it is a mean over examples, so that some of them estimate that of all."""
+        return self.of_right_answers or self.name == LOSS.name
+
 
 ACCURACY = Metric("accuracy", maximize=True, low=0.0, high=1.0)
 TOP5_ACCURACY = Metric("top-5 accuracy", maximize=True, low=0.0, high=1.0)
@@ -82,14 +87,22 @@ class Outcome:
     Attributes:
         value: The metric, a fraction for accuracy.
         n_examples: How many examples were measured.
-        per_example: One number for each example in the split's order, see `pack`.
+        per_example: One number for each example, see `pack`; in the split's order, or where only some were
+            measured in that of `nested_order`.
         seconds: Wall time.
+        n_total: How many examples the split has; None where all were measured.
     """
 
     value: float
     n_examples: int
     per_example: bytes
     seconds: float
+    n_total: int | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all examples of the split were measured."""
+        return self.n_total is None
 
 
 def pack(per_example: NDArray[Any]) -> bytes:

@@ -12,7 +12,15 @@ from mapmerge_core.methods.catalogue import SEARCHES, TITLES, default_points
 from mapmerge_core.search.surrogate import QuadraticSurrogate
 from mapmerge_core.studies.learned import run_title
 from mapmerge_core.studies.learning import n_evaluations
-from mapmerge_core.studies.settings import MAX_POINTS, MAX_SEED, RunSettings
+from mapmerge_core.studies.settings import (
+    MAX_POINTS,
+    MAX_SEED,
+    MIN_IMAGES,
+    QUICK_IMAGES,
+    RunSettings,
+    check_images,
+)
+from mapmerge_core.tasks.families import family_info
 from pages.parts import learning_form, live, nested_form, shell, state
 from pages.parts.words import STATUS, duration
 
@@ -151,7 +159,7 @@ def settings_form(study: StudyRow, *, disabled: bool) -> tuple[MethodName, RunSe
     if method == "pareto_merging":
         training = settings.training or learning_form.usual(study)
         return method, learning(points, settings, training, key, another=bool(runs), disabled=disabled)
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"images": images(study, settings, key, disabled=disabled)}
     if method == "bayesian":
         more |= rounds(count, before, key, disabled=disabled)
     elif method == "nested":
@@ -163,9 +171,36 @@ def settings_form(study: StudyRow, *, disabled: bool) -> tuple[MethodName, RunSe
     more["high"] = high.number_input(
         "Highest", value=settings.high, step=0.1, key=key("high"), format="%.2f", disabled=disabled
     )
+    # With the last run's seed, other images of the same points are measured.
+    refines = bool(runs) and more["images"] != settings.images
     with st.expander("More settings", icon=":material/tune:"):
-        more |= further(method, settings, key, another=bool(runs), disabled=disabled)
+        more |= further(method, settings, key, another=bool(runs), refines=refines, disabled=disabled)
     return method, RunSettings(points, precision=settings.precision, **more)
+
+
+def images(study: StudyRow, last: RunSettings, key: Callable[[str], str], *, disabled: bool) -> int | None:
+    """On how many images of each task points are measured; None, without a choice, where all have to be."""
+    try:
+        check_images(MIN_IMAGES, study.spec)
+    except MapMergeError:
+        return None
+    held = str(family_info(study.spec.family).examples).capitalize()
+    quick = f"Quick: {QUICK_IMAGES} a task"
+    options: dict[str, int | None] = {"All": None, quick: QUICK_IMAGES}
+    if last.images not in options.values():
+        options[f"{last.images:,} a task"] = last.images
+    chosen = st.segmented_control(
+        held,
+        list(options),
+        default=next(name for name, number in options.items() if number == last.images),
+        required=True,
+        key=key("images"),
+        disabled=disabled,
+        width="stretch",
+        help="A quick run measures each point on a part of the validation split. A later run with all of it "
+        "and the same seed measures only what is missing.",
+    )
+    return options[chosen]
 
 
 def learning(
@@ -227,6 +262,7 @@ def further(
     *,
     another: bool,
     disabled: bool,
+    refines: bool = False,
 ) -> dict[str, Any]:
     """What seldom needs a change, as far as the method has it."""
 
@@ -245,7 +281,12 @@ def further(
     if method in ("map", "direct"):
         chosen["design"] = choose("Design", "design", DESIGNS)
     chosen["seed"] = st.number_input(
-        "Seed", 0, MAX_SEED, min(last.seed + another, MAX_SEED), key=key("seed"), disabled=disabled
+        "Seed",
+        0,
+        MAX_SEED,
+        min(last.seed + (another and not refines), MAX_SEED),
+        key=key("seed_refined" if refines else "seed"),
+        disabled=disabled,
     )
     if method in ("map", "bayesian", "direct"):
         chosen["anchors"] = st.toggle(
@@ -314,5 +355,6 @@ def estimate(study: StudyRow, settings: RunSettings, count: int, *, first: bool)
     elif job.result:
         found = job.result
         points = -(-count // len(study.spec.tasks))
-        seconds = found.seconds_for(points, 0 if training is None else training.steps)
+        steps = 0 if training is None else training.steps
+        seconds = found.seconds_for(points, steps, settings.images)
         st.caption(f":material/schedule: About **{duration(seconds)}** on {found.device}, {found.precision}")

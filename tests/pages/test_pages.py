@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,8 @@ import pytest
 from mapmerge_core.studies.manifest import spec_from_manifest
 from mapmerge_core.studies.settings import RunSettings
 from mapmerge_core.studies.store import Store
-from tests.pages.conftest import ROOT, TIMEOUT, texts
+from mapmerge_core.tasks.metric import F1
+from tests.pages.conftest import ROOT, TIMEOUT, texts, wait_for_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -212,6 +214,37 @@ def test_the_largest_settings_leave_the_form_whole(
     app = visit("evaluate", study=measured_study.id)
     assert app.number_input(key=f"points_map_{measured_study.id}_2").value == 100_000
     assert app.number_input(key=f"seed_{measured_study.id}_2").value == 2**31 - 1
+
+
+def test_a_quick_run_is_chosen_and_later_refined_with_its_seed(
+    visit: Callable[..., AppTest], home: Path, tiny_zoo: Path
+) -> None:
+    study = Store(home).create_study("Fresh", spec_from_manifest(tiny_zoo, ["Colours", "Stripes"]))
+    app = visit("evaluate", study=study.id)
+    images = app.segmented_control(key=f"images_{study.id}_0")
+    assert images.options == ["All", "Quick: 200 a task"]
+    assert images.value == "All"
+    images.set_value("Quick: 200 a task").run()
+    app.button(key="start").click().run()
+    [run] = Store(home).runs(study.id)
+    assert run.settings.images == 200
+    wait_for_jobs(app, study.id)
+
+    app = visit("evaluate", study=study.id)
+    assert app.number_input(key=f"seed_{study.id}_1").value == 1, "other points, unless told otherwise"
+    app.segmented_control(key=f"images_{study.id}_1").set_value("All").run()
+    assert app.number_input(key=f"seed_refined_{study.id}_1").value == 0, "the same points, on all images"
+
+
+def test_metrics_that_parts_cannot_tell_leave_no_choice_of_images(
+    visit: Callable[..., AppTest], home: Path, tiny_zoo: Path
+) -> None:
+    spec = spec_from_manifest(tiny_zoo, ["Colours", "Stripes"])
+    tasks = tuple(replace(task, metric=F1) for task in spec.tasks)
+    study = Store(home).create_study("F1", replace(spec, tasks=tasks))
+    app = visit("evaluate", study=study.id)
+    assert not [control for control in app.segmented_control if str(control.key).startswith("images")]
+    assert app.button(key="start")
 
 
 def test_a_run_whose_process_died_can_be_resumed(

@@ -12,6 +12,7 @@ from mapmerge_core.errors import SearchError, StudyError
 from mapmerge_core.methods.pareto.training import Training, TrainingPoint
 from mapmerge_core.studies.settings import RunSettings
 from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.tables import SCHEMA_VERSION
 from mapmerge_core.tasks.metric import Outcome
 
 if TYPE_CHECKING:
@@ -219,5 +220,5 @@ def test_a_database_from_before_gains_what_it_lacks(store: Store, study: StudyRo
     assert again.add_learned_evaluation(run.id, np.array([1.0, 0.0]), "Colours", "val", outcome(0.5), 1)
     again.close()
     with sqlite3.connect(store.path) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
     connection.close()

@@ -89,6 +89,18 @@ def test_what_is_left_out_is_as_usual(tmp_path):
     assert study.settings == RunSettings(default_points("map", 2))
 
 
+def test_a_file_says_on_how_many_images_points_are_measured(tmp_path):
+    text = STUDY.replace("{name: BLEU, maximize: true, low: 0, high: 100}", "loss").replace(
+        "seed: 7", "images: 200"
+    )
+    study = parse_study(text, tmp_path)
+    assert study.settings == RunSettings(points=30, images=200, high=0.6)
+    assert "  images: 200\n" in study_text(study, tmp_path)
+    assert parse_study(study_text(study, tmp_path), tmp_path) == study
+    with pytest.raises(StudyError, match="Pareto Merging has no use for 'images': leave it out, or choose"):
+        parse_study(text.replace("bayesian", "pareto_merging").replace(", high: 0.6", ""), tmp_path)
+
+
 def test_paths_start_from_the_files_folder_or_from_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     files = "{path: images, class_names: classes.txt, templates: prompts.json}"
@@ -298,6 +310,9 @@ def test_what_pareto_merging_cannot_learn_from_is_said_at_once(tmp_path):
         ("points: 30", "points: true", "line 13: method.points should be a whole number, not true."),
         ("points: 30", "points: 3", "line 13: 3 points are too few for Bayesian MAP"),
         ("seed: 7", "seed: -7", "line 13: The seed -7 can't be used"),
+        ("seed: 7", "images: 9", "line 13: The images of each task must be a whole number from 10 on"),
+        ("seed: 7", "images: 20.5", "line 13: method.images should be a whole number, not 20.5."),
+        ("seed: 7", "images: 200", "line 13: 'Cars' is measured by BLEU, which is no mean over images"),
         ("seed: 7", "rule: maximize mean", "line 13: Bayesian MAP has no use for 'rule': leave it out"),
         ("name: bayesian", "name: bayes", "line 13: method.name should be 'map', 'bayesian', 'nested', "),
         ("name: bayesian", "name: nested, rule: Carrs > 1", 'line 13: There is no task "Carrs"'),

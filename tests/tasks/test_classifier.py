@@ -21,6 +21,7 @@ from mapmerge_core.tasks.data_source import DataSource
 from mapmerge_core.tasks.evaluator import Evaluator
 from mapmerge_core.tasks.families.classifier import ClassifierWithHeads
 from mapmerge_core.tasks.metric import LOSS, PERPLEXITY, unpack
+from mapmerge_core.tasks.subsets import nested_order
 from mapmerge_core.tasks.task import Task
 from mapmerge_core.weights.export import Recipe, save_model, save_tensors
 from mapmerge_core.weights.task_vectors import TaskVectors
@@ -149,6 +150,16 @@ def test_an_export_is_the_measured_model_to_the_last_example(zoo, evaluator, tmp
             right = (plain(images).argmax(dim=1).numpy() == labels).astype(bool)
         assert np.array_equal(unpack(measured[name].per_example, len(labels)), right)
         assert measured[name].value == right.mean() > 2 / n_classes
+
+
+def test_some_images_are_classified_as_among_all(zoo, evaluator):
+    whole = evaluator.evaluate(HALF)
+    for name, part in evaluator.outcomes(HALF, images=20):
+        labels = np.load(zoo / f"{name}.npz")["val_labels"]
+        every = unpack(whole[name].per_example, len(labels))
+        np.testing.assert_array_equal(
+            unpack(part.per_example, 20), every[nested_order(labels, len(labels))[:20]]
+        )
 
 
 def test_statistics_are_those_of_torchs_own_update_over_images_of_all_tasks(zoo, evaluator):

@@ -24,6 +24,7 @@ from mapmerge_core.tasks.data_source import DataSource
 from mapmerge_core.tasks.evaluator import Evaluator
 from mapmerge_core.tasks.families import language, make_family
 from mapmerge_core.tasks.metric import ACCURACY, LOSS, PERPLEXITY, unpack
+from mapmerge_core.tasks.subsets import nested_order
 from mapmerge_core.tasks.task import Task
 from mapmerge_core.weights.export import save_merged
 from mapmerge_core.weights.streamed import open_vectors
@@ -180,6 +181,21 @@ def test_every_model_is_best_on_its_own_text_and_perplexity_is_exp_of_loss(zoo, 
     assert [outcome.value for outcome in other.evaluate([0.5, 0.5]).values()] == pytest.approx(
         [np.exp(outcome.value) for outcome in evaluator.evaluate([0.5, 0.5]).values()]
     )
+
+
+def test_some_blocks_have_the_losses_that_they_have_among_all(evaluator):
+    whole = evaluator.evaluate([0.4, 0.7])
+    parts = dict(evaluator.outcomes([0.4, 0.7], images=10))
+    known = {task: unpack(part.per_example, 10) for task, part in parts.items()}
+    for task, part in parts.items():
+        n = whole[task].n_examples
+        every = unpack(whole[task].per_example, n)
+        assert (part.n_examples, part.n_total) == (10, n)
+        np.testing.assert_allclose(known[task], every[nested_order(None, n)[:10]], rtol=1e-5)
+        assert part.value == pytest.approx(known[task].mean(), rel=1e-6)
+    for task, refined in evaluator.outcomes([0.4, 0.7], images=1000, known=known):
+        assert (refined.n_examples, refined.n_total) == (whole[task].n_examples, None)
+        assert refined.value == pytest.approx(whole[task].value, rel=1e-6)
 
 
 def test_an_export_is_what_was_measured(zoo, evaluator, tmp_path):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from mapmerge_core.tasks.task import Task
@@ -27,8 +28,8 @@ class Scores:
 
     Attributes:
         value: The task's metric.
-        per_example: One number for each example (n) in the split's order: bool for right or wrong, or
-            float32 losses.
+        per_example: One number for each example (n) in the split's order, or in the order asked for: bool
+            for right or wrong, or float32 losses.
     """
 
     value: float
@@ -79,8 +80,43 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def measure(self, task: Task, split: str, dtype: torch.dtype, batch_size: int) -> Scores:
-        """Measures the model as it was last merged for ``dtype``."""
+    def measure(
+        self,
+        task: Task,
+        split: str,
+        dtype: torch.dtype,
+        batch_size: int,
+        examples: NDArray[np.intp] | None = None,
+    ) -> Scores:
+        """Measures the model as it was last merged for ``dtype``.
+
+        Args:
+            task: A task.
+            split: ``"val"`` or ``"test"``.
+            dtype: float32 or bfloat16.
+            batch_size: Examples in a batch.
+            examples: The examples to measure, in this order; all by default. A family whose `n_examples` says
+                nothing is asked for all of them always, and needn't take this argument.
+        """
+
+    def n_examples(self, task: Task, split: str) -> int:  # noqa: ARG002
+        """Returns how many examples a split has, for families that can measure some of them.
+
+        Raises:
+            DatasetError: The task's dataset can't be read.
+            MapMergeError: This family measures whole splits only.
+        """
+        raise MapMergeError(
+            "This family of models measures whole validation splits only: leave the number of images out."
+        )
+
+    def strata(self, task: Task, split: str) -> NDArray[np.intp] | None:  # noqa: ARG002
+        """Returns a split's classes (n,), of which some of its examples get their share, or None.
+
+        Raises:
+            DatasetError: The task's dataset can't be read.
+        """
+        return None
 
     def to(self, device: torch.device | str) -> None:
         """Moves the model, in place."""

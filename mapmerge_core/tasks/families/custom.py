@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from mapmerge_core.tasks.metric import Metric
@@ -91,7 +92,14 @@ class CallableFamily(Family):
     def prepare(self, task: Task, split: str) -> None:
         """Does nothing: the function brings its data."""
 
-    def measure(self, task: Task, split: str, dtype: torch.dtype, batch_size: int) -> Scores:  # noqa: ARG002
+    def measure(
+        self,
+        task: Task,
+        split: str,
+        dtype: torch.dtype,  # noqa: ARG002
+        batch_size: int,  # noqa: ARG002
+        examples: NDArray[np.intp] | None = None,  # noqa: ARG002
+    ) -> Scores:
         """Returns what the function says of a task, as one example.
 
         Raises:

@@ -18,6 +18,8 @@ from mapmerge_core.tasks.metric import ACCURACY, F1, LOSS, MEAN_CLASS_ACCURACY, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from mapmerge_core.tasks.data_source import DataSource
     from mapmerge_core.tasks.datasets import ImageDataset
     from mapmerge_core.tasks.metric import Metric
@@ -132,15 +134,34 @@ class ImageClassifier(Family):
         """Turns prepared images into the model's input, float32, by the very operations of torchvision."""
         return batch.to(self.device, torch.float32).div_(255).sub_(self._mean).div_(self._std)
 
+    def n_examples(self, task: Task, split: str) -> int:
+        """Returns how many images a split has (see `Family.n_examples`)."""
+        return len(self.labels(task, split))
+
+    def strata(self, task: Task, split: str) -> NDArray[np.intp]:
+        """Returns a split's labels (see `Family.strata`)."""
+        return self.labels(task, split).cpu().numpy()
+
     @torch.inference_mode()
-    def measure(self, task: Task, split: str, dtype: torch.dtype, batch_size: int) -> Scores:
+    def measure(
+        self,
+        task: Task,
+        split: str,
+        dtype: torch.dtype,
+        batch_size: int,
+        examples: NDArray[np.intp] | None = None,
+    ) -> Scores:
         """Classifies a split (see `Family.measure`); results are collected on the device and fetched once."""
         images, labels = self.images(task, split), self.labels(task, split)
+        rows = None if examples is None else torch.from_numpy(examples)
+        if rows is not None:
+            labels = labels[rows.to(labels.device)]
         per_example = _PER_EXAMPLE.get(task.metric.name, _predicted)
         found: Tensor | None = None
         for start in range(0, len(labels), batch_size):
             some = slice(start, start + batch_size)
-            batch = per_example(self.logits(images[some], task, dtype), labels[some])
+            chosen = images[some] if rows is None else images[rows[some].to(images.device)]
+            batch = per_example(self.logits(chosen, task, dtype), labels[some])
             if found is None:
                 found = batch.new_empty(len(labels))
             found[some] = batch

@@ -21,6 +21,7 @@ from mapmerge_core.tasks.metric import LOSS, PERPLEXITY
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from numpy.typing import NDArray
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -124,8 +125,19 @@ class CausalLanguageModel(Family):
         """
         self._tokenized(task, split)
 
+    def n_examples(self, task: Task, split: str) -> int:
+        """Returns how many blocks a split has (see `Family.n_examples`)."""
+        return len(self._tokenized(task, split))
+
     @torch.inference_mode()
-    def measure(self, task: Task, split: str, dtype: torch.dtype, batch_size: int) -> Scores:
+    def measure(
+        self,
+        task: Task,
+        split: str,
+        dtype: torch.dtype,
+        batch_size: int,
+        examples: NDArray[np.intp] | None = None,
+    ) -> Scores:
         """Measures the losses of a split's blocks (see `Family.measure`).
 
         Args:
@@ -133,8 +145,11 @@ class CausalLanguageModel(Family):
             split: ``"val"`` or ``"test"``.
             dtype: Of the model; losses are computed in float32 always.
             batch_size: Blocks in a batch, at most: fewer where they are long or the vocabulary is large.
+            examples: The blocks to measure, in this order; all by default.
         """
         blocks, model = self._tokenized(task, split), self._model(dtype)
+        if examples is not None:
+            blocks = blocks[torch.from_numpy(examples)]
         tokens = min(_BATCH_TOKENS, _LOGITS_BYTES // (4 * self._vocabulary))
         size = max(1, min(batch_size, tokens // blocks.shape[1]))
         losses = torch.cat([_losses(model, batch.to(self.device)) for batch in blocks.split(size)])

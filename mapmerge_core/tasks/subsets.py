@@ -1,0 +1,65 @@
+"""Parts of a split: which examples are measured first, and how far off the whole split's metric may be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def nested_order(strata: NDArray[Any] | None, n: int, seed: int = 0) -> NDArray[np.intp]:
+    """An order of a split's examples, each beginning of which stands for the whole.
+
+    Systematic sampling, stratified: of a class with N_h examples, shuffled, the j-th has the key
+    (j + u_h) / N_h with one u_h, uniform in [0, 1), and the examples are sorted by their keys. Up to any key
+    t a class has N_h t examples, give or take less than one. Every example is as likely as any other to be
+    among the first, so that their mean is an unbiased estimate of the split's; and a longer beginning holds
+    every shorter one.
+
+    Args:
+        strata: Each example's class (n,); None for a plain permutation.
+        n: How many examples the split has.
+        seed: The same one gives the same order on every machine.
+
+    Returns:
+        A permutation of 0, ..., n - 1.
+    """
+    rng = np.random.Generator(np.random.PCG64(seed))
+    if strata is None:
+        return rng.permutation(n).astype(np.intp, copy=False)
+    keys = np.empty(n)
+    for each in np.unique(strata):
+        members = rng.permutation(np.flatnonzero(strata == each))
+        keys[members] = (np.arange(len(members)) + rng.random()) / len(members)
+    return np.argsort(keys, kind="stable")
+
+
+def mean_of(per_example: NDArray[Any]) -> float:
+    """The metric of examples (n), see ``Metric.is_mean``: the share that is right, or the mean loss."""
+    return float(per_example.mean(dtype=np.float64))
+
+
+def standard_error(per_example: NDArray[Any], n_total: int) -> float:
+    """The standard error of a beginning's mean as an estimate of the whole split's.
+
+    sqrt(s² / n · (1 - n / N)), that of a simple random sample without replacement (Cochran, "Sampling
+    Techniques", 1977, Theorem 2.2), which a stratified sample is at least as good as. It is 0 for the whole
+    split. For right or wrong s² is p(1 - p) with p = (k + 1) / (n + 2) for k of n that are right (Laplace's
+    rule of succession), so that it isn't 0 where all of them are.
+
+    Args:
+        per_example: Right or wrong (bool), or losses, of n examples.
+        n_total: N, how many examples the split has.
+    """
+    n = len(per_example)
+    if n >= n_total:
+        return 0.0
+    if per_example.dtype == np.bool_:
+        p = (per_example.sum() + 1) / (n + 2)
+        variance = p * (1 - p)
+    else:
+        variance = per_example.var(dtype=np.float64, ddof=1)
+    return float(np.sqrt(variance / n * (1 - n / n_total)))
