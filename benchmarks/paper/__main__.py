@@ -30,6 +30,7 @@ TABLES = {
     "figure2": "maximise each of 8 tasks with all above a threshold",
     "figure4": "R² against the number of points",
     "bayesian": "Bayesian against plain MAP: GD and IGD at 6, 9 and 12 points",
+    "budget": "the front by the images that each point is measured on",
 }
 RESULTS = Path(__file__).parents[1] / "results"
 PLACES = ("--store", "--out", "--device")

@@ -127,11 +127,12 @@ def loss_of(value: float, metric: Metric) -> float:
 def closest(losses: Sequence[float]) -> Pairing:
     """Pairs of the closest losses: the two closest first, then the two closest of the others, and so on.
 
-    Of pairs that are as close, the first wins; an odd number leaves one node over (Algorithm 2, line 4).
+    Of pairs that are as close to nine decimals, the first wins; an odd number leaves one node over
+    (Algorithm 2, line 4).
     """
     free, pairs = list(range(len(losses))), []
     while len(free) > 1:
-        pair = min(combinations(free, 2), key=lambda two: abs(losses[two[0]] - losses[two[1]]))
+        pair = min(combinations(free, 2), key=lambda two: round(abs(losses[two[0]] - losses[two[1]]), 9))
         pairs.append(pair)
         free = [node for node in free if node not in pair]
     return pairs

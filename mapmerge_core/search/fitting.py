@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
+from scipy.linalg.lapack import dpotrf, dpotrs, dtrtri
 from scipy.optimize import least_squares
 
 from mapmerge_core.errors import SearchError
@@ -22,6 +24,46 @@ SMOOTHINGS = 10.0 ** -np.arange(7)
 """The absolute loss is approached through √(r² + ε²), with these ε as shares of the squared fit's error."""
 EXACT = 1e-8
 """A squared fit whose errors are this share of the metrics is exact: every loss agrees with it."""
+STEPS = 20
+"""The most Gauss-Newton steps: good fits take five, and the others are left to Levenberg and Marquardt."""
+CONVERGED = 1e-12
+"""Gauss-Newton ends where a step lowers the cost by less than this share."""
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """The features of n points, factorised once for all that is fitted to them.
+
+    Attributes:
+        features: ``n x p``, of full rank; the first column is constant.
+        orthonormal: Q of features = QR, ``n x p``.
+        root: R, ``p x p``, upper triangular.
+    """
+
+    features: Array
+    orthonormal: Array
+    root: Array
+
+    @classmethod
+    def factorise(cls, features: Array) -> Design:
+        """By Householder's QR."""
+        return cls(features, *np.linalg.qr(features))
+
+    @property
+    def rank(self) -> int:
+        """How many singular values exceed 1e-8, relative to features of size one."""
+        singular_values = np.linalg.svd(self.root, compute_uv=False)
+        return int((singular_values > 1e-8 * np.sqrt(len(self.features))).sum())
+
+    @cached_property
+    def inverse_root(self) -> Array:
+        """R⁻¹, whose rows' products are the covariance of least-squares weights but for the variance."""
+        return inverse_of_upper(self.root)
+
+    @cached_property
+    def leverage(self) -> Array:
+        """The diagonal of the hat matrix QQᵀ (n,)."""
+        return np.asarray((self.orthonormal**2).sum(axis=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +76,7 @@ class Fit:
         pull: Half the derivative of the loss by each residual (n,): the residual itself when squared.
         curvature: Half the second derivative (n,), that of the absolute loss smoothed over ``scale``.
         penalty: Rows of the ridge beside such a pull, ``(p - 1) x p``.
+        roots: What each residual was multiplied by (n,); ``pull`` is of these.
     """
 
     weights: Array
@@ -41,6 +84,25 @@ class Fit:
     pull: Array
     curvature: Array
     penalty: Array
+    roots: Array
+
+
+@dataclass(frozen=True, eq=False)
+class _Weighted:
+    """A link whose values, and with them a fit's residuals, are multiplied by ``roots`` (n,)."""
+
+    link: Link
+    roots: Array
+    name: ClassVar[str] = "weighted"
+
+    def value(self, z: Array) -> Array:
+        return np.asarray(self.roots * self.link.value(z))
+
+    def slope(self, z: Array) -> Array:
+        return np.asarray(self.roots * self.link.slope(z))
+
+    def inverse(self, values: Array) -> Array:
+        return self.link.inverse(values / self.roots)
 
 
 def check_loss(loss: str) -> None:
@@ -53,7 +115,9 @@ def check_loss(loss: str) -> None:
         raise SearchError(f"There is no loss called {loss!r}: choose squared, absolute or huber.")
 
 
-def fit(link: Link, features: Array, values: Array, ridge: float, loss: LossName) -> Fit:
+def fit(
+    link: Link, design: Design, values: Array, ridge: float, loss: LossName, roots: Array | None = None
+) -> Fit:
     """Minimise the sum of the losses of the errors of link(z) plus ``ridge`` times the squared weights.
 
     Errors are taken as a share of :func:`error_unit`, and the constant (the first feature) goes free. Squared
@@ -66,38 +130,45 @@ def fit(link: Link, features: Array, values: Array, ridge: float, loss: LossName
 
     Args:
         link: The link with its bounds.
-        features: ``n x p``, of full rank; the first column is constant.
+        design: The features of the n points.
         values: Metrics (n,).
         ridge: Weight of the squared weights.
         loss: ``squared``, ``absolute`` or ``huber``.
+        roots: What each error is multiplied by (n,), above 0; by default nothing.
     """
+    features = design.features
     n, p = features.shape
     unit = error_unit(link, values)
-    penalty = unit * np.sqrt(ridge) * np.eye(p)[1:]
-    weights = _fit_squared(link, features, values, penalty)
-    residuals = values - link.value(features @ weights)
-    if loss == "squared":
-        return Fit(weights, float("nan"), residuals, np.ones(n), penalty)
-    spread = float(np.sqrt(np.mean(residuals**2)))
     size = float(np.abs(values).max()) if link.name == "identity" else unit
+    weighted: Link | _Weighted = link
+    if roots is None:
+        roots = np.ones(n)
+    else:
+        weighted, values = _Weighted(link, roots), roots * values
+    penalty = unit * np.sqrt(ridge) * np.eye(p)[1:]
+    weights = _fit_squared(weighted, design, values, penalty)
+    residuals = values - weighted.value(features @ weights)
+    if loss == "squared":
+        return Fit(weights, float("nan"), residuals, np.ones(n), penalty, roots)
+    spread = float(np.sqrt(np.mean(residuals**2)))
     if spread > EXACT * size:
         for smoothing in SMOOTHINGS * spread:
             rows = np.sqrt(2 * smoothing / unit) * penalty
-            weights = _fit_robust(link, features, values, rows, "absolute", smoothing, weights)
-    residuals = values - link.value(features @ weights)
+            weights = _fit_robust(weighted, features, values, rows, "absolute", smoothing, weights)
+    residuals = values - weighted.value(features @ weights)
     smallest = max(1e-12 * size, 1e-150)
     scale = max(float(np.median(np.sort(np.abs(residuals))[min(p, n - 1) :])) / 0.6745, smallest)
     if loss == "huber":
         if spread > EXACT * size and scale > EXACT * spread:  # else most points are met exactly already
-            weights = _fit_robust(link, features, values, penalty, loss, HUBER * scale, weights)
-            residuals = values - link.value(features @ weights)
+            weights = _fit_robust(weighted, features, values, penalty, loss, HUBER * scale, weights)
+            residuals = values - weighted.value(features @ weights)
         width = HUBER * scale
     else:
         width, penalty = scale, np.sqrt(2 * scale / unit) * penalty
     squares = (residuals / width) ** 2
     _, first, second = _loss(loss, squares)
     curvature = np.maximum(first + 2 * squares * second, 0.0)
-    return Fit(weights, scale, first * residuals, curvature, penalty)
+    return Fit(weights, scale, first * residuals, curvature, penalty, roots)
 
 
 def error_unit(link: Link, values: Array) -> float:
@@ -109,12 +180,23 @@ def error_unit(link: Link, values: Array) -> float:
     return 1.0
 
 
-def _fit_squared(link: Link, features: Array, values: Array, penalty: Array) -> Array:
+def inverse_of_upper(root: Array) -> Array:
+    """The inverse of an upper triangular matrix without a zero on its diagonal."""
+    return np.asarray(dtrtri(root)[0])
+
+
+def _fit_squared(link: Link | _Weighted, design: Design, values: Array, penalty: Array) -> Array:
     """Weights of the features that minimise the squared errors of link(z) and the penalty."""
-    zeros = np.zeros(len(penalty))
+    if link.name == "identity" and not penalty.any():
+        return np.asarray(design.inverse_root @ (design.orthonormal.T @ values))
+    features, zeros = design.features, np.zeros(len(penalty))
     if link.name == "identity":
         return _least_squares(np.vstack([features, penalty]), np.concatenate([values, zeros]))
-    # Start from a linear fit to the unlinked metrics, weighted by the slope: close to the optimum already.
+    weights = _gauss_newton(link, design, values, penalty)
+    if weights is not None:
+        return weights
+
+    # Whole steps fail where many metrics sit on a bound. This starts from the same linear fit as they do.
     target = link.inverse(values)
     slope = link.slope(target)
     start = _least_squares(
@@ -131,8 +213,50 @@ def _fit_squared(link: Link, features: Array, values: Array, penalty: Array) -> 
     return np.asarray(least_squares(errors, start, jacobian, method="lm", max_nfev=500).x)
 
 
+def _gauss_newton(link: Link | _Weighted, design: Design, values: Array, penalty: Array) -> Array | None:
+    """What :func:`_fit_squared` looks for by whole steps, or None where they don't lead straight to it.
+
+    Each solves normal equations, which is quick, and exact enough in the orthonormal basis of the features:
+    the gradient that ends at zero is not squared.
+    """
+    basis = design.orthonormal
+    rows = penalty @ design.inverse_root
+    ridge = rows.T @ rows
+
+    def solve(slope: Array, right: Array) -> Array | None:
+        scaled = slope[:, None] * basis
+        factor, failed = dpotrf(scaled.T @ scaled + ridge)
+        return None if failed else np.asarray(dpotrs(factor, right)[0])
+
+    # Start from a linear fit to the unlinked metrics, weighted by the slope: close to the optimum already.
+    target = link.inverse(values)
+    slope = link.slope(target)
+    found = solve(slope, basis.T @ (slope**2 * target))
+    best = float("inf")
+    for _ in range(STEPS):
+        if found is None:
+            return None
+        z = basis @ found
+        errors = values - link.value(z)
+        cost = float(errors @ errors + found @ ridge @ found)
+        if not cost <= best * (1 + CONVERGED):
+            return None
+        if cost >= best * (1 - CONVERGED):
+            return np.asarray(design.inverse_root @ found)
+        slope, best = link.slope(z), cost
+        step = solve(slope, basis.T @ (slope * errors) - ridge @ found)
+        found = None if step is None else found + step
+    return None
+
+
 def _fit_robust(
-    link: Link, features: Array, values: Array, penalty: Array, loss: LossName, width: float, start: Array
+    link: Link | _Weighted,
+    features: Array,
+    values: Array,
+    penalty: Array,
+    loss: LossName,
+    width: float,
+    start: Array,
 ) -> Array:
     """Weights near ``start`` that minimise the losses of the errors, and the squared penalty."""
     n = len(values)

@@ -13,7 +13,8 @@ from scipy.optimize import minimize
 
 from mapmerge_core.errors import SearchError
 from mapmerge_core.search.design import check_seed, sobol
-from mapmerge_core.search.surrogate import Surrogate, predict_all
+from mapmerge_core.search.surrogate import Surrogate, SurrogateStack
+from mapmerge_core.search.threads import one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,10 +25,14 @@ if TYPE_CHECKING:
 
 SIZE_OF_TWO, SIZE = 200, 400
 """The most rows of a front of two metrics, and of more."""
-GENERATIONS = 30
+GENERATIONS = 20
 """NSGA-III generations unless told otherwise: with the climb after them, more add next to nothing."""
 CLIMBS = 20
 """Steps from where NSGA-III ends onto the front itself."""
+BLOCK = 128
+"""Rows compared with all others at a time: their comparisons fit a processor's cache."""
+HULL_STEPS = 4
+"""Exchanges a metric in search of a direction along which all rise: it is exact to a millionth then."""
 SAME = 1e-4
 """Front points nearer than this, as a share of the metrics' spread over the box, are one point."""
 
@@ -78,18 +83,23 @@ def non_dominated(values: ArrayLike, maximize: Sequence[bool]) -> NDArray[np.boo
     goodness = table * signs(maximize)
     # A row can only be dominated by one that is lexicographically better, which comes first in this order.
     order = np.lexsort(-goodness.T[::-1])
-    kept = np.empty_like(goodness)
-    n_kept = 0
-    mask = np.zeros(len(table), dtype=bool)
-    for index in order:
-        row, front = goodness[index], kept[:n_kept]
-        if not np.any((front >= row).all(axis=1) & (front > row).any(axis=1)):
-            mask[index] = True
-            kept[n_kept] = row
-            n_kept += 1
+    rows = goodness[order]
+    is_new = np.ones(len(rows), dtype=bool)
+    is_new[1:] = (rows[1:] != rows[:-1]).any(axis=1)
+    distinct = rows[is_new]
+    kept, is_kept = distinct[:0], np.zeros(len(distinct), dtype=bool)
+    for start in range(0, len(distinct), BLOCK):
+        block = distinct[start : start + BLOCK]
+        best = ~_is_matched(block, kept)
+        best[best] = ~_is_matched(block[best], block[best], but_itself=True)
+        is_kept[start : start + BLOCK] = best
+        kept = np.vstack([kept, block[best]])
+    mask = np.empty(len(rows), dtype=bool)
+    mask[order] = is_kept[np.cumsum(is_new) - 1]
     return mask
 
 
+@one_thread()
 def find_front(
     surrogates: Sequence[Surrogate],
     low: ArrayLike,
@@ -135,7 +145,7 @@ def find_front(
         _nsga3(search, generations, seed)
     size = SIZE_OF_TWO if len(surrogates) == 2 else SIZE
     c = search.climb(search.best_spread(size))
-    predicted = predict_all(surrogates, c)
+    predicted = search.stack.predict(c)
     ends = [surrogate.predict_interval(c) for surrogate in surrogates]
     order = np.lexsort(predicted.T[::-1])
     lower, upper = (np.column_stack(side)[order] for side in zip(*ends, strict=True))
@@ -154,17 +164,23 @@ def best_sum(
         low: Lower end of the box, a number or one for each coefficient.
         high: Upper end.
     """
-    used = [(s, w) for s, w in zip(surrogates, np.asarray(weights, dtype=np.float64), strict=True) if w != 0]
+    row = np.asarray(start, dtype=np.float64)[None]
+    ends = [np.broadcast_to(np.asarray(end, dtype=np.float64), row.shape[1:]) for end in (low, high)]
+    weight_row = np.asarray(weights, dtype=np.float64)[None]
+    return np.asarray(_best_sums(SurrogateStack(surrogates), weight_row, row, *ends)[0])
 
-    def loss(c: Array) -> tuple[float, Array]:
-        row = c[None]
-        value = sum(w * float(s.predict(row)[0]) for s, w in used)
-        return -value, -np.sum([w * s.gradient(row)[0] for s, w in used], axis=0)
 
-    origin = np.asarray(start, dtype=np.float64)
-    bounds = np.column_stack([np.broadcast_to(end, origin.shape) for end in (low, high)])
-    result = minimize(loss, origin, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-12})
-    return np.asarray(np.clip(result.x, *bounds.T))
+def _best_sums(stack: SurrogateStack, weights: Array, starts: Array, low: Array, high: Array) -> Array:
+    """What :func:`best_sum` finds for ``m x K`` weights and ``m x N`` starts, as one separable problem."""
+
+    def loss(flat: Array) -> tuple[float, Array]:
+        values, gradients = stack.predict_with_gradients(flat.reshape(starts.shape))
+        return -float((weights * values).sum()), -np.einsum("mk,mkn->mn", weights, gradients).ravel()
+
+    bounds = np.tile(np.column_stack([low, high]), (len(starts), 1))
+    options = {"ftol": 1e-12}
+    flat = minimize(loss, starts.ravel(), jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
+    return np.asarray(np.clip(flat.reshape(starts.shape), low, high))
 
 
 def signs(maximize: Sequence[bool]) -> Array:
@@ -176,47 +192,33 @@ class _Search:
     """Every point evaluated so far, with its goodness: metrics, turned so that more is better."""
 
     def __init__(self, surrogates: Sequence[Surrogate], box: tuple[Array, Array], directions: Array) -> None:
-        self.surrogates, self.box, self.directions = surrogates, box, directions
+        self.stack, self.box, self.directions = SurrogateStack(surrogates), box, directions
         self._points: list[Array] = []
         self._goodness: list[Array] = []
 
     def add(self, points: Array) -> Array:
         """Evaluate ``n x N`` points, remember them, and return their goodness ``n x K``."""
-        goodness = predict_all(self.surrogates, points) * self.directions
+        goodness = self.stack.predict(points) * self.directions
         self._points.append(points.copy())
         self._goodness.append(goodness)
         return goodness
 
     def polish(self) -> None:
         """Add the maximisers of the weighted sums: one by one for each metric, all alike, and in between."""
-        points, goodness = np.vstack(self._points), np.vstack(self._goodness)
-        found = []
-        for weights in _sums(goodness.shape[1]) / _spread(goodness):
-            n_starts = 1 if 1 < np.count_nonzero(weights) < len(weights) else 4
-            ranked = np.argsort(-(goodness @ weights), kind="stable")
-            signed = weights * self.directions
-            found += [
-                best_sum(self.surrogates, signed, points[start], *self.box) for start in ranked[:n_starts]
-            ]
-        self.add(np.array(found))
+        points, scaled, spread = self._known()
+        weights, starts = [], []
+        for row in _sums(len(spread)):
+            n_starts = 1 if 1 < np.count_nonzero(row) < len(row) else 4
+            ranked = np.argsort(-(scaled @ row), kind="stable")
+            weights += [row / spread * self.directions] * n_starts
+            starts.append(points[ranked[:n_starts]])
+        self.add(_best_sums(self.stack, np.array(weights), np.vstack(starts), *self.box))
 
     def best_spread(self, size: int) -> Array:
-        """At most ``size`` non-dominated points: the best for each weighted sum, then the farthest from them.
-
-        With many metrics nearly everything is non-dominated, so what the latest points dominate is dropped
-        first, a few times ``size`` well spread points are taken, and only these are compared with all.
-        """
-        points, goodness = np.vstack(self._points), np.vstack(self._goodness)
-        scaled = goodness / _spread(goodness)
-        sums = _sums(scaled.shape[1])
-        if scaled.shape[1] == 2:
-            front = np.flatnonzero(non_dominated(scaled, [True, True]))
-        else:
-            strong = np.vstack([scaled[np.argmax(scaled @ sums.T, axis=0)], scaled[-SIZE:]])
-            front = np.flatnonzero(~_dominated(scaled, strong))
-            front = front[_farthest(scaled[front], 3 * size, sums)]
-            front = front[~_dominated(scaled[front], scaled)]
-        return np.asarray(points[front[_farthest(scaled[front], size, sums)]])
+        """At most ``size`` non-dominated points: the best for each weighted sum, then what is farthest."""
+        points, scaled, spread = self._known()
+        front = np.flatnonzero(non_dominated(scaled, [True] * len(spread)))
+        return np.asarray(points[front[_farthest(scaled[front], size, _sums(len(spread)))]])
 
     def climb(self, points: Array) -> Array:
         """Where ``m x N`` points get by steps that make no metric worse: onto the front itself.
@@ -227,26 +229,36 @@ class _Search:
         others dominate in the end, are left out.
         """
         low, width = self.box[0], self.box[1] - self.box[0]
+        scale = self.directions / self._known()[2]
+
+        def evaluate(unit: Array) -> tuple[Array, Array]:
+            values, gradients = self.stack.predict_with_gradients(low + width * unit)
+            return values * scale, gradients * (scale[:, None] * width)
+
         unit, length = (points - low) / width, np.full(len(points), 0.1)
-        scale = self.directions / _spread(np.vstack(self._goodness))
-        reached = predict_all(self.surrogates, points) * scale
+        reached, slopes = evaluate(unit)
+        step, moved = np.empty_like(unit), np.ones(len(unit), dtype=bool)
         for _ in range(CLIMBS):
-            slopes = np.stack([s.gradient(low + width * unit) for s in self.surrogates], axis=1)
-            slopes *= scale[:, None] * width
-            step = _common_ascent(slopes)
-            blocked = ((unit <= 0) & (step < 0)) | ((unit >= 1) & (step > 0))
-            step = _common_ascent(slopes * ~blocked[:, None, :])
+            step[moved] = _ascent_in_box(slopes[moved], unit[moved])
             tried = np.clip(unit + length[:, None] * step, 0, 1)
-            values = predict_all(self.surrogates, low + width * tried) * scale
-            better = (values >= reached).all(axis=1)
-            unit[better], reached[better] = tried[better], values[better]
-            length *= np.where(better, 1.5, 0.4)
-        climbed = np.clip(low + width * unit, *self.box)
-        scaled = self.add(climbed) * np.abs(scale)
-        known = np.vstack(self._goodness) * np.abs(scale)
+            values, there = evaluate(tried)
+            moved = np.asarray((values >= reached).all(axis=1))
+            unit[moved], reached[moved], slopes[moved] = tried[moved], values[moved], there[moved]
+            length *= np.where(moved, 1.5, 0.4)
+        self.add(np.clip(low + width * unit, *self.box))
+        known, scaled, spread = self._known()
+        climbed, ours = known[-len(points) :], scaled[-len(points) :]
         # Rounding may leave a point a hair behind its own start: only what is clearly behind is left out.
-        front = np.flatnonzero(~_dominated(scaled, scaled) & ~_dominated(scaled + 1e-9, known))
-        return np.asarray(climbed[front[_farthest(scaled[front], len(points), _sums(len(scale)))]])
+        is_ahead = non_dominated(ours, [True] * len(spread)) & ~_is_matched(ours + 1e-9, scaled)
+        front = np.flatnonzero(is_ahead)
+        return np.asarray(climbed[front[_farthest(ours[front], len(points), _sums(len(spread)))]])
+
+    def _known(self) -> tuple[Array, Array, Array]:
+        """All points, their goodness as a share of how far each metric ranges over them, and that range."""
+        goodness = np.vstack(self._goodness)
+        spread = np.ptp(goodness, axis=0)
+        spread = np.where(spread > 1e-12, spread, 1.0)  # no less than a rounding error
+        return np.vstack(self._points), (goodness - goodness.min(axis=0)) / spread, spread
 
 
 @lru_cache(maxsize=32)
@@ -274,9 +286,10 @@ def _nsga3(search: _Search, generations: int, seed: int) -> None:
     """Run NSGA-III from the best points known; all that it evaluates ends up in ``search``."""
     from pymoo.algorithms.moo.nsga3 import NSGA3
     from pymoo.core.problem import Problem
+    from pymoo.operators.selection.rnd import RandomSelection
     from pymoo.optimize import minimize as evolve
 
-    n_metrics, n_vectors = len(search.surrogates), len(search.box[0])
+    n_metrics, n_vectors = len(search.directions), len(search.box[0])
 
     class Surrogates(Problem):
         def __init__(self) -> None:
@@ -289,25 +302,47 @@ def _nsga3(search: _Search, generations: int, seed: int) -> None:
     first = np.vstack(
         [search.best_spread(len(directions)), _in_box(sobol(len(directions), n_vectors, seed), search.box)]
     )
-    algorithm = NSGA3(directions, pop_size=len(directions), sampling=first[: len(directions)])
+    # Without constraints NSGA-III draws parents at random, which its tournament would do one by one.
+    algorithm = NSGA3(
+        directions, pop_size=len(directions), sampling=first[: len(directions)], selection=RandomSelection()
+    )
     evolve(Surrogates(), algorithm, ("n_gen", generations), seed=seed, verbose=False)
 
 
+def _ascent_in_box(slopes: Array, unit: Array) -> Array:
+    """Steps (``m x N``) along which all metrics rise and that don't leave the unit box.
+
+    Args:
+        slopes: Gradients, ``m x K x N``.
+        unit: Where the steps start, ``m x N`` in [0, 1].
+    """
+    step = _common_ascent(slopes)
+    blocked = ((unit <= 0) & (step < 0)) | ((unit >= 1) & (step > 0))
+    at_border = blocked.any(axis=1)
+    step[at_border] = _common_ascent(slopes[at_border] * ~blocked[at_border, None, :])
+    return step
+
+
 def _common_ascent(slopes: Array) -> Array:
-    """The shortest vectors (``m x N``) in the hulls of K gradients (``m x K x N``), by Frank and Wolfe."""
+    """The shortest vectors (``m x N``) in the hulls of K gradients (``m x K x N``).
+
+    From equal shares of all gradients, the one that helps most takes over from the one that helps least
+    (Mitchell, Dem'yanov and Malozemov, Finding the point of a polyhedron closest to the origin, 1974).
+    """
     gram = slopes @ slopes.transpose(0, 2, 1)
-    rows = np.arange(len(slopes))
-    shares = np.zeros(slopes.shape[:2])
-    shares[:, 0] = 1.0
-    for _ in range(2 if slopes.shape[1] == 2 else 100):
-        slope = np.einsum("mkl,ml->mk", gram, shares)
-        vertex = np.argmin(slope, axis=1)
-        current = np.einsum("mk,mk->m", slope, shares)
-        towards = slope[rows, vertex]
-        curvature = current - 2 * towards + gram[rows, vertex, vertex]
-        share = np.clip((current - towards) / np.maximum(curvature, 1e-300), 0, 1)[:, None]
-        shares *= 1 - share
-        shares[rows, vertex] += share[:, 0]
+    n_metrics, rows = slopes.shape[1], np.arange(len(slopes))
+    shares = np.full(slopes.shape[:2], 1 / n_metrics)
+    products = gram.mean(axis=2)  # of the vector with each gradient
+    for _ in range(HULL_STEPS * n_metrics):
+        takes = np.argmin(products, axis=1)
+        gives = np.argmax(np.where(shares > 0, products, -np.inf), axis=1)
+        change = gram[rows, takes] - gram[rows, gives]
+        gap = products[rows, gives] - products[rows, takes]
+        curvature = np.maximum(change[rows, takes] - change[rows, gives], 1e-300)
+        share = np.minimum(gap / curvature, shares[rows, gives])
+        products += share[:, None] * change
+        shares[rows, takes] += share
+        shares[rows, gives] -= share
     return np.asarray(np.einsum("mk,mkn->mn", shares, slopes))
 
 
@@ -322,34 +357,52 @@ def _farthest(values: Array, size: int, sums: Array) -> NDArray[np.intp]:
     """Indices of at most ``size`` rows: the best for every sum, then always the farthest from those taken.
 
     Rows nearer than ``SAME`` to one that is taken are left out.
+
+    Args:
+        values: ``m x K`` shares of the metrics' spread.
+        size: The most rows.
+        sums: Weights, one row a sum.
     """
-    distance = np.full(len(values), np.inf)
+    squares = (values**2).sum(axis=1)
+    nearest = np.full(len(values), np.inf)  # squared distance to what is taken
     taken: list[int] = []
 
     def take(index: int) -> None:
-        if distance[index] > SAME:
+        if nearest[index] > SAME**2:
             taken.append(index)
-            np.minimum(distance, np.sqrt(((values - values[index]) ** 2).sum(axis=1)), out=distance)
+            distance = squares + squares[index] - 2 * (values @ values[index])
+            distance[index] = 0.0
+            np.minimum(nearest, distance, out=nearest)
 
     for index in np.argmax(values @ sums.T, axis=0)[:size]:
         take(int(index))
-    while len(taken) < min(size, len(values)) and distance.max() > SAME:
-        take(int(np.argmax(distance)))
+    while len(taken) < min(size, len(values)):
+        farthest = int(np.argmax(nearest))
+        if nearest[farthest] <= SAME**2:
+            break
+        take(farthest)
     return np.array(taken, dtype=np.intp)
 
 
-def _dominated(values: Array, others: Array) -> NDArray[np.bool_]:
-    """Which rows of ``values`` some row of ``others`` dominates (more is better), a mask."""
+def _is_matched(values: Array, others: Array, *, but_itself: bool = False) -> NDArray[np.bool_]:
+    """Which rows of ``values`` some row of ``others`` equals or exceeds in every metric, a mask.
+
+    Args:
+        values: ``m x K``.
+        others: ``n x K``.
+        but_itself: Whether the two are the same rows, and none is compared with itself.
+    """
     mask = np.zeros(len(values), dtype=bool)
-    for other in others:
-        mask |= (values <= other).all(axis=1) & (values < other).any(axis=1)
+    columns = np.ascontiguousarray(others.T)
+    for start in range(0, len(values), BLOCK):
+        block = values[start : start + BLOCK, :, None]
+        as_good = columns[0] >= block[:, 0]
+        for k in range(1, len(columns)):
+            as_good &= columns[k] >= block[:, k]
+        if but_itself:
+            as_good[np.arange(len(block)), start + np.arange(len(block))] = False
+        mask[start : start + BLOCK] = as_good.any(axis=1)
     return mask
-
-
-def _spread(goodness: Array) -> Array:
-    """How far each metric ranges over what was evaluated, at least a rounding error (K,)."""
-    spread = np.ptp(goodness, axis=0)
-    return np.where(spread > 1e-12, spread, 1.0)
 
 
 def _candidates(box: tuple[Array, Array], seed: int) -> Array:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 N_STARTS = 6
 """From how many rows of the front SciPy's SLSQP sets out: the winner and the next best."""
+ROUNDING = 1e-9
+"""A threshold that is missed by no more is met: rounding alone does not decide."""
 MARGIN = 1e-6
 """How much more than a threshold SLSQP is asked for, so that its own tolerance leaves the rule met."""
 
@@ -99,13 +101,13 @@ def apply_rule(
     )
 
     rows = front.c
-    if not (problem.slack(rows) >= 0).any():
+    if not (problem.slack(rows) >= -ROUNDING).any():
         rows = np.vstack([rows, problem.nearest(rows)])
     slack = problem.slack(rows)
-    feasible = bool((slack >= 0).any())
+    feasible = bool((slack >= -ROUNDING).any())
     if feasible:
-        rows = np.vstack([rows, problem.best(rows[slack >= 0])])
-        meets = problem.slack(rows) >= 0
+        rows = np.vstack([rows, problem.best(rows[slack >= -ROUNDING])])
+        meets = problem.slack(rows) >= -ROUNDING
         c = rows[np.argmax(np.where(meets, problem.objective(rows), -np.inf))]
     else:
         c = rows[np.argmax(slack)]
@@ -131,7 +133,7 @@ class Judged:
     @property
     def feasible(self) -> bool:
         """Whether the best row meets the rule."""
-        return bool(self.slack[self.best] >= 0)
+        return bool(self.slack[self.best] >= -ROUNDING)
 
     @property
     def missed(self) -> str:
@@ -163,7 +165,7 @@ def judge(
     directions = signs([True] * len(rule.tasks) if maximize is None else maximize)
     aim = _Aim(rule, _wanted(rule, single, directions), directions)
     slack, objective = aim.slack(table * directions), aim.objective(table * directions)
-    meets = slack >= 0
+    meets = slack >= -ROUNDING
     best = int(np.argmax(np.where(meets, objective, -np.inf) if meets.any() else slack))
     return Judged(slack, objective, best, aim.misses(table[best] * directions))
 
@@ -198,7 +200,7 @@ class _Aim:
         """The thresholds that one model (K,) misses, the largest first."""
         predicted, wanted = goodness * self.directions, self.wanted * self.directions
         short = np.where(np.isfinite(self.wanted), self.wanted - goodness, -np.inf)
-        missed = [k for k in np.argsort(-short, kind="stable") if short[k] > 0]
+        missed = [k for k in np.argsort(-short, kind="stable") if short[k] > ROUNDING]
         return tuple(Miss(self.rule.tasks[k], float(wanted[k]), float(predicted[k])) for k in missed)
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
-from scipy.linalg import solve_triangular
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
 
 from mapmerge_core.errors import SearchError
-from mapmerge_core.search.fitting import Fit, LossName, check_loss, fit
+from mapmerge_core.search.fitting import Design, Fit, LossName, check_loss, fit, inverse_of_upper
 from mapmerge_core.search.links import Array, Link, LinkName, make_link
+from mapmerge_core.search.threads import one_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike
 
@@ -36,6 +36,9 @@ of four seeds, for ridge 0.003 | 0.03 | 0.1): eight tasks 60 points .887 | .916 
 .713 | .833 | .862, 60 points .763 | .770 | .770; two tasks 12 points .584 | .733 | .703, 30 points .636 |
 .635 | .701.
 """
+
+LEAST_OWN = 0.1
+"""No quadratic is exact: at least so much of the residuals' variance isn't the metrics' own error."""
 
 
 class Surrogate(Protocol):
@@ -117,14 +120,32 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
         """(N + 1)(N + 2) / 2: the fewest points that determine a surrogate (Section 4.1, footnote 3)."""
         return (n_vectors + 1) * (n_vectors + 2) // 2
 
-    def fit(self, C: ArrayLike, y: ArrayLike) -> Self:
+    @one_thread()
+    def fit(self, C: ArrayLike, y: ArrayLike, errors: ArrayLike | None = None) -> Self:
         """Learn A, b and e from ``n x N`` coefficients and their ``n`` metrics.
+
+        Args:
+            C: Coefficients.
+            y: Metrics.
+            errors: The metrics' standard errors (n,), 0 where they are exact; all are unless told otherwise.
+                The fit's residuals vary by these and by what no quadratic tells, whose variance τ² an
+                unweighted fit shows: each squared error then counts by τ² / (τ² + its own variance), and
+                ``sigma_`` and intervals are those of exact metrics.
 
         Raises:
             SearchError: Too few points, points that leave the quadratic undetermined, shapes that don't
                 match, values that are not finite, metrics outside the bounds, or an unknown loss.
         """
-        points, values = _check_fit(C, y)
+        return self.fit_prepared(PreparedPoints.prepare(C), y, errors)
+
+    def fit_prepared(self, points: PreparedPoints, y: ArrayLike, errors: ArrayLike | None = None) -> Self:
+        """As :meth:`fit`, to metrics (n,) at points that several surrogates share.
+
+        Raises:
+            SearchError: As :meth:`fit`, where it isn't about the points.
+        """
+        values = points.check_metrics(y)
+        noise = np.zeros(len(values)) if errors is None else points.check_errors(errors) ** 2
         link = make_link(self.link, self.bounds)
         check_loss(self.loss)
         if values.min() < link.low or values.max() > link.high:
@@ -133,16 +154,18 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
                 f"A metric of {worst:g} is outside its bounds, {link.low:g} to {link.high:g}: "
                 "correct the bounds or the measurement."
             )
-        self.n_features_in_ = points.shape[1]
+        self.n_features_in_ = points.n_vectors
         self.link_ = link
-        low, high = points.min(axis=0), points.max(axis=0)
-        self._centre, self._half_width = (low + high) / 2, np.where(high > low, (high - low) / 2, 1.0)
-        features = quadratic_features((points - self._centre) / self._half_width)
-        _check_rank(features, self.n_features_in_)
-
-        found = fit(link, features, values, self._ridge(), self.loss)
+        self._centre, self._half_width = points.centre, points.half_width
+        found = fit(link, points.design, values, self._ridge(), self.loss)
         self._set_coefficients(found.weights)
-        self._set_statistics(features, values, found)
+        self._set_statistics(points.design, values, found)
+        if noise.any() and np.isfinite(self.sigma_) and self.sigma_ > 0:
+            own = max(self.sigma_**2 - noise.mean(), LEAST_OWN * self.sigma_**2)
+            roots = np.sqrt(own / (own + noise))
+            found = fit(link, points.design, values, self._ridge(), self.loss, roots)
+            self._set_coefficients(found.weights)
+            self._set_statistics(points.design, values, found)
         return self
 
     def predict(self, C: ArrayLike) -> Array:
@@ -177,9 +200,9 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
         if not np.isfinite(self.sigma_):
             return np.full(len(points), self.link_.low), np.full(len(points), self.link_.high)
         z = self._quadratic(points)
-        rows = quadratic_features((points - self._centre) / self._half_width)
-        spread = np.einsum("np,np->n", rows @ self._inverse_root, rows @ self._inverse_root)
-        quantile = student_t.ppf((1 + level) / 2, self.dof_)
+        rows = quadratic_features((points - self._centre) / self._half_width) @ self._inverse_root
+        spread = np.einsum("np,np->n", rows, rows)
+        quantile = stdtrit(self.dof_, (1 + level) / 2)
         reach = quantile * self.sigma_ * np.sqrt(1 + self.link_.slope(z) ** 2 * spread)
         middle = self.link_.value(z)
         return np.maximum(middle - reach, self.link_.low), np.minimum(middle + reach, self.link_.high)
@@ -211,25 +234,26 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
         self.b_ = slope - self.A_ @ self._centre
         self.e_ = float(weights[0] - slope @ self._centre + 0.5 * self._centre @ self.A_ @ self._centre)
 
-    def _set_statistics(self, features: Array, values: Array, found: Fit) -> None:
+    def _set_statistics(self, design: Design, values: Array, found: Fit) -> None:
         """Hat matrix by QR of the Jacobian: residual variance, covariance and leave-one-out predictions."""
+        features = design.features
         z = features @ found.weights
-        slope = self.link_.slope(z)
+        slope = found.roots * self.link_.slope(z)
         n, p = features.shape
-        # A floor keeps the factor invertible where every metric sits on a bound and all slopes vanish, or
-        # where a robust loss gives too few points any curvature.
-        plain = self.link_.name == "identity" and self.loss == "squared"
-        floor = np.empty((0, p)) if plain else 1e-9 * np.eye(p)
-        rows = (np.sqrt(found.curvature) * slope)[:, None] * features
-        root = np.linalg.qr(np.vstack([rows, found.penalty, floor]), mode="r")
-        self._inverse_root = solve_triangular(root, np.eye(p))
-        spread = np.sum((features @ self._inverse_root) ** 2, axis=1)
+        if (slope == 1).all() and self.loss == "squared" and not found.penalty.any():
+            self._inverse_root, spread = design.inverse_root, design.leverage
+        else:
+            # The floor keeps the factor invertible where every metric sits on a bound and all slopes vanish,
+            # or where a robust loss gives too few points any curvature.
+            rows = (np.sqrt(found.curvature) * slope)[:, None] * features
+            stacked = np.vstack([rows, found.penalty, 1e-9 * np.eye(p)])
+            self._inverse_root = inverse_of_upper(np.asarray(np.linalg.qr(stacked, mode="r")))
+            spread = np.sum((features @ self._inverse_root) ** 2, axis=1)
         leverage = np.minimum(found.curvature * slope**2 * spread, 1.0)
         left = np.where(1 - leverage > 1e-9, 1 - leverage, np.nan)
         with np.errstate(invalid="ignore"):  # NaN, where a point can't be left out, stays NaN
             self.loo_predictions_ = self.link_.value(z - slope * spread * found.pull / left)
-        known = bool(np.isfinite(self.loo_predictions_).all())
-        self.loo_r2_ = float(r2_score(values, self.loo_predictions_)) if known else float("nan")
+        self.loo_r2_ = _r2(values, self.loo_predictions_)
 
         self.dof_ = float(n - leverage.sum())
         enough = n > p and self.dof_ > 1e-6
@@ -249,11 +273,13 @@ def quadratic_features(C: Array) -> Array:
     return np.hstack([np.ones((len(C), 1)), C, products])
 
 
+@one_thread()
 def fit_all(
     C: ArrayLike,
     Y: ArrayLike,
     links: Sequence[tuple[LinkName, tuple[float, float] | None]],
     loss: LossName = "squared",
+    errors: ArrayLike | None = None,
 ) -> tuple[QuadraticSurrogate, ...]:
     """One surrogate for each of K metrics (``n x K``) measured at the same ``n x N`` points.
 
@@ -262,26 +288,75 @@ def fit_all(
         Y: The metrics.
         links: Each metric's link and bounds.
         loss: What the fits minimise.
+        errors: The metrics' standard errors (``n x K``), see ``QuadraticSurrogate.fit``.
 
     Raises:
         SearchError: As ``QuadraticSurrogate.fit``.
     """
+    points, columns = PreparedPoints.prepare(C), np.asarray(Y).T
+    noise = [None] * len(columns) if errors is None else list(np.asarray(errors).T)
     return tuple(
-        QuadraticSurrogate(link=link, bounds=bounds, loss=loss).fit(C, y)
-        for (link, bounds), y in zip(links, np.asarray(Y).T, strict=True)
+        QuadraticSurrogate(link=link, bounds=bounds, loss=loss).fit_prepared(points, y, own)
+        for (link, bounds), y, own in zip(links, columns, noise, strict=True)
     )
 
 
 def predict_all(surrogates: Sequence[Surrogate], C: ArrayLike) -> Array:
     """What K surrogates predict at ``n x N`` points, ``n x K``: one matrix product if all are quadratic."""
-    quadratics = [surrogate for surrogate in surrogates if isinstance(surrogate, QuadraticSurrogate)]
-    if len(quadratics) < len(surrogates):
-        return np.column_stack([surrogate.predict(C) for surrogate in surrogates])
-    points = _as_points(C, quadratics[0].n_features_in_)
-    upper = np.triu_indices(points.shape[1])
-    weights = np.column_stack([np.concatenate([[s.e_], s.b_, s.A_[upper]]) for s in quadratics])
-    z = quadratic_features(points) @ weights
-    return np.column_stack([s.link_.value(column) for s, column in zip(quadratics, z.T, strict=True)])
+    return SurrogateStack(surrogates).predict(C)
+
+
+class SurrogateStack:
+    """K surrogates of N coefficients as one: matrix products for all at once if all are quadratic."""
+
+    def __init__(self, surrogates: Sequence[Surrogate]) -> None:
+        self._surrogates = surrogates
+        self._n_vectors = surrogates[0].n_features_in_
+        quadratics = [surrogate for surrogate in surrogates if isinstance(surrogate, QuadraticSurrogate)]
+        self._are_quadratic = len(quadratics) == len(surrogates)
+        if self._are_quadratic:
+            self._constants = np.array([surrogate.e_ for surrogate in quadratics])
+            self._vectors = np.array([surrogate.b_ for surrogate in quadratics])
+            self._matrices = np.hstack([surrogate.A_ for surrogate in quadratics])
+            links = [surrogate.link_ for surrogate in quadratics]
+            self._links = [
+                (link, [k for k, other in enumerate(links) if other == link]) for link in dict.fromkeys(links)
+            ]
+
+    def predict(self, C: ArrayLike) -> Array:
+        """Metrics (``n x K``) at ``n x N`` coefficients.
+
+        Raises:
+            SearchError: C has another width than the points fitted, or is not finite.
+        """
+        if not self._are_quadratic:
+            return np.column_stack([surrogate.predict(C) for surrogate in self._surrogates])
+        return self._apply_links(self._quadratic(_as_points(C, self._n_vectors))[0], Link.value)
+
+    def predict_with_gradients(self, C: ArrayLike) -> tuple[Array, Array]:
+        """Metrics (``n x K``) and their derivatives by the coefficients (``n x K x N``).
+
+        Raises:
+            SearchError: As :meth:`predict`.
+        """
+        if not self._are_quadratic:
+            return self.predict(C), np.stack([s.gradient(C) for s in self._surrogates], axis=1)
+        z, gradients = self._quadratic(_as_points(C, self._n_vectors))
+        return self._apply_links(z, Link.value), self._apply_links(z, Link.slope)[:, :, None] * gradients
+
+    def _quadratic(self, points: Array) -> tuple[Array, Array]:
+        """The quadratic forms ``n x K`` and their derivatives ``n x K x N``."""
+        bends = (points @ self._matrices).reshape(len(points), *self._vectors.shape)
+        z = self._constants + np.einsum("nkj,nj->nk", self._vectors + 0.5 * bends, points)
+        return z, self._vectors + bends
+
+    def _apply_links(self, z: Array, function: Callable[[Link, Array], Array]) -> Array:
+        if len(self._links) == 1:
+            return function(self._links[0][0], z)
+        result = np.empty_like(z)
+        for link, columns in self._links:
+            result[:, columns] = function(link, z[:, columns])
+        return result
 
 
 def _as_points(C: ArrayLike, n_vectors: int | None = None) -> Array:
@@ -298,26 +373,78 @@ def _as_points(C: ArrayLike, n_vectors: int | None = None) -> Array:
     return points
 
 
-def _check_fit(C: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
-    points, values = _as_points(C), np.asarray(y, dtype=np.float64)
-    if values.shape != (len(points),):
-        raise SearchError(f"{len(points)} points need as many metrics, not an array of shape {values.shape}.")
-    if not np.isfinite(values).all():
-        raise SearchError("Metrics must be finite: there is a NaN or an infinity among them.")
-    needed = QuadraticSurrogate.n_parameters(points.shape[1])
-    if points.shape[1] < 1 or len(points) < needed:
-        raise SearchError(
-            f"A quadratic surrogate of {points.shape[1]} coefficients needs at least {needed} points, "
-            f"and there are {len(points)}: evaluate {needed - len(points)} more."
-        )
-    return points, values
+@dataclass(frozen=True, eq=False)
+class PreparedPoints:
+    """Points that surrogates are fitted to, with all that doesn't depend on a metric.
+
+    Attributes:
+        n_vectors: N.
+        centre: Middle of the points' box (N,).
+        half_width: Half its widths (N,), 1 where a coefficient never varies.
+        design: The features of the points relative to these.
+    """
+
+    n_vectors: int
+    centre: Array
+    half_width: Array
+    design: Design
+
+    @classmethod
+    def prepare(cls, C: ArrayLike) -> PreparedPoints:
+        """Scale ``n x N`` points to [-1, 1] and factorise their features.
+
+        Raises:
+            SearchError: They are too few, not finite, or leave the quadratic undetermined.
+        """
+        points = _as_points(C)
+        n_points, n_vectors = points.shape
+        needed = QuadraticSurrogate.n_parameters(n_vectors)
+        if n_vectors < 1 or n_points < needed:
+            raise SearchError(
+                f"A quadratic surrogate of {n_vectors} coefficients needs at least {needed} points, "
+                f"and there are {n_points}: evaluate {needed - n_points} more."
+            )
+        low, high = points.min(axis=0), points.max(axis=0)
+        centre, half_width = (low + high) / 2, np.where(high > low, (high - low) / 2, 1.0)
+        design = Design.factorise(quadratic_features((points - centre) / half_width))
+        if design.rank < needed:
+            raise SearchError(
+                f"These {n_points} points settle only {design.rank} of the {needed} parameters of a "
+                f"quadratic in {n_vectors} coefficients: add points with at least three different values of "
+                "every coefficient, in varied combinations."
+            )
+        return cls(n_vectors, centre, half_width, design)
+
+    def check_metrics(self, y: ArrayLike) -> Array:
+        """The metrics (n,) at these points, as an array.
+
+        Raises:
+            SearchError: They are of another number, or not finite.
+        """
+        values, n_points = np.asarray(y, dtype=np.float64), len(self.design.features)
+        if values.shape != (n_points,):
+            raise SearchError(
+                f"{n_points} points need as many metrics, not an array of shape {values.shape}."
+            )
+        if not np.isfinite(values).all():
+            raise SearchError("Metrics must be finite: there is a NaN or an infinity among them.")
+        return values
+
+    def check_errors(self, errors: ArrayLike) -> Array:
+        """The standard errors (n,) of metrics at these points, as an array.
+
+        Raises:
+            SearchError: They are of another number, negative or not finite.
+        """
+        values = np.asarray(errors, dtype=np.float64)
+        if values.shape != (len(self.design.features),) or not (np.isfinite(values) & (values >= 0)).all():
+            raise SearchError("Standard errors must be finite and at least 0, one for each metric.")
+        return values
 
 
-def _check_rank(features: Array, n_vectors: int) -> None:
-    rank = int(np.linalg.matrix_rank(features, tol=1e-8 * np.sqrt(len(features))))
-    if rank < features.shape[1]:
-        raise SearchError(
-            f"These {len(features)} points settle only {rank} of the {features.shape[1]} parameters of a "
-            f"quadratic in {n_vectors} coefficients: add points with at least three different values of "
-            "every coefficient, in varied combinations."
-        )
+def _r2(values: Array, predictions: Array) -> float:
+    """The R² of predictions as scikit-learn has it, without its checks; NaN if any of them is."""
+    squares, total = ((values - predictions) ** 2).sum(), ((values - values.mean()) ** 2).sum()
+    if total == 0:
+        return float("nan") if np.isnan(squares) else float(squares == 0)
+    return float(1 - squares / total)

@@ -13,11 +13,11 @@ from mapmerge_core.methods.catalogue import SEARCHES
 from mapmerge_core.search.front import GENERATIONS, Front, find_front
 from mapmerge_core.search.preferences import Scalarisation, choose_by_preference
 from mapmerge_core.search.rules import RuleResult, apply_rule, parse_rule
-from mapmerge_core.search.surrogate import QuadraticSurrogate
+from mapmerge_core.search.surrogate import QuadraticSurrogate, fit_all
 from mapmerge_core.studies.settings import RunSettings, check_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from mapmerge_core.studies.store import Store
     from mapmerge_core.tasks.metric import Metric
@@ -202,7 +202,7 @@ def analyse(
     found = store.measurements(study_id)
     C, Y, S = found.C, found.Y, found.S
     n = len(metrics)
-    inside = ((low <= C) & (high >= C)).all(axis=1)
+    inside = np.asarray(((low <= C) & (high >= C)).all(axis=1))
     usable = [inside & ~np.isnan(y) for y in Y.T]
     needed = max(0, QuadraticSurrogate.n_parameters(n) - min(int(rows.sum()) for rows in usable))
 
@@ -216,10 +216,7 @@ def analyse(
         problem = f"{points} needed before the surrogates can be fitted: evaluate more first."
     else:
         try:
-            surrogates = tuple(
-                QuadraticSurrogate(link=link, bounds=bounds, loss=settings.loss).fit(C[rows], y[rows])
-                for (link, bounds), y, rows in zip(settings.links(metrics), Y.T, usable, strict=True)
-            )
+            surrogates = _fitted(C, Y, S, usable, settings, metrics)
         except SearchError as error:
             problem = str(error)
         else:
@@ -254,6 +251,27 @@ def analyse(
         fit_seconds=fitted - started,
         front_seconds=time.perf_counter() - fitted,
     )
+
+
+def _fitted(
+    C: np.ndarray,
+    Y: np.ndarray,
+    S: np.ndarray,
+    usable: Sequence[np.ndarray],
+    settings: RunSettings,
+    metrics: Sequence[Metric],
+) -> tuple[QuadraticSurrogate, ...]:
+    """A surrogate for each task, fitted to its ``usable`` rows; tasks with the same rows share the work."""
+    links = settings.links(metrics)
+    fits: list[QuadraticSurrogate | None] = [None] * len(links)
+    for rows in {mask.tobytes(): mask for mask in usable}.values():
+        tasks = [k for k, mask in enumerate(usable) if np.array_equal(mask, rows)]
+        found = fit_all(
+            C[rows], Y[rows][:, tasks], [links[k] for k in tasks], settings.loss, S[rows][:, tasks]
+        )
+        for k, surrogate in zip(tasks, found, strict=True):
+            fits[k] = surrogate
+    return tuple(surrogate for surrogate in fits if surrogate is not None)
 
 
 def corner_values(C: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -37,12 +37,14 @@ class Replay:
         method: The method, told everything.
         C: The coefficients that it asked for (``n x N``), in its order, as they were measured.
         Y: Their validation values (``n x K``), NaN for tasks that it didn't ask for.
+        S: The values' standard errors (``n x K``), see ``Measurements``.
     """
 
     run: RunRow
     method: Method
     C: np.ndarray
     Y: np.ndarray
+    S: np.ndarray
 
     @property
     def n_evaluations(self) -> int:
@@ -89,10 +91,12 @@ def replay(store: Store, run_id: int) -> Replay:
             f"Trade-offs or with `pick --learned {run_id}`."
         )
     study = store.study(run.study_id)
-    known_C, known_Y = store.table(study.id)
+    known = store.measurements(study.id)
+    known_C, known_Y, nothing = known.C, known.Y, np.full(len(study.spec.tasks), np.nan)
     rows = {c.tobytes(): row for row, c in enumerate(known_C)}
     method = run.settings.make_method(run.method, study.spec)
     values: dict[bytes, np.ndarray] = {}
+    errors: dict[bytes, np.ndarray] = {}
     points: list[np.ndarray] = []
     while (batch := method.ask()) is not None:
         told = np.full((len(batch.C), len(batch.tasks)), np.nan)
@@ -105,7 +109,7 @@ def replay(store: Store, run_id: int) -> Replay:
             c = asked if row is None else known_C[row]
             key = c.tobytes()
             if key not in values:
-                values[key] = np.full(len(study.spec.tasks), np.nan)
+                values[key], errors[key] = nothing.copy(), nothing if row is None else known.S[row]
                 points.append(c)
             values[key][list(batch.tasks)] = told[number]
         if np.isnan(told).any():
@@ -121,7 +125,8 @@ def replay(store: Store, run_id: int) -> Replay:
                 )
             raise StudyError(f"Run {run_id} hasn't measured everything yet: resume it first.")
         method.tell(batch, told)
-    return Replay(run, method, np.array(points), np.array([values[c.tobytes()] for c in points]))
+    Y, S = (np.array([table[c.tobytes()] for c in points]) for table in (values, errors))
+    return Replay(run, method, np.array(points), Y, S)
 
 
 def _nearest(C: np.ndarray, c: np.ndarray) -> int | None:
@@ -156,6 +161,6 @@ def front_of(found: Replay, metrics: Sequence[Metric], *, seed: int = 0) -> RunF
         return RunFront(found.C[kept], found.Y[kept], measured=True, surrogates=None)
     inside = ((settings.low <= found.C) & (settings.high >= found.C)).all(axis=1)
     C, Y = found.C[inside], found.Y[inside]
-    surrogates = fit_all(C, Y, settings.links(metrics), settings.loss)
+    surrogates = fit_all(C, Y, settings.links(metrics), settings.loss, found.S[inside])
     front = find_front(surrogates, settings.low, settings.high, maximize=maximize, seed=seed, include=C)
     return RunFront(front.c, front.predicted, measured=False, surrogates=surrogates)

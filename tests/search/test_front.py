@@ -2,10 +2,12 @@ from time import process_time
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from scipy.special import expit
+from threadpoolctl import threadpool_limits
 
 from mapmerge_core.errors import SearchError
-from mapmerge_core.search.front import find_front, non_dominated, reference_directions
+from mapmerge_core.search.front import best_sum, find_front, non_dominated, reference_directions
 from mapmerge_core.search.surrogate import QuadraticSurrogate, predict_all
 
 
@@ -49,6 +51,11 @@ class TestNonDominated:
         maximize = [bool(k % 2) for k in range(n_metrics)]
         signs = np.where(maximize, 1, -1)
         assert non_dominated(values, maximize).tolist() == brute_non_dominated(values, signs)
+
+    @pytest.mark.parametrize("decimals", [1, 9])
+    def test_is_the_definition_for_many_rows(self, decimals):
+        values = np.random.default_rng(0).normal(size=(700, 4)).round(decimals)
+        assert non_dominated(values, [True] * 4).tolist() == brute_non_dominated(values, np.ones(4))
 
     def test_equal_rows_both_stay(self):
         assert non_dominated([[1, 2], [1, 2], [0, 2]], [True, True]).tolist() == [True, True, False]
@@ -170,6 +177,23 @@ class TestSearch:
         np.testing.assert_array_equal(first.c, again.c)
         assert not np.array_equal(first.c, other.c)
 
+    def test_the_number_of_threads_does_not_matter(self):
+        surrogates = accuracies(4)
+        fronts = []
+        for n_threads in (1, 2):
+            with threadpool_limits(n_threads):
+                fronts.append(find_front(surrogates, 0, 1, generations=3))
+        np.testing.assert_array_equal(fronts[0].c, fronts[1].c)
+
+    def test_a_metric_that_hardly_varies_has_a_front_as_any_other(self, peak):
+        tops = [[0.2, 0.3], [0.8, 0.6]]
+        front = find_front([peak(tops[0]), peak(tops[1])], 0, 1, generations=5)
+        C = np.random.default_rng(0).uniform(size=(30, 2))
+        tiny = QuadraticSurrogate().fit(C, 5 - 1e-9 * ((C - tops[1]) ** 2).sum(axis=1))
+        faint = find_front([peak(tops[0]), tiny], 0, 1, generations=5)
+        assert len(faint) > 0.5 * len(front)
+        np.testing.assert_allclose(faint.c.max(axis=0), front.c.max(axis=0), atol=0.02)
+
     @pytest.mark.parametrize("top", [[0.4, 0.6], [1.0, 1.0], [1.5, 0.5]])
     def test_tasks_that_agree_leave_a_single_point(self, peak, top):
         front = find_front([peak(top), peak(top, height=0.7)], 0, 1)
@@ -183,6 +207,17 @@ class TestSearch:
         assert (front.c <= high).all()
         np.testing.assert_allclose(front.c[:, 1], 0, atol=0.02)
         assert np.ptp(front.c[:, 0]) == pytest.approx(0.7, abs=0.02)
+
+    def test_a_weighted_sum_is_maximised_as_by_another_optimiser(self):
+        surrogates, weights = accuracies(3), np.array([0.2, 0.5, 0.3])
+        start = np.full(3, 0.5)
+        found = best_sum(surrogates, weights, start, 0, [1, 1, 0.7])
+        value = lambda c: float(predict_all(surrogates, c[None])[0] @ weights)  # noqa: E731
+        options = {"xatol": 1e-9, "fatol": 1e-12, "maxiter": 5000}
+        box = [(0, 1), (0, 1), (0, 0.7)]
+        other = minimize(lambda c: -value(c), start, method="Nelder-Mead", bounds=box, options=options)
+        assert value(found) == pytest.approx(-other.fun, abs=1e-8)
+        assert found[2] <= 0.7
 
     def test_points_to_include_compete(self):
         surrogates = accuracies(2)

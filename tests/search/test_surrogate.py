@@ -10,10 +10,17 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import r2_score
 from sklearn.model_selection import cross_val_score
 from sklearn.utils import estimator_checks
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from mapmerge_core.errors import SearchError
 from mapmerge_core.search.design import make_design
-from mapmerge_core.search.surrogate import QuadraticSurrogate, predict_all, quadratic_features
+from mapmerge_core.search.surrogate import (
+    QuadraticSurrogate,
+    SurrogateStack,
+    fit_all,
+    predict_all,
+    quadratic_features,
+)
 
 LINKS = ["identity", "sigmoid", "softplus"]
 
@@ -345,6 +352,81 @@ class TestPrediction:
         assert predict_all(surrogates, many).shape == (10_000, 8)
         assert process_time() - start < 0.5
 
+    def test_all_gradients_at_once_are_each_alone_whatever_the_kind(self):
+        C, y = measured(40, 3)
+        bounds = {"identity": None, "sigmoid": (-1, 2), "softplus": None}
+        surrogates = [
+            QuadraticSurrogate(link=link, bounds=bounds[link]).fit(C, y) for link in [*LINKS, *LINKS]
+        ]
+        each = np.stack([s.gradient(C) for s in surrogates], axis=1)
+
+        class Line:
+            n_features_in_ = 3
+
+            def predict(self, C):
+                return C[:, 1]
+
+            def gradient(self, C):
+                return np.tile([0.0, 1.0, 0.0], (len(C), 1))
+
+        for models in (surrogates, surrogates[:1], [*surrogates, Line()]):
+            metrics, gradients = SurrogateStack(models).predict_with_gradients(C)
+            np.testing.assert_allclose(metrics, np.column_stack([s.predict(C) for s in models]), rtol=1e-12)
+            n_known = min(len(models), len(surrogates))
+            np.testing.assert_allclose(gradients[:, :n_known], each[:, :n_known], rtol=1e-10, atol=1e-12)
+        np.testing.assert_array_equal(gradients[:, -1], Line().gradient(C))
+
+
+class TestAllFits:
+    @pytest.mark.parametrize("loss", ["squared", "huber"])
+    def test_equal_each_fitted_alone(self, loss):
+        C, y = measured(60, 3)
+        Y = np.column_stack([y, 1 - y, y**2, 3 + 2 * y])
+        links = [("identity", None), ("sigmoid", None), ("sigmoid", (-1, 2)), ("softplus", None)]
+        new = np.random.default_rng(1).uniform(0, 1, (50, 3))
+        for (link, bounds), metric, together in zip(links, Y.T, fit_all(C, Y, links, loss), strict=True):
+            alone = QuadraticSurrogate(link, bounds, loss=loss).fit(C, metric)
+            assert together.get_params() == alone.get_params()
+            assert together.n_features_in_ == 3
+            for name in ("A_", "b_", "e_", "dof_", "sigma_", "loo_predictions_", "loo_r2_"):
+                np.testing.assert_allclose(getattr(together, name), getattr(alone, name), rtol=1e-10)
+            np.testing.assert_allclose(
+                together.predict_interval(new), alone.predict_interval(new), rtol=1e-10
+            )
+
+    def test_refuse_what_each_alone_does(self):
+        C, y = measured(20, 2)
+        with pytest.raises(SearchError, match="outside its bounds"):
+            fit_all(C, np.column_stack([y, 2 + y]), [("identity", None), ("sigmoid", None)])
+        with pytest.raises(SearchError, match="at least 6 points"):
+            fit_all(C[:5], y[:5, None], [("identity", None)])
+        with pytest.raises(SearchError, match="as many metrics"):
+            fit_all(C, y[:-1, None], [("identity", None)])
+
+    @pytest.mark.parametrize(("link", "most"), [("identity", 0.02), ("sigmoid", 0.2)])
+    def test_of_eight_tasks_take_milliseconds(self, link, most):
+        C, y = measured(250, 8)
+        fits = []
+        for _ in range(5):
+            start = process_time()
+            fit_all(C, np.column_stack([y] * 8), [(link, None)] * 8)
+            fits.append(process_time() - start)
+        assert min(fits) < most
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_a_fit_does_not_depend_on_the_number_of_threads(link):
+    C, y = measured(250, 8)
+    fits = []
+    for n_threads in (1, 2):
+        with threadpool_limits(n_threads):
+            fits.append(QuadraticSurrogate(link).fit(C, y))
+            assert all(
+                pool["num_threads"] == n_threads for pool in threadpool_info() if pool["user_api"] == "blas"
+            )
+    for name in ("A_", "b_", "loo_predictions_"):
+        np.testing.assert_array_equal(getattr(fits[0], name), getattr(fits[1], name))
+
 
 class TestEstimator:
     @pytest.mark.parametrize(
@@ -413,3 +495,69 @@ def test_an_upper_bound_alone_is_a_lower_one_mirrored():
     low, high = above.predict_interval(grid)
     assert (high <= 1).all()
     assert (low < high).all()
+
+
+def noisy(n: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Points of a quadratic, some measured with much noise: C, exact values, measured ones, their errors."""
+    rng = np.random.default_rng(seed)
+    C = rng.uniform(0, 1, (n, 3))
+    exact = 0.5 + 0.3 * C[:, 0] - 0.2 * C[:, 1] ** 2 + 0.1 * C[:, 0] * C[:, 2]
+    errors = np.where(rng.uniform(size=n) < share, 0.05, 0.002)
+    return C, exact, exact + errors * rng.standard_normal(n), errors
+
+
+def test_errors_weigh_as_in_weighted_least_squares() -> None:
+    C, _, y, errors = noisy(60, 0.5, 0)
+    fitted = QuadraticSurrogate().fit(C, y, errors)
+    # The reference: weights by the variance that an unweighted fit leaves, and the normal equations.
+    features = np.column_stack([np.ones(60), C, *(C[:, i] * C[:, j] for i in range(3) for j in range(i, 3))])
+    rest = y - features @ np.linalg.lstsq(features, y, rcond=None)[0]
+    variance = rest @ rest / 50
+    own = max(variance - (errors**2).mean(), 0.1 * variance)
+    W = np.diag(own / (own + errors**2))
+    weights = np.linalg.solve(features.T @ W @ features, features.T @ W @ y)
+    np.testing.assert_allclose(fitted.predict(C), features @ weights, atol=1e-9)
+    rest = y - features @ weights
+    assert fitted.sigma_ == pytest.approx(np.sqrt(rest @ W @ rest / 50))
+
+
+@pytest.mark.parametrize("link", ["identity", "sigmoid"])
+@pytest.mark.parametrize("loss", ["squared", "huber", "absolute"])
+def test_telling_errors_predicts_better(link: str, loss: str) -> None:
+    told, untold = [], []
+    for seed in range(10):
+        C, exact, y, errors = noisy(60, 0.5, seed)
+        for found, said in ((told, errors), (untold, None)):
+            fitted = QuadraticSurrogate(link, loss=loss).fit(C, y, said)
+            found.append(np.sqrt(np.mean((fitted.predict(C) - exact) ** 2)))
+    assert np.mean(told) < 0.85 * np.mean(untold)
+
+
+def test_exact_metrics_are_fitted_as_ever() -> None:
+    C, _, y, _ = noisy(40, 0.5, 1)
+    plain, told = (
+        QuadraticSurrogate("sigmoid").fit(C, y),
+        QuadraticSurrogate("sigmoid").fit(C, y, np.zeros(40)),
+    )
+    np.testing.assert_array_equal(plain.predict(C), told.predict(C))
+    assert plain.sigma_ == told.sigma_
+
+
+def test_intervals_are_those_of_exact_metrics() -> None:
+    inside = []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        C = rng.uniform(0, 1, (80, 2))
+        exact = 0.5 + 0.3 * C[:, 0] - 0.2 * C[:, 1] ** 2 + 0.01 * rng.standard_normal(80)
+        errors = np.full(40, 0.03)
+        y = exact[:40] + errors * rng.standard_normal(40)
+        low, high = QuadraticSurrogate().fit(C[:40], y, errors).predict_interval(C[40:])
+        inside.append(((low <= exact[40:]) & (exact[40:] <= high)).mean())
+    assert 0.75 < np.mean(inside) < 0.99
+
+
+@pytest.mark.parametrize("errors", [[0.1], [-0.1] * 20, [np.nan] * 20])
+def test_errors_that_are_none_are_refused(errors: list[float]) -> None:
+    C, _, y, _ = noisy(20, 0.5, 1)
+    with pytest.raises(SearchError, match="Standard errors must be finite and at least 0"):
+        QuadraticSurrogate().fit(C, y, errors)
