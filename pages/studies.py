@@ -5,16 +5,9 @@ from __future__ import annotations
 import streamlit as st
 
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.studies.demo import create_demo_study
-from mapmerge_core.studies.manifest import demo_settings, demo_tasks, read_manifest
-from pages.parts import pictures, shell, state
+from mapmerge_core.studies.manifest import demo_settings
+from pages.parts import demos, pictures, shell, state
 from pages.parts.words import STATUS, ago
-
-DEMOS = (
-    (2, "Two tasks", "A front you can see whole."),
-    (4, "Four tasks", "Trade-offs that no table shows."),
-    (8, "Eight tasks", "Preferences and rules decide."),
-)
 
 
 def draw() -> None:
@@ -28,34 +21,29 @@ def draw() -> None:
     with right, st.container(horizontal=True, horizontal_alignment="right"):
         if st.button("New study", key="new_study", icon=":material/add:"):
             st.switch_page("pages/models.py")
-    demos()
+    demo_cards()
     st.space("small")
     studies()
 
 
-def demos() -> None:
+def demo_cards() -> None:
     """One card for each demo; one click creates its study, starts it and goes to watch it."""
     try:
-        tasks = {task.name: task.data for task in read_manifest(state.zoo()).tasks}
-        named = {count: demo_tasks(count, state.zoo()) for count, _, _ in DEMOS if count <= len(tasks)}
-        images = {
-            count: [image for name in names for image in pictures.samples(tasks[name], 16 // count)]
-            for count, names in named.items()
-        }
+        found = demos.find()
     except MapMergeError as error:
         st.info(f"The demos are not available: {shell.plain(str(error))}", icon=":material/info:")
         return
     st.subheader("Try a demo", anchor=False)
-    columns = st.columns(len(DEMOS), gap="medium")
-    for column, (count, title, lead) in zip(columns, DEMOS, strict=True):
-        if count not in named:
+    columns = st.columns(len(demos.DEMOS), gap="medium")
+    for column, (count, title, lead) in zip(columns, demos.DEMOS, strict=True):
+        if count not in found:
             continue
         settings = demo_settings(count)
         with column, st.container(border=True, key=f"card_{count}", height="stretch"):
             st.subheader(title, anchor=False)
             st.caption(lead)
-            pictures.strip(images[count], "even")
-            st.caption(shell.plain(" · ".join(named[count])))
+            pictures.strip(found[count].images, "even")
+            st.caption(shell.plain(" · ".join(found[count].tasks)))
             pictures.facts(
                 [
                     ("Models merged", str(count)),
@@ -78,6 +66,9 @@ EXPECTED = {2: "20 seconds", 4: "1 minute", 8: "3 minutes"}
 
 def start_demo(count: int) -> None:
     """Create the demo's study, start its run and go to Evaluate."""
+    # It takes a second to import, which the first page needn't wait for.
+    from mapmerge_core.studies.demo import create_demo_study  # noqa: PLC0415
+
     run = create_demo_study(state.store(), count, zoo=state.zoo())
     state.jobs().start_run(run.id)
     shell.go("pages/evaluate.py", run.study_id)

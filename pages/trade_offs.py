@@ -89,10 +89,11 @@ def workbench(study: state.StudyRow, analysis: Analysis) -> None:
             chooser(study, analysis)
         choice = choosing.recall(study.id, analysis)
         info = choosing.pick_info(study.id, analysis, choice.c)
+        shortlisted = choosing.shortlist(study.id, analysis)
         # The card is drawn before the figure, which takes the browser longer.
-        pick_card.draw(study.id, analysis, choice, info)
+        pick_card.draw(study.id, analysis, choice, info, shortlisted)
         with left:
-            front(study.id, analysis, choosing.spots(study.id, analysis, choice, info))
+            front(study.id, analysis, choosing.spots(analysis, choice, info, shortlisted))
 
 
 def chooser(study: state.StudyRow, analysis: Analysis) -> None:

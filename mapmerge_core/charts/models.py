@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from mapmerge_core.charts.palette import Palette, draw, translucent
+from mapmerge_core.charts.palette import Palette, assembled, draw, parts, translucent
 from mapmerge_core.charts.units import shared_axis, value_texts
 
 if TYPE_CHECKING:
@@ -85,16 +86,23 @@ def metric_bars(info: BarsInfo, palette: Palette, *, height: int = 320) -> go.Fi
                 hovertemplate=f"<b>%{{x}}</b><br>{name} %{{customdata}}<extra></extra>",
             )
         )
-    return draw(
-        traces,
+    return assembled(traces, _bars_layout(palette, height, axis.title))
+
+
+@lru_cache
+def _bars_layout(palette: Palette, height: int, title: str) -> dict[str, Any]:
+    """The layout of `metric_bars`, which stays while the bars change."""
+    figure = draw(
+        [],
         palette,
         height=height,
         barmode="group",
         bargap=0.28,
         bargroupgap=0.06,
         xaxis={"showgrid": False, "tickfont": {"color": palette.text, "size": 13}},
-        yaxis_title_text=axis.title,
+        yaxis_title_text=title,
     )
+    return parts(figure)[1]
 
 
 def cosine_heatmap(

@@ -13,7 +13,7 @@ from mapmerge_core.methods.catalogue import SEARCHES
 from mapmerge_core.search.front import GENERATIONS, Front, find_front
 from mapmerge_core.search.preferences import Scalarisation, choose_by_preference
 from mapmerge_core.search.rules import RuleResult, apply_rule, parse_rule
-from mapmerge_core.search.surrogate import QuadraticSurrogate, fit_all
+from mapmerge_core.search.surrogate import QuadraticSurrogate, fit_all, predict_all
 from mapmerge_core.studies.settings import RunSettings, check_seed
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Analysis:
         Raises:
             StudyError: while there are no surrogates.
         """
-        return np.stack([surrogate.predict(C) for surrogate in self._fitted()], axis=1)
+        return predict_all(self._fitted(), C)
 
     def predict(self, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The surrogates' metrics at one c (N,).

@@ -137,13 +137,22 @@ def anchor_spots(anchors: Sequence[Anchor]) -> list[Spot]:
     ]
 
 
-def spots(study_id: int, analysis: Analysis, choice: Choice, info: BarsInfo) -> list[Spot]:
+def shortlist(study_id: int, analysis: Analysis) -> list[tuple[PickRow, np.ndarray]]:
+    """The study's shortlisted picks, oldest first, each with its predicted metrics (K,)."""
+    picks = [pick for pick in state.store().picks(study_id) if pick.shortlisted]
+    if not picks:
+        return []
+    return list(zip(picks, analysis.values(np.stack([pick.c for pick in picks])), strict=True))
+
+
+def spots(
+    analysis: Analysis, choice: Choice, info: BarsInfo, shortlisted: Sequence[tuple[PickRow, np.ndarray]]
+) -> list[Spot]:
     """Models drawn beside the front: pre-trained, single-task, shortlist, the pick and its measurement."""
     drawn = anchor_spots(analysis.anchors())
-    for pick in state.store().picks(study_id):
-        if pick.shortlisted and not np.array_equal(pick.c, choice.c):
-            predicted, _, _ = analysis.predict(pick.c)
-            drawn.append(Spot("shortlist", pick.name or f"Pick {pick.id}", pick.c, predicted))
+    for pick, values in shortlisted:
+        if not np.array_equal(pick.c, choice.c):
+            drawn.append(Spot("shortlist", pick.name or f"Pick {pick.id}", pick.c, values))
     drawn.append(Spot("pick", "Your pick", choice.c, info.predicted, info.lower, info.upper))
     if info.measured is not None and not np.isnan(info.measured).any():
         drawn.append(Spot("measured", "Your pick, measured on the test split", choice.c, info.measured))

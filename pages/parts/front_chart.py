@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from mapmerge_core.charts.trade_offs import MOST_LINES, front_info, front_parallel, front_scatter
+from mapmerge_core.charts.palette import Palette
+from mapmerge_core.charts.trade_offs import (
+    MOST_LINES,
+    Backdrop,
+    FrontInfo,
+    front_info,
+    parallel_backdrop,
+    scatter_backdrop,
+)
 from pages.parts import shell
 
 if TYPE_CHECKING:
@@ -18,6 +27,9 @@ if TYPE_CHECKING:
     from mapmerge_core.charts.trade_offs import Spot
     from mapmerge_core.charts.units import Made
     from mapmerge_core.tasks.metric import Metric
+
+STILL = ("pretrained", "single")
+"""Kinds of spots that stay where they are while the pick moves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,22 +95,37 @@ def draw(study_id: int, key: str, shown: Shown, clicked: Callable[[int], None]) 
         shown.metrics,
         shown.c,
         shown.values,
-        spots=shown.spots,
+        spots=[spot for spot in shown.spots if spot.kind in STILL],
         most=MOST_LINES if view == "Parallel" else None,
         made_by=shown.made_by,
     )
     if view == "Scatter":
-        figure = front_scatter(info, shell.palette(), x=x, y=y, colour=colour)
+        backdrop = _scatter(info, shell.palette(), x, y, colour)
     else:
-        figure = front_parallel(info, shell.palette(), colour=colour or 0)
+        backdrop = _parallel(info, shell.palette(), colour or 0)
     st.plotly_chart(
-        figure,
+        backdrop.with_spots([spot for spot in shown.spots if spot.kind not in STILL]),
         key=f"front_chart_{key}",
         on_select=lambda: _point_clicked(key, len(shown.c), clicked),
         selection_mode="points",
         theme=None,
         config=shell.PLOT,
     )
+
+
+# Pictures are kept by all that they show, so that a front that moved can't be drawn as it was. Pickling says
+# what that is in a tenth of the time that Streamlit takes to look into every field.
+KEY = {FrontInfo: pickle.dumps, Palette: pickle.dumps}
+
+
+@st.cache_resource(show_spinner=False, max_entries=32, hash_funcs=KEY)
+def _scatter(info: FrontInfo, palette: Palette, x: int, y: int, colour: int | None) -> Backdrop:
+    return scatter_backdrop(info, palette, x=x, y=y, colour=colour).packed()
+
+
+@st.cache_resource(show_spinner=False, max_entries=32, hash_funcs=KEY)
+def _parallel(info: FrontInfo, palette: Palette, colour: int) -> Backdrop:
+    return parallel_backdrop(info, palette, colour=colour).packed()
 
 
 def _point_clicked(key: str, n_rows: int, clicked: Callable[[int], None]) -> None:

@@ -55,8 +55,6 @@ def models_from(study: state.StudyRow) -> int | None:
         The run that learned the set; None for the front.
     """
     titles = {str(run.id): title for run, title in titled(study.spec, state.learned_runs(study.id))}
-    # Fitting alone takes milliseconds, finding the front up to seconds.
-    options = [*([FRONT] if state.mean_r2(study.id) is not None else []), *titles]
     asked = st.query_params.get("learned")
     if asked is not None and asked not in titles and _is_same(study.id):
         st.warning(
@@ -67,6 +65,8 @@ def models_from(study: state.StudyRow) -> int | None:
     if not titles:
         st.query_params.pop("learned", None)
         return None
+    # Fitting alone takes milliseconds, finding the front up to seconds.
+    options = [*([FRONT] if state.mean_r2(study.id) is not None else []), *titles]
     kept = _kept(study.id)
     wanted = [asked, st.session_state.get(kept)]
     key = "models_from"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mapmerge_core.studies.analysis import Analysis
+    from mapmerge_core.studies.rows import PickRow
     from mapmerge_core.tasks.metric import Metric
 
 
@@ -41,8 +42,22 @@ class Shortlisted:
     remove: Callable[[], None]
 
 
-def draw(study_id: int, analysis: Analysis, choice: Choice, info: BarsInfo) -> None:
-    """The card, and the shortlist under it."""
+def draw(
+    study_id: int,
+    analysis: Analysis,
+    choice: Choice,
+    info: BarsInfo,
+    shortlisted: Sequence[tuple[PickRow, np.ndarray]],
+) -> None:
+    """The card, and the shortlist under it.
+
+    Args:
+        study_id: The study.
+        analysis: Its surrogates.
+        choice: The pick.
+        info: The pick's metrics.
+        shortlisted: See `choice.shortlist`.
+    """
     with st.container(border=True, key="card_pick"):
         title, buttons = st.columns([1, 1.6], vertical_alignment="center")
         with title, st.container(horizontal=True, vertical_alignment="center"):
@@ -66,7 +81,6 @@ def draw(study_id: int, analysis: Analysis, choice: Choice, info: BarsInfo) -> N
             [f"coefficient {coefficient:.3f}" for coefficient in choice.c],
             "Predicted, with 90% intervals. *Measure on test* evaluates this very model on unseen data.",
         )
-    picks = [pick for pick in state.store().picks(study_id) if pick.shortlisted]
     shortlist(
         analysis.tasks,
         analysis.metrics,
@@ -74,11 +88,11 @@ def draw(study_id: int, analysis: Analysis, choice: Choice, info: BarsInfo) -> N
             Shortlisted(
                 str(pick.id),
                 pick.name or f"Pick {pick.id}",
-                analysis.predict(pick.c)[0],
+                values,
                 lambda pick=pick: choosing.remember(study_id, Choice("shortlist", pick.c, pick.how)),
                 lambda pick=pick: state.store().update_pick(pick.id, shortlisted=False),
             )
-            for pick in picks
+            for pick, values in shortlisted
         ],
     )
 

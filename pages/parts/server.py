@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import gc
 import os
 import sys
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import MutableHeaders
@@ -30,21 +30,31 @@ if TYPE_CHECKING:
 PagesManager.uses_pages_directory = False
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def lifespan(_app: st.App) -> AsyncIterator[None]:
-    """Open the store before the first visit; stop the jobs when the server stops."""
+    """Get ready for the first page; stop the jobs when the server stops."""
+    ready = asyncio.create_task(asyncio.to_thread(prepare))
+    yield
+    await ready
     # Imported here because its caches need the runtime that the app starts before this.
     from pages.parts import state  # noqa: PLC0415
 
+    await asyncio.to_thread(state.close)
+
+
+def prepare() -> None:
+    """Open the store and read the demos' pictures, while a browser already loads the dashboard's scripts."""
+    from pages.parts import demos, state  # noqa: PLC0415
+
     try:
-        await asyncio.to_thread(state.jobs)
+        state.store().recover()
     except MapMergeError as error:
-        print(error, file=sys.stderr, flush=True)  # noqa: T201 - there is no page yet to say it on
+        print(error, file=sys.stderr, flush=True)  # noqa: T201 - there may be no page yet to say it on
         # An error raised here would be shown with a traceback.
         os._exit(1)
     freeze()
-    yield
-    await asyncio.to_thread(state.jobs().close)
+    with contextlib.suppress(MapMergeError):  # Home says what is wrong
+        demos.find()
 
 
 def freeze() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,9 @@ PLOT = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", 
 
 OPENED = "as_opened"
 """Where a page keeps, in the session, what it was opened with; gone once another page is in view."""
+
+NEXT_IMPORTS = ("mapmerge_core.studies.jobs", "open_clip")
+"""What other pages and jobs need and the first page doesn't, in the order in which it is wanted."""
 
 PAGES = (
     ("pages/studies.py", "Studies", ":material/folder_open:"),
@@ -55,11 +59,11 @@ def draw() -> None:
 
 @st.cache_resource(show_spinner=False)
 def warm_up() -> threading.Thread:
-    """Import what jobs need in the background, once per server, after the first page was drawn."""
+    """Import what other pages and jobs need in the background, once per server, after the first page."""
 
     def import_packages() -> None:
-        import open_clip  # noqa: F401, PLC0415
-
+        for name in NEXT_IMPORTS:
+            import_module(name)
         server.freeze()
 
     thread = threading.Thread(target=import_packages, name="warm-up", daemon=True)

@@ -1,38 +1,39 @@
-"""The server's one store and one set of jobs, and what pages read from them again and again."""
+"""The server's one store and one set of jobs, and what pages read from them again and again.
+
+What takes long to import is imported where it is needed: the first page needs none of it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import streamlit as st
 
-from mapmerge_core.charts.learning import Look
 from mapmerge_core.errors import ExportError, StudyError
-from mapmerge_core.studies.analysis import Analysis, Anchor, analyse
-from mapmerge_core.studies.comparing import Comparison, compare
-from mapmerge_core.studies.completing import estimate_completion
-from mapmerge_core.studies.exporting import exported_baseline
-from mapmerge_core.studies.findings import finding_of
-from mapmerge_core.studies.jobs import Jobs, JobSnapshot
-from mapmerge_core.studies.learned import LearnedSet
-from mapmerge_core.studies.learned import learned_runs as find_learned_runs
-from mapmerge_core.studies.learned import learned_set as read_learned_set
+from mapmerge_core.studies.job import JobSnapshot
 from mapmerge_core.studies.manifest import DEMO_ZOO
-from mapmerge_core.studies.rows import RunRow, StudyRow
+from mapmerge_core.studies.rows import StudyRow
 from mapmerge_core.studies.run_store import ACTIVE
 from mapmerge_core.studies.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mapmerge_core.charts.learning import Look
     from mapmerge_core.methods.catalogue import MethodName
     from mapmerge_core.methods.nested import NestedMAP
     from mapmerge_core.methods.pareto.training import TrainingPoint
     from mapmerge_core.methods.tree import Pair
+    from mapmerge_core.studies.analysis import Analysis, Anchor
+    from mapmerge_core.studies.comparing import Comparison
     from mapmerge_core.studies.job import JobKind
+    from mapmerge_core.studies.jobs import Jobs
+    from mapmerge_core.studies.learned import LearnedSet
+    from mapmerge_core.studies.rows import RunRow
     from mapmerge_core.studies.settings import RunSettings
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "analysis",
     "anchors",
     "checksum",
+    "close",
     "comparison",
     "comparison_seconds",
     "export",
@@ -73,17 +75,29 @@ def store() -> Store:
 @st.cache_resource(show_spinner=False)
 def jobs() -> Jobs:
     """The background jobs of the whole server: whoever looks sees the same ones."""
+    from mapmerge_core.studies.jobs import Jobs  # noqa: PLC0415
+
     store().recover()
     return Jobs(store())
 
 
+def close() -> None:
+    """Stop the jobs, if there may be any."""
+    if "mapmerge_core.studies.jobs" in sys.modules:
+        jobs().close()
+
+
 @st.cache_resource(show_spinner="Fitting surrogates and finding the front…", max_entries=32)
 def _analysis(study_id: int, fingerprint: object) -> Analysis:  # noqa: ARG001 - the cache's key
+    from mapmerge_core.studies.analysis import analyse  # noqa: PLC0415
+
     return analyse(store(), study_id)
 
 
 @st.cache_resource(show_spinner=False, max_entries=8)
 def _rough_analysis(study_id: int, fingerprint: object) -> Analysis:  # noqa: ARG001 - the cache's key
+    from mapmerge_core.studies.analysis import analyse  # noqa: PLC0415
+
     return analyse(store(), study_id, generations=0)
 
 
@@ -98,6 +112,8 @@ def analysis(study_id: int, *, rough: bool = False) -> Analysis:
 
 @st.cache_data(show_spinner=False, max_entries=512)
 def _mean_r2(study_id: int, fingerprint: object) -> float | None:  # noqa: ARG001 - the cache's key
+    from mapmerge_core.studies.analysis import analyse  # noqa: PLC0415
+
     analysis = analyse(store(), study_id, with_front=False)
     return float(analysis.r2.mean()) if analysis.surrogates else None
 
@@ -109,6 +125,8 @@ def mean_r2(study_id: int) -> float | None:
 
 @st.cache_data(show_spinner=False, max_entries=64)
 def _anchors(study_id: int, fingerprint: object) -> list[Anchor]:  # noqa: ARG001 - the cache's key
+    from mapmerge_core.studies.analysis import analyse  # noqa: PLC0415
+
     return analyse(store(), study_id, with_front=False).anchors()
 
 
@@ -119,7 +137,9 @@ def anchors(study_id: int) -> list[Anchor]:
 
 def learned_runs(study_id: int) -> list[RunRow]:
     """The study's runs that have learned a set, latest first."""
-    return find_learned_runs(store(), study_id)
+    from mapmerge_core.studies import learned  # noqa: PLC0415
+
+    return learned.learned_runs(store(), study_id)
 
 
 def learned_set(run_id: int) -> LearnedSet:
@@ -128,7 +148,9 @@ def learned_set(run_id: int) -> LearnedSet:
     Raises:
         StudyError: where there is no such run, it isn't done, or its file is gone or damaged.
     """
-    return read_learned_set(store(), run_id)
+    from mapmerge_core.studies import learned  # noqa: PLC0415
+
+    return learned.learned_set(store(), run_id)
 
 
 def training_points(run_id: int) -> list[TrainingPoint]:
@@ -138,6 +160,8 @@ def training_points(run_id: int) -> list[TrainingPoint]:
 
 def learned_looks(run_id: int) -> list[Look]:
     """What a run's models measured on the validation split so far, after which steps."""
+    from mapmerge_core.charts.learning import Look  # noqa: PLC0415
+
     return [Look(step, *store().learned_table(run_id, step=step)) for step in store().learned_steps(run_id)]
 
 
@@ -202,12 +226,16 @@ def run_going_on(study_id: int) -> int | None:
 
 def comparison(study_id: int, weights: Mapping[str, float]) -> Comparison:
     """The study's comparison as the store has it now; a run's front is searched once."""
+    from mapmerge_core.studies.comparing import compare  # noqa: PLC0415
+
     with st.spinner("Fitting surrogates and finding fronts…"):
         return compare(store(), study_id, weights=weights)
 
 
 def comparison_seconds(study_id: int, weights: Mapping[str, float]) -> float | None:
     """About how long it takes to make and measure what the comparison lacks; None where nobody knows yet."""
+    from mapmerge_core.studies.completing import estimate_completion  # noqa: PLC0415
+
     return estimate_completion(store(), study_id, weights=weights)
 
 
@@ -217,6 +245,8 @@ def nested_tree(run_id: int) -> Pair:
     Raises:
         StudyError: where it can't be grown again.
     """
+    from mapmerge_core.studies.findings import finding_of  # noqa: PLC0415
+
     with st.spinner("Fitting each pair's surrogates…"):
         finding = finding_of(store(), store().run(run_id))
     if finding.replay is None:
@@ -256,6 +286,8 @@ def exported_file(kind: ExportKind, number: int) -> Path:
         StudyError: where there is no such pick or baseline.
         ExportError: where it wasn't exported, or the file is gone.
     """
+    from mapmerge_core.studies.exporting import exported_baseline  # noqa: PLC0415
+
     if kind == "baseline":
         path = exported_baseline(store(), number)
     else:

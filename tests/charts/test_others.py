@@ -99,6 +99,7 @@ def test_bars_show_percent_with_the_interval_and_the_measurement() -> None:
     assert list(by_name["Pick, measured on test"].customdata) == ["79.0%", "–"]
     assert "Pick, measured on test" not in {trace.name for trace in metric_bars(bars(), LIGHT).data}
     np.testing.assert_allclose(bars().share_of_single(), [0.8 / 0.9, 0.6 / 0.7])
+    assert type(figure)(figure.to_dict()).to_json() == figure.to_json(), "Plotly accepts every value"
 
 
 def test_bars_of_mixed_metrics_are_percent_of_the_own_models_with_their_own_hovers() -> None:

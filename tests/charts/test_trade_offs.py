@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from mapmerge_core.charts.palette import LIGHT
+from mapmerge_core.charts.palette import DARK, LIGHT, Palette
 from mapmerge_core.charts.trade_offs import (
     Spot,
     colour_bins,
@@ -15,6 +15,8 @@ from mapmerge_core.charts.trade_offs import (
     front_parallel,
     front_scatter,
     own_metrics,
+    parallel_backdrop,
+    scatter_backdrop,
 )
 from mapmerge_core.tasks.metric import ACCURACY, LOSS, Metric
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import plotly.graph_objects as go
+
+    from mapmerge_core.charts.trade_offs import Backdrop, FrontInfo
 
 TASKS = ("MNIST", "Emoji", "Flags")
 METRICS = (ACCURACY,) * 3
@@ -151,3 +155,42 @@ def test_a_learned_sets_models_are_told_by_their_preferences(draw: Callable[...,
         pick, single = figure.data[1:]
         assert "(preference 20%)" in pick.customdata[0]
         assert "(c = 1.000)" in single.customdata[0], "a single-task model is made by coefficients"
+
+
+WAYS = [(front_scatter, scatter_backdrop), (front_parallel, parallel_backdrop)]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("draw", "draw_backdrop"), WAYS)
+def test_spots_on_a_backdrop_look_like_those_drawn_with_it(
+    draw: Callable[..., go.Figure], draw_backdrop: Callable[[FrontInfo, Palette], Backdrop], packed: bool
+) -> None:
+    *still, pick = spots()
+    first = Spot("shortlist", "First", C[2], PREDICTED[2])
+    second = Spot("shortlist", "Second", C[3], PREDICTED[3])
+    backdrop = draw_backdrop(front_info(TASKS, METRICS, C, PREDICTED, spots=still), DARK)
+    if packed:
+        backdrop = backdrop.packed()
+    for moving in ([first, second, pick], [pick], [], [second, pick]):
+        at_once = draw(front_info(TASKS, METRICS, C, PREDICTED, spots=[*still, *moving]), DARK)
+        assert backdrop.with_spots(moving).to_json() == at_once.to_json()
+
+
+@pytest.mark.parametrize("draw_backdrop", [scatter_backdrop, parallel_backdrop])
+def test_changing_a_figure_leaves_its_backdrop_alone(
+    draw_backdrop: Callable[[FrontInfo, Palette], Backdrop],
+) -> None:
+    *still, pick = spots()
+    backdrop = draw_backdrop(front_info(TASKS, METRICS, C, PREDICTED, spots=still), LIGHT)
+    before = backdrop.with_spots([pick]).to_json()
+    figure = backdrop.with_spots([pick])
+    figure.update_layout(height=1, xaxis_title_text="Other", xaxis_tickfont_color="red")
+    figure.data[0].update(x=[1, 2], marker_color="red", line_width=9)
+    assert figure.to_json() != before
+    assert backdrop.with_spots([pick]).to_json() == before
+
+
+@pytest.mark.parametrize("draw", [front_scatter, front_parallel])
+def test_plotly_accepts_what_was_put_together_unchecked(draw: Callable[..., go.Figure]) -> None:
+    figure = draw(front_info(TASKS, METRICS, C, PREDICTED, spots=spots()), LIGHT)
+    assert type(figure)(figure.to_dict()).to_json() == figure.to_json()

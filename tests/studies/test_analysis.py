@@ -90,6 +90,8 @@ def test_the_truth_is_recovered(store: Store, study: StudyRow):
     c = np.array([0.3, 0.7])
     values, lower, upper = analysis.predict(c)
     np.testing.assert_allclose(values, true_values(c[None])[0], atol=0.01)
+    several = points(5)
+    np.testing.assert_allclose(analysis.values(several), true_values(several), atol=0.01)
     assert (lower <= values).all()
     assert (values <= upper).all()
     np.testing.assert_allclose(analysis.pretrained, true_values(np.zeros((1, 2)))[0])
