@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mapmerge_core.search.links import Array
     from mapmerge_core.studies.rows import StudyRow
 
-IMAGES = (50, 100, 200, 400)
+IMAGES = (50, 100, 200, 300, 500)
 """Images of each task that a point is measured on, beside whole splits."""
 ROWS = 40
 """Rows of a predicted front that are measured, on whole splits."""
