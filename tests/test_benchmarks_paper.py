@@ -45,6 +45,7 @@ def run(place, out: Path, table: str, *more: str) -> int:
         ("figure4", ("--tasks", "2"), 1),  # of the counts, 10 alone is below half of 24 points
         ("bayesian", ("--tasks", "Light,Stripes"), 5),  # MAP with 6, 9 and 12 points, Bayesian with 9 and 12
         ("table5", (), 6),  # two methods, three tasks
+        ("budget", ("--tasks", "2"), 2),  # 50 images of the 60 that there are, and all
         ("figure2", ("--thresholds", "30", "40%"), 12),  # two thresholds, two methods, three tasks
     ],
 )

@@ -57,7 +57,7 @@ def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]
     links = [(metric.link, metric.bounds) for metric in study.spec.metrics]
     n_images = answers[0].shape[1]
     measured: dict[int, Array] = {}
-    for budget in (*IMAGES, n_images):
+    for budget in (*(images for images in IMAGES if images < n_images), n_images):
         values, errors = Y, np.zeros_like(Y)
         if budget < n_images:
             seen = [[row[:budget] for row in of_task] for of_task in answers]
