@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from mapmerge_core.studies.spec import StudySpec
     from mapmerge_core.tasks.metric import Metric
 
-QUICK_IMAGES = 200
-"""Images of each task that a quick look measures a model on."""
+QUICK_IMAGES = 500
+"""Images of each task that a quick run measures a point on.
+
+As many give the front of whole splits on the demo zoo, by IGD to 10 % (``python -m benchmarks.paper budget``).
+"""
 
 MIN_IMAGES = 10
 MAX_POINTS = 100_000

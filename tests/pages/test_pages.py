@@ -222,12 +222,12 @@ def test_a_quick_run_is_chosen_and_later_refined_with_its_seed(
     study = Store(home).create_study("Fresh", spec_from_manifest(tiny_zoo, ["Colours", "Stripes"]))
     app = visit("evaluate", study=study.id)
     images = app.segmented_control(key=f"images_{study.id}_0")
-    assert images.options == ["All", "Quick: 200 a task"]
+    assert images.options == ["All", "Quick: 500 a task"]
     assert images.value == "All"
-    images.set_value("Quick: 200 a task").run()
+    images.set_value("Quick: 500 a task").run()
     app.button(key="start").click().run()
     [run] = Store(home).runs(study.id)
-    assert run.settings.images == 200
+    assert run.settings.images == 500
     wait_for_jobs(app, study.id)
 
     app = visit("evaluate", study=study.id)
