@@ -92,7 +92,7 @@ def _add_run(commands: Commands) -> None:
         dest="images",
         action="store_const",
         const=QUICK_IMAGES,
-        help=f"a quick look: --images {QUICK_IMAGES}",
+        help=f"a quick run: --images {QUICK_IMAGES}",
     )
     run.add_argument("--method", choices=get_args(MethodName), help="default: map")
     run.add_argument("--design", choices=["uniform", "sobol", "grid"], help="default: uniform")

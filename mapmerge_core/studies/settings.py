@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 QUICK_IMAGES = 500
 """Images of each task that a quick run measures a point on.
 
-As many give the front of whole splits on the demo zoo, by IGD to 10 % (``python -m benchmarks.paper budget``).
+As many give the front of whole splits on the demo zoo, by IGD to 10 % (`python -m benchmarks.paper budget`).
 """
 
 MIN_IMAGES = 10
