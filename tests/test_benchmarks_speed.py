@@ -21,7 +21,7 @@ def test_rows_are_measured_and_written(tmp_path, capsys) -> None:
     fit, gpu = json.loads(capsys.readouterr().out)
     assert {"row", "value", "against", "target", "ok"} <= fit.keys()
     assert (fit["row"], fit["target"], fit["against"]) == ("fit_identity", 20, None)
-    assert 0 < fit["value"]
+    assert fit["value"] > 0
     assert fit["ok"] == (fit["value"] <= 20)
     assert code == (0 if fit["ok"] else 1)
     assert (gpu["value"], gpu["ok"], gpu["note"]) == (None, None, "not measured")
