@@ -84,20 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        device = choose_device(options.device).type
-        asked = chosen(rows(), options.rows)
-    except (MapMergeError, ValueError) as error:
+        lines = _measured(options)
+    except MapMergeError as error:
         sys.stderr.write(f"{error}\n")
         return BAD_INPUT
-    lines = []
-    for row in asked:
-        is_here = row.device in ("cpu", device)
-        sys.stderr.write(
-            f"{row.name} ...\n" if is_here else f"{row.name}: needs {row.device}, not measured\n"
-        )
-        if is_here and options.profile and row.profile:
-            row.profile(device)
-        lines.append(Line(row, row.measure(device) if is_here else None))
     if options.out:
         _save(lines, options.out)
     if options.json:
@@ -105,6 +95,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         sys.stdout.write(_table(lines))
     return MISSED if any(line.ok is False for line in lines) else 0
+
+
+def _measured(options: argparse.Namespace) -> list[Line]:
+    """The rows asked for, measured as far as this machine has their devices."""
+    device = choose_device(options.device).type
+    lines = []
+    for row in chosen(rows(), options.rows):
+        is_here = row.device in ("cpu", device)
+        doing = "..." if is_here else f"needs {row.device}, not measured"
+        sys.stderr.write(f"{row.name} {doing}\n")
+        if is_here and options.profile and row.profile:
+            row.profile(device)
+        lines.append(Line(row, row.measure(device) if is_here else None))
+    return lines
 
 
 def _table(lines: Sequence[Line]) -> str:

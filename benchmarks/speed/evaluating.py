@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed.row import Measured, Row, medians, ratio
 from benchmarks.speed.towers import ARCHITECTURE, N_MODELS, finetuned
+from mapmerge_core.studies.manifest import DEMO_ZOO
 from mapmerge_core.tasks.evaluator import PRECISIONS, Evaluator
 from mapmerge_core.tasks.families.clip import ClipZeroShot
 from mapmerge_core.tasks.task import Task
@@ -27,7 +28,6 @@ from mapmerge_core.weights.task_vectors import TaskVectors
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ZOO = Path(__file__).parents[2] / "assets" / "zoo"
 N_CLASSES = 100
 PIXELS = 224
 PEAKS = {"H100": 989.4e12, "H200": 989.4e12, "A100": 312e12}
@@ -37,12 +37,12 @@ PEAKS = {"H100": 989.4e12, "H200": 989.4e12, "A100": 312e12}
 @cache
 def demo(device: str) -> Evaluator:
     """An evaluator of the demo zoo's first two tasks."""
-    manifest = json.loads((ZOO / "manifest.json").read_text())
+    manifest = json.loads((DEMO_ZOO / "manifest.json").read_text(encoding="utf-8"))
     entries = manifest["tasks"][:2]
-    family = ClipZeroShot(str(ZOO / manifest["architecture"]), ZOO / manifest["pretrained"])
-    checkpoints = {task["name"]: ZOO / task["checkpoint"] for task in entries}
-    vectors = TaskVectors.from_files(ZOO / manifest["pretrained"], checkpoints, part=family.part)
-    tasks = [Task.from_file(task["name"], ZOO / task["data"]) for task in entries]
+    family = ClipZeroShot(str(DEMO_ZOO / manifest["architecture"]), DEMO_ZOO / manifest["pretrained"])
+    checkpoints = {task["name"]: DEMO_ZOO / task["checkpoint"] for task in entries}
+    vectors = TaskVectors.from_files(DEMO_ZOO / manifest["pretrained"], checkpoints, part=family.part)
+    tasks = [Task.from_file(task["name"], DEMO_ZOO / task["data"]) for task in entries]
     return Evaluator(family, vectors, tasks, device=device)
 
 

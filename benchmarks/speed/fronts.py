@@ -13,6 +13,7 @@ from pymoo.algorithms.moo.nsga3 import NSGA3
 from pymoo.core.problem import Problem
 from pymoo.optimize import minimize
 
+from benchmarks.paper.bench import evenly
 from benchmarks.speed.fitting import N_TASKS, fit, study
 from benchmarks.speed.row import Measured, Row, medians, ratio
 from mapmerge_core.search.front import Front, find_front, non_dominated, reference_directions
@@ -70,7 +71,7 @@ def measure_volume(_: str) -> Measured:
     volumes = []
     for seed in SEEDS:
         front, peers = ours(seed), theirs(seed)
-        taken = np.linspace(0, len(front) - 1, min(len(front), len(peers))).round().astype(int)
+        taken = evenly(len(front), len(peers))
         volumes.append([hypervolume(rows, worst, UP) for rows in (front.predicted[taken], peers)])
     each = ", ".join(f"{mine / other:.3f}" for mine, other in volumes)
     note = f"means of {len(SEEDS)} seeds, whose ratios are {each}; the last front has {len(front)} rows, "

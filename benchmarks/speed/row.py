@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mapmerge_core.errors import MapMergeError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -101,12 +103,12 @@ def chosen(rows: Sequence[Row], names: Sequence[str] | None) -> list[Row]:
     """The rows with these names, or all.
 
     Raises:
-        ValueError: There is no row of a name.
+        MapMergeError: There is no row of a name.
     """
     known = {row.name: row for row in rows}
     for name in names or ():
         if name not in known:
-            raise ValueError(f"There is no row '{name}': choose from {', '.join(known)}.")
+            raise MapMergeError(f"There is no row '{name}': choose from {', '.join(known)}.")
     return list(rows) if names is None else [known[name] for name in names]
 
 

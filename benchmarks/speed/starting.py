@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import numpy as np
 
 from benchmarks.speed.row import ROUNDS, Measured, Row
 from mapmerge_core.errors import MapMergeError
+from tests.browser import CHROMIUM_ARGUMENTS, find_chromium
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,30 +32,19 @@ LAST = "Nothing here yet"
 TIMEOUT = 60
 """Seconds after which a server that hasn't started never will."""
 SHOWN_IMPORTS = 40
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-BROWSER_ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-]
 EMPTY_APP = f"import streamlit as st\nst.title({HEADING!r})\nst.subheader({LAST!r})\n"
 
 
 @contextlib.contextmanager
 def _browser() -> Iterator[Browser]:
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    path = find_chromium()
     if path is None:
         raise MapMergeError("There is no Chromium to draw the first page: see tests/install_browser.sh.")
     # Those who measure other rows need no browser.
     from playwright.sync_api import sync_playwright  # noqa: PLC0415
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=BROWSER_ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_ARGUMENTS)
         try:
             yield browser
         finally:

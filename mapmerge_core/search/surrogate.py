@@ -249,7 +249,8 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
         z = features @ found.weights
         slope = found.roots * self.link_.slope(z)
         n, p = features.shape
-        if (slope == 1).all() and self.loss == "squared" and not found.penalty.any():
+        is_plain = self.link_.name == "identity" and self.loss == "squared" and not found.penalty.any()
+        if is_plain and (found.roots == 1).all():
             self._inverse_root, spread = design.inverse_root, design.leverage
         else:
             # The floor keeps the factor invertible where every metric sits on a bound and all slopes vanish,

@@ -216,7 +216,7 @@ def analyse(
         problem = f"{points} needed before the surrogates can be fitted: evaluate more first."
     else:
         try:
-            surrogates = _fitted(C, Y, S, usable, settings, metrics)
+            surrogates = _fit(C, Y, S, usable, settings, metrics)
         except SearchError as error:
             problem = str(error)
         else:
@@ -253,7 +253,7 @@ def analyse(
     )
 
 
-def _fitted(
+def _fit(
     C: np.ndarray,
     Y: np.ndarray,
     S: np.ndarray,
@@ -263,15 +263,16 @@ def _fitted(
 ) -> tuple[QuadraticSurrogate, ...]:
     """A surrogate for each task, fitted to its ``usable`` rows; tasks with the same rows share the work."""
     links = settings.links(metrics)
-    fits: list[QuadraticSurrogate | None] = [None] * len(links)
-    for rows in {mask.tobytes(): mask for mask in usable}.values():
-        tasks = [k for k, mask in enumerate(usable) if np.array_equal(mask, rows)]
-        found = fit_all(
-            C[rows], Y[rows][:, tasks], [links[k] for k in tasks], settings.loss, S[rows][:, tasks]
-        )
-        for k, surrogate in zip(tasks, found, strict=True):
-            fits[k] = surrogate
-    return tuple(surrogate for surrogate in fits if surrogate is not None)
+    alike: dict[bytes, list[int]] = {}
+    for k, rows in enumerate(usable):
+        alike.setdefault(rows.tobytes(), []).append(k)
+    found: dict[int, QuadraticSurrogate] = {}
+    for tasks in alike.values():
+        rows = usable[tasks[0]]
+        chosen = [links[k] for k in tasks]
+        surrogates = fit_all(C[rows], Y[rows][:, tasks], chosen, settings.loss, S[rows][:, tasks])
+        found |= zip(tasks, surrogates, strict=True)
+    return tuple(found[k] for k in range(len(links)))
 
 
 def corner_values(C: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,6 @@ from sqlalchemy.dialects.sqlite import insert
 
 from mapmerge_core.errors import StudyError
 from mapmerge_core.methods.pareto.training import TrainingPoint
-from mapmerge_core.search.preferences import normalise
 from mapmerge_core.studies.database import Database
 from mapmerge_core.studies.queries import as_id, learned_pick_row
 from mapmerge_core.studies.tables import LearnedEvaluation, LearnedPick, Run, Study, TrainingStep
@@ -241,6 +240,8 @@ class LearnedStore(Database):
         return [values["name"] for values in spec["tasks"]]
 
     def _preference(self, run_id: int, gamma: np.ndarray) -> np.ndarray:
+        from mapmerge_core.search.preferences import normalise
+
         return normalise(gamma, len(self._tasks_of(run_id)))
 
     def _finished(self, run_id: int, split: Split) -> tuple[Any, ...]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mapmerge_core.errors import Cancelled, MapMergeError, SearchError
+from mapmerge_core.errors import Cancelled, MapMergeError
 from mapmerge_core.studies.learning import learn, seconds_per_step
-from mapmerge_core.studies.settings import MIN_IMAGES, check_images
+from mapmerge_core.studies.settings import MIN_IMAGES, has_parts
 from mapmerge_core.tasks.metric import unpack
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ def estimate(
     else:
         timed = [row.seconds for row in store.evaluations(study.id) if np.array_equal(row.c, C[1])]
     each = seconds_per_step(evaluator, training) if training else 0.0
-    few = list(evaluator.outcomes(C[1], images=MIN_IMAGES)) if _has_parts(study) else []
+    few = list(evaluator.outcomes(C[1], images=MIN_IMAGES)) if has_parts(study.spec) else []
     return Estimate(
         sum(timed),
         str(evaluator.device),
@@ -298,15 +298,6 @@ def estimate(
         sum(outcome.seconds for _, outcome in few),
         tuple(outcome.n_total or outcome.n_examples for _, outcome in few),
     )
-
-
-def _has_parts(study: StudyRow) -> bool:
-    """Whether a study's models can be measured on some of a split's images."""
-    try:
-        check_images(MIN_IMAGES, study.spec)
-    except SearchError:
-        return False
-    return True
 
 
 def explain(error: Exception) -> str:

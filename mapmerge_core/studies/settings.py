@@ -94,6 +94,15 @@ def check_images(images: int | None, spec: StudySpec) -> None:
             )
 
 
+def has_parts(spec: StudySpec) -> bool:
+    """Whether a study's models can be measured on some of a validation split's images."""
+    try:
+        check_images(MIN_IMAGES, spec)
+    except SearchError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """What a run was asked to do.

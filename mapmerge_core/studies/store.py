@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from platformdirs import user_data_path
-from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, true, update
 from sqlalchemy.dialects.sqlite import insert
 
 from mapmerge_core.errors import CoefficientError, StudyError
@@ -351,17 +351,13 @@ class Store(RunStore, BaselineStore, LearnedStore):
         Returns:
             The number of measurements, and the latest one's id among those of whole splits and of parts.
         """
-        count, latest = self._counted(Evaluation, study_id, Evaluation.split == "val")
-        n_parts, latest_part = self._counted(SubsetEvaluation, study_id)
-        return count + n_parts, latest, latest_part
-
-    def _counted(
-        self, table: type[Evaluation | SubsetEvaluation], study_id: int, *where: ColumnElement[bool]
-    ) -> tuple[int, int]:
-        query = select(func.count(), func.coalesce(func.max(table.id), 0))
+        found = []
         with self._read() as session:
-            count, latest = session.execute(query.where(table.study_id == study_id, *where)).one()
-        return count, latest
+            for table, is_val in ((Evaluation, Evaluation.split == "val"), (SubsetEvaluation, true())):
+                query = select(func.count(), func.coalesce(func.max(table.id), 0))
+                found.append(session.execute(query.where(table.study_id == study_id, is_val)).one())
+        (count, latest), (n_parts, latest_part) = found
+        return count + n_parts, latest, latest_part
 
     # Picks
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,6 +130,7 @@ class Evaluator:
         self.family = family
         self.vectors = vectors.to(self.device)
         self._exported = vectors.to("cpu")
+        self._orders: dict[tuple[str, str], NDArray[np.intp]] = {}
 
     @property
     def exported_vectors(self) -> Vectors:
@@ -308,10 +309,6 @@ class Evaluator:
     def _whole(self, task: Task, split: str, dtype: torch.dtype) -> Outcome:
         scores = self.family.measure(task, split, dtype, self.batch_size)
         return _outcome_of(task, scores.value, scores.per_example)
-
-    @cached_property
-    def _orders(self) -> dict[tuple[str, str], NDArray[np.intp]]:
-        return {}
 
     def _nested_order(self, task: Task, split: str) -> NDArray[np.intp]:
         key = (task.name, split)

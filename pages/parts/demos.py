@@ -41,10 +41,13 @@ def find() -> dict[int, Demo]:
         MapMergeError: where the zoo or its data is missing or damaged.
     """
     data = {task.name: task.data for task in read_manifest(state.zoo()).tasks}
-    found = {}
+    found: dict[int, Demo] = {}
+    shown: dict[str, Sequence[tuple[str, str]]] = {}
     for count, _, _ in DEMOS:
         if count <= len(data):
-            names = demo_tasks(count, state.zoo())
-            images = [image for name in names for image in pictures.samples(data[name], N_IMAGES // count)]
-            found[count] = Demo(names, images)
+            names, share = demo_tasks(count, state.zoo()), N_IMAGES // count
+            for name in names:
+                # The smallest demo shows most of a dataset, and decompressing one takes a while.
+                shown[name] = shown.get(name) or pictures.samples(data[name], share)
+            found[count] = Demo(names, [image for name in names for image in shown[name][:share]])
     return found

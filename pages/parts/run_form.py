@@ -12,14 +12,7 @@ from mapmerge_core.methods.catalogue import SEARCHES, TITLES, default_points
 from mapmerge_core.search.surrogate import QuadraticSurrogate
 from mapmerge_core.studies.learned import run_title
 from mapmerge_core.studies.learning import n_evaluations
-from mapmerge_core.studies.settings import (
-    MAX_POINTS,
-    MAX_SEED,
-    MIN_IMAGES,
-    QUICK_IMAGES,
-    RunSettings,
-    check_images,
-)
+from mapmerge_core.studies.settings import MAX_POINTS, MAX_SEED, QUICK_IMAGES, RunSettings, has_parts
 from mapmerge_core.tasks.families import family_info
 from pages.parts import learning_form, live, nested_form, shell, state
 from pages.parts.words import STATUS, duration
@@ -180,9 +173,7 @@ def settings_form(study: StudyRow, *, disabled: bool) -> tuple[MethodName, RunSe
 
 def images(study: StudyRow, last: RunSettings, key: Callable[[str], str], *, disabled: bool) -> int | None:
     """On how many images of each task points are measured; None, without a choice, where all have to be."""
-    try:
-        check_images(MIN_IMAGES, study.spec)
-    except MapMergeError:
+    if not has_parts(study.spec):
         return None
     held = str(family_info(study.spec.family).examples).capitalize()
     quick = f"Quick: {QUICK_IMAGES} a task"

@@ -144,5 +144,5 @@ def test_the_first_page_imports_nothing_that_later_ones_need(tmp_path: Path, tin
     )
     imported = set(ended.stdout.split())
     assert {"streamlit", "mapmerge_core.studies.store", "pages.parts.demos"} <= imported
-    heavy = {"torch", "open_clip", "transformers", "pymoo", "mapmerge_core.studies.jobs"}
+    heavy = {"torch", "open_clip", "transformers", "pymoo", "sklearn", "mapmerge_core.studies.jobs"}
     assert not heavy & imported
