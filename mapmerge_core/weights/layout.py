@@ -19,7 +19,7 @@ from mapmerge_core.weights.checks import (
     differs,
     refuse_complex,
 )
-from mapmerge_core.weights.sums import weighted_sums
+from mapmerge_core.weights.sums import Sums, weighted_sums
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,8 +31,6 @@ __all__ = ["Group", "Layout", "Slot", "StateDict", "lay_out"]
 
 # Views start at multiples of this many elements: kernels are faster on aligned weights.
 _ALIGNMENT = 16
-# Rounding works in pieces that stay in a CPU's cache, so that it needs no second model.
-_PIECE = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,8 @@ class Slot:
 class Group:
     """The tensors that are computed in one dtype: θ_pre is ``base`` (d,), the task vectors are ``V`` (N x d).
 
-    ``narrow`` lists the stretches (dtype, start, stop) of the buffer that the checkpoint stores in a narrower
-    dtype.
+    Where ``V`` is rounded to bfloat16, each tensor has a group of its own. ``narrow`` lists the stretches
+    (dtype, start, stop) of the buffer that the checkpoint stores in a narrower dtype.
     """
 
     slots: tuple[Slot, ...]
@@ -66,12 +64,16 @@ class Group:
     V: Tensor
     narrow: tuple[tuple[torch.dtype, int, int], ...]
 
-    def write(self, c: np.ndarray, flat: Tensor) -> None:
-        """Writes θ(c), rounded as the checkpoint would store it, into ``flat`` (d,)."""
-        weighted_sums(self.base, self.V, c[None], flat[None])
-        for dtype, start, stop in self.narrow:
-            for piece in flat[start:stop].split(_PIECE):
-                piece.copy_(piece.to(dtype))
+    def sums(self, flat: Tensor) -> list[Sums]:
+        """What is to be made for θ(c), rounded as the checkpoint would store it, in ``flat`` (d,)."""
+        # Those of the arithmetic's own dtype lie before, between or after the narrow stretches.
+        ends = [0, *(end for _, *stretch in self.narrow for end in stretch), len(flat)]
+        wide = [(None, start, stop) for start, stop in zip(ends[::2], ends[1::2], strict=True)]
+        return [
+            Sums(self.base[start:stop], self.V[:, start:stop], flat[None, start:stop], dtype)
+            for dtype, start, stop in [*self.narrow, *wide]
+            if start < stop
+        ]
 
     def merged(self, c: np.ndarray, slot: Slot, memory: Tensor) -> Tensor:
         """One tensor of θ(c), rounded likewise, in the first elements of ``memory``."""
@@ -106,8 +108,13 @@ class Layout:
     l2: float
 
 
-def lay_out(pretrained: StateDict, finetuned: Mapping[str, StateDict], part: str) -> Layout:
+def lay_out(
+    pretrained: StateDict, finetuned: Mapping[str, StateDict], part: str, *, rounded: bool = False
+) -> Layout:
     """Checks that the models fit together and lays out what differs; ``kept`` tensors are not copied.
+
+    With ``rounded`` task vectors are held in bfloat16, and θ_pre isn't copied either, unless its dtype is
+    narrower than the arithmetic's.
 
     Raises:
         CheckpointError: See `TaskVectors.from_state_dicts`.
@@ -133,7 +140,11 @@ def lay_out(pretrained: StateDict, finetuned: Mapping[str, StateDict], part: str
     for key in floats:
         if any(key in keys_of_one for keys_of_one in changed.values()):
             by_dtype[arithmetic_dtype(pretrained[key].dtype)].append(key)
-    groups = tuple(_lay_out_group(dtype, group, pretrained, finetuned) for dtype, group in by_dtype.items())
+    if rounded:
+        names = [key for group in by_dtype.values() for key in group]
+        groups = tuple(_lay_out_rounded(key, pretrained, finetuned) for key in names)
+    else:
+        groups = tuple(_lay_out_group(*group, pretrained, finetuned) for group in by_dtype.items())
     merged = {slot.name for group in groups for slot in group.slots}
     return Layout(
         described=described,
@@ -186,3 +197,14 @@ def _lay_out_group(
         for row, state_dict in zip(V, finetuned.values(), strict=True):
             slot.view(row).copy_(state_dict[slot.name]).sub_(slot.view(base))
     return Group(tuple(slots), base, V, tuple(stretches))
+
+
+def _lay_out_rounded(name: str, pretrained: StateDict, finetuned: Mapping[str, StateDict]) -> Group:
+    """A group of one tensor with its task vectors in bfloat16, whose range is float32's."""
+    tensor = pretrained[name]
+    base = _compute(tensor).reshape(-1)  # stays in its file, where it is memory-mapped
+    V = torch.empty(len(finetuned), len(base), dtype=torch.bfloat16)
+    for row, model in zip(V, finetuned.values(), strict=True):
+        row.copy_(model[name].to(base.dtype).reshape(-1) - base)
+    narrow = () if tensor.dtype == base.dtype else ((tensor.dtype, 0, len(base)),)
+    return Group((Slot(name, tensor.shape, tensor.dtype, 0),), base, V, narrow)

@@ -260,9 +260,14 @@ def in_memory(vectors: Vectors) -> TaskVectors:
     """Returns task vectors whose entries can be seen and changed.
 
     Raises:
-        MapMergeError: They stay on disk or in low rank.
+        MapMergeError: They stay on disk or in low rank, or are rounded to bfloat16.
     """
     if isinstance(vectors, TaskVectors):
+        if vectors.is_rounded:
+            raise MapMergeError(
+                "These task vectors are held in bfloat16, so only their sums can be computed: hold them in "
+                "float32 for this."
+            )
         return vectors
     raise MapMergeError(
         "These task vectors are low-rank, or too large for the memory and left on disk, so only their "
@@ -278,6 +283,7 @@ def open_vectors(
     without: Collection[str] = (),
     on_disk: bool | None = None,
     device: torch.device | str = "cpu",
+    rounded: bool = False,
 ) -> Vectors:
     """Opens task vectors as they suit these models: in memory if they fit well, else tensor by tensor.
 
@@ -290,6 +296,7 @@ def open_vectors(
         on_disk: Whether to leave the models on disk; by default if task vectors would fill more than half of
             the free memory, of this machine or of ``device``. Adapters always lead to `StreamedVectors`.
         device: Where they will be merged; they are opened on the CPU.
+        rounded: Hold task vectors that are kept in memory in bfloat16.
 
     Raises:
         CheckpointError: As for `TaskVectors.from_files` and `StreamedVectors`.
@@ -304,9 +311,9 @@ def open_vectors(
     whole = open_state_dict(origin)
     base = choose(whole, [name for name in whole if name not in without])
     if on_disk is None:
-        on_disk = _are_large(base, len(sources), part, torch.device(device))
+        on_disk = _are_large(base, len(sources), part, torch.device(device), 2 if rounded else 4)
     if not adapters and not on_disk:
-        return TaskVectors.from_files(origin, sources, part=part, without=without)
+        return TaskVectors.from_files(origin, sources, part=part, without=without, rounded=rounded)
     models: dict[str, StateDict | Adapter] = {
         name: read_adapter(path, base, without)
         if name in adapters
@@ -345,10 +352,10 @@ def _outline(described: Mapping[str, Described]) -> dict[str, Tensor]:
     }
 
 
-def _are_large(base: StateDict, n_models: int, part: str, device: torch.device) -> bool:
-    """Whether θ_pre and N task vectors, as float32, fill more than half of the free memory."""
+def _are_large(base: StateDict, n_models: int, part: str, device: torch.device, n_bytes: int) -> bool:
+    """Whether θ_pre in float32 and N task vectors of so many bytes a number fill half of the free memory."""
     n = sum(shape.numel() for name, (shape, _) in describe(base).items() if name.startswith(part))
     free: int = psutil.virtual_memory().available
     if device.type == "cuda":
         free = min(free, torch.cuda.mem_get_info(device)[0])
-    return 4 * n * (n_models + 1) > free / 2
+    return n * (4 + n_bytes * n_models) > free / 2

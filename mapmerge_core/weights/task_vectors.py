@@ -16,7 +16,7 @@ from mapmerge_core.weights.checks import Described, check_coefficients
 from mapmerge_core.weights.keys import adapt, compared
 from mapmerge_core.weights.layout import Group, Layout, Slot, StateDict, lay_out
 from mapmerge_core.weights.modules import load_part, module_tensors
-from mapmerge_core.weights.sums import weighted_sums
+from mapmerge_core.weights.sums import Sums, make_sums, weighted_sums
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -43,9 +43,10 @@ class _Receiver:
     """Where a module receives the merges of a group.
 
     Attributes:
-        flat: A buffer (d,) that ``views`` lie in; None where the module takes no tensor as it is computed.
+        flat: A buffer (d,) that ``views`` lie in, of the group's dtype or bfloat16; None where the module
+            takes no tensor as it is computed.
         views: Places that are views of ``flat``, with the view.
-        copies: Places of another dtype or device, with the tensor that they are written from.
+        copies: Other places, with the tensor that they are written from.
     """
 
     flat: Tensor | None
@@ -55,13 +56,13 @@ class _Receiver:
     def holds(self) -> bool:
         return all(place.tensor.data_ptr() == view.data_ptr() for place, view in self.views)
 
-    def write(self, group: Group, c: np.ndarray) -> None:
-        if self.flat is not None:
-            group.write(c, self.flat)
+    def finish(self, group: Group, c: np.ndarray) -> None:
+        """Once ``flat`` is written, writes the other places."""
+        if self.flat is not None and self.flat.dtype == group.base.dtype:
             for place, slot in self.copies:
                 place.tensor.copy_(slot.view(self.flat))
             return
-        # One tensor after the other, so that a bfloat16 model needs no float32 one beside it.
+        # One tensor after the other, so that a module in another dtype needs no second one beside it.
         memory = group.base.new_empty(max((slot.shape.numel() for _, slot in self.copies), default=0))
         for place, slot in self.copies:
             place.tensor.copy_(group.merged(c, slot, memory))
@@ -76,6 +77,8 @@ class TaskVectors:
     Left out, with the pre-trained model's values kept: tensors that are identical in all models, everything
     outside ``part``, and integer or boolean tensors, even if they differ (BatchNorm's
     ``num_batches_tracked``). Tied tensors are merged once.
+
+    Task vectors can be rounded to bfloat16, which halves their memory; sums are computed as before.
 
     Results are rounded to the pre-trained checkpoint's dtypes, also inside a wider module: a float16
     checkpoint merges to float16 values, so that what is evaluated is what is exported.
@@ -99,7 +102,12 @@ class TaskVectors:
 
     @classmethod
     def from_state_dicts(
-        cls, pretrained: StateDict, finetuned: Mapping[str, StateDict], *, part: str = ""
+        cls,
+        pretrained: StateDict,
+        finetuned: Mapping[str, StateDict],
+        *,
+        part: str = "",
+        rounded: bool = False,
     ) -> TaskVectors:
         """Takes the difference of each fine-tuned model to the pre-trained one.
 
@@ -109,13 +117,18 @@ class TaskVectors:
                 dtypes are fine.
             part: Merge only keys with this prefix, such as ``"visual."``; a fine-tuned model's other keys, if
                 it has any, are ignored.
+            rounded: Hold the task vectors in bfloat16.
 
         Raises:
             CheckpointError: There is no fine-tuned model, no key starts with ``part``, keys or shapes don't
                 match, or a tensor holds NaN or infinity; the sentence names the model and the tensor.
         """
-        layout = lay_out(pretrained, finetuned, part)
-        layout = replace(layout, kept={name: tensor.clone() for name, tensor in layout.kept.items()})
+        layout = lay_out(pretrained, finetuned, part, rounded=rounded)
+        kept = {name: tensor.clone() for name, tensor in layout.kept.items()}
+        groups = layout.groups
+        if rounded:
+            groups = tuple(replace(group, base=group.base.clone()) for group in groups)
+        layout = replace(layout, kept=kept, groups=groups)
         return cls(tuple(finetuned), part, layout)
 
     @classmethod
@@ -126,6 +139,7 @@ class TaskVectors:
         *,
         part: str = "",
         without: Collection[str] = (),
+        rounded: bool = False,
     ) -> TaskVectors:
         """Does the same with checkpoint files, memory-mapped: what is not merged is never copied.
 
@@ -136,6 +150,7 @@ class TaskVectors:
             finetuned: A checkpoint for each name.
             part: Merge only keys with this prefix.
             without: Names of tensors that are left out of all models, such as heads.
+            rounded: Hold the task vectors in bfloat16; a float32 θ_pre then stays in its file, too.
 
         Raises:
             CheckpointError: As for `from_state_dicts` and `read_state_dict`.
@@ -145,7 +160,7 @@ class TaskVectors:
         for name, path in finetuned.items():
             model = read_state_dict(path)
             models[name] = adapt({key: model[key] for key in compared(model, base, without)}, base, part)
-        layout = lay_out(base, models, part)
+        layout = lay_out(base, models, part, rounded=rounded)
         return cls(tuple(finetuned), part, layout)
 
     def __len__(self) -> int:
@@ -165,6 +180,11 @@ class TaskVectors:
     def groups(self) -> tuple[Group, ...]:
         """θ_pre, V and the place of each merged tensor in them, by dtype; read them, don't write."""
         return self._layout.groups
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether the task vectors are held in bfloat16."""
+        return any(group.V.dtype != group.base.dtype for group in self.groups)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -251,9 +271,9 @@ class TaskVectors:
     def merge_into(self, module: nn.Module, c: ArrayLike) -> None:
         """Makes ``module`` the model θ(c), in place.
 
-        The first call writes every tensor and turns the merged parameters (those of the arithmetic's dtype
-        and device) into views of one flat buffer; later calls write that buffer and allocate no model. A
-        module in another dtype is written tensor by tensor.
+        The first call writes every tensor and turns the merged parameters (those of the arithmetic's dtype,
+        or in bfloat16, and on its device) into views of flat buffers; later calls write these and allocate no
+        model. A module in another dtype is written tensor by tensor.
         Tensors that are not merged are written only the first time, and after the module was moved or cast.
 
         Args:
@@ -269,8 +289,10 @@ class TaskVectors:
         receivers = self._bindings.get(module)
         if receivers is None or not all(receiver.holds() for receiver in receivers):
             receivers = self._bindings[module] = self._bind(module)
-        for group, receiver in zip(self.groups, receivers, strict=True):
-            receiver.write(group, row)
+        pairs = list(zip(self.groups, receivers, strict=True))
+        make_sums([s for g, r in pairs if r.flat is not None for s in g.sums(r.flat)], row[None])
+        for group, receiver in pairs:
+            receiver.finish(group, row)
 
     def load_into(self, module: nn.Module, state_dict: StateDict) -> None:
         """Makes ``module`` any other model, in place, with the rounding of `merge_into`.
@@ -295,7 +317,7 @@ class TaskVectors:
         sums = torch.zeros(len(self), dtype=torch.float64)
         for group in self.groups:
             for slot in group.slots:
-                sums += slot.columns(group.V).abs().sum(dim=1).cpu().double()
+                sums += slot.columns(group.V).to(group.base.dtype).abs().sum(dim=1).cpu().double()
         return sums.numpy() / self._layout.l1
 
     def l2_ratios(self) -> np.ndarray:
@@ -317,8 +339,7 @@ class TaskVectors:
     def _flats(self, rows: np.ndarray) -> list[Tensor]:
         """The merged buffers (m x d) of each group."""
         flats = [group.base.new_empty(len(rows), len(group.base)) for group in self.groups]
-        for group, flat in zip(self.groups, flats, strict=True):
-            weighted_sums(group.base, group.V, rows, flat)
+        make_sums([Sums(g.base, g.V, flat) for g, flat in zip(self.groups, flats, strict=True)], rows)
         return flats
 
     def _tensors(self, row: np.ndarray) -> Iterator[tuple[str, Tensor]]:
@@ -337,7 +358,7 @@ class TaskVectors:
         gram = torch.zeros(len(self), len(self), dtype=torch.float64)
         for group in self.groups:
             for slot in group.slots:
-                columns = slot.columns(group.V)
+                columns = slot.columns(group.V).to(group.base.dtype)
                 gram += (columns @ columns.T).cpu().double()
         return ((gram + gram.T) / 2).numpy()  # a matrix product may round its two halves differently
 
@@ -361,12 +382,14 @@ class TaskVectors:
 
 
 def _receiver(group: Group, places: Mapping[str, Sequence[tuple[_Place, Tensor]]]) -> _Receiver:
-    """Turns those of a module's tensors into views that have a group's dtype and device."""
+    """Turns those of a module's tensors into views that can take a group's sums as they are computed."""
     flat, views, copies = None, [], []
+    taken = (group.base.dtype, torch.bfloat16)
     for slot in group.slots:
         for place, target in places.get(slot.name, ()):
-            if target.dtype == group.base.dtype and target.device == group.base.device:
-                flat = torch.empty_like(group.base) if flat is None else flat
+            dtype = target.dtype if flat is None else flat.dtype
+            if dtype in taken and target.dtype == dtype and target.device == group.base.device:
+                flat = torch.empty_like(group.base, dtype=dtype) if flat is None else flat
                 target.data = slot.view(flat)
                 views.append((place, target.data))
             else:

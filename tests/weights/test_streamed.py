@@ -421,6 +421,10 @@ def test_models_are_opened_in_memory_unless_they_fill_half_of_it(llamas, monkeyp
         vectors = open_vectors(folder / "pre", paths)
         assert type(vectors) is kind
         assert_same(dict(vectors.tensors([0.4])), kinds[False].merge([0.4]))
+    # Task vectors in bfloat16 need two bytes a number, θ_pre four.
+    for available, kind in ((3 * n_bytes // 2, TaskVectors), (3 * n_bytes // 2 - 2, StreamedVectors)):
+        monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=available))  # noqa: B023
+        assert type(open_vectors(folder / "pre", paths, rounded=True)) is kind
     # A machine with room for them, and an accelerator without.
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10 * n_bytes))
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (n_bytes, n_bytes))
@@ -477,3 +481,10 @@ def test_exporting_a_merge_of_large_models_needs_memory_for_a_few_tensors(tmp_pa
     del merged, base, models
     for path in tmp_path.iterdir():  # pytest would keep them for a while
         path.unlink()
+
+
+def test_only_sums_are_computed_of_task_vectors_in_bfloat16(llamas):
+    folder, _ = llamas
+    vectors = open_vectors(folder / "pre", {"whole": folder / "whole"}, rounded=True)
+    with pytest.raises(MapMergeError, match=r"held in bfloat16.*hold them in float32"):
+        in_memory(vectors)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mapmerge_core.weights.sums import weighted_sums
+from mapmerge_core.weights.sums import Sums, make_sums, multiply, weighted_sums
 
 
 def written_out(base: Tensor, rows: Tensor, c: np.ndarray) -> Tensor:
@@ -18,7 +18,7 @@ def written_out(base: Tensor, rows: Tensor, c: np.ndarray) -> Tensor:
     total = base.clone()
     for row, coefficient in zip(rows, c.tolist(), strict=True):
         if coefficient != 0:
-            total = total + torch.tensor(coefficient, dtype=base.dtype) * row
+            total = total + torch.tensor(coefficient, dtype=base.dtype) * row.to(base.dtype)
     return total
 
 
@@ -37,18 +37,67 @@ def test_every_sum_has_the_bits_of_the_sum_written_out(dtype: torch.dtype, n: in
     assert all(torch.equal(found, written_out(base, rows, c)) for found, c in zip(out, C, strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rounded", ["rows", "sums", "both"])
+@pytest.mark.parametrize("n", [1, 8, 20])
+@pytest.mark.parametrize("m", [1, 3])
+def test_rows_and_sums_can_be_bfloat16(dtype: torch.dtype, rounded: str, n: int, m: int) -> None:
+    size = 70_000  # several pieces
+    base, rows = random(size, dtype=dtype), random(n, size, dtype=dtype)
+    rows = rows if rounded == "sums" else rows.bfloat16()
+    out = torch.full((m, size), torch.nan, dtype=dtype if rounded == "rows" else torch.bfloat16)
+    C = np.random.default_rng(n).uniform(-1, 1, (m, n))
+    C[0] = 0  # the pre-trained model
+    weighted_sums(base, rows, C, out)
+    sums = [written_out(base, rows, c).to(out.dtype) for c in C]
+    assert all(torch.equal(found, expected) for found, expected in zip(out, sums, strict=True))
+    by_matrix = torch.empty_like(out)
+    multiply(Sums(base, rows, by_matrix), C)
+    torch.testing.assert_close(by_matrix, out)
+
+
+def awkward() -> Tensor:
+    """Numbers of every size, halfway between float16's and bfloat16's, above the largest, and none."""
+    bits = torch.arange(-(2**31), 2**31, 99_991).to(torch.int32)
+    halves = [(torch.arange(0, 2**31 - 2**n, 2**n + 2 ** (n - 1)) & -(2 ** (n - 1))) for n in (13, 16)]
+    special = torch.tensor([0.0, -0.0, 65504, 65519.996, 65520, 2**-14, 2**-24, 2**-25, 3.4e38, torch.inf])
+    every = [bits, *(half[:: max(1, len(half) // 50_000)].to(torch.int32) for half in halves)]
+    return torch.cat([*(each.view(torch.float32) for each in every), special, -special, special * torch.nan])
+
+
+@pytest.mark.parametrize("n", [1, 9])
+@pytest.mark.parametrize("to", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16])
+def test_sums_are_rounded_as_torch_rounds(dtype: torch.dtype | None, to: torch.dtype, n: int) -> None:
+    numbers = awkward()
+    assert len(numbers) > 100_000
+    out = torch.empty(1, len(numbers), dtype=to)
+    # The sum is the last row: all else is zero.
+    rows = torch.cat([torch.zeros(n - 1, len(numbers)), numbers[None]])
+    expected = (torch.zeros(len(numbers)) + numbers if n > 1 else numbers).to(dtype or to).to(to)
+    known = ~expected.isnan()
+    sums = Sums(torch.full_like(numbers, -0.0), rows, out, dtype)
+    for make in (lambda C: make_sums([sums], C), lambda C: multiply(sums, C)):
+        out.zero_()
+        make(np.ones((1, n)))
+        assert torch.equal(out[0].isnan(), ~known)
+        assert torch.equal(out[0][known], expected[known])
+
+
 def test_the_number_of_threads_changes_nothing() -> None:
-    base, rows, C = random(300_001), random(3, 300_001), np.array([[0.1, -0.7, 1.3]])
-    before, sums = torch.get_num_threads(), []
+    sizes, C = (300_001, 5, 70_000), np.array([[0.1, -0.7, 1.3]])
+    terms = [(random(size), random(3, size)) for size in sizes]
+    before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 4):
             torch.set_num_threads(threads)
-            sums.append(torch.empty(1, 300_001))
-            weighted_sums(base, rows, C, sums[-1])
+            found.append([torch.full((1, size), torch.nan) for size in sizes])
+            make_sums([Sums(*each, out) for each, out in zip(terms, found[-1], strict=True)], C)
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(sums[0][0], written_out(base, rows, C[0]))
-    assert all(torch.equal(sums[0], other) for other in sums[1:])
+    for outs in found:
+        for (base, rows), out in zip(terms, outs, strict=True):
+            assert torch.equal(out[0], written_out(base, rows, C[0]))
 
 
 def test_rows_with_a_coefficient_of_zero_are_left_out() -> None:

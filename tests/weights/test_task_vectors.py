@@ -88,11 +88,51 @@ def test_zero_is_the_pretrained_model_and_a_unit_vector_a_finetuned_one():
     assert_same(vectors.merge([0, 1, 0]), expected, ulps=0)
 
 
-@pytest.mark.parametrize("module_dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_merging_into_a_module_equals_loading_the_merged_state_dict(dtype, module_dtype):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_task_vectors_in_bfloat16_take_half_the_memory_and_merge_to_their_sum(dtype):
     pretrained, finetuned = make_models(dtype=dtype)
-    vectors = TaskVectors.from_state_dicts(pretrained, finetuned)
+    vectors = TaskVectors.from_state_dicts(pretrained, finetuned, rounded=True)
+    exact = TaskVectors.from_state_dicts(pretrained, finetuned)
+    assert (vectors.is_rounded, exact.is_rounded) == (True, False)
+    assert vectors.layers == exact.layers
+    assert all(group.V.dtype == torch.bfloat16 for group in vectors.groups)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    rounded = {
+        name: {
+            key: t.to(wide) + (model[key].to(wide) - t.to(wide)).bfloat16() if t.is_floating_point() else t
+            for key, t in pretrained.items()
+        }
+        for name, model in finetuned.items()
+    }
+    merged = vectors.merge(C)
+    assert_same(merged, by_hand(pretrained, rounded, C), ulps=4)
+    exactly = by_hand(pretrained, finetuned, C)
+    assert any(not torch.equal(merged[key], exactly[key]) for key in merged) or dtype == torch.bfloat16
+    assert_same(dict(vectors.tensors(C)), merged, ulps=0)
+    assert_same(vectors.merge([0, 0, 0]), pretrained, ulps=0)
+    np.testing.assert_allclose(vectors.l1_ratios(), exact.l1_ratios(), rtol=2**-8)
+    np.testing.assert_allclose(vectors.l2_ratios(), exact.l2_ratios(), rtol=2**-8)
+    np.testing.assert_allclose(vectors.cosines(), exact.cosines(), atol=0.01)
+
+
+def test_task_vectors_in_bfloat16_share_no_memory_with_the_callers_models():
+    pretrained, finetuned = make_models()
+    pretrained["tied"] = pretrained["head.weight"]
+    finetuned = {name: {**model, "tied": model["head.weight"]} for name, model in finetuned.items()}
+    vectors = TaskVectors.from_state_dicts(pretrained, finetuned, rounded=True)
+    before = {key: tensor.clone() for key, tensor in vectors.merge(C).items()}
+    assert "tied" not in vectors.layers
+    for tensor in pretrained.values():
+        tensor.zero_()
+    assert_same(vectors.merge(C), before, ulps=0)
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("module_dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_merging_into_a_module_equals_loading_the_merged_state_dict(dtype, module_dtype, rounded):
+    pretrained, finetuned = make_models(dtype=dtype)
+    vectors = TaskVectors.from_state_dicts(pretrained, finetuned, rounded=rounded)
     module, reference = Net().to(module_dtype), Net().to(module_dtype)
     for c in (C, [0, 0, 0], [1, 0.25, 0]):
         vectors.merge_into(module, c)
@@ -343,15 +383,16 @@ def test_a_model_that_was_not_changed_has_a_zero_vector():
     assert_same(only_same.merge([0.7]), pretrained, ulps=0)
 
 
-def test_from_files_equals_from_state_dicts_and_moving_changes_nothing(tmp_path):
+@pytest.mark.parametrize("rounded", [False, True])
+def test_from_files_equals_from_state_dicts_and_moving_changes_nothing(tmp_path, rounded):
     pretrained, finetuned = make_models(dtype=torch.float16)
     save_file(pretrained, tmp_path / "pre.safetensors")
     paths = {}
     for name, state_dict in finetuned.items():
         paths[name] = tmp_path / f"{name}.pt"
         torch.save(state_dict, paths[name])
-    vectors = TaskVectors.from_files(tmp_path / "pre.safetensors", paths)
-    expected = TaskVectors.from_state_dicts(pretrained, finetuned).merge(C)
+    vectors = TaskVectors.from_files(tmp_path / "pre.safetensors", paths, rounded=rounded)
+    expected = TaskVectors.from_state_dicts(pretrained, finetuned, rounded=rounded).merge(C)
     merged = vectors.merge(C)
     assert_same({key: merged[key] for key in expected}, expected, ulps=0)
     assert vectors.to("cpu") is vectors
