@@ -217,6 +217,10 @@ def test_an_infeasible_rule_exits_3_and_names_the_nearest(command_line: CommandL
             ["run", "--study", "1", "--method", "pareto_merging", "--images", "20"],
             "Pareto Merging has no use for --images",
         ),
+        (
+            ["run", "--study", "1", "--points", "9", "--transform", "dare", "--vectors", "bfloat16"],
+            "DARE 50 % changes the task vectors, which takes float32: hold them in float32",
+        ),
         (["front", "1", "--run", "99"], "has no run 99"),
         (["export", "1", "--row", "Salad"], "The comparison has no row 'Salad'"),
         (["export", "1", "--row", "TIES"], "has no TIES yet: make it with `compare 1 --baselines ties`"),

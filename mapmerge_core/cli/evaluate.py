@@ -127,7 +127,8 @@ def _of_study(store: Store, options: Namespace) -> tuple[StudyRow, RunRow]:
             "--tasks and --name are for a new study: name a folder or a STUDY.yaml, or leave them out."
         )
     if options.points is not None or options.method is not None or transform is not None:
-        method, settings = _method_and_settings(options, given, study.spec)
+        spec = replace(study.spec, transform=transform or study.spec.transform)
+        method, settings = _method_and_settings(options, given, spec)
         if transform is not None:
             study = sibling(store, study, transform)
         return study, store.create_run(study.id, settings, method)

@@ -87,11 +87,11 @@ def kept_study(store: Store, place: Place) -> StudyRow | None:
 
 def find_run(store: Store, study: StudyRow, method: MethodName, settings: RunSettings) -> RunRow | None:
     """The run that asks for the same, wherever it evaluates, if there is one; a done one first."""
+    computing = {name: getattr(settings, name) for name in ("device", "precision", "vectors")}
     alike = [
         run
         for run in store.runs(study.id)
-        if run.method == method
-        and replace(run.settings, device=settings.device, precision=settings.precision) == settings
+        if run.method == method and replace(run.settings, **computing) == settings
     ]
     return max(alike, key=lambda run: (run.status == "done", run.id), default=None)
 

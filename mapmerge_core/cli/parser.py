@@ -11,7 +11,7 @@ from mapmerge_core.methods.pareto.training import ScalarisationName
 from mapmerge_core.search.fitting import LossName
 from mapmerge_core.search.links import LinkName
 from mapmerge_core.studies.manifest import DEMO_ZOO
-from mapmerge_core.studies.settings import QUICK_IMAGES
+from mapmerge_core.studies.settings import QUICK_IMAGES, VectorsDtype
 from mapmerge_core.studies.spec import TransformKind
 
 _EPILOG = """\
@@ -116,6 +116,11 @@ def _add_run(commands: Commands) -> None:
     run.add_argument("--order", metavar="A,B,C,D", help="nested MAP's tasks, neighbours merged first")
     _add_transform(run)
     run.add_argument("--precision", choices=["auto", "float32", "bfloat16"], help="default: what is fast")
+    run.add_argument(
+        "--vectors",
+        choices=get_args(VectorsDtype),
+        help="what task vectors are held in (default: float32); bfloat16 takes half the memory",
+    )
     _add_device(run)
     run.set_defaults(device=None)
 
@@ -276,4 +281,8 @@ def _add_transform(command: argparse.ArgumentParser) -> None:
 
 
 def _add_device(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--device", default="auto", help="cuda, mps or cpu (default: the fastest there is)")
+    command.add_argument(
+        "--device",
+        default="auto",
+        help="cuda, mps or cpu, or several such as cuda:0,cuda:1 (default: the fastest there is, every GPU)",
+    )

@@ -12,7 +12,7 @@ from mapmerge_core.cli.output import progress_bar
 from mapmerge_core.errors import StudyError
 from mapmerge_core.methods.catalogue import TITLES
 from mapmerge_core.studies.evaluators import EvaluatorCache
-from mapmerge_core.studies.runner import execute_run, measure
+from mapmerge_core.studies.runner import execute_run, last_settings, measure
 from mapmerge_core.studies.store import Store
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Session:
 
     def measure(self, study: StudyRow, c: np.ndarray, device: str) -> dict[str, float]:
         """The metrics of the model at ``c`` (N,) on the test split."""
-        evaluator = self.evaluators.get(study, device)
+        evaluator = self.evaluators.get(study, device, vectors=last_settings(self.store, study.id).vectors)
         with progress_bar("Measuring") as progress:
             values = measure(self.store, study, evaluator, c[None], split="test", progress=progress)
         return dict(zip(study.spec.task_names, values[0].tolist(), strict=True))
@@ -106,6 +106,6 @@ def parse_weights(text: str, tasks: tuple[str, ...]) -> dict[str, float]:
 
 def check_device(name: str) -> None:
     """Refuses a device that isn't there (MapMergeError)."""
-    from mapmerge_core.tasks.evaluator import choose_device
+    from mapmerge_core.tasks.evaluator import choose_devices
 
-    choose_device(name)
+    choose_devices(name)

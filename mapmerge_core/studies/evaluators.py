@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.studies.settings import VectorsDtype
     from mapmerge_core.studies.spec import StudySpec, Transform
     from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.tasks.families.base import Family
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
 
 def read_vectors(
-    study: StudyRow, *, on_disk: bool | None = None, device: torch.device | str = "cpu"
+    study: StudyRow,
+    *,
+    on_disk: bool | None = None,
+    device: torch.device | str = "cpu",
+    rounded: bool = False,
 ) -> Vectors:
     """Reads a study's task vectors and transforms them where the study says so; always on the CPU.
 
@@ -32,13 +37,14 @@ def read_vectors(
         study: The study.
         on_disk: As for `open_vectors`; merges on a CPU have the same bits either way.
         device: Where they will be merged.
+        rounded: Whether to hold them in bfloat16, if they are kept in memory.
 
     Raises:
         CheckpointError: where a checkpoint can't be read or doesn't fit.
         MapMergeError: where task vectors that stay on disk would have to be transformed.
     """
     weights = weights_of_sources(study.spec, study.sources)
-    vectors = open_study_vectors(study.spec, weights, on_disk=on_disk, device=device)
+    vectors = open_study_vectors(study.spec, weights, on_disk=on_disk, device=device, rounded=rounded)
     return _transformed(vectors, study.spec.transform)
 
 
@@ -48,6 +54,7 @@ def open_study_vectors(
     *,
     on_disk: bool | None = None,
     device: torch.device | str = "cpu",
+    rounded: bool = False,
 ) -> Vectors:
     """A study's task vectors as they are.
 
@@ -56,6 +63,7 @@ def open_study_vectors(
         weights: Where each model's weights lie, by role (see ``StudySpec.weights``).
         on_disk: As for `open_vectors`.
         device: Where they will be merged.
+        rounded: As for `open_vectors`.
 
     Raises:
         CheckpointError: where a checkpoint can't be read or doesn't fit.
@@ -71,6 +79,7 @@ def open_study_vectors(
         without=family.left_out(spec.architecture, pretrained),
         on_disk=on_disk,
         device=device,
+        rounded=rounded,
     )
 
 
@@ -83,8 +92,18 @@ def _transformed(vectors: Vectors, how: Transform | None) -> Vectors:
     return apply_transform(in_memory(vectors), how.kind, keep=how.keep, drop=how.drop, seed=how.seed)
 
 
-def load_evaluator(study: StudyRow, device: str = "auto", precision: str = "auto") -> Evaluator:
+def load_evaluator(
+    study: StudyRow, device: str = "auto", precision: str = "auto", vectors: VectorsDtype = "float32"
+) -> Evaluator:
     """Reads a study's checkpoints and datasets.
+
+    Args:
+        study: The study.
+        device: One of ``choose_device``, or several as for ``choose_devices``: the evaluator of the first
+            has the others' as its siblings.
+        precision: As for ``Evaluator``.
+        vectors: What task vectors are held in, as long as they are in memory. Where that is bfloat16, the
+            test split's merges read the checkpoints instead.
 
     Raises:
         StudyError: where a file has changed since the study was created, and where memory is too small.
@@ -93,24 +112,33 @@ def load_evaluator(study: StudyRow, device: str = "auto", precision: str = "auto
     """
     import torch
 
-    from mapmerge_core.tasks.evaluator import Evaluator, choose_device
+    from mapmerge_core.tasks.evaluator import Evaluator, choose_devices
 
     check_sources(study.sources)
-    chosen = choose_device(device)
+    chosen = choose_devices(device)
+    pretrained = weights_of_sources(study.spec, study.sources)["pretrained"]
+    rounded = vectors == "bfloat16"
     try:
-        family = load_family(study.spec, weights_of_sources(study.spec, study.sources)["pretrained"])
-        return Evaluator(
-            family,
-            read_vectors(study, device=chosen),
-            tasks_of(study.spec),
-            device=chosen,
-            precision=precision,
-        )
+        held = read_vectors(study, device=chosen[0], rounded=rounded)
+        exported = read_vectors(study, on_disk=True) if rounded else held
+        first, *others = [
+            Evaluator(
+                load_family(study.spec, pretrained),
+                held,
+                tasks_of(study.spec),
+                exported=exported,
+                device=each,
+                precision=precision,
+            )
+            for each in chosen
+        ]
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise StudyError(
-            f"The models of '{study.name}' don't fit into the memory of {chosen}: merge fewer tasks, "
-            "choose another device, or close other programs."
+            f"The models of '{study.name}' don't fit into the memory of {', '.join(map(str, chosen))}: merge "
+            "fewer tasks, choose another device, or close other programs."
         ) from error
+    first.siblings = others
+    return first
 
 
 def tasks_of(spec: StudySpec) -> list[Task]:
@@ -146,16 +174,22 @@ class EvaluatorCache:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._key: tuple[int, str, str] | None = None
+        self._key: tuple[int, str, str, str] | None = None
         self._evaluator: Evaluator | None = None
 
-    def get(self, study: StudyRow, device: str = "auto", precision: str = "auto") -> Evaluator:
+    def get(
+        self,
+        study: StudyRow,
+        device: str = "auto",
+        precision: str = "auto",
+        vectors: VectorsDtype = "float32",
+    ) -> Evaluator:
         """The study's evaluator, read anew where another was used last (errors as ``load_evaluator``)."""
-        key = (study.id, device, precision)
+        key = (study.id, device, precision, vectors)
         with self._lock:
             if key != self._key or self._evaluator is None:
                 self._clear()
-                self._evaluator = load_evaluator(study, device, precision)
+                self._evaluator = load_evaluator(study, device, precision, vectors)
                 self._key = key
             else:
                 check_sources(study.sources)

@@ -9,6 +9,7 @@ import itertools
 import logging
 import threading
 import time
+from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,14 @@ from mapmerge_core.studies.findings import finding_of
 from mapmerge_core.studies.job import LIVE, Job, JobKind, JobSnapshot, JobStatus
 from mapmerge_core.studies.learned import learned_set, run_title
 from mapmerge_core.studies.learning import measure_learned, refine_by_rule
-from mapmerge_core.studies.runner import Estimate, estimate, execute_run, explain, measure
+from mapmerge_core.studies.runner import (
+    Estimate,
+    estimate,
+    execute_run,
+    explain,
+    last_settings,
+    measure,
+)
 from mapmerge_core.studies.settings import check_seed
 from mapmerge_core.studies.unlabelled import choose_unlabelled
 
@@ -35,6 +43,7 @@ if TYPE_CHECKING:
     from mapmerge_core.methods.pareto.training import Training
     from mapmerge_core.studies.learned import LearnedRule
     from mapmerge_core.studies.rows import RunRow, Split
+    from mapmerge_core.studies.settings import VectorsDtype
     from mapmerge_core.studies.store import Store
     from mapmerge_core.studies.unlabelled import UnlabelledChoice
     from mapmerge_core.tasks.data_source import DataSource
@@ -85,25 +94,19 @@ class Jobs:
 
         return self._add("run", run.study_id, run_title(run), work, device, run_id, claim)
 
-    def measure(
-        self,
-        study_id: int,
-        C: np.ndarray,
-        split: Split,
-        title: str,
-        device: str = "auto",
-        precision: str = "auto",
-    ) -> int:
+    def measure(self, study_id: int, C: np.ndarray, split: Split, title: str) -> int:
         """Measures every task at the rows of ``C`` (``m x N``) and stores what isn't known yet.
+
+        It is done as the study's latest search was.
 
         Returns:
             The job's id; its result is the values (``m x K``).
         """
-        study = self._store.study(study_id)
+        study, how = self._store.study(study_id), last_settings(self._store, study_id)
         rows = np.array(C, dtype=np.float64)
 
         def work(job: Job) -> np.ndarray:
-            evaluator = self._cache(device).get(study, device, precision)
+            evaluator = self._cache(how.device).get(study, how.device, how.precision, how.vectors)
             return measure(
                 self._store,
                 study,
@@ -114,13 +117,14 @@ class Jobs:
                 progress=self._counter(job),
             )
 
-        return self._add("measure", study_id, title, work, device)
+        return self._add("measure", study_id, title, work, how.device)
 
     def estimate(
         self,
         study_id: int,
         device: str = "auto",
         precision: str = "auto",
+        vectors: VectorsDtype = "float32",
         training: Training | None = None,
     ) -> int:
         """Times real evaluations, which count as the study's, and steps of a ``training``.
@@ -133,7 +137,7 @@ class Jobs:
         study = self._store.study(study_id)
 
         def work(job: Job) -> Estimate:
-            evaluator = self._cache(device).get(study, device, precision)
+            evaluator = self._cache(device).get(study, device, precision, vectors)
             return estimate(
                 self._store,
                 study,
@@ -404,7 +408,9 @@ class Jobs:
 
     def _execute(self, job: Job, worker: str) -> None:
         try:
-            with self._device_lock(worker):
+            with ExitStack() as held:
+                for lock in self._device_locks_of(worker):
+                    held.enter_context(lock)
                 with self._lock:
                     if job.status != "queued":
                         return
@@ -455,12 +461,14 @@ class Jobs:
         with self._lock:
             return self._evaluators.setdefault(device, EvaluatorCache())
 
-    def _device_lock(self, worker: str) -> threading.Lock:
+    def _device_locks_of(self, worker: str) -> list[threading.Lock]:
+        """The locks of all of a worker's devices, in an order that is the same for all workers."""
         # "auto" may be the same device as "cuda" or "cpu", and two jobs on one would only slow each other.
-        name = worker
+        names = [worker]
         if worker != _FILES:
-            from mapmerge_core.tasks.evaluator import choose_device
+            from mapmerge_core.tasks.evaluator import choose_devices
 
-            name = str(choose_device(worker))
+            devices = [str(device) for device in choose_devices(worker)]
+            names = sorted("cuda:0" if device == "cuda" else device for device in devices)
         with self._lock:
-            return self._device_locks.setdefault(name, threading.Lock())
+            return [self._device_locks.setdefault(name, threading.Lock()) for name in names]

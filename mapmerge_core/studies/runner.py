@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from threading import Event
+from threading import Event, Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mapmerge_core.errors import Cancelled, MapMergeError
+from mapmerge_core.methods.catalogue import SEARCHES
 from mapmerge_core.studies.learning import learn, seconds_per_step
-from mapmerge_core.studies.settings import MIN_IMAGES, has_parts
+from mapmerge_core.studies.settings import MIN_IMAGES, RunSettings, has_parts
 from mapmerge_core.tasks.metric import unpack
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from mapmerge_core.methods.pareto.training import Training
     from mapmerge_core.studies.rows import RunRow, Split, StudyRow, SubsetEvaluationRow
+    from mapmerge_core.studies.settings import VectorsDtype
     from mapmerge_core.studies.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
 
@@ -29,7 +32,7 @@ Progress = Callable[[int, int], None]
 def execute_run(
     store: Store,
     run_id: int,
-    get_evaluator: Callable[[StudyRow, str, str], Evaluator],
+    get_evaluator: Callable[[StudyRow, str, str, VectorsDtype], Evaluator],
     *,
     cancel: Event | None = None,
     progress: Progress | None = None,
@@ -39,7 +42,8 @@ def execute_run(
     Args:
         store: Where evaluations go, and where those that are there already are not made again.
         run_id: The run.
-        get_evaluator: Gives the evaluator of (study, device, precision), as ``EvaluatorCache.get`` does.
+        get_evaluator: Gives the evaluator of (study, device, precision, vectors), as ``EvaluatorCache.get``
+            does.
         cancel: Set it to stop after the evaluation in flight.
         progress: Called after every evaluation.
 
@@ -55,7 +59,8 @@ def execute_run(
     store.set_status(run_id, "running")
     try:
         run.settings.check(run.method, study.spec)
-        evaluator = get_evaluator(study, run.settings.device, run.settings.precision)
+        how = run.settings
+        evaluator = get_evaluator(study, how.device, how.precision, how.vectors)
         if run.method == "pareto_merging":
             learn(store, run, study, evaluator, cancel=cancel, progress=progress)
         else:
@@ -126,6 +131,8 @@ def measure(
     what is known of fewer isn't measured again. The pre-trained and the single-task models are measured on
     the whole split nevertheless: every comparison needs them. So is the test split.
 
+    An evaluator's siblings measure other rows at the same time.
+
     Returns:
         The values (``m x K``), a column for each task in the order given.
 
@@ -135,37 +142,93 @@ def measure(
     tasks = study.spec.task_names if tasks is None else tasks
     wanted = [None if split == "test" or _is_anchor(c) else images for c in C]
     values = _known(store, study, C, tasks, split, wanted)
-    done = int(np.isfinite(values).sum())
-    if progress:
-        progress(done, values.size)
-    for c, n, row in zip(C, wanted, values, strict=True):
-        if np.isfinite(row).all():
-            continue
-        if cancel and cancel.is_set():
+    work = _Measuring(store, study, C, tasks, split, wanted, values, run_id, cancel or Event(), progress)
+    work.report()
+    missing = [i for i, row in enumerate(values) if not np.isfinite(row).all()]
+    if evaluator.siblings:
+        work.share_out(missing, [evaluator, *evaluator.siblings])
+    else:
+        for i in missing:
+            work.measure(i, evaluator)
+    return values
+
+
+@dataclass
+class _Measuring:
+    """What `measure` was asked, and what came of it so far: `values`; several threads work on it."""
+
+    store: Store
+    study: StudyRow
+    C: np.ndarray
+    tasks: Sequence[str]
+    split: Split
+    wanted: Sequence[int | None]
+    values: np.ndarray
+    run_id: int | None
+    cancel: Event
+    progress: Progress | None
+
+    def __post_init__(self) -> None:
+        self._lock, self._broken = Lock(), Event()
+
+    def report(self) -> int:
+        """Tells the progress, and returns how many values are still missing."""
+        with self._lock:
+            done = int(np.isfinite(self.values).sum())
+            if self.progress:
+                self.progress(done, self.values.size)
+        return self.values.size - done
+
+    def share_out(self, rows: Sequence[int], evaluators: Sequence[Evaluator]) -> None:
+        """Measures some rows, each evaluator the next that none has begun; the first error ends them all."""
+        waiting = iter(rows)  # taking the next one of a list is a single step for all threads
+
+        def serve(evaluator: Evaluator) -> None:
+            try:
+                while not self._broken.is_set() and (i := next(waiting, None)) is not None:
+                    self.measure(i, evaluator)
+            except BaseException:
+                self._broken.set()
+                raise
+
+        with ThreadPoolExecutor(len(evaluators), thread_name_prefix="device") as pool:
+            serving = [pool.submit(serve, evaluator) for evaluator in evaluators]
+            try:
+                wait(serving)
+            finally:  # Ctrl-C comes here, too
+                self._broken.set()
+        errors = [error for each in serving if (error := each.exception())]
+        # The others have only been told to stop.
+        for error in sorted(errors, key=lambda error: isinstance(error, Cancelled)):
+            raise error
+
+    def measure(self, i: int, evaluator: Evaluator) -> None:
+        """Measures what a row lacks and stores it."""
+        if self.cancel.is_set():
             raise Cancelled
+        c, row, images = self.C[i], self.values[i], self.wanted[i]
         # Another process may have measured some of it in the meantime.
-        known, parts = _known_at(store, study, c, split, n)
-        row[:] = [known.get(task, np.nan) for task in tasks]
-        missing = [task for task in tasks if task not in known]
-        done = int(np.isfinite(values).sum())
+        known, parts = self._known_at(i)
+        row[:] = [known.get(task, np.nan) for task in self.tasks]
+        missing = [task for task in self.tasks if task not in known]
         if not missing:
-            if progress:
-                progress(done, values.size)
-            continue
+            self.report()
+            return
         before = {task: unpack(part.per_example, part.n_examples) for task, part in parts.items()}
-        for task, outcome in evaluator.outcomes(c, missing, split, images=n, known=before):
+        for task, outcome in evaluator.outcomes(c, missing, self.split, images=images, known=before):
             spent = outcome.seconds + (parts[task].seconds if task in parts else 0.0)
-            added = store.add_evaluation(
-                study.id, c, task, split, replace(outcome, seconds=spent), run_id=run_id
+            measured = replace(outcome, seconds=spent)
+            added = self.store.add_evaluation(
+                self.study.id, c, task, self.split, measured, run_id=self.run_id
             )
             # Whoever stored it first, everybody goes on with the same value.
-            row[tasks.index(task)] = outcome.value if added else _known_at(store, study, c, split, n)[0][task]
-            done += 1
-            if progress:
-                progress(done, values.size)
-            if cancel and cancel.is_set() and done < values.size:
+            row[self.tasks.index(task)] = outcome.value if added else self._known_at(i)[0][task]
+            n_missing = self.report()
+            if n_missing and (self.cancel.is_set() or self._broken.is_set()):
                 raise Cancelled
-    return values
+
+    def _known_at(self, i: int) -> tuple[dict[str, float], dict[str, SubsetEvaluationRow]]:
+        return _known_at(self.store, self.study, self.C[i], self.split, self.wanted[i])
 
 
 def _is_anchor(c: np.ndarray) -> bool:
@@ -214,10 +277,11 @@ class Estimate:
     Attributes:
         seconds_per_point: To measure one c on the validation split of every task.
         seconds_per_step: Of Pareto Merging's training, where that was asked for.
-        device: Where it was measured, such as "cpu" or "cuda".
+        device: Where it was measured, such as "cpu" or "cuda"; several devices with commas between them.
         precision: What it was computed in, "float32" or "bfloat16".
         seconds_per_few: To measure one c on the fewest images of each task that a run may ask for.
         sizes: How many examples each task's validation split has; none where parts of it can't be measured.
+        n_devices: How many devices measure points at the same time.
     """
 
     seconds_per_point: float
@@ -226,6 +290,7 @@ class Estimate:
     seconds_per_step: float = 0.0
     seconds_per_few: float = 0.0
     sizes: tuple[int, ...] = ()
+    n_devices: int = 1
 
     def seconds_for(self, n_points: int, n_steps: int = 0, images: int | None = None) -> float:
         """What a run takes.
@@ -236,12 +301,11 @@ class Estimate:
             images: Of each task's validation split; all by default. The pre-trained and the single-task
                 models are taken for some of the points, and are measured on whole splits.
         """
-        training = n_steps * self.seconds_per_step
-        if images is None or not self.sizes:
-            return n_points * self.seconds_per_point + training
-        n_whole = min(n_points, len(self.sizes) + 1)
-        in_part = (n_points - n_whole) * self._seconds_on(images)
-        return n_whole * self.seconds_per_point + in_part + training
+        n_whole = n_points if images is None or not self.sizes else min(n_points, len(self.sizes) + 1)
+        seconds = n_whole * self.seconds_per_point
+        if images is not None and n_whole < n_points:
+            seconds += (n_points - n_whole) * self._seconds_on(images)
+        return seconds / self.n_devices + n_steps * self.seconds_per_step
 
     def _seconds_on(self, images: int) -> float:
         """To measure one c on so many images of each task, in between the two that were timed."""
@@ -292,12 +356,19 @@ def estimate(
     few = list(evaluator.outcomes(C[1], images=MIN_IMAGES)) if has_parts(study.spec) else []
     return Estimate(
         sum(timed),
-        str(evaluator.device),
+        ", ".join(str(one.device) for one in (evaluator, *evaluator.siblings)),
         str(evaluator.precision),
         each,
         sum(outcome.seconds for _, outcome in few),
         tuple(outcome.n_total or outcome.n_examples for _, outcome in few),
+        1 + len(evaluator.siblings),
     )
+
+
+def last_settings(store: Store, study_id: int) -> RunSettings:
+    """Those of a study's latest search, which say how its models are measured; the usual ones before any."""
+    searches = [run for run in store.runs(study_id) if run.method in SEARCHES]
+    return searches[-1].settings if searches else RunSettings(points=1)
 
 
 def explain(error: Exception) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from mapmerge_core.errors import SearchError, StudyError
 from mapmerge_core.methods.pareto.training import Training
@@ -24,6 +24,9 @@ QUICK_IMAGES = 500
 
 As many give the front of whole splits on the demo zoo, by IGD to 10 % (`python -m benchmarks.paper budget`).
 """
+
+VectorsDtype = Literal["float32", "bfloat16"]
+"""What task vectors are held in."""
 
 MIN_IMAGES = 10
 MAX_POINTS = 100_000
@@ -66,6 +69,20 @@ def check_learnable(spec: StudySpec, *, data_free: bool) -> None:
                 f"Pareto Merging needs unlabelled images of '{task.name}': add its dataset, or train "
                 "data-free."
             )
+
+
+def check_vectors(vectors: VectorsDtype, spec: StudySpec) -> None:
+    """Makes sure that a study's task vectors can be held in such numbers.
+
+    Raises:
+        SearchError: where they can't be.
+    """
+    if vectors not in get_args(VectorsDtype):
+        raise SearchError(f"Task vectors are held in {' or '.join(get_args(VectorsDtype))}, not {vectors}.")
+    if vectors != "float32" and spec.transform:
+        raise SearchError(
+            f"{spec.transform.label} changes the task vectors, which takes float32: hold them in float32."
+        )
 
 
 def check_images(images: int | None, spec: StudySpec) -> None:
@@ -117,6 +134,8 @@ class RunSettings:
         anchors: Whether the origin and the unit vectors (pre-trained and single-task models) come first.
         device: "auto", "cuda", "mps", "cpu" or a torch device such as "cuda:1".
         precision: "auto", "float32" or "bfloat16", for the validation split.
+        vectors: What task vectors are held in for the validation split: "float32", or "bfloat16" in half the
+            memory.
         link: The surrogates' link, or "auto" for the one that suits each task's metric.
         loss: What the surrogates' fit minimises: "squared", "absolute" or "huber".
         initial: Bayesian MAP's first points; None for as many as a surrogate has parameters.
@@ -138,6 +157,7 @@ class RunSettings:
     anchors: bool = True
     device: str = "auto"
     precision: str = "auto"
+    vectors: VectorsDtype = "float32"
     link: LinkName | Literal["auto"] = "auto"
     loss: LossName = "squared"
     initial: int | None = None
@@ -166,6 +186,8 @@ class RunSettings:
             self.make_method(name, spec)
             return
         self._check_budget()
+        if self.vectors != "float32":
+            raise SearchError("Pareto Merging trains on float32 task vectors: hold them in float32.")
         if self.points < 1:
             raise SearchError("Measure one preference or more once the set is learned.")
         check_learnable(spec, data_free=self.training is not None and self.training.data_free)
@@ -182,6 +204,7 @@ class RunSettings:
 
         self._check_budget()
         check_images(self.images, spec)
+        check_vectors(self.vectors, spec)
         n = len(spec.tasks)
         links = self.links(spec.metrics)
         self._check_surrogates(name, n, links)

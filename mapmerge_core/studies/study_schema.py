@@ -12,6 +12,7 @@ from mapmerge_core.methods.pareto.training import ScalarisationName
 from mapmerge_core.search.design import Kind
 from mapmerge_core.search.fitting import LossName
 from mapmerge_core.search.links import LinkName
+from mapmerge_core.studies.settings import VectorsDtype
 from mapmerge_core.studies.spec import TransformKind
 
 USED_BY: Mapping[str, tuple[MethodName, ...]] = {
@@ -28,6 +29,7 @@ USED_BY: Mapping[str, tuple[MethodName, ...]] = {
     "order": ("nested",),
     "training": ("pareto_merging",),
     "images": SEARCHES,
+    "vectors": SEARCHES,
 }
 """Settings that only some methods have a use for."""
 
@@ -125,6 +127,7 @@ class MethodFields(_Fields):
     anchors: bool | None = None
     device: _Text | None = None
     precision: Literal["auto", "float32", "bfloat16"] | None = None
+    vectors: VectorsDtype | None = None
     link: Literal[LinkName, "auto"] | None = None
     loss: LossName | None = None
     initial: int | None = None

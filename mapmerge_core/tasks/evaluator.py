@@ -53,6 +53,22 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def choose_devices(names: str = "auto") -> list[torch.device]:
+    """Returns devices that share work: those that commas separate, or with ``"auto"`` every GPU there is.
+
+    Raises:
+        MapMergeError: One of them isn't there, or is named twice.
+    """
+    if names == "auto" and torch.cuda.device_count() > 1:
+        return [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    devices = [choose_device(name.strip()) for name in names.split(",")]
+    indices = [(device.type, device.index or 0) for device in devices]
+    for device, index in zip(devices, indices, strict=True):
+        if indices.count(index) > 1:
+            raise MapMergeError(f"The device '{device}' is named twice: name each once.")
+    return devices
+
+
 @cache
 def choose_precision(device_type: str) -> str:
     """Returns ``"bfloat16"`` where a type of device (``"cpu"``, ``"cuda"``) is fast at it, or ``"float32"``.
@@ -85,6 +101,7 @@ class Evaluator:
         vectors: The task vectors, of the family's part. Elsewhere than on a CPU they are held
             twice: on ``device`` for the validation split's fast merges, and on the CPU for the test split's,
             which an export repeats bit by bit.
+        exported: The same task vectors as an export merges them, where ``vectors`` are rounded.
         tasks: What can be measured, with different names.
         device: A device or its name, see `choose_device`.
         precision: ``"float32"``, ``"bfloat16"`` or ``"auto"`` (see `choose_precision`) for the validation
@@ -96,6 +113,7 @@ class Evaluator:
         device: Where models are merged and measured.
         precision: What ``precision`` came to; hand it to another `Evaluator` to get the same outcomes.
         batch_size: Examples in a batch.
+        siblings: Evaluators of the same tasks and vectors on other devices, to measure other c meanwhile.
 
     Raises:
         MapMergeError: Two tasks share a name, the device is missing, the family can't measure a task's
@@ -108,6 +126,7 @@ class Evaluator:
         vectors: Vectors,
         tasks: Sequence[Task],
         *,
+        exported: Vectors | None = None,
         device: torch.device | str = "auto",
         precision: str = "auto",
         batch_size: int | None = None,
@@ -129,7 +148,8 @@ class Evaluator:
         family.to(self.device)
         self.family = family
         self.vectors = vectors.to(self.device)
-        self._exported = vectors.to("cpu")
+        self.siblings: Sequence[Evaluator] = ()
+        self._exported = (exported or vectors).to("cpu")
         self._orders: dict[tuple[str, str], NDArray[np.intp]] = {}
 
     @property

@@ -60,6 +60,7 @@ DEVICES = {
     "cuda": "NVIDIA GPU (cuda)",
     "mps": "Apple GPU (mps)",
 }
+VECTORS = {"float32": "Exactly (float32)", "bfloat16": "In half the memory (bfloat16)"}
 
 
 def draw(
@@ -167,7 +168,15 @@ def settings_form(study: StudyRow, *, disabled: bool) -> tuple[MethodName, RunSe
     # With the last run's seed, other images of the same points are measured.
     refines = bool(runs) and more["images"] != settings.images
     with st.expander("More settings", icon=":material/tune:"):
-        more |= further(method, settings, key, another=bool(runs), refines=refines, disabled=disabled)
+        more |= further(
+            method,
+            settings,
+            key,
+            another=bool(runs),
+            refines=refines,
+            transformed=study.spec.transform is not None,
+            disabled=disabled,
+        )
     return method, RunSettings(points, precision=settings.precision, **more)
 
 
@@ -254,6 +263,7 @@ def further(
     another: bool,
     disabled: bool,
     refines: bool = False,
+    transformed: bool = False,
 ) -> dict[str, Any]:
     """What seldom needs a change, as far as the method has it."""
 
@@ -291,6 +301,8 @@ def further(
         chosen["link"] = choose("Surrogate's link", "link", LINKS)
         chosen["loss"] = choose("Surrogate's loss", "loss", LOSSES)
     chosen["device"] = choose("Device", "device", DEVICES)
+    if method in SEARCHES and not transformed:
+        chosen["vectors"] = choose("Task vectors in memory", "vectors", VECTORS)
     return chosen
 
 
@@ -321,7 +333,8 @@ def evaluations(study: StudyRow, method: MethodName, settings: RunSettings) -> i
 def estimate(study: StudyRow, settings: RunSettings, count: int, *, first: bool) -> None:
     """What the run will take, from timing real work; asked for by itself before the first run."""
     training = settings.training
-    key, timed = f"estimate_{study.id}_{settings.device}", f"timed_steps_{study.id}"
+    key = f"estimate_{study.id}_{settings.device}_{settings.vectors}"
+    timed = f"timed_steps_{study.id}"
     text = "Timing a real evaluation…"
     if training is not None:
         text = "Timing a real evaluation and a few steps…"
@@ -335,7 +348,9 @@ def estimate(study: StudyRow, settings: RunSettings, count: int, *, first: bool)
             "Estimate the time", key="estimate", type="tertiary", icon=":material/schedule:"
         ):
             return
-        st.session_state[key] = state.jobs().estimate(study.id, settings.device, training=training)
+        st.session_state[key] = state.jobs().estimate(
+            study.id, settings.device, settings.precision, settings.vectors, training
+        )
         if training is not None:
             st.session_state[timed] = True
         job = state.jobs().snapshot(st.session_state[key])

@@ -288,7 +288,7 @@ def test_a_forgotten_estimate_is_asked_for_again(
     visit: Callable[..., AppTest], measured_study: StudyRow
 ) -> None:
     app = visit("evaluate", study=measured_study.id)
-    app.session_state[f"estimate_{measured_study.id}_auto"] = 999
+    app.session_state[f"estimate_{measured_study.id}_auto_float32"] = 999
     app.run()
     assert not app.error
     assert app.button(key="estimate")

@@ -14,18 +14,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 
-from mapmerge_core.errors import SearchError, StudyError
+from mapmerge_core.errors import MapMergeError, SearchError, StudyError
+from mapmerge_core.studies.evaluators import load_evaluator, read_vectors
 from mapmerge_core.studies.manifest import spec_from_manifest
-from mapmerge_core.studies.runner import estimate, execute_run, explain, measure
+from mapmerge_core.studies.runner import estimate, execute_run, explain, last_settings, measure
 from mapmerge_core.studies.settings import RunSettings
 from mapmerge_core.studies.spec import StudySpec, TaskSpec
 from mapmerge_core.studies.store import Store
 from mapmerge_core.tasks.metric import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from mapmerge_core.studies.evaluators import EvaluatorCache
     from mapmerge_core.studies.rows import RunRow, StudyRow
+    from mapmerge_core.tasks.evaluator import Evaluator
 
 ROOT = Path(__file__).parents[2]
 
@@ -137,6 +142,8 @@ def test_ctrl_c_stops_a_run(store: Store, study: StudyRow, evaluators: Evaluator
         (RunSettings(points=9, design="spiral"), "map", "spiral"),
         (RunSettings(points=100_001), "map", "too many for one run: choose 100000 or fewer"),
         (RunSettings(points=9), "magic", "method 'magic' is unknown"),
+        (RunSettings(points=9, vectors="int8"), "map", "held in float32 or bfloat16, not int8"),
+        (RunSettings(points=9, vectors="bfloat16"), "pareto_merging", "trains on float32 task vectors"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_it_is_kept(
@@ -222,6 +229,95 @@ def test_an_estimate_is_of_this_device_even_where_another_measured(
     result = estimate(store, study, evaluators.get(study, "cpu", "float32"))
     assert 0 < result.seconds_per_point < 30
     assert store.fingerprint(study.id) == before
+
+
+@pytest.fixture
+def pair(study: StudyRow) -> Evaluator:
+    """Evaluators of two devices, which this machine may not have: both are the CPU."""
+    first, second = (load_evaluator(study, "cpu", "float32") for _ in range(2))
+    first.siblings = [second]
+    return first
+
+
+def test_several_devices_share_a_run_and_measure_nothing_twice(
+    store: Store, study: StudyRow, pair: Evaluator, evaluators: EvaluatorCache
+):
+    both = (pair, *pair.siblings)
+    busy = [Event(), Event()]
+
+    def at_once(evaluator: Evaluator, mine: Event, others: Event) -> Callable:
+        measured = evaluator.outcomes
+
+        def outcomes(*args: object, **more: object) -> Iterator:
+            mine.set()
+            assert others.wait(60), "both measure at the same time"
+            yield from measured(*args, **more)
+
+        return outcomes
+
+    with pytest.MonkeyPatch.context() as patch:
+        for evaluator, mine, others in zip(both, busy, busy[::-1], strict=True):
+            patch.setattr(evaluator, "outcomes", at_once(evaluator, mine, others))
+        run = store.create_run(study.id, RunSettings(points=8, precision="float32"))
+        seen: list[tuple[int, int]] = []
+        done = execute_run(store, run.id, lambda *_: pair, progress=lambda *at: seen.append(at))
+    assert (done.status, done.n_evaluations) == ("done", 16)
+    assert seen == [(count, 16) for count in range(17)]
+    alone = store.create_study("Alone", study.spec)
+    start(store, alone, evaluators, points=8)
+    for c, values in zip(*store.table(study.id), strict=True):
+        assert values.tolist() == list(store.measured(alone.id, c, "val").values())
+    assert len(store.evaluations(study.id)) == len(store.evaluations(alone.id)) == 16
+
+
+def test_an_error_on_one_device_ends_the_run_and_a_stop_reaches_all(
+    store: Store, study: StudyRow, pair: Evaluator, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: object, **__: object) -> None:
+        raise MapMergeError("The device fell off.")
+
+    run = store.create_run(study.id, RunSettings(points=40, precision="float32"))
+    with monkeypatch.context() as patch:
+        patch.setattr(pair.siblings[0], "outcomes", fail)
+        with pytest.raises(MapMergeError, match="fell off"):
+            execute_run(store, run.id, lambda *_: pair)
+    failed = store.run(run.id)
+    assert (failed.status, failed.error) == ("failed", "The device fell off.")
+    assert failed.n_evaluations < 10, "the other device stops, too"
+    cancel = Event()
+    stopped = execute_run(
+        store, run.id, lambda *_: pair, cancel=cancel, progress=lambda done, _: done < 20 or cancel.set()
+    )
+    assert stopped.status == "stopped"
+    assert 20 <= stopped.n_evaluations <= 24
+    assert execute_run(store, run.id, lambda *_: pair).n_evaluations == 80
+
+
+def test_an_estimate_counts_the_devices(store: Store, study: StudyRow, pair: Evaluator):
+    found = estimate(store, study, pair)
+    assert (found.device, found.n_devices) == ("cpu, cpu", 2)
+    assert found.seconds_for(50) == pytest.approx(25 * found.seconds_per_point)
+
+
+def test_task_vectors_in_bfloat16_measure_nearly_the_same_and_export_exactly(
+    store: Store, study: StudyRow, evaluators: EvaluatorCache
+):
+    run = start(store, study, evaluators, points=8, vectors="bfloat16")
+    assert (run.status, last_settings(store, study.id).vectors) == ("done", "bfloat16")
+    exact = store.create_study("Exact", study.spec)
+    start(store, exact, evaluators, points=8)
+    difference = store.table(study.id)[1] - store.table(exact.id)[1]
+    assert abs(difference).mean() < 0.01, "an image or so"
+    rounded = load_evaluator(study, "cpu", "float32", "bfloat16")
+    assert rounded.vectors.is_rounded
+    c = store.table(study.id)[0][5]
+    merged, plain = dict(rounded.exported_vectors.tensors(c)), read_vectors(study).merge(c)
+    assert all(torch.equal(merged[name], tensor) for name, tensor in plain.items())
+    on_test = [
+        measure(store, member, evaluator, c[None], split="test")
+        for member, evaluator in ((study, rounded), (exact, evaluators.get(exact, "cpu", "float32")))
+    ]
+    np.testing.assert_array_equal(*on_test)
 
 
 def test_what_nobody_expected_is_one_sentence_too():

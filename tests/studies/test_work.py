@@ -22,6 +22,7 @@ from tests.tiny import CLASS_NAMES, SPLIT_SIZE, TEMPLATES
 
 if TYPE_CHECKING:
     from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.studies.settings import VectorsDtype
     from mapmerge_core.studies.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
 
@@ -37,8 +38,14 @@ class Counting(EvaluatorCache):
         self.counts = counts
         self.known: Evaluator | None = None
 
-    def get(self, study: StudyRow, device: str = "cpu", precision: str = "float32") -> Evaluator:
-        evaluator = super().get(study, device, precision)
+    def get(
+        self,
+        study: StudyRow,
+        device: str = "cpu",
+        precision: str = "float32",
+        vectors: VectorsDtype = "float32",
+    ) -> Evaluator:
+        evaluator = super().get(study, device, precision, vectors)
         if evaluator is not self.known:
             assert self.known is None, "the models are read once"
             self.known = evaluator

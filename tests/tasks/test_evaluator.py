@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from mapmerge_core.errors import CheckpointError, CoefficientError, DatasetError, MapMergeError
-from mapmerge_core.tasks.evaluator import Evaluator, choose_device, choose_precision
+from mapmerge_core.tasks.evaluator import Evaluator, choose_device, choose_devices, choose_precision
 from mapmerge_core.tasks.families.clip import ClipZeroShot
 from mapmerge_core.tasks.metric import (
     ACCURACY,
@@ -238,6 +238,21 @@ def test_devices():
     )
     with pytest.raises(MapMergeError, match=r"no device 'cuda:99' here: choose auto or one of .*cpu\.$"):
         choose_device("cuda:99")
+
+
+def test_several_devices(monkeypatch):
+    assert choose_devices("cpu") == [torch.device("cpu")]
+    assert choose_devices("auto")[0].type == choose_device("auto").type
+    with pytest.raises(MapMergeError, match="'cpu' is named twice: name each once"):
+        choose_devices("cpu, cpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert [str(device) for device in choose_devices("auto")] == ["cuda:0", "cuda:1", "cuda:2"]
+    assert [str(device) for device in choose_devices("cuda:2,cuda")] == ["cuda:2", "cuda"]
+    with pytest.raises(MapMergeError, match="'cuda' is named twice"):
+        choose_devices("cuda,cuda:0")
+    with pytest.raises(MapMergeError, match="no device 'cuda:3' here"):
+        choose_devices("cuda:0,cuda:3")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
