@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from torch import Tensor, nn
 
-    from mapmerge_core.tasks.families.base import Family
+    from mapmerge_core.tasks.families.base import Family, Scores
     from mapmerge_core.tasks.task import Task
     from mapmerge_core.weights.layout import StateDict
     from mapmerge_core.weights.streamed import Vectors
@@ -31,6 +31,12 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # On a CPU without bfloat16 instructions the ratio is below 1, with them 2 to 5: a wide gap, so the choice is
 # stable.
 _WORTHWHILE_SPEEDUP = 1.5
+
+
+_BATCH_SIZES = {"cpu": (256, (64,)), "other": (1024, (256, 4096))}
+"""Examples in a batch as a rule, and what is tried beside it, by the type of device."""
+_CLEARLY_FASTER = 0.9
+_LEAST_BATCH = 8
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -106,13 +112,14 @@ class Evaluator:
         device: A device or its name, see `choose_device`.
         precision: ``"float32"``, ``"bfloat16"`` or ``"auto"`` (see `choose_precision`) for the validation
             split.
-        batch_size: Examples in a batch; by default 256 on a CPU, 1,024 elsewhere. Families of large models
-            take fewer at a time.
+        batch_size: Examples in a batch; by default 256 on a CPU, 1,024 elsewhere, but on the validation split
+            what turns out to be clearly faster. Families of large models take fewer at a time, and so does
+            everybody once the device's memory is full.
 
     Attributes:
         device: Where models are merged and measured.
         precision: What ``precision`` came to; hand it to another `Evaluator` to get the same outcomes.
-        batch_size: Examples in a batch.
+        batch_size: Examples in a batch, as a rule.
         siblings: Evaluators of the same tasks and vectors on other devices, to measure other c meanwhile.
 
     Raises:
@@ -134,7 +141,10 @@ class Evaluator:
         self.device = choose_device(str(device))
         self.precision = choose_precision(self.device.type) if precision == "auto" else precision
         _dtype(self.precision)
-        self.batch_size = batch_size or (256 if self.device.type == "cpu" else 1024)
+        usual, others = _BATCH_SIZES.get(self.device.type, _BATCH_SIZES["other"])
+        self.batch_size = batch_size or usual
+        self._other_sizes = () if batch_size else others
+        self._fastest: dict[torch.dtype, int] = {}
         if vectors.part != family.part:
             raise CheckpointError(
                 f"The task vectors cover '{vectors.part}', but this family of models merges '{family.part}'."
@@ -290,14 +300,18 @@ class Evaluator:
             start = time.perf_counter()
             write(self.family.model_in(dtype))
             self.family.merged(dtype)
+            if split == "val" and chosen and dtype not in self._fastest:
+                before = time.perf_counter()
+                self._fastest[dtype] = self._fastest_size(chosen[0], dtype)
+                start += time.perf_counter() - before
             for task in chosen:
                 outcome = self._outcome(task, split, dtype, images, (known or {}).get(task.name))
                 yield task.name, replace(outcome, seconds=time.perf_counter() - start)
                 start = time.perf_counter()
         except torch.OutOfMemoryError as error:
             raise MapMergeError(
-                f"The device {self.device} ran out of memory with {self.batch_size} examples in a batch: "
-                "choose a smaller batch size."
+                f"The device {self.device} runs out of memory with few examples in a batch, too: close other "
+                "programs that use it, or choose another device."
             ) from error
 
     def _outcome(
@@ -318,7 +332,7 @@ class Evaluator:
         parts = [] if known is None else [known[:n]]
         missing = order[sum(map(len, parts)) : n]
         if len(missing):
-            parts.append(self.family.measure(task, split, dtype, self.batch_size, missing).per_example)
+            parts.append(self._scores(task, split, dtype, missing).per_example)
         per_example = np.concatenate(parts)
         if n == len(order):
             in_order = np.empty_like(per_example)
@@ -327,8 +341,49 @@ class Evaluator:
         return _outcome_of(task, mean_of(per_example), per_example, len(order))
 
     def _whole(self, task: Task, split: str, dtype: torch.dtype) -> Outcome:
-        scores = self.family.measure(task, split, dtype, self.batch_size)
+        scores = self._scores(task, split, dtype)
         return _outcome_of(task, scores.value, scores.per_example)
+
+    def _scores(
+        self, task: Task, split: str, dtype: torch.dtype, examples: NDArray[np.intp] | None = None
+    ) -> Scores:
+        """Measures in smaller batches, from now on, when the device's memory is full."""
+        some = () if examples is None else (examples,)
+        while True:
+            size = self._fastest.get(dtype, self.batch_size) if split == "val" else self.batch_size
+            try:
+                return self.family.measure(task, split, dtype, size, *some)
+            except torch.OutOfMemoryError:
+                if size <= _LEAST_BATCH:
+                    raise
+            self.batch_size = min(self.batch_size, size // 2)
+            self._fastest = {known: min(best, size // 2) for known, best in self._fastest.items()}
+
+    def _fastest_size(self, task: Task, dtype: torch.dtype) -> int:
+        """How large batches are of which most examples pass in a second; as usual unless it's clear."""
+        usual = self.batch_size
+        try:
+            n = self.family.n_examples(task, "val") if self._other_sizes else 0
+        except MapMergeError:  # whole splits only
+            return usual
+        sizes = [size for size in (usual, *self._other_sizes) if size <= n]
+        if len(sizes) < 2 or usual not in sizes:
+            return usual
+        seconds = {size: self._seconds_per_example(task, dtype, size) for size in sizes}
+        best = min(sizes, key=lambda size: seconds[size])
+        return best if seconds[best] < _CLEARLY_FASTER * seconds[usual] else usual
+
+    def _seconds_per_example(self, task: Task, dtype: torch.dtype, size: int) -> float:
+        """What a batch takes, the faster of two; infinitely long where the memory is too small."""
+        examples, seconds = np.arange(size), []
+        for _ in range(2):
+            start = time.perf_counter()
+            try:
+                self.family.measure(task, "val", dtype, size, examples)
+            except torch.OutOfMemoryError:
+                return math.inf
+            seconds.append(time.perf_counter() - start)
+        return min(seconds) / size
 
     def _nested_order(self, task: Task, split: str) -> NDArray[np.intp]:
         key = (task.name, split)

@@ -44,6 +44,14 @@ def module_tensors(module: nn.Module, expected: Mapping[str, Described]) -> dict
 
 
 @torch.no_grad()
+def write_if_other(target: Tensor, value: Tensor) -> None:
+    """Writes a tensor unless it holds the value already: memory that is mapped to a file stays so."""
+    value = value.to(target.device, target.dtype)
+    if not torch.equal(target, value):
+        target.copy_(value)
+
+
+@torch.no_grad()
 def load_part(module: nn.Module, model: StateDict, expected: Mapping[str, Described], part: str) -> None:
     """Makes ``part`` of ``module`` that of ``model``, rounded to the pre-trained checkpoint's dtypes.
 

@@ -16,7 +16,7 @@ from mapmerge_core.errors import CoefficientError, MapMergeError
 from mapmerge_core.weights.changes import Changes
 from mapmerge_core.weights.checks import check_coefficients, describe, is_finite, too_large
 from mapmerge_core.weights.keys import adapt, compared
-from mapmerge_core.weights.modules import load_part, module_tensors
+from mapmerge_core.weights.modules import load_part, module_tensors, write_if_other
 from mapmerge_core.weights.task_vectors import TaskVectors
 
 if TYPE_CHECKING:
@@ -170,12 +170,13 @@ class StreamedVectors:
         row = self._checked(c)
         targets = module_tensors(module, self.described)
         before = self._written.pop(module, None)  # an error on the way leaves it half-written
-        now, again = _Written.of(targets), self._changes.may_change
-        if before is None or before.places != now.places:
-            again = frozenset(targets)
+        now = _Written.of(targets)
+        again = before is None or before.places != now.places
         for key, target in targets.items():
-            if key in again:
+            if key in self._changes.may_change:
                 target.copy_(self._finite(key, row))
+            elif again:
+                write_if_other(target, self._finite(key, row))
         self._written[module] = now
 
     def load_into(self, module: nn.Module, state_dict: StateDict) -> None:

@@ -15,7 +15,7 @@ from mapmerge_core.weights.checkpoints import read_state_dict
 from mapmerge_core.weights.checks import Described, check_coefficients
 from mapmerge_core.weights.keys import adapt, compared
 from mapmerge_core.weights.layout import Group, Layout, Slot, StateDict, lay_out
-from mapmerge_core.weights.modules import load_part, module_tensors
+from mapmerge_core.weights.modules import load_part, module_tensors, write_if_other
 from mapmerge_core.weights.sums import Sums, make_sums, weighted_sums
 
 if TYPE_CHECKING:
@@ -377,7 +377,7 @@ class TaskVectors:
                 place = _Place(weakref.ref(module.get_submodule(owner)), attribute)
                 places[source_name].append((place, target))
             else:
-                target.copy_(self._layout.kept[source_name])
+                write_if_other(target, self._layout.kept[source_name])
         return tuple(_receiver(group, places) for group in self.groups)
 
 

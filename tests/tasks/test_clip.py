@@ -14,6 +14,7 @@ from mapmerge_core.errors import CheckpointError
 from mapmerge_core.tasks.families import clip
 from mapmerge_core.tasks.families.clip import ClipZeroShot
 from mapmerge_core.tasks.task import Task
+from mapmerge_core.weights.task_vectors import TaskVectors
 from tests.tiny import ARCHITECTURE, CLASS_NAMES, TEMPLATES, plain_head
 
 
@@ -220,3 +221,26 @@ def test_a_checkpoint_of_another_architecture(tmp_path, tiny_zoo):
         save_file(changed, tmp_path / "m.safetensors")
         with pytest.raises(CheckpointError, match=says):
             ClipZeroShot(str(tiny_zoo / "tiny-clip.json"), tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_float32_checkpoint_stays_in_its_file_until_merged_and_is_never_written_to(
+    tiny_zoo, tmp_path, dtype
+):
+    path = tmp_path / "pretrained.safetensors"
+    save_file({name: t.float() for name, t in load_file(tiny_zoo / path.name).items()}, path)
+    before = path.read_bytes()
+    family = ClipZeroShot(str(tiny_zoo / "tiny-clip.json"), path)
+    model = family.model_in(dtype)
+    mapped = [p.data_ptr() for name, p in family.model.named_parameters() if not name.startswith("visual.")]
+    vectors = TaskVectors.from_files(path, {"A": tiny_zoo / "Stripes.safetensors"}, part="visual.")
+    for c in (0.5, 1.0):
+        vectors.merge_into(model, [c])
+    text = [p for name, p in model.named_parameters() if not name.startswith("visual.")]
+    assert [p.data_ptr() for p in text] == mapped, "the text tower is neither copied nor cast"
+    assert all(p.dtype == dtype for p in model.visual.parameters())
+    expected = load_file(tiny_zoo / "Stripes.safetensors")["visual.proj"].to(dtype)
+    torch.testing.assert_close(model.visual.proj.data, expected)
+    with torch.no_grad():
+        family.model_in(torch.float32).visual.proj.zero_()
+    assert path.read_bytes() == before

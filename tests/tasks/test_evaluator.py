@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import numpy as np
 import open_clip
@@ -314,16 +315,57 @@ def test_what_can_not_be_measured(tiny_zoo, evaluator):
         Evaluator(evaluator.family, whole, [task], device="cpu")
 
 
-def test_running_out_of_memory_says_to_choose_a_smaller_batch(tiny_zoo):
-    evaluator = make_evaluator(tiny_zoo, batch_size=50)
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_batches_become_smaller_when_the_memory_is_full(tiny_zoo, evaluator, split):
+    small, most, seen = make_evaluator(tiny_zoo, precision="float32", batch_size=50), 20, []
 
-    def run_out(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+    def run_out(_, inputs, __):
+        seen.append(len(inputs[0]))
+        if len(inputs[0]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
 
-    for dtype in (torch.float32, torch.bfloat16):
-        evaluator.family.model_in(dtype).visual.register_forward_hook(run_out)
-    with pytest.raises(MapMergeError, match="ran out of memory with 50 examples in a batch: choose"):
-        evaluator.evaluate([0, 0, 0])
+    small.family.model_in(torch.float32).visual.register_forward_hook(run_out)
+    found, expected = (each.evaluate(POINTS[2], split=split) for each in (small, evaluator))
+    for task in TASKS:
+        assert found[task].value == expected[task].value
+        assert found[task].per_example == expected[task].per_example
+    assert max(seen) == 50
+    assert seen.count(50) == seen.count(25) == 1, "what was too large is not tried again"
+    most = 5
+    with pytest.raises(MapMergeError, match="runs out of memory with few examples in a batch, too: close"):
+        small.evaluate(POINTS[1], split=split)
+
+
+@pytest.mark.parametrize(("fast", "chosen"), [(64, 64), (256, 256), (None, 256)])
+def test_the_batch_size_is_what_turns_out_to_be_clearly_faster(tmp_path, tiny_zoo, fast, chosen):
+    arrays = dict(np.load(tiny_zoo / "Stripes.npz"))
+    arrays |= {
+        name: np.repeat(array, 5, axis=0)
+        for name, array in arrays.items()
+        if name.startswith(("val_", "test_"))
+    }
+    np.savez(tmp_path / "large.npz", **arrays)
+    made = make_evaluator(tiny_zoo, precision="float32")
+    task = Task.from_file("Large", tmp_path / "large.npz")
+    evaluator = Evaluator(made.family, made.vectors, [task], device="cpu", precision="float32")
+    n, seen = len(arrays["val_labels"]), []
+
+    def wait(_, inputs, __):
+        seen.append(len(inputs[0]))
+        time.sleep((0.0 if fast == len(inputs[0]) else 0.0003 if fast else 0.0005) * len(inputs[0]))
+
+    evaluator.family.model_in(torch.float32).visual.register_forward_hook(wait)
+    outcome = evaluator.evaluate(POINTS[1])["Large"]
+    trials, seen[:] = seen[:4], seen[4:]
+    assert trials == [256, 256, 64, 64]
+    assert seen == [chosen] * (n // chosen) + [n % chosen]
+    assert outcome.seconds < 0.0005 * (n + 256), "trials don't count"
+    seen.clear()
+    evaluator.evaluate(POINTS[2], split="test")
+    assert seen == [256, n - 256], "what is reported has the usual batches"
+    seen.clear()
+    evaluator.evaluate(POINTS[2])
+    assert seen == [chosen] * (n // chosen) + [n % chosen], "it is tried once"
 
 
 PLAIN_OPEN_CLIP = """

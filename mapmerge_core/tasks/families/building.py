@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import nn
 
 from mapmerge_core.errors import CheckpointError
 
@@ -11,7 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import Tensor
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @contextmanager
@@ -37,7 +43,7 @@ def building(sentence: str) -> Iterator[None]:
 def load_exactly(
     model: nn.Module, state_dict: Mapping[str, Tensor], path: Path | str, architecture: str
 ) -> None:
-    """Loads a checkpoint into a model.
+    """Loads a checkpoint into a model; tensors of its dtype stay in their file until they are written to.
 
     Raises:
         CheckpointError: A name or a shape of the one is not the other's.
@@ -54,4 +60,26 @@ def load_exactly(
         else:
             continue
         raise CheckpointError(f"{path} does not fit the architecture {architecture}: it {problem}.")
-    model.load_state_dict(state_dict)
+    tied = len({id(tensor) for tensor in model.state_dict(keep_vars=True).values()}) < len(expected)
+    weights = {name: tensor.to(expected[name].dtype) for name, tensor in state_dict.items()}
+    model.load_state_dict(weights, assign=not tied)
+
+
+def narrow_copy(model: Model, dtype: torch.dtype, parts: tuple[str, ...]) -> Model:
+    """Returns a copy of a model for merges in another dtype.
+
+    Args:
+        model: Any module.
+        dtype: A narrower one.
+        parts: Prefixes of the tensors that have it; the copy shares all others with the model.
+    """
+    known: dict[int, Tensor] = {}
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, tensor in named:
+        if not name.startswith(parts) or not tensor.is_floating_point():
+            known.setdefault(id(tensor), tensor)
+        elif isinstance(tensor, nn.Parameter):
+            known[id(tensor)] = nn.Parameter(tensor.detach().to(dtype), requires_grad=tensor.requires_grad)
+        else:
+            known[id(tensor)] = tensor.to(dtype)
+    return copy.deepcopy(model, memo=dict(known))

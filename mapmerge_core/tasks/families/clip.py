@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from mapmerge_core.errors import CheckpointError
-from mapmerge_core.tasks.families.building import building, load_exactly
+from mapmerge_core.tasks.families.building import building, load_exactly, narrow_copy
 from mapmerge_core.tasks.families.images import ImageClassifier
 from mapmerge_core.weights.checkpoints import read_state_dict
 
@@ -113,7 +113,7 @@ class ClipZeroShot(ImageClassifier):
         if dtype == torch.float32:
             return self.model
         if self._narrow is None:
-            self._narrow = copy.deepcopy(self.model).to(dtype)
+            self._narrow = narrow_copy(self.model, dtype, (self.part,))
         return self._narrow
 
     def head(self, task: Task) -> Tensor:

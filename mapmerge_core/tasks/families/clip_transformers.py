@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from PIL import Image
-from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
 from transformers import AutoImageProcessor, CLIPConfig, CLIPModel
 
 from mapmerge_core.errors import CheckpointError, MapMergeError
+from mapmerge_core.tasks.families.building import narrow_copy
 from mapmerge_core.tasks.families.images import ImageClassifier
 from mapmerge_core.tasks.families.transformers_folder import Blueprint, check_tokens, read_tokenizer, reading
 from mapmerge_core.weights.checkpoints import read_state_dict
@@ -108,8 +107,7 @@ class TransformersClip(ImageClassifier):
         if dtype == torch.float32:
             return self.model
         if self._narrow is None:
-            self._narrow = copy.deepcopy(self.model)
-            nn.Module.to(self._narrow, dtype)
+            self._narrow = narrow_copy(self.model, dtype, (self.part, "visual_projection."))
         return self._narrow
 
     @torch.no_grad()

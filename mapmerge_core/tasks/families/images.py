@@ -132,7 +132,12 @@ class ImageClassifier(Family):
 
     def normalise(self, batch: Tensor) -> Tensor:
         """Turns prepared images into the model's input, float32, by the very operations of torchvision."""
-        return batch.to(self.device, torch.float32).div_(255).sub_(self._mean).div_(self._std)
+        if self.device.type == "cuda" and batch.device.type == "cpu":
+            # A copy from pageable memory would wait for all that the GPU has still to do.
+            batch = batch.pin_memory()
+        # As bytes, and turned into numbers there.
+        sent = batch.to(self.device, non_blocking=True).to(torch.float32)
+        return sent.div_(255).sub_(self._mean).div_(self._std)
 
     def n_examples(self, task: Task, split: str) -> int:
         """Returns how many images a split has (see `Family.n_examples`)."""
