@@ -7,6 +7,7 @@ import json
 import pstats
 import sys
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,18 +31,21 @@ if TYPE_CHECKING:
 
 N_CLASSES = 100
 PIXELS = 224
+N_POINTS = 250
 PEAKS = {"H100": 989.4e12, "H200": 989.4e12, "A100": 312e12}
 """Dense bfloat16 FLOP a second by the makers' data sheets."""
 
 
 @cache
-def demo(device: str) -> Evaluator:
-    """An evaluator of the demo zoo's first two tasks."""
+def demo(device: str, *, rounded: bool = False) -> Evaluator:
+    """An evaluator of the demo zoo's first two tasks, whose task vectors may be in bfloat16."""
     manifest = json.loads((DEMO_ZOO / "manifest.json").read_text(encoding="utf-8"))
     entries = manifest["tasks"][:2]
     family = ClipZeroShot(str(DEMO_ZOO / manifest["architecture"]), DEMO_ZOO / manifest["pretrained"])
     checkpoints = {task["name"]: DEMO_ZOO / task["checkpoint"] for task in entries}
-    vectors = TaskVectors.from_files(DEMO_ZOO / manifest["pretrained"], checkpoints, part=family.part)
+    vectors = TaskVectors.from_files(
+        DEMO_ZOO / manifest["pretrained"], checkpoints, part=family.part, rounded=rounded
+    )
     tasks = [Task.from_file(task["name"], DEMO_ZOO / task["data"]) for task in entries]
     return Evaluator(family, vectors, tasks, device=device)
 
@@ -120,14 +124,27 @@ def narrow(device: str) -> Measured:
 
 def rounding(device: str) -> Measured:
     """How far accuracies in the precision that is chosen by itself are from float32's, on average."""
-    evaluator, m = demo(device), 10
-    C = np.random.default_rng(1).uniform(0, 1, (m, len(evaluator.vectors)))
-    ours, exact = (
-        np.array([[100 * o.value for o in evaluator.evaluate(c, precision=each).values()] for c in C])
-        for each in (evaluator.precision, "float32")
+    evaluator = demo(device)
+    return _differences(accuracies(evaluator, evaluator.precision), accuracies(evaluator, "float32"))
+
+
+def rounded_vectors(device: str) -> Measured:
+    """How far accuracies with task vectors in bfloat16 are from those in float32, on average."""
+    return _differences(
+        accuracies(demo(device, rounded=True), "float32"), accuracies(demo(device), "float32")
     )
-    differences = np.abs(ours - exact)
-    note = f"{m} c on two tasks of 1,000 images; the largest difference is {differences.max():.1f} points"
+
+
+def accuracies(evaluator: Evaluator, precision: str) -> np.ndarray:
+    """Accuracies (c x tasks) in percent, at the same ten c always."""
+    C = np.random.default_rng(1).uniform(0, 1, (10, len(evaluator.vectors)))
+    values = [[100 * o.value for o in evaluator.evaluate(c, precision=precision).values()] for c in C]
+    return np.array(values)
+
+
+def _differences(ours: np.ndarray, theirs: np.ndarray) -> Measured:
+    differences = np.abs(ours - theirs)
+    note = f"{len(ours)} c on two tasks of 1,000 images; the largest difference is {differences.max():.1f} points"
     return Measured(float(differences.mean()), None, "points", float(differences.mean()), note)
 
 
@@ -160,6 +177,18 @@ def gpu_point(device: str) -> Measured:
     evaluator = large(device, 1000, N_MODELS)
     c = some_c(N_MODELS)
     (seconds,) = medians(lambda: evaluator.evaluate(c))
+    return Measured(seconds, None, "s", seconds, torch.cuda.get_device_name())
+
+
+def gpu_study(device: str) -> Measured:
+    """A whole study of 250 points on eight tasks of 1,000 images, once everything is read."""
+    evaluator = large(device, 1000, N_MODELS)
+    rng = np.random.default_rng(0)
+    evaluator.evaluate(some_c(N_MODELS))
+    start = time.perf_counter()
+    for c in rng.uniform(0, 1, (N_POINTS, N_MODELS)):
+        evaluator.evaluate(c)
+    seconds = time.perf_counter() - start
     return Measured(seconds, None, "s", seconds, torch.cuda.get_device_name())
 
 
@@ -202,6 +231,15 @@ ROWS = (
         unit="points",
     ),
     Row(
+        "vectors_rounding",
+        "accuracies with task vectors in bfloat16: mean difference",
+        "task vectors in float32",
+        target=0.1,
+        at_most=True,
+        measure=rounded_vectors,
+        unit="points",
+    ),
+    Row(
         "gpu_peak",
         f"evaluating {TOWER} on a GPU",
         "the device's dense bfloat16 peak",
@@ -217,6 +255,16 @@ ROWS = (
         target=0.5,
         at_most=True,
         measure=gpu_point,
+        unit="s",
+        device="cuda",
+    ),
+    Row(
+        "gpu_study",
+        f"{N_POINTS} points of the same on a GPU",
+        "",
+        target=180,
+        at_most=True,
+        measure=gpu_study,
         unit="s",
         device="cuda",
     ),

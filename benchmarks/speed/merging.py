@@ -45,7 +45,7 @@ def reloading(_: str) -> Measured:
     There, a task vector is read from two files, the pre-trained model and a fine-tuned one; scaled ones are
     added as dictionaries, and their sum to the pre-trained model, which is read once more.
     """
-    task_vectors, module, [c] = vectors(), tower(), coefficients()
+    module, [c] = tower(), coefficients()
     pretrained = dict(module.state_dict())
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{n}.pt" for n in range(N_MODELS + 1)]
@@ -67,13 +67,12 @@ def reloading(_: str) -> Measured:
             module.load_state_dict({name: tensor + total[name] for name, tensor in base.items()})
 
         theirs = medians(reload)[0]
-    ours = medians(lambda: task_vectors.merge_into(module, c))[0]
-    return times_faster(ours, theirs, note="the files are in the system's cache already")
+    return _faster(theirs, "the files are in the system's cache already; ")
 
 
 def loop(_: str) -> Measured:
     """One merge in place, beside adding up scaled tensors one by one, all in memory."""
-    task_vectors, module, [c] = vectors(), tower(), coefficients()
+    module, [c] = tower(), coefficients()
     pretrained = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     models = [finetuned(pretrained, n) for n in range(1, N_MODELS + 1)]
     differences = [{name: model[name] - pretrained[name] for name in pretrained} for model in models]
@@ -87,8 +86,17 @@ def loop(_: str) -> Measured:
                 merged[name] += coefficient * difference[name]
         module.load_state_dict(merged)
 
-    theirs = medians(add_up)[0]
-    return times_faster(medians(lambda: task_vectors.merge_into(module, c), rounds=15)[0], theirs)
+    return _faster(medians(add_up)[0])
+
+
+def _faster(theirs: float, note: str = "") -> Measured:
+    """One merge in place beside a peer's seconds; the note says how a merge of rounded task vectors does."""
+    module, [c] = tower(), coefficients()
+    exact, rounded = vectors(), vectors(rounded=True)
+    other = tower()
+    ours, half = medians(lambda: exact.merge_into(module, c), lambda: rounded.merge_into(other, c), rounds=15)
+    note += f"with task vectors in bfloat16 {theirs / half:.1f} times"
+    return times_faster(ours, theirs, note=note)
 
 
 def batch(_: str) -> Measured:
@@ -114,6 +122,17 @@ def show_profile(_: str) -> None:
     sys.stderr.write(profiled.key_averages().table(sort_by="self_cpu_time_total", row_limit=10))
 
 
+def rounded_bandwidth(_: str) -> Measured:
+    """One merge of task vectors in bfloat16, beside one of those in float32."""
+    module, other, [c] = tower(), tower(), coefficients()
+    exact, rounded = vectors(), vectors(rounded=True)
+    half, whole = medians(
+        lambda: rounded.merge_into(other, c), lambda: exact.merge_into(module, c), rounds=15
+    )
+    bytes_read = (2 * N_MODELS + 8) / (4 * N_MODELS + 8)
+    return ratio(1000 * half, 1000 * whole, "ms", note=f"it moves {bytes_read:.2f} of the bytes")
+
+
 WHAT = "merging one c in place, 8 task vectors, ViT-B/32's tower"
 ROWS = (
     Row(
@@ -134,5 +153,13 @@ ROWS = (
         measure=reloading,
     ),
     Row("merge_loop", WHAT, "a loop over tensors in memory", target=3, at_most=False, measure=loop),
+    Row(
+        "merge_half",
+        "the same, task vectors in bfloat16",
+        "task vectors in float32",
+        target=0.75,
+        at_most=True,
+        measure=rounded_bandwidth,
+    ),
     Row("merge_batch", "merging 8 c at once", "8 single merges", target=0.4, at_most=True, measure=batch),
 )

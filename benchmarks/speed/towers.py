@@ -41,8 +41,8 @@ def finetuned(pretrained: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
 
 
 @cache
-def vectors() -> TaskVectors:
-    """The task vectors of eight models; made once for all rows."""
+def vectors(*, rounded: bool = False) -> TaskVectors:
+    """The task vectors of eight models, in float32 or in bfloat16; made once for all rows."""
     pretrained = dict(tower().state_dict())
     models = {f"model {n}": finetuned(pretrained, n) for n in range(1, N_MODELS + 1)}
-    return TaskVectors.from_state_dicts(pretrained, models)
+    return TaskVectors.from_state_dicts(pretrained, models, rounded=rounded)
