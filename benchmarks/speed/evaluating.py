@@ -144,7 +144,7 @@ def accuracies(evaluator: Evaluator, precision: str) -> np.ndarray:
 
 def _differences(ours: np.ndarray, theirs: np.ndarray) -> Measured:
     differences = np.abs(ours - theirs)
-    note = f"{len(ours)} c on two tasks of 1,000 images; the largest difference is {differences.max():.1f} points"
+    note = f"{len(ours)} c on two tasks of 1,000 images; the largest is {differences.max():.1f} points"
     return Measured(float(differences.mean()), None, "points", float(differences.mean()), note)
 
 
