@@ -8,7 +8,13 @@ import numpy as np
 import torch
 
 from mapmerge_core.errors import Cancelled, MapMergeError
-from mapmerge_core.tasks.merged_gradients import contract, mean_entropy, merge_unrounded
+from mapmerge_core.tasks.merged_gradients import (
+    contract,
+    logits_of_tasks,
+    mean_entropy,
+    merge_unrounded,
+    mixed_precision,
+)
 from mapmerge_core.tasks.statistics import classifier_of, running_out_of_memory
 from mapmerge_core.weights.streamed import in_memory
 
@@ -40,8 +46,8 @@ def adamerge(
     Yang et al., "AdaMerging: Adaptive Model Merging for Multi-Task Learning", ICLR 2024, section 3.2;
     with TIES-trimmed ``vectors`` it is their AdaMerging++. As in their code, models are merged with the
     coefficients clipped to [0, 1]. Each step draws ``batch_size`` images of each task's validation split;
-    labels are never read. Models are merged in float32, without a checkpoint's rounding, and left in the
-    family.
+    labels are never read. Models are merged in float32, without a checkpoint's rounding, computed in the
+    evaluator's precision, and left in the family.
 
     Args:
         evaluator: Whose family and tasks to use; it measures as before afterwards.
@@ -104,7 +110,7 @@ def entropy_and_gradient(
 ) -> tuple[float, Tensor]:
     """Returns the mean entropy of a merged model's predictions and its gradient by the coefficients.
 
-    One backward pass for each task, whatever the number of task vectors (see `contract`).
+    One forward and one backward pass, whatever the numbers of tasks and of task vectors (see `contract`).
 
     Args:
         evaluator: Whose family and tasks to use; tensors that are not merged are taken as they are.
@@ -118,11 +124,10 @@ def entropy_and_gradient(
     """
     family = classifier_of(evaluator)
     parameters = merge_unrounded(family.model_in(torch.float32), vectors, coefficients)
-    entropy, gradient = 0.0, torch.zeros_like(coefficients)
-    for name, images in batches.items():
-        head = family.head(evaluator.tasks[name])
-        loss = mean_entropy(family.class_logits(images, head, parameters)) / len(batches)
-        slopes = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        gradient += contract(vectors, dict(zip(parameters, slopes, strict=True))).cpu().double()
-        entropy += loss.item()
-    return entropy, gradient
+    heads = [family.head(evaluator.tasks[name]) for name in batches]
+    with mixed_precision(evaluator):
+        logits = logits_of_tasks(family, heads, list(batches.values()), parameters)
+    entropy = torch.stack([mean_entropy(some) for some in logits]).mean()
+    slopes = torch.autograd.grad(entropy, list(parameters.values()), allow_unused=True)
+    gradient = contract(vectors, dict(zip(parameters, slopes, strict=True)))
+    return entropy.item(), gradient.cpu().double()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager, nullcontext
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from mapmerge_core.tasks.evaluator import Evaluator
+    from mapmerge_core.tasks.families.images import ImageClassifier
     from mapmerge_core.weights.task_vectors import TaskVectors
 
 
@@ -56,6 +61,39 @@ def contract(vectors: TaskVectors, slopes: Mapping[str, Tensor | None]) -> Tenso
             V, slope = slot.columns(group.V), slopes.get(slot.name)
             rows.append(V.new_zeros(len(V)) if slope is None else V @ slope.flatten().to(V.dtype))
     return torch.stack([row.float() for row in rows])
+
+
+@contextmanager
+def mixed_precision(evaluator: Evaluator) -> Iterator[None]:
+    """bfloat16 where an evaluator computes in it; weights, normalisations and gradients stay float32."""
+    device, narrow = evaluator.device.type, evaluator.precision == "bfloat16"
+    # A CPU's fused attention takes three times as long backward in bfloat16 as its parts do.
+    attention = sdpa_kernel(SDPBackend.MATH) if device == "cpu" and narrow else nullcontext()
+    with torch.autocast(device, torch.bfloat16, enabled=narrow), attention:
+        yield
+
+
+def logits_of_tasks(
+    family: ImageClassifier,
+    heads: Sequence[Tensor],
+    batches: Sequence[Tensor],
+    parameters: Mapping[str, Tensor],
+) -> list[Tensor]:
+    """Passes the images of several tasks through a model at once.
+
+    Args:
+        family: Whose model.
+        heads: Each task's head, d x classes.
+        batches: Prepared images of each task.
+        parameters: As for `ImageClassifier.class_logits`.
+
+    Returns:
+        For each task its images' logits by its own head, images x classes, float32.
+    """
+    logits = family.class_logits(torch.cat(list(batches)), torch.cat(list(heads), dim=1), parameters)
+    ends = list(accumulate((head.shape[1] for head in heads), initial=0))
+    rows = logits.split([len(batch) for batch in batches])
+    return [some[:, a:b] for some, (a, b) in zip(rows, pairwise(ends), strict=True)]
 
 
 def mean_entropy(logits: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -12,19 +11,25 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mapmerge_core.errors import Cancelled, CheckpointError, MapMergeError
 from mapmerge_core.methods.pareto.pareto_set import ParetoSet, Personalisation, find_blocks
 from mapmerge_core.methods.pareto.scalarisations import alignment, scalarise
 from mapmerge_core.methods.pareto.training import Training
-from mapmerge_core.tasks.merged_gradients import contract, imbalance, mean_entropy, merge_unrounded
+from mapmerge_core.tasks.merged_gradients import (
+    contract,
+    imbalance,
+    logits_of_tasks,
+    mean_entropy,
+    merge_unrounded,
+    mixed_precision,
+)
 from mapmerge_core.tasks.statistics import classifier_of, running_out_of_memory
 from mapmerge_core.weights.export import save_tensors
 from mapmerge_core.weights.streamed import in_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
     from threading import Event
 
@@ -35,12 +40,6 @@ if TYPE_CHECKING:
 # Added to ‖𝒲‖² under the root, whose slope is infinite at 0, where training starts.
 _TINY = 1e-12
 _STATE = "mapmerge-training"
-_ATTENTION = [
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.CUDNN_ATTENTION,
-    SDPBackend.MATH,
-]
 
 
 def pareto_merge(
@@ -248,12 +247,7 @@ class _Entropies:
         # Once, for the tensors that are not merged; from then on the merged ones are written in place.
         vectors.merge_into(self._family.model_in(torch.float32), np.full(len(vectors), training.start))
         self._family.merged(torch.float32)
-        heads = [self._family.head(evaluator.tasks[name]) for name in vectors.names]
-        # Side by side, so that the images of all tasks pass in one batch.
-        self._head = torch.cat(heads, dim=1)
-        ends = np.cumsum([head.shape[1] for head in heads]).tolist()
-        self._columns = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
-        self._narrow = evaluator.precision == "bfloat16"
+        self._heads = [self._family.head(evaluator.tasks[name]) for name in vectors.names]
 
     def of(
         self,
@@ -269,12 +263,9 @@ class _Entropies:
             for block, (left, right) in zip(self._blocks, factors, strict=True):
                 block.of(leaves[block.tensor]).addmm_(left, right.T)
         batches = [self._batch(self._images[name], rng) for name in self._vectors.names]
-        with self._mixed():
-            logits = self._family.class_logits(torch.cat(batches), self._head, leaves)
-        rows = logits.split([len(batch) for batch in batches])
-        f = torch.stack(
-            [self._objective(some[:, columns]) for some, columns in zip(rows, self._columns, strict=True)]
-        )
+        with mixed_precision(self._evaluator):
+            logits = logits_of_tasks(self._family, self._heads, batches, leaves)
+        f = torch.stack([self._objective(some) for some in logits])
         found = torch.autograd.grad(scalarised(f), list(leaves.values()), allow_unused=True)
         slopes = dict(zip(leaves, found, strict=True))
         by_weights = (lambdas * contract(self._vectors, slopes)).sum()
@@ -288,15 +279,6 @@ class _Entropies:
         n = min(self._batch_size, len(images))
         some = torch.from_numpy(rng.choice(len(images), n, replace=False))
         return images[some.to(images.device)].to(self._evaluator.device)
-
-    @contextmanager
-    def _mixed(self) -> Iterator[None]:
-        """bfloat16 where the device is fast at it; weights, normalisations and gradients stay float32."""
-        device = self._evaluator.device.type
-        # A CPU's fused attention takes three times as long backward in bfloat16 as its parts do.
-        backends = [SDPBackend.MATH] if device == "cpu" and self._narrow else _ATTENTION
-        with torch.autocast(device, torch.bfloat16, enabled=self._narrow), sdpa_kernel(backends):
-            yield
 
 
 def _by_factors(blocks: Sequence[Block], factors: Factors, slopes: Mapping[str, Tensor | None]) -> Tensor:
