@@ -21,7 +21,7 @@ from mapmerge_core.studies.demo import create_demo_study
 from mapmerge_core.studies.exporting import export_pick
 from mapmerge_core.studies.manifest import demo_tasks, spec_from_manifest
 from mapmerge_core.studies.replay import replay
-from mapmerge_core.studies.settings import RunSettings
+from mapmerge_core.studies.settings import RunSettings, has_parts
 from mapmerge_core.studies.siblings import sibling
 from mapmerge_core.studies.study_schema import USED_BY
 
@@ -97,9 +97,8 @@ def run(options: Namespace) -> int:
     session = Session()
     study, row = (_of_study if options.place is None else _of_place)(session.store, options)
     if row.status == "done":
-        sys.stderr.write(
-            f"'{study.name}' has done this run already: other --points or --seed evaluate more.\n"
-        )
+        others = "--points, --images or --seed" if has_parts(study.spec) else "--points or --seed"
+        sys.stderr.write(f"'{study.name}' has done this run already: other {others} evaluate more.\n")
     else:
         row = session.run(row.id, options.device)
     return _report(session.store, study, row, as_json=options.json)

@@ -10,12 +10,16 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
+from mapmerge_core.studies.evaluators import EvaluatorCache
 from mapmerge_core.studies.manifest import spec_from_manifest
 from mapmerge_core.studies.settings import RunSettings
+from mapmerge_core.studies.spec import Transform
 from mapmerge_core.studies.store import Store
 from mapmerge_core.tasks.metric import F1
+from pages.parts import state
 from tests.pages.conftest import ROOT, TIMEOUT, texts, wait_for_jobs
 
 if TYPE_CHECKING:
@@ -234,6 +238,32 @@ def test_a_quick_run_is_chosen_and_later_refined_with_its_seed(
     assert app.number_input(key=f"seed_{study.id}_1").value == 1, "other points, unless told otherwise"
     app.segmented_control(key=f"images_{study.id}_1").set_value("All").run()
     assert app.number_input(key=f"seed_refined_{study.id}_1").value == 0, "the same points, on all images"
+
+
+def test_half_the_memory_is_chosen_and_what_is_measured_later_keeps_to_it(
+    visit: Callable[..., AppTest], home: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Store(home).create_study("Fresh", spec_from_manifest(tiny_zoo, ["Colours", "Stripes"]))
+    asked = []
+    get = EvaluatorCache.get
+    monkeypatch.setattr(
+        EvaluatorCache, "get", lambda cache, *args: asked.append(args[1:]) or get(cache, *args)
+    )
+    app = visit("evaluate", study=study.id)
+    held = app.selectbox(key=f"vectors_{study.id}_0")
+    assert held.value == "float32"
+    held.set_value("bfloat16").run()
+    app.button(key="start").click().run()
+    wait_for_jobs(app, study.id)
+    [run] = Store(home).runs(study.id)
+    assert (run.status, run.settings.vectors) == ("done", "bfloat16")
+    job = state.jobs().measure(study.id, np.array([[0.4, 0.6]]), "test", "Measure the pick")
+    assert state.jobs().wait(job, 600).status == "done"
+    assert asked[-2:] == [("auto", "auto", "bfloat16")] * 2
+
+    trimmed = replace(study.spec, transform=Transform("ties"))
+    app = visit("evaluate", study=Store(home).create_study("Trimmed", trimmed).id)
+    assert not [choice for choice in app.selectbox if str(choice.key).startswith("vectors")]
 
 
 def test_metrics_that_parts_cannot_tell_leave_no_choice_of_images(

@@ -501,7 +501,7 @@ def test_run_makes_a_study_of_a_file_once(tiny_zoo, tmp_path, command):
     assert (study.name, study.spec, row.settings, row.method) == ("Mine", spec, settings, "map")
     assert (row.status, row.n_evaluations) == ("done", 14)
     out, err = command("run", file.parent)  # a folder with a study.yaml
-    assert err == "'Mine' has done this run already: other --points or --seed evaluate more.\n"
+    assert err == "'Mine' has done this run already: other --points, --images or --seed evaluate more.\n"
     assert "Study 1, Mine: 14 evaluations" in out
     # What is typed comes before what the file says; settings that it leaves out stay.
     command("run", file, "--points", "8")
