@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from platformdirs import user_data_path
-from sqlalchemy import ColumnElement, delete, func, or_, select, true, update
+from sqlalchemy import bindparam, delete, func, or_, select, true, update
 from sqlalchemy.dialects.sqlite import insert
 
 from mapmerge_core.errors import CoefficientError, StudyError
@@ -72,6 +72,7 @@ class Store(RunStore, BaselineStore, LearnedStore):
             url = os.environ.get("MAPMERGE_DATABASE")
         self.folder = absolute(folder) if folder is not None else home()
         super().__init__(url or self.folder / "mapmerge.db")
+        self._tasks: dict[int, list[str]] = {}
 
     # Studies
 
@@ -187,27 +188,23 @@ class Store(RunStore, BaselineStore, LearnedStore):
                     "The test split is measured whole, so that models compare: measure the rest."
                 )
             return self._add_part(study_id, c, task, outcome, outcome.n_total, run_id)
-        statement = (
-            insert(Evaluation)
-            .values(
-                study_id=study_id,
-                run_id=run_id,
-                c=c,
-                task=task,
-                split=split,
-                value=outcome.value,
-                n_examples=outcome.n_examples,
-                per_example=outcome.per_example,
-                seconds=outcome.seconds,
-                created=_now(),
-            )
-            .on_conflict_do_nothing(index_elements=["study_id", "c", "task", "split"])
-            .returning(Evaluation.id)
-        )
+        values = {
+            "study_id": study_id,
+            "run_id": run_id,
+            "c": c,
+            "task": task,
+            "split": split,
+            "value": outcome.value,
+            "n_examples": outcome.n_examples,
+            "correct": outcome.per_example,
+            "seconds": outcome.seconds,
+            "created": _now(),
+        }
         with self._write() as session:
-            added = session.scalar(statement) is not None
+            connection = session.connection()
+            added = connection.scalar(_ADD_EVALUATION, values) is not None
             if added and split == "val":
-                session.execute(delete(SubsetEvaluation).where(*_parts_at(study_id, c, task)))
+                connection.execute(_DELETE_PART, {"of_study": study_id, "at": c, "of_task": task})
             return added
 
     def _add_part(
@@ -220,13 +217,17 @@ class Store(RunStore, BaselineStore, LearnedStore):
             Evaluation.task == task,
             Evaluation.split == "val",
         )
-        here = _parts_at(study_id, c, task)
-        more = select(SubsetEvaluation.id).where(*here, SubsetEvaluation.n_examples >= outcome.n_examples)
+        more = select(SubsetEvaluation.id).where(
+            SubsetEvaluation.study_id == study_id,
+            SubsetEvaluation.c == c,
+            SubsetEvaluation.task == task,
+            SubsetEvaluation.n_examples >= outcome.n_examples,
+        )
         with self._write() as session:
             if session.scalar(whole) is not None or session.scalar(more) is not None:
                 return False
             # Not an update: a new id tells that something has changed (see `fingerprint`).
-            session.execute(delete(SubsetEvaluation).where(*here))
+            session.execute(_DELETE_PART, {"of_study": study_id, "at": c, "of_task": task})
             session.add(
                 SubsetEvaluation(
                     study_id=study_id,
@@ -429,11 +430,14 @@ class Store(RunStore, BaselineStore, LearnedStore):
         return self.pick(pick_id)
 
     def _check(self, study_id: int, c: np.ndarray, task: str | None = None) -> np.ndarray:
-        with self._read() as session:
-            spec = session.scalar(select(Study.spec).where(Study.id == as_id(study_id)))
-        if spec is None:
-            raise StudyError(f"There is no study {study_id}: it may have been deleted.")
-        tasks = [values["name"] for values in spec["tasks"]]
+        tasks = self._tasks.get(study_id)
+        if tasks is None:
+            with self._read() as session:
+                spec = session.scalar(select(Study.spec).where(Study.id == as_id(study_id)))
+            if spec is None:
+                raise StudyError(f"There is no study {study_id}: it may have been deleted.")
+            # They never change, and no other study gets this number.
+            tasks = self._tasks[study_id] = [values["name"] for values in spec["tasks"]]
         if task is not None and task not in tasks:
             raise StudyError(f"The study has no task '{task}': it has {', '.join(tasks)}.")
         c = np.asarray(c, dtype=np.float64)
@@ -444,10 +448,18 @@ class Store(RunStore, BaselineStore, LearnedStore):
         return c
 
 
-def _parts_at(study_id: int, c: np.ndarray, task: str) -> tuple[ColumnElement[bool], ...]:
-    """What finds the measurement of a part of the validation split, if there is one."""
-    table = SubsetEvaluation
-    return table.study_id == study_id, table.c == c, table.task == task
+# Built once: writing them out takes longer than running them, and the next evaluation waits.
+_EVALUATIONS, _PARTS = (Evaluation.metadata.tables[name] for name in ("evaluations", "subset_evaluations"))
+_ADD_EVALUATION = (
+    insert(_EVALUATIONS)
+    .on_conflict_do_nothing(index_elements=["study_id", "c", "task", "split"])
+    .returning(_EVALUATIONS.c.id)
+)
+_DELETE_PART = delete(_PARTS).where(
+    _PARTS.c.study_id == bindparam("of_study"),
+    _PARTS.c.c == bindparam("at"),
+    _PARTS.c.task == bindparam("of_task"),
+)
 
 
 def _now() -> datetime:
