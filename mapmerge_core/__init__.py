@@ -59,9 +59,10 @@ if TYPE_CHECKING:
     from mapmerge_core.studies.learned import LearnedRule, LearnedSet, learned_set
     from mapmerge_core.studies.learning import measure_learned, refine_by_rule
     from mapmerge_core.studies.manifest import DEMO_ZOO, spec_from_manifest
+    from mapmerge_core.studies.measuring import measure
     from mapmerge_core.studies.proposing import propose
     from mapmerge_core.studies.replay import RunFront, run_front
-    from mapmerge_core.studies.runner import execute_run, measure
+    from mapmerge_core.studies.runner import execute_run
     from mapmerge_core.studies.settings import RunSettings
     from mapmerge_core.studies.siblings import sibling
     from mapmerge_core.studies.spec import StudySpec, TaskSpec, Transform
@@ -288,7 +289,8 @@ _MODULES = {
     "studies.manifest": ("DEMO_ZOO", "spec_from_manifest"),
     "studies.proposing": ("propose",),
     "studies.replay": ("RunFront", "run_front"),
-    "studies.runner": ("execute_run", "measure"),
+    "studies.measuring": ("measure",),
+    "studies.runner": ("execute_run",),
     "studies.settings": ("RunSettings",),
     "studies.siblings": ("sibling",),
     "studies.spec": ("StudySpec", "TaskSpec", "Transform"),

@@ -44,7 +44,7 @@ from transformers import (
 from mapmerge_core.errors import CheckpointError
 from mapmerge_core.studies.evaluators import load_evaluator, load_family
 from mapmerge_core.studies.exporting import export_pick
-from mapmerge_core.studies.runner import measure
+from mapmerge_core.studies.measuring import measure
 from mapmerge_core.studies.spec import StudySpec, TaskSpec
 from mapmerge_core.studies.store import Store
 from mapmerge_core.tasks.data_source import DataSource

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from mapmerge_core.studies.runner import Progress
+    from mapmerge_core.studies.measuring import Progress
 
 PRETRAINED = "pretrained"
 BAD_INPUT, INTERRUPTED = 2, 130

@@ -15,7 +15,7 @@ from mapmerge_core.search.design import make_design
 from mapmerge_core.search.front import Front, find_front
 from mapmerge_core.search.surrogate import fit_all
 from mapmerge_core.studies.evaluators import EvaluatorCache
-from mapmerge_core.studies.runner import measure
+from mapmerge_core.studies.measuring import measure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from benchmarks.paper.models import Models
     from mapmerge_core.search.links import Array
     from mapmerge_core.search.surrogate import QuadraticSurrogate
+    from mapmerge_core.studies.measuring import Progress
     from mapmerge_core.studies.rows import Split, StudyRow
-    from mapmerge_core.studies.runner import Progress
     from mapmerge_core.studies.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
 

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.speed.row import Measured, Row, medians, ratio
 from benchmarks.speed.towers import ARCHITECTURE, N_MODELS, finetuned
 from mapmerge_core.studies.manifest import DEMO_ZOO, spec_from_manifest
-from mapmerge_core.studies.runner import measure as measure_points
+from mapmerge_core.studies.measuring import measure as measure_points
 from mapmerge_core.studies.store import Store
 from mapmerge_core.tasks.evaluator import PRECISIONS, Evaluator
 from mapmerge_core.tasks.families.clip import ClipZeroShot

@@ -12,7 +12,8 @@ from mapmerge_core.cli.output import progress_bar
 from mapmerge_core.errors import StudyError
 from mapmerge_core.methods.catalogue import TITLES
 from mapmerge_core.studies.evaluators import EvaluatorCache
-from mapmerge_core.studies.runner import execute_run, last_settings, measure
+from mapmerge_core.studies.measuring import measure
+from mapmerge_core.studies.runner import execute_run, last_settings
 from mapmerge_core.studies.store import Store
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from mapmerge_core.studies.measuring import Progress
     from mapmerge_core.studies.rows import BaselineRow
-    from mapmerge_core.studies.runner import Progress
     from mapmerge_core.studies.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.weights.averages import Gram

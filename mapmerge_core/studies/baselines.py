@@ -19,14 +19,14 @@ from mapmerge_core.studies.baseline_kinds import (
     offered,
 )
 from mapmerge_core.studies.baseline_weights import has_weights, make_weights, weights_of
-from mapmerge_core.studies.runner import measure
+from mapmerge_core.studies.measuring import measure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from threading import Event
 
+    from mapmerge_core.studies.measuring import Progress
     from mapmerge_core.studies.rows import BaselineRow, Split, StudyRow
-    from mapmerge_core.studies.runner import Progress
     from mapmerge_core.studies.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
 

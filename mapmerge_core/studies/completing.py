@@ -18,7 +18,7 @@ from mapmerge_core.studies.baselines import (
 )
 from mapmerge_core.studies.entries import gather
 from mapmerge_core.studies.learning import measure_learned
-from mapmerge_core.studies.runner import measure
+from mapmerge_core.studies.measuring import measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from mapmerge_core.studies.baselines import BaselineKind
     from mapmerge_core.studies.entries import Entry
+    from mapmerge_core.studies.measuring import Progress
     from mapmerge_core.studies.rows import StudyRow
-    from mapmerge_core.studies.runner import Progress
     from mapmerge_core.studies.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
 

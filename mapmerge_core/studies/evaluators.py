@@ -113,31 +113,28 @@ def load_evaluator(
     import torch
 
     from mapmerge_core.tasks.evaluator import Evaluator, choose_devices
+    from mapmerge_core.weights.task_vectors import TaskVectors
 
     check_sources(study.sources)
     chosen = choose_devices(device)
     pretrained = weights_of_sources(study.spec, study.sources)["pretrained"]
     rounded = vectors == "bfloat16"
     try:
-        held = read_vectors(study, device=chosen[0], rounded=rounded)
-        exported = read_vectors(study, on_disk=True) if rounded else held
-        first, *others = [
-            Evaluator(
-                load_family(study.spec, pretrained),
-                held,
-                tasks_of(study.spec),
-                exported=exported,
-                device=each,
-                precision=precision,
-            )
-            for each in chosen
-        ]
+        held = exported = read_vectors(study, device=chosen[0], rounded=rounded)
+        if isinstance(held, TaskVectors) and held.is_rounded:
+            exported = read_vectors(study, on_disk=True)
+        evaluators: list[Evaluator] = []
+        for each in chosen:
+            family, tasks = load_family(study.spec, pretrained), tasks_of(study.spec)
+            made = Evaluator(family, held, tasks, exported=exported, device=each, precision=precision)
+            evaluators.append(made)
+            precision = made.precision  # the same on all devices
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise StudyError(
             f"The models of '{study.name}' don't fit into the memory of {', '.join(map(str, chosen))}: merge "
             "fewer tasks, choose another device, or close other programs."
         ) from error
-    first.siblings = others
+    first, *first.siblings = evaluators
     return first
 
 

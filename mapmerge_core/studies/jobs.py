@@ -24,14 +24,8 @@ from mapmerge_core.studies.findings import finding_of
 from mapmerge_core.studies.job import LIVE, Job, JobKind, JobSnapshot, JobStatus
 from mapmerge_core.studies.learned import learned_set, run_title
 from mapmerge_core.studies.learning import measure_learned, refine_by_rule
-from mapmerge_core.studies.runner import (
-    Estimate,
-    estimate,
-    execute_run,
-    explain,
-    last_settings,
-    measure,
-)
+from mapmerge_core.studies.measuring import measure
+from mapmerge_core.studies.runner import Estimate, estimate, execute_run, explain, last_settings
 from mapmerge_core.studies.settings import check_seed
 from mapmerge_core.studies.unlabelled import choose_unlabelled
 
@@ -97,16 +91,16 @@ class Jobs:
     def measure(self, study_id: int, C: np.ndarray, split: Split, title: str) -> int:
         """Measures every task at the rows of ``C`` (``m x N``) and stores what isn't known yet.
 
-        It is done as the study's latest search was.
+        Task vectors are held as in the study's latest search.
 
         Returns:
             The job's id; its result is the values (``m x K``).
         """
-        study, how = self._store.study(study_id), last_settings(self._store, study_id)
+        study, last = self._store.study(study_id), last_settings(self._store, study_id)
         rows = np.array(C, dtype=np.float64)
 
         def work(job: Job) -> np.ndarray:
-            evaluator = self._cache(how.device).get(study, how.device, how.precision, how.vectors)
+            evaluator = self._cache("auto").get(study, "auto", last.precision, last.vectors)
             return measure(
                 self._store,
                 study,
@@ -117,7 +111,7 @@ class Jobs:
                 progress=self._counter(job),
             )
 
-        return self._add("measure", study_id, title, work, how.device)
+        return self._add("measure", study_id, title, work, "auto")
 
     def estimate(
         self,

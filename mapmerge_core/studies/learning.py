@@ -14,6 +14,7 @@ from mapmerge_core.search.preference_grid import preference_grid
 from mapmerge_core.search.preferences import normalise
 from mapmerge_core.search.rules import judge, parse_rule
 from mapmerge_core.studies.learned import LearnedRule, learned_set, measured_at
+from mapmerge_core.studies.measuring import measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
     from mapmerge_core.methods.pareto.merging import ParetoMerging
     from mapmerge_core.methods.pareto.pareto_set import ParetoSet
+    from mapmerge_core.studies.measuring import Progress
     from mapmerge_core.studies.rows import RunRow, Split, StudyRow
-    from mapmerge_core.studies.runner import Progress
     from mapmerge_core.studies.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.weights.task_vectors import TaskVectors
@@ -81,8 +82,6 @@ def learn(
         Cancelled: once ``cancel`` is set.
         MapMergeError: as for `pareto_merge`.
     """
-    from mapmerge_core.studies.runner import measure
-
     training = run.settings.training or Training()
     n_tasks = len(study.spec.tasks)
     total = n_units(run.settings.points, training, n_tasks)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
-from threading import Event, Lock
+from dataclasses import dataclass
+from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,20 +11,18 @@ import numpy as np
 from mapmerge_core.errors import Cancelled, MapMergeError
 from mapmerge_core.methods.catalogue import SEARCHES
 from mapmerge_core.studies.learning import learn, seconds_per_step
+from mapmerge_core.studies.measuring import measure
 from mapmerge_core.studies.settings import MIN_IMAGES, RunSettings, has_parts
-from mapmerge_core.tasks.metric import unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from mapmerge_core.methods.pareto.training import Training
-    from mapmerge_core.studies.rows import RunRow, Split, StudyRow, SubsetEvaluationRow
+    from mapmerge_core.studies.measuring import Progress
+    from mapmerge_core.studies.rows import RunRow, StudyRow
     from mapmerge_core.studies.settings import VectorsDtype
     from mapmerge_core.studies.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
-
-Progress = Callable[[int, int], None]
-"""Called with the evaluations that the store has and those wanted in all, at the start and after each."""
 
 
 def execute_run(
@@ -112,164 +108,6 @@ def _search(
         method.tell(batch, values)
 
 
-def measure(
-    store: Store,
-    study: StudyRow,
-    evaluator: Evaluator,
-    C: np.ndarray,
-    *,
-    tasks: Sequence[str] | None = None,
-    split: Split = "val",
-    images: int | None = None,
-    run_id: int | None = None,
-    cancel: Event | None = None,
-    progress: Progress | None = None,
-) -> np.ndarray:
-    """Measures tasks, by default all, at the rows of ``C`` (``m x N``), unless the store knows the values.
-
-    With ``images``, that many of each validation split are enough, and where more are known these are used;
-    what is known of fewer isn't measured again. The pre-trained and the single-task models are measured on
-    the whole split nevertheless: every comparison needs them. So is the test split.
-
-    An evaluator's siblings measure other rows at the same time.
-
-    Returns:
-        The values (``m x K``), a column for each task in the order given.
-
-    Raises:
-        Cancelled: once ``cancel`` is set.
-    """
-    tasks = study.spec.task_names if tasks is None else tasks
-    wanted = [None if split == "test" or _is_anchor(c) else images for c in C]
-    values = _known(store, study, C, tasks, split, wanted)
-    work = _Measuring(store, study, C, tasks, split, wanted, values, run_id, cancel or Event(), progress)
-    work.report()
-    missing = [i for i, row in enumerate(values) if not np.isfinite(row).all()]
-    if evaluator.siblings:
-        work.share_out(missing, [evaluator, *evaluator.siblings])
-    else:
-        for i in missing:
-            work.measure(i, evaluator)
-    return values
-
-
-@dataclass
-class _Measuring:
-    """What `measure` was asked, and what came of it so far: `values`; several threads work on it."""
-
-    store: Store
-    study: StudyRow
-    C: np.ndarray
-    tasks: Sequence[str]
-    split: Split
-    wanted: Sequence[int | None]
-    values: np.ndarray
-    run_id: int | None
-    cancel: Event
-    progress: Progress | None
-
-    def __post_init__(self) -> None:
-        self._lock, self._broken = Lock(), Event()
-
-    def report(self) -> int:
-        """Tells the progress, and returns how many values are still missing."""
-        with self._lock:
-            done = int(np.isfinite(self.values).sum())
-            if self.progress:
-                self.progress(done, self.values.size)
-        return self.values.size - done
-
-    def share_out(self, rows: Sequence[int], evaluators: Sequence[Evaluator]) -> None:
-        """Measures some rows, each evaluator the next that none has begun; the first error ends them all."""
-        waiting = iter(rows)  # taking the next one of a list is a single step for all threads
-
-        def serve(evaluator: Evaluator) -> None:
-            try:
-                while not self._broken.is_set() and (i := next(waiting, None)) is not None:
-                    self.measure(i, evaluator)
-            except BaseException:
-                self._broken.set()
-                raise
-
-        with ThreadPoolExecutor(len(evaluators), thread_name_prefix="device") as pool:
-            serving = [pool.submit(serve, evaluator) for evaluator in evaluators]
-            try:
-                wait(serving)
-            finally:  # Ctrl-C comes here, too
-                self._broken.set()
-        errors = [error for each in serving if (error := each.exception())]
-        # The others have only been told to stop.
-        for error in sorted(errors, key=lambda error: isinstance(error, Cancelled)):
-            raise error
-
-    def measure(self, i: int, evaluator: Evaluator) -> None:
-        """Measures what a row lacks and stores it."""
-        if self.cancel.is_set():
-            raise Cancelled
-        c, row, images = self.C[i], self.values[i], self.wanted[i]
-        # Another process may have measured some of it in the meantime.
-        known, parts = self._known_at(i)
-        row[:] = [known.get(task, np.nan) for task in self.tasks]
-        missing = [task for task in self.tasks if task not in known]
-        if not missing:
-            self.report()
-            return
-        before = {task: unpack(part.per_example, part.n_examples) for task, part in parts.items()}
-        for task, outcome in evaluator.outcomes(c, missing, self.split, images=images, known=before):
-            spent = outcome.seconds + (parts[task].seconds if task in parts else 0.0)
-            measured = replace(outcome, seconds=spent)
-            added = self.store.add_evaluation(
-                self.study.id, c, task, self.split, measured, run_id=self.run_id
-            )
-            # Whoever stored it first, everybody goes on with the same value.
-            row[self.tasks.index(task)] = outcome.value if added else self._known_at(i)[0][task]
-            n_missing = self.report()
-            if n_missing and (self.cancel.is_set() or self._broken.is_set()):
-                raise Cancelled
-
-    def _known_at(self, i: int) -> tuple[dict[str, float], dict[str, SubsetEvaluationRow]]:
-        return _known_at(self.store, self.study, self.C[i], self.split, self.wanted[i])
-
-
-def _is_anchor(c: np.ndarray) -> bool:
-    """Whether a c (N,) is that of the pre-trained model or of a single-task one."""
-    return not c.any() or (np.count_nonzero(c) == 1 and c.max() == 1.0)
-
-
-def _known(
-    store: Store,
-    study: StudyRow,
-    C: np.ndarray,
-    tasks: Sequence[str],
-    split: Split,
-    wanted: Sequence[int | None],
-) -> np.ndarray:
-    """Values (``m x K``) of ``tasks`` at the rows of ``C``, NaN where fewer images are known than wanted."""
-    found = store.measurements(study.id, split)
-    on = {images: found.on(images) for images in set(wanted)}
-    columns = [study.spec.task_names.index(task) for task in tasks]
-    values = np.full((len(C), len(tasks)), np.nan)
-    for c, images, row in zip(C, wanted, values, strict=True):
-        same = (found.C == c).all(axis=1)  # noqa: SIM300 - C is no constant
-        for known in on[images][same]:
-            row[:] = known[columns]
-    return values
-
-
-def _known_at(
-    store: Store, study: StudyRow, c: np.ndarray, split: Split, images: int | None
-) -> tuple[dict[str, float], dict[str, SubsetEvaluationRow]]:
-    """What is known at one c (N,), by task.
-
-    Returns:
-        The values of whole splits and of ``images`` of them or more, and the measurements of parts.
-    """
-    # Before those of whole splits, which take the place of parts: one of the two is found always.
-    rows = store.subset_evaluations(study.id, c) if split == "val" else []
-    enough = {row.task: row.value for row in rows if images is not None and row.n_examples >= images}
-    return enough | store.measured(study.id, c, split), {row.task: row for row in rows}
-
-
 @dataclass(frozen=True)
 class Estimate:
     """What measuring one point costs.
@@ -281,7 +119,7 @@ class Estimate:
         precision: What it was computed in, "float32" or "bfloat16".
         seconds_per_few: To measure one c on the fewest images of each task that a run may ask for.
         sizes: How many examples each task's validation split has; none where parts of it can't be measured.
-        n_devices: How many devices measure points at the same time.
+        n_devices: How many devices measure a search's points at the same time.
     """
 
     seconds_per_point: float
@@ -305,7 +143,8 @@ class Estimate:
         seconds = n_whole * self.seconds_per_point
         if images is not None and n_whole < n_points:
             seconds += (n_points - n_whole) * self._seconds_on(images)
-        return seconds / self.n_devices + n_steps * self.seconds_per_step
+        # What has been learned is measured on one device, as it is trained.
+        return seconds + n_steps * self.seconds_per_step if n_steps else seconds / self.n_devices
 
     def _seconds_on(self, images: int) -> float:
         """To measure one c on so many images of each task, in between the two that were timed."""
@@ -344,7 +183,7 @@ def estimate(
     n = len(study.spec.tasks)
     C = np.eye(n + 1, n, k=-1)[:2]
     known = store.measured(study.id, C[1], "val")
-    measure(store, study, evaluator, C, cancel=cancel, progress=progress)
+    measure(store, study, evaluator, C, alone=True, cancel=cancel, progress=progress)
     if known:
         evaluator.evaluate(C[0])
         if cancel and cancel.is_set():
@@ -366,8 +205,8 @@ def estimate(
 
 
 def last_settings(store: Store, study_id: int) -> RunSettings:
-    """Those of a study's latest search, which say how its models are measured; the usual ones before any."""
-    searches = [run for run in store.runs(study_id) if run.method in SEARCHES]
+    """Those of the latest search that a study has done; the usual ones before any."""
+    searches = [run for run in store.runs(study_id) if run.method in SEARCHES and run.status == "done"]
     return searches[-1].settings if searches else RunSettings(points=1)
 
 

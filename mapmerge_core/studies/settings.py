@@ -132,7 +132,8 @@ class RunSettings:
         high: Upper corner of the sampled box.
         design: "uniform" (the paper's), "sobol" or "grid"; Bayesian and nested MAP sample uniformly.
         anchors: Whether the origin and the unit vectors (pre-trained and single-task models) come first.
-        device: "auto", "cuda", "mps", "cpu" or a torch device such as "cuda:1".
+        device: "auto", "cuda", "mps", "cpu" or a torch device such as "cuda:1"; or several with commas
+            between them, which share a search's points. "auto" is every GPU there is.
         precision: "auto", "float32" or "bfloat16", for the validation split.
         vectors: What task vectors are held in for the validation split: "float32", or "bfloat16" in half the
             memory.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from threading import Event
 
-    from mapmerge_core.studies.runner import Progress
+    from mapmerge_core.studies.measuring import Progress
     from mapmerge_core.studies.store import Store
     from mapmerge_core.tasks.data_source import DataSource
     from mapmerge_core.tasks.evaluator import Evaluator

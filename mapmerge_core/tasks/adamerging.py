@@ -95,7 +95,7 @@ def adamerge(
                 for name, some in images.items()
             }
             coefficients = raw.clamp(0, 1).expand(shape)
-            _, gradient = entropy_and_gradient(evaluator, vectors, coefficients.detach(), batches)
+            gradient = _gradient(evaluator, vectors, coefficients.detach(), batches)
             optimizer.zero_grad()
             coefficients.backward(gradient)
             optimizer.step()
@@ -131,3 +131,19 @@ def entropy_and_gradient(
     slopes = torch.autograd.grad(entropy, list(parameters.values()), allow_unused=True)
     gradient = contract(vectors, dict(zip(parameters, slopes, strict=True)))
     return entropy.item(), gradient.cpu().double()
+
+
+def _gradient(
+    evaluator: Evaluator, vectors: TaskVectors, coefficients: Tensor, batches: Mapping[str, Tensor]
+) -> Tensor:
+    """The gradient of `entropy_and_gradient`, task by task where the memory is too small for all of them."""
+    try:
+        return entropy_and_gradient(evaluator, vectors, coefficients, batches)[1]
+    except torch.OutOfMemoryError:
+        if len(batches) == 1:
+            raise
+    gradients = [
+        entropy_and_gradient(evaluator, vectors, coefficients, {name: batch})[1]
+        for name, batch in batches.items()
+    ]
+    return torch.stack(gradients).mean(dim=0)

@@ -33,10 +33,10 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _WORTHWHILE_SPEEDUP = 1.5
 
 
-_BATCH_SIZES = {"cpu": (256, (64,)), "other": (1024, (256, 4096))}
+_BATCH_SIZES = {"cpu": (256, 64), "other": (1024, 256)}
 """Examples in a batch as a rule, and what is tried beside it, by the type of device."""
-_CLEARLY_FASTER = 0.9
-_LEAST_BATCH = 8
+_CLEARLY_FASTER = 0.85
+_TRIALS, _TRIAL_SECONDS = 3, 1.0
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -118,7 +118,8 @@ class Evaluator:
 
     Attributes:
         device: Where models are merged and measured.
-        precision: What ``precision`` came to; hand it to another `Evaluator` to get the same outcomes.
+        precision: What ``precision`` came to; hand it and `batch_size` to another `Evaluator` to get the
+            same outcomes.
         batch_size: Examples in a batch, as a rule.
         siblings: Evaluators of the same tasks and vectors on other devices, to measure other c meanwhile.
 
@@ -141,9 +142,9 @@ class Evaluator:
         self.device = choose_device(str(device))
         self.precision = choose_precision(self.device.type) if precision == "auto" else precision
         _dtype(self.precision)
-        usual, others = _BATCH_SIZES.get(self.device.type, _BATCH_SIZES["other"])
+        usual, other = _BATCH_SIZES.get(self.device.type, _BATCH_SIZES["other"])
         self.batch_size = batch_size or usual
-        self._other_sizes = () if batch_size else others
+        self._other_size = None if batch_size else other
         self._fastest: dict[torch.dtype, int] = {}
         if vectors.part != family.part:
             raise CheckpointError(
@@ -300,7 +301,7 @@ class Evaluator:
             start = time.perf_counter()
             write(self.family.model_in(dtype))
             self.family.merged(dtype)
-            if split == "val" and chosen and dtype not in self._fastest:
+            if split == "val" and images is None and chosen and dtype not in self._fastest:
                 before = time.perf_counter()
                 self._fastest[dtype] = self._fastest_size(chosen[0], dtype)
                 start += time.perf_counter() - before
@@ -310,7 +311,7 @@ class Evaluator:
                 start = time.perf_counter()
         except torch.OutOfMemoryError as error:
             raise MapMergeError(
-                f"The device {self.device} runs out of memory with few examples in a batch, too: close other "
+                f"The device {self.device} runs out of memory with a single example, too: close other "
                 "programs that use it, or choose another device."
             ) from error
 
@@ -351,39 +352,44 @@ class Evaluator:
         some = () if examples is None else (examples,)
         while True:
             size = self._fastest.get(dtype, self.batch_size) if split == "val" else self.batch_size
+            size = self.family.at_once(task, split, size)
             try:
                 return self.family.measure(task, split, dtype, size, *some)
             except torch.OutOfMemoryError:
-                if size <= _LEAST_BATCH:
+                if size == 1:
                     raise
             self.batch_size = min(self.batch_size, size // 2)
             self._fastest = {known: min(best, size // 2) for known, best in self._fastest.items()}
 
     def _fastest_size(self, task: Task, dtype: torch.dtype) -> int:
         """How large batches are of which most examples pass in a second; as usual unless it's clear."""
-        usual = self.batch_size
+        usual, other = self.batch_size, self._other_size
+        if other is None:
+            return usual
         try:
-            n = self.family.n_examples(task, "val") if self._other_sizes else 0
+            n = self.family.n_examples(task, "val")
         except MapMergeError:  # whole splits only
             return usual
-        sizes = [size for size in (usual, *self._other_sizes) if size <= n]
-        if len(sizes) < 2 or usual not in sizes:
+        sizes = {self.family.at_once(task, "val", size) for size in (usual, other)}
+        if n < max(usual, other) or len(sizes) < 2:
             return usual
-        seconds = {size: self._seconds_per_example(task, dtype, size) for size in sizes}
-        best = min(sizes, key=lambda size: seconds[size])
-        return best if seconds[best] < _CLEARLY_FASTER * seconds[usual] else usual
+        as_usual = otherwise = math.inf
+        start = time.perf_counter()
+        for _ in range(_TRIALS):
+            as_usual = min(as_usual, self._seconds_per_example(task, dtype, usual))
+            otherwise = min(otherwise, self._seconds_per_example(task, dtype, other))
+            if time.perf_counter() - start > _TRIAL_SECONDS:
+                break
+        return other if otherwise < _CLEARLY_FASTER * as_usual else usual
 
     def _seconds_per_example(self, task: Task, dtype: torch.dtype, size: int) -> float:
-        """What a batch takes, the faster of two; infinitely long where the memory is too small."""
-        examples, seconds = np.arange(size), []
-        for _ in range(2):
-            start = time.perf_counter()
-            try:
-                self.family.measure(task, "val", dtype, size, examples)
-            except torch.OutOfMemoryError:
-                return math.inf
-            seconds.append(time.perf_counter() - start)
-        return min(seconds) / size
+        """What a batch takes; infinitely long where the memory is too small."""
+        start = time.perf_counter()
+        try:
+            self.family.measure(task, "val", dtype, size, np.arange(size))
+        except torch.OutOfMemoryError:
+            return math.inf
+        return (time.perf_counter() - start) / size
 
     def _nested_order(self, task: Task, split: str) -> NDArray[np.intp]:
         key = (task.name, split)

@@ -65,7 +65,7 @@ def contract(vectors: TaskVectors, slopes: Mapping[str, Tensor | None]) -> Tenso
 
 @contextmanager
 def mixed_precision(evaluator: Evaluator) -> Iterator[None]:
-    """bfloat16 where an evaluator computes in it; weights, normalisations and gradients stay float32."""
+    """bfloat16 where an evaluator computes in it, heads included; weights and gradients stay float32."""
     device, narrow = evaluator.device.type, evaluator.precision == "bfloat16"
     # A CPU's fused attention takes three times as long backward in bfloat16 as its parts do.
     attention = sdpa_kernel(SDPBackend.MATH) if device == "cpu" and narrow else nullcontext()
@@ -90,7 +90,8 @@ def logits_of_tasks(
     Returns:
         For each task its images' logits by its own head, images x classes, float32.
     """
-    logits = family.class_logits(torch.cat(list(batches)), torch.cat(list(heads), dim=1), parameters)
+    images = torch.cat([batch.to(family.device) for batch in batches])  # some splits stay on the CPU
+    logits = family.class_logits(images, torch.cat(list(heads), dim=1), parameters).float()
     ends = list(accumulate((head.shape[1] for head in heads), initial=0))
     rows = logits.split([len(batch) for batch in batches])
     return [some[:, a:b] for some, (a, b) in zip(rows, pairwise(ends), strict=True)]

@@ -26,6 +26,10 @@ _WIDENED = 1 << 24
 """Elements of each bfloat16 row that a device other than a CPU holds in a wider dtype at a time."""
 
 
+ROUNDED_TO = (torch.bfloat16, torch.float16)
+"""Dtypes that sums of float32 can be rounded to as they are made."""
+
+
 class Sums(NamedTuple):
     """Sums to make: base + Σ_n C[j, n] · rows[n] for each row j of ``out``.
 
@@ -34,7 +38,7 @@ class Sums(NamedTuple):
         rows: N summands, N x d, of the same dtype or bfloat16.
         out: The sums, m x d, of the base's dtype, or rounded to bfloat16; each row contiguous, and apart from
             the others.
-        dtype: What sums of float32 are rounded to first: bfloat16 or float16; the base holds such numbers.
+        dtype: What sums of float32 are rounded to first, one of `ROUNDED_TO`; the base holds such numbers.
     """
 
     base: Tensor

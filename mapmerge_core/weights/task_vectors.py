@@ -16,7 +16,7 @@ from mapmerge_core.weights.checks import Described, check_coefficients
 from mapmerge_core.weights.keys import adapt, compared
 from mapmerge_core.weights.layout import Group, Layout, Slot, StateDict, lay_out
 from mapmerge_core.weights.modules import load_part, module_tensors, write_if_other
-from mapmerge_core.weights.sums import Sums, make_sums, weighted_sums
+from mapmerge_core.weights.sums import ROUNDED_TO, Sums, make_sums, weighted_sums
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -73,12 +73,13 @@ class TaskVectors:
 
     Tensors that differ in any model lie in one flat float32 buffer (and one more where the pre-trained model
     is float64); task vectors are the rows of a matrix V (N x d), so a merge reads everything once
-    (see `weighted_sums`).
+    (see `make_sums`).
     Left out, with the pre-trained model's values kept: tensors that are identical in all models, everything
     outside ``part``, and integer or boolean tensors, even if they differ (BatchNorm's
     ``num_batches_tracked``). Tied tensors are merged once.
 
-    Task vectors can be rounded to bfloat16, which halves their memory; sums are computed as before.
+    Task vectors can be rounded to bfloat16, which halves their memory; sums are computed as before. Each
+    tensor has a buffer of its own then.
 
     Results are rounded to the pre-trained checkpoint's dtypes, also inside a wider module: a float16
     checkpoint merges to float16 values, so that what is evaluated is what is exported.
@@ -178,7 +179,7 @@ class TaskVectors:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """θ_pre, V and the place of each merged tensor in them, by dtype; read them, don't write."""
+        """θ_pre, V and the place of each merged tensor in them, by dtype or tensor; read, don't write."""
         return self._layout.groups
 
     @property
@@ -384,7 +385,8 @@ class TaskVectors:
 def _receiver(group: Group, places: Mapping[str, Sequence[tuple[_Place, Tensor]]]) -> _Receiver:
     """Turns those of a module's tensors into views that can take a group's sums as they are computed."""
     flat, views, copies = None, [], []
-    taken = (group.base.dtype, torch.bfloat16)
+    is_quick = all(dtype in ROUNDED_TO for dtype, _, _ in group.narrow)
+    taken = (group.base.dtype, torch.bfloat16) if is_quick else ()
     for slot in group.slots:
         for place, target in places.get(slot.name, ()):
             dtype = target.dtype if flat is None else flat.dtype

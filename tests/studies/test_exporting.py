@@ -18,7 +18,8 @@ from mapmerge_core.studies.demo import create_demo_study
 from mapmerge_core.studies.exporting import export_baseline, export_pick, exported_baseline, slug, slugs
 from mapmerge_core.studies.jobs import Jobs
 from mapmerge_core.studies.manifest import read_manifest
-from mapmerge_core.studies.runner import execute_run, measure
+from mapmerge_core.studies.measuring import measure
+from mapmerge_core.studies.runner import execute_run
 from mapmerge_core.studies.spec import TaskSpec, Transform
 from mapmerge_core.studies.store import Store, home
 from mapmerge_core.weights.export import read_recipe

@@ -19,7 +19,8 @@ import torch
 from mapmerge_core.errors import MapMergeError, SearchError, StudyError
 from mapmerge_core.studies.evaluators import load_evaluator, read_vectors
 from mapmerge_core.studies.manifest import spec_from_manifest
-from mapmerge_core.studies.runner import estimate, execute_run, explain, last_settings, measure
+from mapmerge_core.studies.measuring import measure
+from mapmerge_core.studies.runner import estimate, execute_run, explain, last_settings
 from mapmerge_core.studies.settings import RunSettings
 from mapmerge_core.studies.spec import StudySpec, TaskSpec
 from mapmerge_core.studies.store import Store
@@ -234,9 +235,9 @@ def test_an_estimate_is_of_this_device_even_where_another_measured(
 @pytest.fixture
 def pair(study: StudyRow) -> Evaluator:
     """Evaluators of two devices, which this machine may not have: both are the CPU."""
-    first, second = (load_evaluator(study, "cpu", "float32") for _ in range(2))
-    first.siblings = [second]
-    return first
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mapmerge_core.tasks.evaluator.choose_devices", lambda _: [torch.device("cpu")] * 2)
+        return load_evaluator(study, "cpu,cpu", "float32")
 
 
 def test_several_devices_share_a_run_and_measure_nothing_twice(
@@ -268,6 +269,65 @@ def test_several_devices_share_a_run_and_measure_nothing_twice(
     for c, values in zip(*store.table(study.id), strict=True):
         assert values.tolist() == list(store.measured(alone.id, c, "val").values())
     assert len(store.evaluations(study.id)) == len(store.evaluations(alone.id)) == 16
+    C = store.table(study.id)[0][3:]
+    on_test = [
+        measure(store, member, evaluator, C, split="test")
+        for member, evaluator in ((study, pair), (alone, evaluators.get(alone, "cpu", "float32")))
+    ]
+    np.testing.assert_array_equal(*on_test)
+
+
+def test_devices_that_share_a_run_compute_in_one_precision(study: StudyRow, monkeypatch: pytest.MonkeyPatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr("mapmerge_core.tasks.evaluator.choose_devices", lambda _: [cpu] * 3)
+    chosen = iter(["bfloat16", "float32", "float32"])
+    monkeypatch.setattr("mapmerge_core.tasks.evaluator.choose_precision", lambda _: next(chosen))
+    first = load_evaluator(study)
+    assert [each.precision for each in (first, *first.siblings)] == ["bfloat16"] * 3
+    assert all(each.vectors is first.vectors for each in first.siblings), "task vectors are read once"
+
+
+SLOW_DEVICES = """
+import sys, time
+from pathlib import Path
+import numpy as np, torch
+from mapmerge_core.cli.session import ctrl_c_stops
+from mapmerge_core.studies.evaluators import load_evaluator
+from mapmerge_core.studies.manifest import spec_from_manifest
+from mapmerge_core.studies.measuring import measure
+from mapmerge_core.studies.store import Store
+from mapmerge_core.tasks import evaluator as module
+home, zoo = sys.argv[1:]
+module.choose_devices = lambda _: [torch.device("cpu")] * 2
+store = Store(home)
+study = store.create_study("Slow", spec_from_manifest(Path(zoo), ["Colours", "Stripes"]))
+evaluator = load_evaluator(study)
+def slowly(*args, **more):
+    print("measuring", flush=True)
+    time.sleep(60)
+for each in (evaluator, *evaluator.siblings):
+    each.outcomes = slowly
+with ctrl_c_stops() as cancel:
+    measure(store, study, evaluator, np.eye(2), cancel=cancel)
+"""
+
+
+def test_a_second_ctrl_c_does_not_wait_for_any_device(tmp_path: Path, tiny_zoo: Path):
+    started = subprocess.Popen(
+        [sys.executable, "-c", SLOW_DEVICES, str(tmp_path), str(tiny_zoo)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert started.stdout is not None
+    assert started.stdout.readline() == "measuring\n"
+    began = time.monotonic()
+    for _ in range(2):
+        started.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    assert started.wait(30) != 0
+    assert time.monotonic() - began < 20, "evaluations in flight take a minute"
 
 
 def test_an_error_on_one_device_ends_the_run_and_a_stop_reaches_all(

@@ -22,8 +22,9 @@ from mapmerge_core.studies.comparing import compare
 from mapmerge_core.studies.completing import complete, estimate_completion
 from mapmerge_core.studies.findings import finding_of
 from mapmerge_core.studies.manifest import spec_from_manifest
+from mapmerge_core.studies.measuring import measure
 from mapmerge_core.studies.replay import replay, run_front
-from mapmerge_core.studies.runner import Estimate, estimate, execute_run, measure
+from mapmerge_core.studies.runner import Estimate, estimate, execute_run
 from mapmerge_core.studies.settings import MIN_IMAGES, QUICK_IMAGES, RunSettings
 from mapmerge_core.studies.store import Store
 from mapmerge_core.studies.tables import SCHEMA_VERSION

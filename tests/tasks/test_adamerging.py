@@ -182,6 +182,32 @@ def test_what_can_not_be_adamerged(evaluator, tiny_zoo):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
 
     full = make_evaluator(tiny_zoo)
-    full.family.model.visual.register_forward_hook(run_out)
+    full.family.model.visual.register_forward_hook(run_out)  # whatever the number of images
     with pytest.raises(MapMergeError, match="ran out of memory with 16 images in a batch"):
         adamerge(full, layer_wise=False)
+
+
+def test_the_gradient_in_bfloat16_is_close(evaluator, tiny_zoo):
+    narrow = make_evaluator(tiny_zoo, precision="bfloat16")
+    coefficients = torch.from_numpy(np.random.default_rng(0).uniform(0, 0.6, (len(narrow.vectors.layers), 3)))
+    (value, gradient), (exact, slopes) = (
+        entropy_and_gradient(each, each.vectors, coefficients, every_image(each))
+        for each in (narrow, evaluator)
+    )
+    assert value == pytest.approx(exact, rel=0.02)
+    assert value != exact
+    assert float((gradient - slopes).norm() / slopes.norm()) < 0.1
+
+
+def test_tasks_take_turns_when_the_memory_is_too_small_for_all(evaluator, tiny_zoo):
+    small, seen = make_evaluator(tiny_zoo, precision="float32"), []
+
+    def run_out(_, inputs, __):
+        seen.append(len(inputs[0]))
+        if len(inputs[0]) > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+
+    small.family.model.visual.register_forward_hook(run_out)
+    found = adamerge(small, layer_wise=True, steps=3, lr=0.02)
+    np.testing.assert_allclose(found, adamerge(evaluator, layer_wise=True, steps=3, lr=0.02), atol=1e-4)
+    assert set(seen) == {48, 16}

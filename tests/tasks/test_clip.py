@@ -244,3 +244,14 @@ def test_a_float32_checkpoint_stays_in_its_file_until_merged_and_is_never_writte
     with torch.no_grad():
         family.model_in(torch.float32).visual.proj.zero_()
     assert path.read_bytes() == before
+
+
+def test_tensors_that_a_file_ties_are_the_models_own_each(tiny_zoo, tmp_path):
+    weights = {name: t.float() for name, t in load_file(tiny_zoo / "pretrained.safetensors").items()}
+    one, other = "visual.transformer.resblocks.0.ln_1.weight", "visual.transformer.resblocks.1.ln_1.weight"
+    weights[other] = weights[one]
+    torch.save(weights, tmp_path / "pretrained.pt")
+    model = ClipZeroShot(str(tiny_zoo / "tiny-clip.json"), tmp_path / "pretrained.pt").model
+    with torch.no_grad():
+        model.get_parameter(other).zero_()
+    assert torch.equal(model.get_parameter(one), weights[one])

@@ -183,6 +183,23 @@ def test_every_model_is_best_on_its_own_text_and_perplexity_is_exp_of_loss(zoo, 
     )
 
 
+def test_fewer_blocks_pass_at_once_when_the_memory_is_too_small(zoo, evaluator, monkeypatch):
+    expected, small, seen = evaluator.evaluate([0.4, 0.7]), make_evaluator(zoo), []
+    losses = language._losses
+
+    def run_out(model, blocks):
+        seen.append(len(blocks))
+        if len(blocks) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return losses(model, blocks)
+
+    monkeypatch.setattr(language, "_losses", run_out)
+    monkeypatch.setattr(language, "_BATCH_TOKENS", 8 * BLOCK)
+    for task, outcome in small.evaluate([0.4, 0.7]).items():
+        assert outcome.value == pytest.approx(expected[task].value, rel=1e-6)
+    assert seen[:4] == [8, 4, 2, 2], "halved from what passes at once, not from what is asked for"
+
+
 def test_some_blocks_have_the_losses_that_they_have_among_all(evaluator):
     whole = evaluator.evaluate([0.4, 0.7])
     parts = dict(evaluator.outcomes([0.4, 0.7], images=10))

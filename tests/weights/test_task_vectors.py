@@ -129,7 +129,7 @@ def test_task_vectors_in_bfloat16_share_no_memory_with_the_callers_models():
 
 @pytest.mark.parametrize("rounded", [False, True])
 @pytest.mark.parametrize("module_dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn])
 def test_merging_into_a_module_equals_loading_the_merged_state_dict(dtype, module_dtype, rounded):
     pretrained, finetuned = make_models(dtype=dtype)
     vectors = TaskVectors.from_state_dicts(pretrained, finetuned, rounded=rounded)

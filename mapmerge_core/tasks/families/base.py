@@ -118,6 +118,14 @@ class Family(ABC):
         """
         return None
 
+    def at_once(self, task: Task, split: str, batch_size: int) -> int:  # noqa: ARG002
+        """Returns how many examples pass the model together where ``batch_size`` are asked for.
+
+        Raises:
+            DatasetError: The task's dataset can't be read.
+        """
+        return batch_size
+
     def to(self, device: torch.device | str) -> None:
         """Moves the model, in place."""
         self.device = torch.device(device)

@@ -61,7 +61,13 @@ def load_exactly(
             continue
         raise CheckpointError(f"{path} does not fit the architecture {architecture}: it {problem}.")
     tied = len({id(tensor) for tensor in model.state_dict(keep_vars=True).values()}) < len(expected)
-    weights = {name: tensor.to(expected[name].dtype) for name, tensor in state_dict.items()}
+    weights, places = {}, set()
+    for name, tensor in state_dict.items():
+        weights[name] = tensor.to(expected[name].dtype)
+        # A file may tie tensors that are the model's own each.
+        place = weights[name].untyped_storage().data_ptr(), weights[name].storage_offset()
+        weights[name] = weights[name].clone() if place in places else weights[name]
+        places.add(place)
     model.load_state_dict(weights, assign=not tied)
 
 

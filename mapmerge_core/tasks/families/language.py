@@ -129,6 +129,11 @@ class CausalLanguageModel(Family):
         """Returns how many blocks a split has (see `Family.n_examples`)."""
         return len(self._tokenized(task, split))
 
+    def at_once(self, task: Task, split: str, batch_size: int) -> int:
+        """Returns how many blocks pass together: fewer where they are long or the vocabulary is large."""
+        tokens = min(_BATCH_TOKENS, _LOGITS_BYTES // (4 * self._vocabulary))
+        return max(1, min(batch_size, tokens // self._tokenized(task, split).shape[1]))
+
     @torch.inference_mode()
     def measure(
         self,
@@ -144,14 +149,13 @@ class CausalLanguageModel(Family):
             task: A task.
             split: ``"val"`` or ``"test"``.
             dtype: Of the model; losses are computed in float32 always.
-            batch_size: Blocks in a batch, at most: fewer where they are long or the vocabulary is large.
+            batch_size: Blocks in a batch, at most (see `at_once`).
             examples: The blocks to measure, in this order; all by default.
         """
         blocks, model = self._tokenized(task, split), self._model(dtype)
         if examples is not None:
             blocks = blocks[torch.from_numpy(examples)]
-        tokens = min(_BATCH_TOKENS, _LOGITS_BYTES // (4 * self._vocabulary))
-        size = max(1, min(batch_size, tokens // blocks.shape[1]))
+        size = self.at_once(task, split, batch_size)
         losses = torch.cat([_losses(model, batch.to(self.device)) for batch in blocks.split(size)])
         loss = float(losses.double().mean())
         if task.metric == PERPLEXITY:
