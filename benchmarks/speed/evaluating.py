@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cProfile
 import json
+import os
 import pstats
 import sys
 import tempfile
@@ -11,6 +12,7 @@ import time
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import numpy as np
 import open_clip
@@ -18,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.speed.row import Measured, Row, medians, ratio
+from benchmarks.speed.row import ROUNDS, Measured, Row, medians, ratio
 from benchmarks.speed.towers import ARCHITECTURE, N_MODELS, finetuned
 from mapmerge_core.studies.manifest import DEMO_ZOO, spec_from_manifest
 from mapmerge_core.studies.measuring import measure as measure_points
@@ -52,23 +54,32 @@ def demo(device: str, *, rounded: bool = False) -> Evaluator:
     return Evaluator(family, vectors, tasks, device=device)
 
 
+def random_weights() -> dict[str, torch.Tensor]:
+    """A whole ViT-B/32 without training."""
+    model = open_clip.CLIP(**open_clip.get_model_config(ARCHITECTURE))
+    return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+
+
+def write_data(path: Path, n_images: int) -> None:
+    """Writes a dataset of random images of a hundred classes, with as many prompts."""
+    draw, arrays = np.random.default_rng(0), {}
+    for split, size in (("val", n_images), ("test", N_CLASSES)):
+        arrays[f"{split}_images"] = draw.integers(0, 256, (size, PIXELS, PIXELS, 3), np.uint8)
+        arrays[f"{split}_labels"] = np.arange(size) % N_CLASSES
+    names = np.array([f"class {i}" for i in range(N_CLASSES)])
+    np.savez(path, class_names=names, templates=np.array(["a {}."]), **arrays)
+
+
 def large(device: str, n_images: int, n_tasks: int) -> Evaluator:
     """An evaluator of ViT-B/32 with random weights on random images, with eight task vectors."""
-    model = open_clip.CLIP(**open_clip.get_model_config(ARCHITECTURE))
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    weights = random_weights()
     towers = {name: tensor for name, tensor in weights.items() if name.startswith("visual.")}
     models = {f"model {n}": {**weights, **finetuned(towers, n)} for n in range(1, N_MODELS + 1)}
     vectors = TaskVectors.from_state_dicts(weights, models, part="visual.")
-    draw = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, MAPMERGE_HOME=folder):
         save_file(weights, Path(folder) / "pretrained.safetensors")
         family = ClipZeroShot(ARCHITECTURE, Path(folder) / "pretrained.safetensors")
-        arrays = {}
-        for split, size in (("val", n_images), ("test", N_CLASSES)):
-            arrays[f"{split}_images"] = draw.integers(0, 256, (size, PIXELS, PIXELS, 3), np.uint8)
-            arrays[f"{split}_labels"] = np.arange(size) % N_CLASSES
-        names = np.array([f"class {i}" for i in range(N_CLASSES)])
-        np.savez(Path(folder) / "data.npz", class_names=names, templates=np.array(["a {}."]), **arrays)
+        write_data(Path(folder) / "data.npz", n_images)
         tasks = [Task.from_file(f"task {k}", Path(folder) / "data.npz") for k in range(n_tasks)]
         evaluator = Evaluator(family, vectors, tasks, device=device)
         evaluator.prepare()
@@ -166,6 +177,30 @@ def flop_of(evaluator: Evaluator) -> float:
     return float(counter.get_total_flops())
 
 
+def heads(device: str) -> Measured:
+    """The head of a hundred prompts in a new process, beside computing it."""
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, MAPMERGE_HOME=folder):
+        weights, data = Path(folder) / "pretrained.safetensors", Path(folder) / "data.npz"
+        save_file(random_weights(), weights)
+        write_data(data, N_CLASSES)
+        task = Task.from_file("task", data)
+        family = ClipZeroShot(ARCHITECTURE, weights, device)
+        family.dataset(task)
+        start = time.perf_counter()
+        family.head(task)
+        theirs = time.perf_counter() - start
+
+        seconds = []
+        for _ in range(ROUNDS):
+            other = ClipZeroShot(ARCHITECTURE, weights, device)
+            other.dataset(task)
+            start = time.perf_counter()
+            other.head(task)
+            seconds.append(time.perf_counter() - start)
+    note = f"{ARCHITECTURE}; both once in a process, the text tower's digest included"
+    return ratio(1000 * float(np.median(seconds)), 1000 * theirs, "ms", note=note)
+
+
 def gpu_share(device: str) -> Measured:
     """FLOP a second of evaluating ViT-B/32, beside the device's dense bfloat16 peak."""
     evaluator = large(device, 8192, 1)
@@ -247,6 +282,14 @@ ROWS = (
         at_most=True,
         measure=rounded_vectors,
         unit="points",
+    ),
+    Row(
+        "heads",
+        f"a head of {N_CLASSES} prompts in a new process",
+        "computing it",
+        target=0.5,
+        at_most=True,
+        measure=heads,
     ),
     Row(
         "gpu_peak",

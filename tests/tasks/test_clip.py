@@ -255,3 +255,46 @@ def test_tensors_that_a_file_ties_are_the_models_own_each(tiny_zoo, tmp_path):
     with torch.no_grad():
         model.get_parameter(other).zero_()
     assert torch.equal(model.get_parameter(one), weights[one])
+
+
+@pytest.fixture
+def many(tiny_zoo, tmp_path):
+    """A task with 200 prompts."""
+    arrays = dict(np.load(tiny_zoo / "Stripes.npz"))
+    names = arrays["class_names"]
+    arrays["templates"] = np.array([f"photo {i} of {{}}" for i in range(-(-200 // len(names)))])
+    np.savez(tmp_path / "many.npz", **arrays)
+    return Task.from_file("Many", tmp_path / "many.npz")
+
+
+def test_heads_of_many_prompts_are_computed_once_for_all_processes(many, tiny_zoo, tmp_path, monkeypatch):
+    monkeypatch.setenv("MAPMERGE_HOME", str(tmp_path / "home"))
+
+    def head(architecture=tiny_zoo / "tiny-clip.json", weights=tiny_zoo / "pretrained.safetensors"):
+        texts = []
+        family = ClipZeroShot(str(architecture), weights)
+        family.model.token_embedding.register_forward_hook(lambda _, inputs, __: texts.append(len(inputs[0])))
+        return family.head(many), sum(texts)
+
+    first, n_texts = head()
+    assert n_texts >= 200
+    [kept] = (tmp_path / "home" / "cache" / "heads").iterdir()
+    again, n_texts = head()
+    assert torch.equal(again, first)
+    assert n_texts == 0
+    # Another text tower, and a damaged file.
+    changed = load_file(tiny_zoo / "pretrained.safetensors")
+    changed["token_embedding.weight"] = changed["token_embedding.weight"].roll(1, 0)
+    save_file(changed, tmp_path / "other.safetensors")
+    other, n_texts = head(weights=tmp_path / "other.safetensors")
+    assert n_texts >= 200
+    assert not torch.equal(other, first)
+    kept.write_bytes(kept.read_bytes()[:-8])
+    mended, n_texts = head()
+    assert n_texts >= 200
+    assert torch.equal(mended, first)
+    assert head()[1] == 0
+    # A folder that can't be written.
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MAPMERGE_HOME", str(tmp_path / "file"))
+    assert torch.equal(head()[0], first)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 
 import numpy as np
 import open_clip
@@ -327,3 +328,23 @@ def test_folders_that_are_no_whole_clip_are_refused(zoo, tmp_path):
     for path in [*folder.glob("token*"), *folder.glob("vocab*"), *folder.glob("merges*")]:
         path.unlink()
     assert "tokens where the model knows 514: add the model's own tokenizer files" in refused(folder)
+
+
+def test_heads_of_many_prompts_are_kept_on_disk_and_keep_no_model_alive(zoo, tmp_path, monkeypatch):
+    monkeypatch.setenv("MAPMERGE_HOME", str(tmp_path / "home"))
+    arrays = dict(np.load(zoo / f"{TASKS[0]}.npz"))
+    arrays["templates"] = np.array([f"photo {i} of {{}}" for i in range(20)])
+    np.savez(tmp_path / "many.npz", **arrays)
+    task = Task.from_file("Many", tmp_path / "many.npz")
+    heads, counts = [], []
+    for _ in range(2):
+        family, texts = make_family("clip_transformers", "", zoo / "pretrained", {}, [task]), []
+        family.model.text_model.register_forward_hook(lambda *_, seen=texts: seen.append(1))
+        heads.append(family.head(task))
+        counts.append(len(texts))
+        model = weakref.ref(family.model)
+        del family
+        assert model() is None
+    assert torch.equal(*heads)
+    assert counts[0] > 0
+    assert counts[1] == 0

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from mapmerge_core.errors import CheckpointError
 from mapmerge_core.tasks.families.building import building, load_exactly, narrow_copy
+from mapmerge_core.tasks.families.heads import Heads
 from mapmerge_core.tasks.families.images import ImageClassifier
 from mapmerge_core.weights.checkpoints import read_state_dict
 
@@ -98,7 +99,8 @@ class ClipZeroShot(ImageClassifier):
             super().__init__(
                 image_size, steps, f"open_clip {asdict(preprocess)}", preprocess.mean, preprocess.std
             )
-        self._heads: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = {}
+        what = f"open_clip {json.dumps(model_config['text_cfg'], sort_keys=True)}"
+        self._heads = Heads(lambda: what, self.model, (self.part,))
         self._narrow: open_clip.CLIP | open_clip.CustomTextCLIP | None = None
         self.to(device)
 
@@ -119,12 +121,14 @@ class ClipZeroShot(ImageClassifier):
     def head(self, task: Task) -> Tensor:
         """Returns the task's head, d x classes, float32: the normalised mean of its normalised prompts."""
         dataset = self.dataset(task)
-        key = (dataset.class_names, dataset.templates)
-        if key not in self._heads:
-            self._heads[key] = build_zero_shot_classifier(
+
+        def make() -> Tensor:
+            head: Tensor = build_zero_shot_classifier(
                 self.model, self._tokenizer, dataset.class_names, dataset.templates, device=self.device
             )
-        return self._heads[key]
+            return head
+
+        return self._heads.get(dataset, self.device, make)
 
     def prepare(self, task: Task, split: str) -> None:
         """Reads the split's images and computes the task's head (see `Family.prepare`)."""

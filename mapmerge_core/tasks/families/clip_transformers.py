@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -14,6 +15,7 @@ from transformers import AutoImageProcessor, CLIPConfig, CLIPModel
 
 from mapmerge_core.errors import CheckpointError, MapMergeError
 from mapmerge_core.tasks.families.building import narrow_copy
+from mapmerge_core.tasks.families.heads import Heads
 from mapmerge_core.tasks.families.images import ImageClassifier
 from mapmerge_core.tasks.families.transformers_folder import Blueprint, check_tokens, read_tokenizer, reading
 from mapmerge_core.weights.checkpoints import read_state_dict
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
-    from transformers import BaseImageProcessor, PreTrainedConfig
+    from transformers import BaseImageProcessor, CLIPTextConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
     from mapmerge_core.tasks.task import Task
 
@@ -84,7 +86,8 @@ class TransformersClip(ImageClassifier):
             mean,
             std,
         )
-        self._heads: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = {}
+        told = partial(_told, self._tokenizer, self._text_config)
+        self._heads = Heads(told, self.model, (self.part, "visual_projection."))
         self._narrow: CLIPModel | None = None
 
     @classmethod
@@ -114,15 +117,16 @@ class TransformersClip(ImageClassifier):
     def head(self, task: Task) -> Tensor:
         """Returns the task's head, d x classes, float32: the normalised mean of its normalised prompts."""
         dataset = self.dataset(task)
-        key = (dataset.class_names, dataset.templates)
-        if key not in self._heads:
+
+        def make() -> Tensor:
             columns = []
             for name in dataset.class_names:
                 prompts = [template.format(name) for template in dataset.templates]
                 features = functional.normalize(self._text_features(prompts), dim=-1)
                 columns.append(functional.normalize(features.mean(dim=0), dim=0))
-            self._heads[key] = torch.stack(columns, dim=1)
-        return self._heads[key]
+            return torch.stack(columns, dim=1)
+
+        return self._heads.get(dataset, self.device, make)
 
     def prepare(self, task: Task, split: str) -> None:
         """Reads the split's images and computes the task's head (see `Family.prepare`)."""
@@ -195,3 +199,9 @@ def _resize(processor: BaseImageProcessor, image: Image.Image) -> Image.Image:
     """What an image processor does with an image before its numbers are scaled."""
     pixels = processor(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
     return Image.fromarray(pixels.transpose(1, 2, 0))
+
+
+def _told(tokenizer: PreTrainedTokenizerBase, config: CLIPTextConfig) -> str:
+    """What tells a tokenizer and a text tower's settings from others."""
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    return f"transformers {config.to_json_string()} {type(tokenizer).__name__} {vocabulary}"
