@@ -27,6 +27,7 @@ from mapmerge_core.weights.checks import (
     is_finite,
     refuse_complex,
 )
+from mapmerge_core.weights.sums import ADDED, ROUNDED_TO, Sums, make_sums
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 # Differences are added in pieces of so many elements, which stay near a CPU's cores, and fill a GPU.
 _PIECE_ON_CPU = 1 << 18
 _PIECE_ELSEWHERE = 1 << 26
+# Bytes of a tensor of all models that are held at once.
+_TOGETHER = 1 << 30
 # Numbers of all task vectors' differences that are compared at once.
 _BLOCK = 1 << 20
 
@@ -154,8 +157,47 @@ class Changes:
             total.view(len(total), -1).addmm_(left, right)
         rounded = total if dtype == base.dtype else _new(base.shape, base.dtype, device).copy_(total)
         if not is_finite(rounded):
-            self._check_sources(key, base)
+            self.check_sources(key)
         return rounded
+
+    def merge_into(self, key: str, c: np.ndarray, target: Tensor) -> bool:
+        """Makes a tensor of a module the merged one at the speed of memory, with the numbers of `merged`.
+
+        That is possible on a CPU, with whole models of floating-point numbers of 16 bits or more, as long as
+        the tensor of all of them isn't too large to be held at once.
+
+        Args:
+            key: One of `touched`.
+            c: N coefficients.
+            target: What is written: the module's tensor of the same shape.
+
+        Returns:
+            Whether it was possible; if not, nothing is written. Whether the numbers are finite isn't checked.
+        """
+        models = [model for model, c_n in zip(self.models.values(), c, strict=True) if c_n]
+        shape, dtype = self.described[key]
+        computed_in = arithmetic_dtype(dtype)
+        if (
+            target.device.type != "cpu"
+            or not target.is_contiguous()
+            or target.dtype not in (computed_in, torch.bfloat16)
+            or dtype not in ADDED
+            or shape.numel() * dtype.itemsize * len(models) > _TOGETHER
+        ):
+            return False
+        whole = [self._change(model, key)[1] for model in models if isinstance(model, Mapping)]
+        rows = [row.reshape(-1) for row in whole if row is not None and row.dtype in ADDED]
+        wide = computed_in == torch.float32 and any(row.dtype == torch.float64 for row in rows)
+        if len(rows) < len(models) or len({row.dtype for row in rows}) > 1 or wide:
+            return False
+        base = self.pretrained[key].to("cpu")
+        rounded_to = dtype if dtype in ROUNDED_TO else None
+        made = Sums(base.reshape(-1), rows, target.detach().view(1, -1), rounded_to, are_models=True)
+        if not rows:
+            target.copy_(base)
+        else:
+            make_sums([made], c[c != 0][None])
+        return True
 
     @cached_property
     def survey(self) -> Survey:
@@ -248,8 +290,13 @@ class Changes:
                 check_finite(f"the model '{name}'", key, factor)
         return inside
 
-    def _check_sources(self, key: str, base: Tensor) -> None:
-        check_finite("the pre-trained model", key, base)
+    def check_sources(self, key: str) -> None:
+        """Looks for the model in which a tensor holds NaN or infinity.
+
+        Raises:
+            CheckpointError: One does.
+        """
+        check_finite("the pre-trained model", key, self.pretrained[key])
         for name, model in self.models.items():
             whole = self._change(model, key)[1]
             if whole is not None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import local
 from typing import Protocol
 
 import torch
@@ -209,6 +211,20 @@ def inspect(source: Path | str | HubRef) -> CheckpointInfo:
     )
 
 
+_open_files = local()
+"""For each thread ``by_path``: the files that it keeps open, if it does."""
+
+
+@contextmanager
+def files_kept_open() -> Iterator[None]:
+    """Keeps safetensors files open from a tensor that this thread reads to the next, for many small ones."""
+    _open_files.by_path = {}
+    try:
+        yield
+    finally:
+        _open_files.by_path = None
+
+
 @dataclass(frozen=True)
 class _SafeTensor:
     path: Path
@@ -217,8 +233,14 @@ class _SafeTensor:
     dtype: torch.dtype
 
     def read(self) -> Tensor:
-        # Opened for this tensor alone, so that no part of the file stays mapped.
+        files: dict[Path, safe_open] | None = getattr(_open_files, "by_path", None)
         try:
+            if files is not None:
+                if self.path not in files:
+                    files[self.path] = safe_open(self.path, framework="pt")
+                kept: Tensor = files[self.path].get_tensor(self.name)
+                return kept
+            # Opened for this tensor alone, so that no part of the file stays mapped.
             with safe_open(self.path, framework="pt") as file:
                 tensor: Tensor = file.get_tensor(self.name)
                 return tensor

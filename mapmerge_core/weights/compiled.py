@@ -19,6 +19,7 @@ _SIGN, _INFINITY, _ONE = np.uint32(1 << 31), np.uint32(0x7F800000), np.uint32(1)
 _NOT_A_NUMBER = np.uint32(0x7FC0)
 _LARGEST, _LEAST_NORMAL = np.uint32(0x477FE000), np.uint32(0x38800000)
 """Of float16's positive numbers, as the bits of a float32: 65,504 and 2^-14."""
+_TWO_TO_112, _LARGEST_EXPONENT = np.float32(2.0**112), np.uint32(0x0F800000)
 _THREE_QUARTERS = np.float32(0.75)
 """Around it, float32's neighbours are as far apart as float16's least numbers: 2^-24."""
 
@@ -32,13 +33,25 @@ def _compiled(function: Callable) -> Any:  # noqa: ANN401 - the compiler's own k
 
 
 def _number(element):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - see below
-    """What an element of a row stands for: 16 bits are a bfloat16, the upper half of a float32."""
+    """What an element stands for: uint16 are the bits of a bfloat16, int16 those of a float16."""
 
 
 @overload(_number)
 def _number_of(element):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     if element == types.uint16:
         return lambda element: np.uint32(np.uint32(element) << np.uint32(16)).view(np.float32)
+
+    def of_float16(element):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        bits = np.uint32(element) & np.uint32(0xFFFF)
+        size = np.uint32(np.uint32(bits & np.uint32(0x7FFF)) << np.uint32(13))
+        # The exponent is moved by a product, which is right for numbers below the least normal one, too.
+        moved = np.float32(size.view(np.float32) * _TWO_TO_112).view(np.uint32)
+        moved = moved if size < _LARGEST_EXPONENT else np.uint32(moved | _INFINITY)
+        sign = np.uint32(np.uint32(bits & np.uint32(0x8000)) << np.uint32(16))
+        return np.uint32(sign | moved).view(np.float32)
+
+    if element == types.int16:
+        return of_float16
     return lambda element: element
 
 
@@ -96,25 +109,31 @@ def _stored_of(number, like):  # type: ignore[no-untyped-def]  # noqa: ANN001, A
 
 
 @_compiled
-def _add(base, rows, c, out, start, stop, to):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _add(base, origin, rows, c, out, start, stop, to):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     # Unsigned indices can't count from an array's end, so that the loop needs no check and runs in vectors.
     for i in range(start, stop):
-        total = out[i] if base is None else base[i]
+        total = out[i] if base is None else _number(base[i])
         for n in range(len(rows)):
-            total = total + c[n] * _number(rows[n][i])
+            if origin is None:
+                total = total + c[n] * _number(rows[n][i])
+            else:
+                difference = _number(rows[n][i]) - _number(origin[i])
+                # What doesn't differ keeps its bits: -0 + 0 would be +0.
+                total = total if difference == 0 else total + c[n] * difference
         out[i] = _stored(_rounded(total, to), out[i])
 
 
 @_compiled
-def add_up(base, rows, C, out, first, last, to):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Writes base + Σ_n C[j, n] · rows[n] into each row j of ``out``, from ``first`` to ``last``.
+def add_up(base, origin, rows, C, out, first, last, to):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Writes base + Σ_n C[j, n] · (rows[n] − origin) into each row j of ``out``, from ``first`` to ``last``.
 
     Other threads can run meanwhile. Products are rounded before they are added.
 
     Args:
         base: The first summand (d,), or None for what is in ``out``.
-        rows: A tuple of N contiguous arrays (d,), float32 or float64 as all the others, or uint16: the bits
-            of bfloat16 numbers.
+        origin: What is subtracted from rows (d,), or None for nothing.
+        rows: A tuple of N contiguous arrays (d,). As the others they are float32 or float64, or the bits of
+            bfloat16 (uint16) or float16 numbers (int16).
         C: Coefficients, m x N.
         out: The sums, m x d, contiguous rows; may not overlap the others. As base's dtype, or uint16 for
             sums that are rounded to bfloat16, for which ``base`` is needed.
@@ -126,5 +145,5 @@ def add_up(base, rows, C, out, first, last, to):  # type: ignore[no-untyped-def]
     while start < last:
         stop = min(start + _BLOCK, last)
         for j in range(out.shape[0]):
-            _add(base, rows, C[j], out[j], start, stop, to)
+            _add(base, origin, rows, C[j], out[j], start, stop, to)
         start = stop

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mapmerge_core.errors import CoefficientError, MapMergeError
 from mapmerge_core.weights.changes import Changes
+from mapmerge_core.weights.checkpoints import files_kept_open
 from mapmerge_core.weights.checks import check_coefficients, describe, is_finite, too_large
 from mapmerge_core.weights.keys import adapt, compared
 from mapmerge_core.weights.modules import load_part, module_tensors, write_if_other
@@ -172,11 +173,12 @@ class StreamedVectors:
         before = self._written.pop(module, None)  # an error on the way leaves it half-written
         now = _Written.of(targets)
         again = before is None or before.places != now.places
-        for key, target in targets.items():
-            if key in self._changes.may_change:
-                target.copy_(self._finite(key, row))
-            elif again:
-                write_if_other(target, self._finite(key, row))
+        with files_kept_open():
+            for key, target in targets.items():
+                if key in self._changes.may_change:
+                    self._merge_into(key, row, target)
+                elif again:
+                    write_if_other(target, self._finite(key, row))
         self._written[module] = now
 
     def load_into(self, module: nn.Module, state_dict: StateDict) -> None:
@@ -224,6 +226,13 @@ class StreamedVectors:
         if key in self._changes.may_change:
             return self._changes.merged(key, row, self.device)
         return self._changes.kept(key)
+
+    def _merge_into(self, key: str, row: np.ndarray, target: Tensor) -> None:
+        if self.device.type != "cpu" or not self._changes.merge_into(key, row, target):
+            target.copy_(self._finite(key, row))
+        elif not is_finite(target):
+            self._changes.check_sources(key)
+            raise CoefficientError(too_large(key, self.described[key].dtype))
 
     def _finite(self, key: str, row: np.ndarray) -> Tensor:
         tensor = self._tensor(key, row)

@@ -28,10 +28,12 @@ _WIDENED = 1 << 24
 
 ROUNDED_TO = (torch.bfloat16, torch.float16)
 """Dtypes that sums of float32 can be rounded to as they are made."""
+ADDED = (torch.float64, torch.float32, *ROUNDED_TO)
+"""Dtypes of models that can be added; in float64 if the base is of float64, and in float32 else."""
 
 
 class Sums(NamedTuple):
-    """Sums to make: base + Σ_n C[j, n] · rows[n] for each row j of ``out``.
+    """Sums to make: base + Σ_n C[j, n] · rows[n] for each row j of ``out``, in float32 or float64.
 
     Attributes:
         base: The first summand (d,), float32 or float64.
@@ -39,12 +41,15 @@ class Sums(NamedTuple):
         out: The sums, m x d, of the base's dtype, or rounded to bfloat16; each row contiguous, and apart from
             the others.
         dtype: What sums of float32 are rounded to first, one of `ROUNDED_TO`; the base holds such numbers.
+        are_models: Whether rows are models, of which the difference from the base is added, if there is one.
+            On a CPU alone; base and rows may be of any of `ADDED`, and rows are a sequence of N tensors then.
     """
 
     base: Tensor
-    rows: Tensor
+    rows: Tensor | Sequence[Tensor]
     out: Tensor
     dtype: torch.dtype | None = None
+    are_models: bool = False
 
 
 def weighted_sums(base: Tensor, rows: Tensor, C: NDArray[np.float64], out: Tensor) -> None:
@@ -69,7 +74,7 @@ def make_sums(wanted: Sequence[Sums], C: NDArray[np.float64]) -> None:
         for sums in wanted:
             multiply(sums, C)
         return
-    arrays = [_Arrays(_as_array(s.base), _as_array(s.rows), _as_array(s.out), s.dtype) for s in wanted]
+    arrays = [_Arrays.of(sums) for sums in wanted]
     first, *others = _shares([len(sums.base) for sums in wanted], torch.get_num_threads())
     waiting = [_pool().submit(_make, arrays, C, share) for share in others]
     _make(arrays, C, first)
@@ -79,7 +84,8 @@ def make_sums(wanted: Sequence[Sums], C: NDArray[np.float64]) -> None:
 
 def multiply(sums: Sums, C: NDArray[np.float64]) -> None:
     """As `make_sums`, on any device, rounding as the device's matrix product does."""
-    base, rows, out, dtype = sums
+    base, rows, out, dtype, _ = sums
+    assert isinstance(rows, torch.Tensor)  # noqa: S101 - models are added on a CPU alone
     coefficients = torch.tensor(C, dtype=base.dtype, device=base.device)
     if rows.dtype == out.dtype == base.dtype and dtype is None:
         torch.addmm(base, coefficients, rows, out=out)
@@ -91,12 +97,28 @@ def multiply(sums: Sums, C: NDArray[np.float64]) -> None:
 
 
 class _Arrays(NamedTuple):
-    """`Sums` as compiled code takes them: bfloat16 numbers by their bits, uint16."""
+    """`Sums` as compiled code takes them: bfloat16 numbers by their bits, uint16, and float16 by int16."""
 
     base: NDArray
-    rows: NDArray
+    rows: list[NDArray]
     out: NDArray
     dtype: torch.dtype | None
+    are_models: bool
+
+    @classmethod
+    def of(cls, sums: Sums) -> _Arrays:
+        rows = sums.rows
+        arrays = list(_as_array(rows)) if isinstance(rows, torch.Tensor) else list(map(_as_array, rows))
+        return cls(_as_array(sums.base), arrays, _as_array(sums.out), sums.dtype, sums.are_models)
+
+    @property
+    def computed_in(self) -> type[np.floating]:
+        return np.float64 if self.base.dtype == np.float64 else np.float32
+
+    def piece(self, some: slice, out: NDArray) -> _Arrays:
+        """Some elements, with a row of their own for their sums."""
+        rows = [row[some] for row in self.rows]
+        return _Arrays(self.base[some], rows, out, self.dtype, self.are_models)
 
 
 class _Stretch(NamedTuple):
@@ -108,7 +130,8 @@ class _Stretch(NamedTuple):
 
 
 def _as_array(tensor: Tensor) -> NDArray:
-    array: NDArray = (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    bits = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}.get(tensor.dtype, tensor.dtype)
+    array: NDArray = tensor.view(bits).numpy()
     return array
 
 
@@ -135,17 +158,17 @@ def _make(wanted: Sequence[_Arrays], C: NDArray[np.float64], share: Sequence[_St
         terms = np.flatnonzero(used[some][0])
         groups = [terms[start : start + _ROWS] for start in range(0, len(terms), _ROWS)]
         for number, first, last in share:
-            base, rows, out, dtype = wanted[number]
-            coefficients = C[some].astype(base.dtype)
+            sums = wanted[number]
+            coefficients, out = C[some].astype(sums.computed_in), sums.out[some]
             if not groups:
-                _copy(base[first:last], out[some, first:last])
-            if len(groups) > 1 and out.dtype != base.dtype:
-                for row, c in zip(out[some], coefficients, strict=True):
-                    _add_in_pieces(_Arrays(base, rows, row, dtype), c, groups, first, last)
+                _copy(sums.base[first:last], out[:, first:last])
+            if len(groups) > 1 and out.dtype != sums.computed_in:
+                for row, c in zip(out, coefficients, strict=True):
+                    _add_in_pieces(sums, row, c, groups, first, last)
                 continue
             for i, group in enumerate(groups):
-                to = dtype if group is groups[-1] else None
-                _add(None if i else base, rows, group, coefficients, out[some], first, last, to)
+                begins, ends = i == 0, group is groups[-1]
+                _add(sums, out, group, coefficients, first, last, begins=begins, ends=ends)
 
 
 def _copy(base: NDArray, out: NDArray) -> None:
@@ -154,35 +177,40 @@ def _copy(base: NDArray, out: NDArray) -> None:
 
 
 def _add_in_pieces(
-    sums: _Arrays, c: NDArray, groups: Sequence[NDArray[np.intp]], first: int, last: int
+    sums: _Arrays, out: NDArray, c: NDArray, groups: Sequence[NDArray[np.intp]], first: int, last: int
 ) -> None:
-    """Adds up many rows and rounds the sum (d,) once; ``c`` is (N,)."""
-    base, rows, out, dtype = sums
-    memory = np.empty((1, _PIECE), base.dtype)
+    """Adds up many rows and rounds the sum ``out`` (d,) once; ``c`` is (N,)."""
+    memory = np.empty((1, _PIECE), sums.computed_in)
     *early, latest = groups
     for start in range(first, last, _PIECE):
         some = slice(start, min(start + _PIECE, last))
         size = some.stop - start
+        piece = sums.piece(some, out[some])
         for i, group in enumerate(early):
-            _add(None if i else base[some], rows[:, some], group, c[None], memory, 0, size)
-        _add(memory[0], rows[:, some], latest, c[None], out[None, some], 0, size, dtype)
+            _add(piece, memory, group, c[None], 0, size, begins=i == 0, ends=False)
+        _add(piece, out[None, some], latest, c[None], 0, size, begins=False, ends=True, so_far=memory[0])
 
 
 def _add(
-    base: NDArray | None,
-    rows: NDArray,
+    sums: _Arrays,
+    out: NDArray,
     terms: NDArray[np.intp],
     C: NDArray,
-    out: NDArray,
     first: int,
     last: int,
-    dtype: torch.dtype | None = None,
+    *,
+    begins: bool,
+    ends: bool,
+    so_far: NDArray | None = None,
 ) -> None:
+    """Adds some rows to the base, or to what is in ``out`` already, or to the sum ``so_far`` (d,)."""
     from mapmerge_core.weights.compiled import BFLOAT16, FLOAT16, add_up
 
-    coefficients, used = np.ascontiguousarray(C[:, terms]), tuple(rows[n] for n in terms)
-    to = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16, None: None}[dtype]
-    add_up(base, used, coefficients, out, np.uint64(first), np.uint64(last), to)
+    coefficients, used = np.ascontiguousarray(C[:, terms]), tuple(sums.rows[n] for n in terms)
+    to = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16, None: None}[sums.dtype if ends else None]
+    start = so_far if so_far is not None else sums.base if begins else None
+    origin = sums.base if sums.are_models else None
+    add_up(start, origin, used, coefficients, out, np.uint64(first), np.uint64(last), to)
 
 
 @cache

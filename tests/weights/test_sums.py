@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mapmerge_core.weights.sums import Sums, make_sums, multiply, weighted_sums
+from mapmerge_core.weights.sums import ROUNDED_TO, Sums, make_sums, multiply, weighted_sums
 
 
 def written_out(base: Tensor, rows: Tensor, c: np.ndarray) -> Tensor:
@@ -56,6 +56,30 @@ def test_rows_and_sums_can_be_bfloat16(dtype: torch.dtype, rounded: str, n: int,
     torch.testing.assert_close(by_matrix, out)
 
 
+@pytest.mark.parametrize("base_dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("n", [1, 11])
+@pytest.mark.parametrize("to", ["as computed", "bfloat16"])
+def test_differences_of_models_are_taken_as_they_are_added(
+    base_dtype: torch.dtype, dtype: torch.dtype, n: int, to: str
+) -> None:
+    size = 70_000
+    wide = torch.float64 if torch.float64 in (base_dtype, dtype) else torch.float32
+    base = random(size).to(base_dtype if wide == torch.float32 else torch.float64)
+    models = [(base.float() + 0.01 * random(size + k)[:size]).to(dtype) for k in range(n)]
+    base[:100] = -0.0
+    for model in models:
+        model[:100] = -0.0
+    C = np.random.default_rng(n).uniform(-1, 1, (1, n))
+    out = torch.full((1, size), torch.nan, dtype=wide if to == "as computed" else torch.bfloat16)
+    rounded = base.dtype if base.dtype in ROUNDED_TO else None
+    make_sums([Sums(base, models, out, rounded, are_models=True)], C)
+    differences = torch.stack([model.to(wide) - base.to(wide) for model in models])
+    expected = written_out(base.to(wide), differences, C[0]).to(rounded or wide).to(out.dtype)
+    assert torch.equal(out[0], expected)
+    assert torch.signbit(out[0, :100]).all(), "what doesn't differ keeps its bits"
+
+
 def awkward() -> Tensor:
     """Numbers of every size, halfway between float16's and bfloat16's, above the largest, and none."""
     bits = torch.arange(-(2**31), 2**31, 99_991).to(torch.int32)
@@ -82,6 +106,19 @@ def test_sums_are_rounded_as_torch_rounds(dtype: torch.dtype | None, to: torch.d
         make(np.ones((1, n)))
         assert torch.equal(out[0].isnan(), ~known)
         assert torch.equal(out[0][known], expected[known])
+
+
+def test_every_float16_is_read_as_torch_reads_it() -> None:
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.float16)
+    finite = every[every.isfinite()]
+    out = torch.empty(1, len(finite))
+    make_sums([Sums(torch.full_like(finite, -1.0), [finite], out, are_models=True)], np.ones((1, 1)))
+    assert torch.equal(out[0], -1 + (finite.float() + 1))
+    special = torch.tensor([torch.inf, -torch.inf, torch.nan], dtype=torch.float16)
+    out = torch.empty(1, 3)
+    make_sums([Sums(torch.zeros(3), [special], out, are_models=True)], np.ones((1, 1)))
+    assert torch.equal(out[0, :2], special[:2].float())
+    assert out[0, 2].isnan()
 
 
 def test_the_number_of_threads_changes_nothing() -> None:
