@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.speed.row import Measured, Row, medians, ratio, times_faster
 from benchmarks.speed.towers import N_MODELS, finetuned, tower, vectors
+from mapmerge_core.weights.streamed import open_vectors
 from mapmerge_core.weights.sums import weighted_sums
 
 M = 8
@@ -112,6 +114,21 @@ def batch(_: str) -> Measured:
     return ratio(1000 * together, 1000 * apart, "ms", note="the same bits")
 
 
+def on_disk(_: str) -> Measured:
+    """One merge of models that stay in their files, beside one of task vectors in memory."""
+    module, other, [c] = tower(), tower(), coefficients()
+    pretrained = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{n}.safetensors" for n in range(N_MODELS + 1)]
+        save_file(pretrained, paths[0])
+        for n, path in enumerate(paths[1:], 1):
+            save_file(finetuned(pretrained, n), path)
+        streamed = open_vectors(paths[0], {path.stem: path for path in paths[1:]}, on_disk=True)
+        held = vectors()
+        ours, theirs = medians(lambda: streamed.merge_into(other, c), lambda: held.merge_into(module, c))
+    return ratio(1000 * ours, 1000 * theirs, "ms", note="the files are in the system's cache already")
+
+
 def show_profile(_: str) -> None:
     """Where the time of some merges goes."""
     task_vectors, module, [c] = vectors(), tower(), coefficients()
@@ -160,6 +177,14 @@ ROWS = (
         target=0.75,
         at_most=True,
         measure=rounded_bandwidth,
+    ),
+    Row(
+        "merge_disk",
+        "the same, models that stay on disk",
+        "task vectors in memory",
+        target=8,
+        at_most=True,
+        measure=on_disk,
     ),
     Row("merge_batch", "merging 8 c at once", "8 single merges", target=0.4, at_most=True, measure=batch),
 )

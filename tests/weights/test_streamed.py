@@ -483,6 +483,26 @@ def test_exporting_a_merge_of_large_models_needs_memory_for_a_few_tensors(tmp_pa
         path.unlink()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_merge_into_a_module_leaves_no_file_mapped_and_sees_a_new_one(tmp_path, dtype):
+    pretrained, finetuned = make_models(dtype=dtype)
+    paths = {name: tmp_path / f"{name}.safetensors" for name in ("pre", *finetuned)}
+    for name, path in paths.items():
+        save_file({"pre": pretrained, **finetuned}[name], path)
+    vectors = open_vectors(paths["pre"], {name: paths[name] for name in finetuned}, on_disk=True)
+    module, reference = Net(), Net()
+    vectors.merge_into(module, C)
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    reference.load_state_dict(vectors.merge(C))
+    assert_same(module.state_dict(), reference.state_dict(), ulps=0)
+    paths["two"].unlink()
+    with pytest.raises(CheckpointError, match=r"two\.safetensors can't be read any more"):
+        vectors.merge_into(module, C)
+    vectors.merge_into(module, [0.5, 0, 0.5])  # it isn't needed
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
 def test_only_sums_are_computed_of_task_vectors_in_bfloat16(llamas):
     folder, _ = llamas
     vectors = open_vectors(folder / "pre", {"whole": folder / "whole"}, rounded=True)
