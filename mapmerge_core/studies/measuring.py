@@ -107,6 +107,12 @@ class _Measuring:
 
     def share_out(self, rows: Sequence[int], evaluators: Sequence[Evaluator]) -> None:
         """Measures some rows, each evaluator the next that none has begun; the first error ends them all."""
+        if not rows:
+            return
+        # One after the other: what the first one prepares and keeps on disk the others only read, and Python
+        # 3.11 can't parse the headers of NumPy's files in several threads at once.
+        for evaluator in evaluators:
+            evaluator.prepare(self.tasks, self.split)
         waiting = iter(rows)  # taking the next one of a list is a single step for all threads
         errors: list[BaseException] = []
 
