@@ -84,7 +84,7 @@ class _Measuring:
     progress: Progress | None
 
     def __post_init__(self) -> None:
-        self._lock, self._broken = Lock(), Event()
+        self._lock, self._broken, self._abandoned = Lock(), Event(), Event()
 
     def set(self, i: int, known: Mapping[str, float]) -> int:
         """Takes over values of a row, tells the progress, and returns how many are still missing in all."""
@@ -135,6 +135,9 @@ class _Measuring:
             while any(thread.is_alive() for thread in threads):
                 for thread in threads:
                     thread.join(_PATIENCE)
+        except BaseException:
+            self._abandoned.set()
+            raise
         finally:
             self._broken.set()
         # The others have only been told to stop.
@@ -145,25 +148,29 @@ class _Measuring:
         """Measures what a row lacks and stores it."""
         if self.cancel.is_set():
             raise Cancelled
-        c, images = self.C[i], self.wanted[i]
         # Another process may have measured some of it in the meantime.
         known, parts = self._known_at(i)
         missing = [task for task in self.tasks if task not in known]
         if not missing:
             self.set(i, known)
             return
+        c, images = self.C[i], self.wanted[i]
         before = {task: unpack(part.per_example, part.n_examples) for task, part in parts.items()}
-        for task, outcome in evaluator.outcomes(c, missing, self.split, images=images, known=before):
-            spent = outcome.seconds + (parts[task].seconds if task in parts else 0.0)
-            measured = replace(outcome, seconds=spent)
-            added = self.store.add_evaluation(
-                self.study.id, c, task, self.split, measured, run_id=self.run_id
-            )
-            # Whoever stored it first, everybody goes on with the same value.
-            known[task] = outcome.value if added else self._known_at(i)[0][task]
-            n_missing = self.set(i, known)
-            if n_missing and (self.cancel.is_set() or self._broken.is_set()):
-                raise Cancelled
+        # A thread that nobody waited for may still be at it.
+        with evaluator.in_use:
+            for task, outcome in evaluator.outcomes(c, missing, self.split, images=images, known=before):
+                if self._abandoned.is_set():
+                    raise Cancelled
+                spent = outcome.seconds + (parts[task].seconds if task in parts else 0.0)
+                measured = replace(outcome, seconds=spent)
+                added = self.store.add_evaluation(
+                    self.study.id, c, task, self.split, measured, run_id=self.run_id
+                )
+                # Whoever stored it first, everybody goes on with the same value.
+                known[task] = outcome.value if added else self._known_at(i)[0][task]
+                n_missing = self.set(i, known)
+                if n_missing and (self.cancel.is_set() or self._broken.is_set()):
+                    raise Cancelled
 
     def _known_at(self, i: int) -> tuple[dict[str, float], dict[str, SubsetEvaluationRow]]:
         return _known_at(self.store, self.study, self.C[i], self.split, self.wanted[i])

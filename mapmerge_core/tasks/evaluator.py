@@ -6,6 +6,7 @@ import math
 import time
 from dataclasses import replace
 from functools import cache
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,6 +123,7 @@ class Evaluator:
             same outcomes.
         batch_size: Examples in a batch, as a rule.
         siblings: Evaluators of the same tasks and vectors on other devices, to measure other c meanwhile.
+        in_use: Who shares it among threads holds this lock while evaluating: there is one model.
 
     Raises:
         MapMergeError: Two tasks share a name, the device is missing, the family can't measure a task's
@@ -160,6 +162,7 @@ class Evaluator:
         self.family = family
         self.vectors = vectors.to(self.device)
         self.siblings: Sequence[Evaluator] = ()
+        self.in_use = Lock()
         self._exported = (exported or vectors).to("cpu")
         self._orders: dict[tuple[str, str], NDArray[np.intp]] = {}
 
@@ -311,8 +314,8 @@ class Evaluator:
                 start = time.perf_counter()
         except torch.OutOfMemoryError as error:
             raise MapMergeError(
-                f"The device {self.device} runs out of memory with a single example, too: close other "
-                "programs that use it, or choose another device."
+                f"The device {self.device} runs out of memory, however few examples pass at once: close "
+                "other programs that use it, or choose another device."
             ) from error
 
     def _outcome(

@@ -163,6 +163,8 @@ class Changes:
     def merge_into(self, key: str, c: np.ndarray, target: Tensor) -> bool:
         """Makes a tensor of a module the merged one at the speed of memory, with the numbers of `merged`.
 
+        Only the sign of zeros can be another: an element that no model changes keeps its bits.
+
         That is possible on a CPU, with whole models of floating-point numbers of 16 bits or more, as long as
         the tensor of all of them isn't too large to be held at once.
 
@@ -186,7 +188,7 @@ class Changes:
         ):
             return False
         whole = [self._change(model, key)[1] for model in models if isinstance(model, Mapping)]
-        rows = [row.reshape(-1) for row in whole if row is not None and row.dtype in ADDED]
+        rows = [row.to("cpu").reshape(-1) for row in whole if row is not None and row.dtype in ADDED]
         wide = computed_in == torch.float32 and any(row.dtype == torch.float64 for row in rows)
         if len(rows) < len(models) or len({row.dtype for row in rows}) > 1 or wide:
             return False

@@ -159,7 +159,8 @@ def _make(wanted: Sequence[_Arrays], C: NDArray[np.float64], share: Sequence[_St
         groups = [terms[start : start + _ROWS] for start in range(0, len(terms), _ROWS)]
         for number, first, last in share:
             sums = wanted[number]
-            coefficients, out = C[some].astype(sums.computed_in), sums.out[some]
+            with np.errstate(over="ignore"):  # sums that come out as infinity are found by whoever needs them
+                coefficients, out = C[some].astype(sums.computed_in), sums.out[some]
             if not groups:
                 _copy(sums.base[first:last], out[:, first:last])
             if len(groups) > 1 and out.dtype != sums.computed_in:
@@ -172,8 +173,13 @@ def _make(wanted: Sequence[_Arrays], C: NDArray[np.float64], share: Sequence[_St
 
 
 def _copy(base: NDArray, out: NDArray) -> None:
-    tensor = torch.from_numpy(base)
-    out[:] = base if out.dtype == base.dtype else _as_array(tensor.to(torch.bfloat16))
+    """Copies a base into sums that have no terms."""
+    tensors = []
+    for array in (base, out):
+        narrow = {np.dtype(np.uint16): torch.bfloat16, np.dtype(np.int16): torch.float16}.get(array.dtype)
+        tensor = torch.from_numpy(array)
+        tensors.append(tensor if narrow is None else tensor.view(narrow))
+    tensors[1].copy_(tensors[0])
 
 
 def _add_in_pieces(

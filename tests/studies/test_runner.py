@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
+from threading import Event, Timer
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -287,8 +287,42 @@ def test_devices_that_share_a_run_compute_in_one_precision(study: StudyRow, monk
     assert all(each.vectors is first.vectors for each in first.siblings), "task vectors are read once"
 
 
+def test_what_an_interrupted_measurement_leaves_behind_stores_nothing_and_spoils_nothing(
+    store: Store, study: StudyRow, pair: Evaluator, evaluators: EvaluatorCache
+):
+    let_go = Event()
+    C = np.array([[0.1, 0.9], [0.9, 0.1], [0.6, 0.7], [0.8, 0.3]])
+
+    def late(measured: Callable) -> Callable:
+        def outcomes(c: np.ndarray, *args: object, **more: object) -> Iterator:
+            for task, outcome in measured(c, *args, **more):
+                if c[0] in C[:2, 0]:
+                    signal.raise_signal(signal.SIGINT)
+                    let_go.wait(60)
+                yield task, outcome
+
+        return outcomes
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.MonkeyPatch.context() as patch:
+        for evaluator in (pair, *pair.siblings):
+            patch.setattr(evaluator, "outcomes", late(evaluator.outcomes))
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                measure(store, study, pair, C[:2])
+        finally:
+            signal.signal(signal.SIGINT, before)
+        # The next call waits for the model that is in use.
+        Timer(0.5, let_go.set).start()
+        values = measure(store, study, pair, C[2:])
+    alone = store.create_study("Alone", study.spec)
+    expected = measure(store, alone, evaluators.get(alone, "cpu", "float32"), C[2:])
+    np.testing.assert_array_equal(values, expected)
+    assert len(store.evaluations(study.id)) == 4, "nothing of the interrupted ones"
+
+
 SLOW_DEVICES = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 import numpy as np, torch
 from mapmerge_core.cli.session import ctrl_c_stops
@@ -303,7 +337,7 @@ store = Store(home)
 study = store.create_study("Slow", spec_from_manifest(Path(zoo), ["Colours", "Stripes"]))
 evaluator = load_evaluator(study)
 def slowly(*args, **more):
-    print("measuring", flush=True)
+    os.write(1, b"measuring\\n")
     time.sleep(60)
 for each in (evaluator, *evaluator.siblings):
     each.outcomes = slowly

@@ -289,6 +289,12 @@ def test_heads_of_many_prompts_are_computed_once_for_all_processes(many, tiny_zo
     other, n_texts = head(weights=tmp_path / "other.safetensors")
     assert n_texts >= 200
     assert not torch.equal(other, first)
+    # What changes no tensor: the activation.
+    quick = json.loads((tiny_zoo / "tiny-clip.json").read_text())
+    (tmp_path / "quick.json").write_text(json.dumps({**quick, "quick_gelu": True}))
+    other, n_texts = head(architecture=tmp_path / "quick.json")
+    assert n_texts >= 200
+    assert not torch.equal(other, first)
     kept.write_bytes(kept.read_bytes()[:-8])
     mended, n_texts = head()
     assert n_texts >= 200
@@ -298,3 +304,4 @@ def test_heads_of_many_prompts_are_computed_once_for_all_processes(many, tiny_zo
     (tmp_path / "file").touch()
     monkeypatch.setenv("MAPMERGE_HOME", str(tmp_path / "file"))
     assert torch.equal(head()[0], first)
+    assert not list((tmp_path / "home" / "cache" / "heads").glob("*.part"))

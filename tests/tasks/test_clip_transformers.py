@@ -348,3 +348,11 @@ def test_heads_of_many_prompts_are_kept_on_disk_and_keep_no_model_alive(zoo, tmp
     assert torch.equal(*heads)
     assert counts[0] > 0
     assert counts[1] == 0
+    # Prompts come to other tokens.
+    other = shutil.copytree(zoo / "pretrained", tmp_path / "other")
+    said = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = said["model"]["vocab"]
+    vocabulary["p"], vocabulary["h"] = vocabulary["h"], vocabulary["p"]
+    (other / "tokenizer.json").write_text(json.dumps(said))
+    family = make_family("clip_transformers", "", other, {}, [task])
+    assert not torch.equal(family.head(task), heads[0])

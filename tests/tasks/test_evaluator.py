@@ -332,7 +332,7 @@ def test_batches_become_smaller_when_the_memory_is_full(tiny_zoo, evaluator, spl
     assert max(seen) == 50
     assert seen.count(50) == seen.count(25) == 1, "what was too large is not tried again"
     most = 0
-    with pytest.raises(MapMergeError, match="runs out of memory with a single example, too: close"):
+    with pytest.raises(MapMergeError, match="runs out of memory, however few examples pass at once: close"):
         small.evaluate(POINTS[1], split=split)
 
 

@@ -503,6 +503,17 @@ def test_a_merge_into_a_module_leaves_no_file_mapped_and_sees_a_new_one(tmp_path
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
+def test_numbers_that_only_the_module_cannot_hold_become_infinity():
+    least = torch.finfo(torch.float32).min
+    pretrained = {"weight": torch.tensor([[least, 1.0]])}
+    vectors = StreamedVectors.from_state_dicts(pretrained, {"one": {"weight": torch.tensor([[least, 2.0]])}})
+    module = nn.Linear(2, 1, bias=False).bfloat16()
+    vectors.merge_into(module, [0.5])
+    assert module.weight.tolist() == [[-np.inf, 1.5]]
+    with pytest.raises(CoefficientError, match="'weight' holds numbers too large for its dtype, float32"):
+        vectors.merge_into(module, [3e39])
+
+
 def test_only_sums_are_computed_of_task_vectors_in_bfloat16(llamas):
     folder, _ = llamas
     vectors = open_vectors(folder / "pre", {"whole": folder / "whole"}, rounded=True)

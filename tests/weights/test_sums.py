@@ -108,6 +108,17 @@ def test_sums_are_rounded_as_torch_rounds(dtype: torch.dtype | None, to: torch.d
         assert torch.equal(out[0][known], expected[known])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("to", [torch.float32, torch.bfloat16])
+def test_without_terms_the_base_is_copied(dtype: torch.dtype, to: torch.dtype) -> None:
+    base = torch.tensor([1.0, -0.0, 0.1], dtype=dtype)
+    out = torch.zeros(2, 3, dtype=to if dtype != torch.float64 or to == torch.bfloat16 else dtype)
+    make_sums([Sums(base, [base, base], out, are_models=True)], np.zeros((2, 2)))
+    assert torch.equal(out[0], base.to(out.dtype))
+    assert torch.equal(out[1], out[0])
+    assert torch.signbit(out[:, 1]).all()
+
+
 def test_every_float16_is_read_as_torch_reads_it() -> None:
     every = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.float16)
     finite = every[every.isfinite()]

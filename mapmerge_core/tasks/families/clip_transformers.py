@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
+import transformers
 from PIL import Image
 from torch.func import functional_call
 from torch.nn import functional
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
-    from transformers import BaseImageProcessor, CLIPTextConfig, PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase
 
     from mapmerge_core.tasks.task import Task
 
@@ -86,8 +87,9 @@ class TransformersClip(ImageClassifier):
             mean,
             std,
         )
-        told = partial(_told, self._tokenizer, self._text_config)
-        self._heads = Heads(told, self.model, (self.part, "visual_projection."))
+        what = f"transformers {transformers.__version__} {self._text_config.to_json_string()}"
+        tokens = partial(_tokens, self._tokenizer, config.text_config.max_position_embeddings)
+        self._heads = Heads(what, tokens, self.model, (self.part, "visual_projection."))
         self._narrow: CLIPModel | None = None
 
     @classmethod
@@ -201,7 +203,5 @@ def _resize(processor: BaseImageProcessor, image: Image.Image) -> Image.Image:
     return Image.fromarray(pixels.transpose(1, 2, 0))
 
 
-def _told(tokenizer: PreTrainedTokenizerBase, config: CLIPTextConfig) -> str:
-    """What tells a tokenizer and a text tower's settings from others."""
-    vocabulary = sorted(tokenizer.get_vocab().items())
-    return f"transformers {config.to_json_string()} {type(tokenizer).__name__} {vocabulary}"
+def _tokens(tokenizer: PreTrainedTokenizerBase, n_most: int, prompts: list[str]) -> bytes:
+    return repr(tokenizer(prompts, truncation=True, max_length=n_most)["input_ids"]).encode()

@@ -30,14 +30,21 @@ class Heads:
     """The heads that one text tower makes.
 
     Args:
-        what: Says what tells the library, the tokenizer and the text tower's settings from others.
+        what: Tells the library and the text tower's settings from others.
+        tokens: Turns prompts into the numbers that the text tower gets for them.
         model: The model that it is part of.
         others: Prefixes of all other tensors' names; the text tower's never change.
     """
 
-    def __init__(self, what: Callable[[], str], model: nn.Module, others: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        what: str,
+        tokens: Callable[[list[str]], bytes],
+        model: nn.Module,
+        others: tuple[str, ...],
+    ) -> None:
         # Not the model itself, which heads shall not keep in memory.
-        self._what, self._model, self._others = what, weakref.ref(model), others
+        self._what, self._tokens, self._model, self._others = what, tokens, weakref.ref(model), others
         self._digest = ""
         self._heads: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = {}
 
@@ -64,7 +71,10 @@ class Heads:
     def _kept(
         self, key: tuple[tuple[str, ...], tuple[str, ...]], device: torch.device, make: Callable[[], Tensor]
     ) -> Tensor:
-        name = key_of(self._what(), self._told_tower(), *key, device.type, torch.__version__)
+        names, templates = key
+        tokens = self._tokens([template.format(name) for name in names for template in templates])
+        counts = f"{len(names)} x {len(templates)}"
+        name = key_of(self._what, self._told_tower(), counts, tokens, device.type, torch.__version__)
         path = cache_folder() / "heads" / f"{name}.npy"
         with suppress(OSError, ValueError, EOFError):  # not there, or damaged
             kept = np.load(path, allow_pickle=False)
@@ -75,8 +85,13 @@ class Heads:
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-                np.save(file, head.cpu().numpy())
-            Path(file.name).replace(path)
+                part = Path(file.name)
+                try:
+                    np.save(file, head.cpu().numpy())
+                    file.close()
+                    part.replace(path)
+                finally:
+                    part.unlink(missing_ok=True)
         return head
 
     def _told_tower(self) -> str:
