@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import cProfile
+import pstats
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.speed.row import Measured, Row, medians, ratio, times_faster
 from benchmarks.speed.towers import N_MODELS, finetuned, tower, vectors
 from mapmerge_core.weights.streamed import open_vectors
 from mapmerge_core.weights.sums import weighted_sums
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mapmerge_core.weights.layout import StateDict
 
 M = 8
 """How many c a batch has."""
@@ -41,11 +49,29 @@ def bandwidth(_: str) -> Measured:
     return ratio(4 * d * (N_MODELS + 2) / merge / 1e9, 12 * d / triad / 1e9, "GB/s", note=note)
 
 
-def reloading(_: str) -> Measured:
-    """One merge in place, beside the usual public code, which makes task vectors of files for each c.
+def _load(path: Path) -> StateDict:
+    tensors: StateDict = torch.load(path)
+    return tensors
 
-    There, a task vector is read from two files, the pre-trained model and a fine-tuned one; scaled ones are
-    added as dictionaries, and their sum to the pre-trained model, which is read once more.
+
+def _subtract(model: StateDict, base: StateDict) -> StateDict:
+    return {name: model[name] - tensor for name, tensor in base.items()}
+
+
+def _scale(difference: StateDict, coefficient: float) -> StateDict:
+    return {name: coefficient * tensor for name, tensor in difference.items()}
+
+
+def _add(total: StateDict, other: StateDict) -> StateDict:
+    return {name: total[name] + tensor if name in total else tensor for name, tensor in other.items()}
+
+
+@contextlib.contextmanager
+def _reloader() -> Iterator[Callable[[], None]]:
+    """The usual public code for one c: task vectors are made of files, scaled, and added as dictionaries.
+
+    A task vector is read from two files, the pre-trained model and a fine-tuned one; their sum is added to
+    the pre-trained model, which is read once more.
     """
     module, [c] = tower(), coefficients()
     pretrained = dict(module.state_dict())
@@ -55,21 +81,36 @@ def reloading(_: str) -> Measured:
         for n, path in enumerate(paths[1:], 1):
             torch.save(finetuned(pretrained, n), path)
 
-        def task_vector(path: Path) -> dict[str, torch.Tensor]:
-            base, model = torch.load(paths[0]), torch.load(path)
-            return {name: model[name] - tensor for name, tensor in base.items()}
-
         def reload() -> None:
-            total: dict[str, torch.Tensor] = {}
+            total: StateDict = {}
             for path, coefficient in zip(paths[1:], c.tolist(), strict=True):
-                for name, difference in task_vector(path).items():
-                    scaled = coefficient * difference
-                    total[name] = total[name] + scaled if name in total else scaled
-            base = torch.load(paths[0])
-            module.load_state_dict({name: tensor + total[name] for name, tensor in base.items()})
+                base = _load(paths[0])
+                total = _add(total, _scale(_subtract(_load(path), base), coefficient))
+            module.load_state_dict(_add(_load(paths[0]), total))
 
+        yield reload
+
+
+def reloading(_: str) -> Measured:
+    """One merge in place, beside the usual public code, see `_reloader`."""
+    with _reloader() as reload:
         theirs = medians(reload)[0]
     return _faster(theirs, "the files are in the system's cache already; ")
+
+
+def profile_reloading(_: str) -> None:
+    """Where the time of the usual public code goes, and that of a merge in place."""
+    task_vectors, module, [c] = vectors(), tower(), coefficients()
+    task_vectors.merge_into(module, c)
+    with _reloader() as reload:
+        reload()
+        with cProfile.Profile() as theirs:
+            reload()
+    with cProfile.Profile() as ours:
+        task_vectors.merge_into(module, c)
+    shown = "merging.py.*_load|_subtract|_scale|_add|load_state_dict|merge_into|make_sums|add_up|acquire"
+    for taken in (theirs, ours):
+        pstats.Stats(taken, stream=sys.stderr).sort_stats("cumulative").print_stats(shown)
 
 
 def loop(_: str) -> Measured:
@@ -129,16 +170,6 @@ def on_disk(_: str) -> Measured:
     return ratio(1000 * ours, 1000 * theirs, "ms", note="the files are in the system's cache already")
 
 
-def show_profile(_: str) -> None:
-    """Where the time of some merges goes."""
-    task_vectors, module, [c] = vectors(), tower(), coefficients()
-    task_vectors.merge_into(module, c)
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        for _ in range(5):
-            task_vectors.merge_into(module, c)
-    sys.stderr.write(profiled.key_averages().table(sort_by="self_cpu_time_total", row_limit=10))
-
-
 def rounded_bandwidth(_: str) -> Measured:
     """One merge of task vectors in bfloat16, beside one of those in float32."""
     module, other, [c] = tower(), tower(), coefficients()
@@ -159,7 +190,6 @@ ROWS = (
         target=0.7,
         at_most=False,
         measure=bandwidth,
-        profile=show_profile,
     ),
     Row(
         "merge_reload",
@@ -168,6 +198,7 @@ ROWS = (
         target=20,
         at_most=False,
         measure=reloading,
+        profile=profile_reloading,
     ),
     Row("merge_loop", WHAT, "a loop over tensors in memory", target=3, at_most=False, measure=loop),
     Row(
