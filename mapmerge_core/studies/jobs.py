@@ -460,9 +460,8 @@ class Jobs:
         # "auto" may be the same device as "cuda" or "cpu", and two jobs on one would only slow each other.
         names = [worker]
         if worker != _FILES:
-            from mapmerge_core.tasks.evaluator import choose_devices
+            from mapmerge_core.tasks.evaluator import choose_devices, name_of
 
-            devices = [str(device) for device in choose_devices(worker)]
-            names = sorted("cuda:0" if device == "cuda" else device for device in devices)
+            names = sorted(name_of(device) for device in choose_devices(worker))
         with self._lock:
             return [self._device_locks.setdefault(name, threading.Lock()) for name in names]

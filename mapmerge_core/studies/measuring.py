@@ -89,9 +89,7 @@ class _Measuring:
     def set(self, i: int, known: Mapping[str, float]) -> int:
         """Takes over values of a row, tells the progress, and returns how many are still missing in all."""
         with self._lock:
-            for task in self.tasks:
-                if task in known:
-                    self.values[i, self.tasks.index(task)] = known[task]
+            self.values[i] = [known.get(task, np.nan) for task in self.tasks]
             return self._report()
 
     def report(self) -> None:
@@ -173,7 +171,16 @@ class _Measuring:
                     raise Cancelled
 
     def _known_at(self, i: int) -> tuple[dict[str, float], dict[str, SubsetEvaluationRow]]:
-        return _known_at(self.store, self.study, self.C[i], self.split, self.wanted[i])
+        """What is known at one row, by task.
+
+        Returns:
+            The values of whole splits and of as many images as are wanted, and the measurements of parts.
+        """
+        store, study, c, images = self.store, self.study.id, self.C[i], self.wanted[i]
+        # Before those of whole splits, which take the place of parts: one of the two is found always.
+        rows = store.subset_evaluations(study, c) if self.split == "val" else []
+        enough = {row.task: row.value for row in rows if images is not None and row.n_examples >= images}
+        return enough | store.measured(study, c, self.split), {row.task: row for row in rows}
 
 
 def _is_anchor(c: np.ndarray) -> bool:
@@ -199,17 +206,3 @@ def _known(
         for known in on[images][same]:
             row[:] = known[columns]
     return values
-
-
-def _known_at(
-    store: Store, study: StudyRow, c: np.ndarray, split: Split, images: int | None
-) -> tuple[dict[str, float], dict[str, SubsetEvaluationRow]]:
-    """What is known at one c (N,), by task.
-
-    Returns:
-        The values of whole splits and of ``images`` of them or more, and the measurements of parts.
-    """
-    # Before those of whole splits, which take the place of parts: one of the two is found always.
-    rows = store.subset_evaluations(study.id, c) if split == "val" else []
-    enough = {row.task: row.value for row in rows if images is not None and row.n_examples >= images}
-    return enough | store.measured(study.id, c, split), {row.task: row for row in rows}

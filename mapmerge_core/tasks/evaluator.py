@@ -69,11 +69,16 @@ def choose_devices(names: str = "auto") -> list[torch.device]:
     if names == "auto" and torch.cuda.device_count() > 1:
         return [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
     devices = [choose_device(name.strip()) for name in names.split(",")]
-    indices = [(device.type, device.index or 0) for device in devices]
-    for device, index in zip(devices, indices, strict=True):
-        if indices.count(index) > 1:
+    chosen = [name_of(device) for device in devices]
+    for device, name in zip(devices, chosen, strict=True):
+        if chosen.count(name) > 1:
             raise MapMergeError(f"The device '{device}' is named twice: name each once.")
     return devices
+
+
+def name_of(device: torch.device) -> str:
+    """Returns the one name of a device that has several, as ``cuda`` and ``cuda:0``."""
+    return f"{device.type}:{device.index or 0}"
 
 
 @cache

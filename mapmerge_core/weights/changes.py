@@ -195,10 +195,7 @@ class Changes:
         base = self.pretrained[key].to("cpu")
         rounded_to = dtype if dtype in ROUNDED_TO else None
         made = Sums(base.reshape(-1), rows, target.detach().view(1, -1), rounded_to, are_models=True)
-        if not rows:
-            target.copy_(base)
-        else:
-            make_sums([made], c[c != 0][None])
+        make_sums([made], c[c != 0][None])
         return True
 
     @cached_property

@@ -115,10 +115,9 @@ class _Arrays(NamedTuple):
     def computed_in(self) -> type[np.floating]:
         return np.float64 if self.base.dtype == np.float64 else np.float32
 
-    def piece(self, some: slice, out: NDArray) -> _Arrays:
-        """Some elements, with a row of their own for their sums."""
-        rows = [row[some] for row in self.rows]
-        return _Arrays(self.base[some], rows, out, self.dtype, self.are_models)
+    def piece(self, some: slice) -> _Arrays:
+        """Some of the elements of what is added."""
+        return self._replace(base=self.base[some], rows=[row[some] for row in self.rows])
 
 
 class _Stretch(NamedTuple):
@@ -168,8 +167,8 @@ def _make(wanted: Sequence[_Arrays], C: NDArray[np.float64], share: Sequence[_St
                     _add_in_pieces(sums, row, c, groups, first, last)
                 continue
             for i, group in enumerate(groups):
-                begins, ends = i == 0, group is groups[-1]
-                _add(sums, out, group, coefficients, first, last, begins=begins, ends=ends)
+                to = sums.dtype if group is groups[-1] else None
+                _add(sums, group, coefficients, None if i else sums.base, out, first, last, to)
 
 
 def _copy(base: NDArray, out: NDArray) -> None:
@@ -190,31 +189,27 @@ def _add_in_pieces(
     *early, latest = groups
     for start in range(first, last, _PIECE):
         some = slice(start, min(start + _PIECE, last))
-        size = some.stop - start
-        piece = sums.piece(some, out[some])
+        size, piece = some.stop - start, sums.piece(some)
         for i, group in enumerate(early):
-            _add(piece, memory, group, c[None], 0, size, begins=i == 0, ends=False)
-        _add(piece, out[None, some], latest, c[None], 0, size, begins=False, ends=True, so_far=memory[0])
+            _add(piece, group, c[None], None if i else piece.base, memory, 0, size)
+        _add(piece, latest, c[None], memory[0], out[None, some], 0, size, sums.dtype)
 
 
 def _add(
     sums: _Arrays,
-    out: NDArray,
     terms: NDArray[np.intp],
     C: NDArray,
+    start: NDArray | None,
+    out: NDArray,
     first: int,
     last: int,
-    *,
-    begins: bool,
-    ends: bool,
-    so_far: NDArray | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
-    """Adds some rows to the base, or to what is in ``out`` already, or to the sum ``so_far`` (d,)."""
+    """Adds some rows to ``start`` (d,), or to what is in ``out`` (m x d), and rounds to ``dtype``."""
     from mapmerge_core.weights.compiled import BFLOAT16, FLOAT16, add_up
 
     coefficients, used = np.ascontiguousarray(C[:, terms]), tuple(sums.rows[n] for n in terms)
-    to = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16, None: None}[sums.dtype if ends else None]
-    start = so_far if so_far is not None else sums.base if begins else None
+    to = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16, None: None}[dtype]
     origin = sums.base if sums.are_models else None
     add_up(start, origin, used, coefficients, out, np.uint64(first), np.uint64(last), to)
 

@@ -60,15 +60,15 @@ def load_exactly(
         else:
             continue
         raise CheckpointError(f"{path} does not fit the architecture {architecture}: it {problem}.")
-    tied = len({id(tensor) for tensor in model.state_dict(keep_vars=True).values()}) < len(expected)
-    weights, places = {}, set()
-    for name, tensor in state_dict.items():
-        weights[name] = tensor.to(expected[name].dtype)
-        # A file may tie tensors that are the model's own each.
-        place = weights[name].untyped_storage().data_ptr(), weights[name].storage_offset()
-        weights[name] = weights[name].clone() if place in places else weights[name]
-        places.add(place)
-    model.load_state_dict(weights, assign=not tied)
+    weights = {name: tensor.to(expected[name].dtype) for name, tensor in state_dict.items()}
+    # Tied tensors of either would be torn apart, or tied to others.
+    model.load_state_dict(weights, assign=_are_apart(expected) and _are_apart(weights))
+
+
+def _are_apart(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether no two tensors begin at the same place in memory."""
+    places = {(tensor.untyped_storage().data_ptr(), tensor.storage_offset()) for tensor in tensors.values()}
+    return len(places) == len(tensors)
 
 
 def narrow_copy(model: Model, dtype: torch.dtype, parts: tuple[str, ...]) -> Model:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -102,7 +101,7 @@ class ClipZeroShot(ImageClassifier):
             )
         told = {name: value for name, value in model_config.items() if name != "vision_cfg"}
         what = f"open_clip {open_clip.__version__} {json.dumps(told, sort_keys=True)}"
-        self._heads = Heads(what, partial(_tokens, self._tokenizer), self.model, (self.part,))
+        self._heads = Heads(what, self._tokenizer, self.model, (self.part,))
         self._narrow: open_clip.CLIP | open_clip.CustomTextCLIP | None = None
         self.to(device)
 
@@ -159,11 +158,6 @@ class ClipZeroShot(ImageClassifier):
         features: Tensor = outputs[0]
         scale: Tensor = outputs[2]
         return scale * (features @ head)
-
-
-def _tokens(tokenizer: SimpleTokenizer | HFTokenizer, prompts: list[str]) -> bytes:
-    tokens: bytes = tokenizer(prompts).numpy().tobytes()
-    return tokens
 
 
 def preprocessing_of(tag: str) -> dict[str, Any]:

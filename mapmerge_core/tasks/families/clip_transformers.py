@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -25,9 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
-    from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import BaseImageProcessor, BatchEncoding, PreTrainedConfig
 
     from mapmerge_core.tasks.task import Task
+
+
+_OF_IMAGES = ("vision_model.", "visual_projection.")
+"""Prefixes of the tensors that see images; all others are the text tower's."""
 
 
 class TransformersClip(ImageClassifier):
@@ -66,7 +69,8 @@ class TransformersClip(ImageClassifier):
         self.model = cast("CLIPModel", built)
         config: Any = self.model.config
         self._folder, self._text_config = folder, config.text_config
-        self._tokenizer = read_tokenizer(folder, config.text_config.vocab_size)
+        tokenizer = read_tokenizer(folder, config.text_config.vocab_size)
+        n_most = config.text_config.max_position_embeddings
         with reading("an image processor", folder):
             processor = AutoImageProcessor.from_pretrained(
                 folder, backend="pil", trust_remote_code=False, local_files_only=True
@@ -88,8 +92,15 @@ class TransformersClip(ImageClassifier):
             std,
         )
         what = f"transformers {transformers.__version__} {self._text_config.to_json_string()}"
-        tokens = partial(_tokens, self._tokenizer, config.text_config.max_position_embeddings)
-        self._heads = Heads(what, tokens, self.model, (self.part, "visual_projection."))
+
+        def tokens(prompts: list[str]) -> BatchEncoding:
+            found: BatchEncoding = tokenizer(
+                prompts, padding=True, truncation=True, max_length=n_most, return_tensors="pt"
+            )
+            return found
+
+        self._tokens = tokens
+        self._heads = Heads(what, lambda prompts: tokens(prompts)["input_ids"], self.model, _OF_IMAGES)
         self._narrow: CLIPModel | None = None
 
     @classmethod
@@ -112,7 +123,7 @@ class TransformersClip(ImageClassifier):
         if dtype == torch.float32:
             return self.model
         if self._narrow is None:
-            self._narrow = narrow_copy(self.model, dtype, (self.part, "visual_projection."))
+            self._narrow = narrow_copy(self.model, dtype, _OF_IMAGES)
         return self._narrow
 
     @torch.no_grad()
@@ -163,13 +174,7 @@ class TransformersClip(ImageClassifier):
         return scale * (functional.normalize(features.float(), dim=-1) @ head)
 
     def _text_features(self, prompts: list[str]) -> Tensor:
-        tokens = self._tokenizer(
-            prompts,
-            padding=True,
-            truncation=True,
-            max_length=self._text_config.max_position_embeddings,
-            return_tensors="pt",
-        ).to(self.device)
+        tokens = self._tokens(prompts).to(self.device)
         check_tokens(tokens["input_ids"], self._folder, self._text_config.vocab_size)
         features: Tensor = self.model.get_text_features(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
@@ -201,7 +206,3 @@ def _resize(processor: BaseImageProcessor, image: Image.Image) -> Image.Image:
     """What an image processor does with an image before its numbers are scaled."""
     pixels = processor(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
     return Image.fromarray(pixels.transpose(1, 2, 0))
-
-
-def _tokens(tokenizer: PreTrainedTokenizerBase, n_most: int, prompts: list[str]) -> bytes:
-    return repr(tokenizer(prompts, truncation=True, max_length=n_most)["input_ids"]).encode()

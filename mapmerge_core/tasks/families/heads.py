@@ -39,7 +39,7 @@ class Heads:
     def __init__(
         self,
         what: str,
-        tokens: Callable[[list[str]], bytes],
+        tokens: Callable[[list[str]], Tensor],
         model: nn.Module,
         others: tuple[str, ...],
     ) -> None:
@@ -73,12 +73,12 @@ class Heads:
     ) -> Tensor:
         names, templates = key
         tokens = self._tokens([template.format(name) for name in names for template in templates])
-        counts = f"{len(names)} x {len(templates)}"
-        name = key_of(self._what, self._told_tower(), counts, tokens, device.type, torch.__version__)
-        path = cache_folder() / "heads" / f"{name}.npy"
+        counts, told = f"{len(names)} x {len(templates)}", tokens.numpy().tobytes()
+        file_key = key_of(self._what, self._told_tower(), counts, told, device.type, torch.__version__)
+        path = cache_folder() / "heads" / f"{file_key}.npy"
         with suppress(OSError, ValueError, EOFError):  # not there, or damaged
             kept = np.load(path, allow_pickle=False)
-            if kept.dtype == np.float32 and kept.ndim == 2 and kept.shape[1] == len(key[0]):
+            if kept.dtype == np.float32 and kept.ndim == 2 and kept.shape[1] == len(names):
                 return torch.from_numpy(kept).to(device)
         head = make()
         # Where it can't be written it is computed anew next time.
