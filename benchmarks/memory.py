@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mapmerge_core.weights.adapters import Adapter, LowRank
-from mapmerge_core.weights.checkpoints import open_state_dict
-from mapmerge_core.weights.checks import Described
-from mapmerge_core.weights.export import save_merged
-from mapmerge_core.weights.safetensors_writer import write_safetensors
-from mapmerge_core.weights.streamed import StreamedVectors
+from mapmerge_core.weights.io.adapters import Adapter, LowRank
+from mapmerge_core.weights.io.checkpoints import open_state_dict
+from mapmerge_core.weights.io.checks import Described
+from mapmerge_core.weights.export.writing import save_merged
+from mapmerge_core.weights.export.safetensors_writer import write_safetensors
+from mapmerge_core.weights.vectors.streamed import StreamedVectors
 
 MIB = 1 << 20
 N_MODELS = 4

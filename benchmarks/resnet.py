@@ -24,8 +24,8 @@ from mapmerge_core.errors import MapMergeError
 from mapmerge_core.tasks.evaluator import Evaluator
 from mapmerge_core.tasks.families.classifier import ClassifierWithHeads
 from mapmerge_core.tasks.task import Task
-from mapmerge_core.weights.checkpoints import read_state_dict
-from mapmerge_core.weights.task_vectors import TaskVectors
+from mapmerge_core.weights.io.checkpoints import read_state_dict
+from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mapmerge_core.errors import (
         CheckpointError,
-        CoefficientError,
+        PointError,
         DatasetError,
         ExportError,
         MapMergeError,
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from mapmerge_core.methods.direct import DirectSearch
     from mapmerge_core.methods.map import MAP
     from mapmerge_core.methods.nested import NestedMAP
-    from mapmerge_core.methods.pareto.merging import ParetoMerging, pareto_merge
-    from mapmerge_core.methods.pareto.pareto_set import ParetoSet
-    from mapmerge_core.methods.pareto.training import Training
-    from mapmerge_core.search.design import make_design
-    from mapmerge_core.search.front import Front, find_front, non_dominated
+    from mapmerge_core.merges._pareto_training import ParetoMerging, pareto_merge
+    from mapmerge_core.merges._pareto_set import ParetoSet
+    from mapmerge_core.merges._training_settings import Training
+    from mapmerge_core.search.designs import make_design
+    from mapmerge_core.search.fronts import Front, find_front, non_dominated
     from mapmerge_core.search.indicators import (
         generational_distance,
         hypervolume,
@@ -42,34 +42,34 @@ if TYPE_CHECKING:
     from mapmerge_core.search.preference_grid import PreferenceInterpolator, preference_grid
     from mapmerge_core.search.preferences import choose_by_preference
     from mapmerge_core.search.rules import Rule, RuleResult, apply_rule, parse_rule
-    from mapmerge_core.search.surrogate import QuadraticSurrogate
-    from mapmerge_core.studies.analysis import Analysis, analyse
-    from mapmerge_core.studies.baselines import BASELINES, make_baseline, measure_baseline
-    from mapmerge_core.studies.checking import check_spec
-    from mapmerge_core.studies.comparing import Comparison, compare, complete, to_table
-    from mapmerge_core.studies.demo import create_demo_study, demo_runs, find_demo_study
-    from mapmerge_core.studies.evaluators import load_evaluator
-    from mapmerge_core.studies.exporting import (
+    from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
+    from mapmerge_core.studies.analysis.analysis import Analysis, analyse
+    from mapmerge_core.studies.runs.baselines import BASELINES, make_baseline, measure_baseline
+    from mapmerge_core.studies.inputs.checking import check_spec
+    from mapmerge_core.studies.analysis.comparing import Comparison, compare, complete, to_table
+    from mapmerge_core.studies.config.demo import create_demo_study, demo_runs, find_demo_study
+    from mapmerge_core.studies.inputs.evaluators import load_evaluator
+    from mapmerge_core.studies.runs.exporting import (
         export_baseline,
         export_learned_pick,
         export_learned_set,
         export_pick,
     )
-    from mapmerge_core.studies.jobs import Jobs, JobSnapshot
-    from mapmerge_core.studies.learned import LearnedRule, LearnedSet, learned_set
-    from mapmerge_core.studies.learning import measure_learned, refine_by_rule
-    from mapmerge_core.studies.manifest import DEMO_ZOO, spec_from_manifest
-    from mapmerge_core.studies.measuring import measure
-    from mapmerge_core.studies.proposing import propose
-    from mapmerge_core.studies.replay import RunFront, run_front
-    from mapmerge_core.studies.runner import execute_run
-    from mapmerge_core.studies.settings import RunSettings
-    from mapmerge_core.studies.siblings import sibling
-    from mapmerge_core.studies.spec import StudySpec, TaskSpec, Transform
-    from mapmerge_core.studies.store import Store, home
-    from mapmerge_core.studies.study_file import StudyFile, read_study_file, write_study_file
-    from mapmerge_core.studies.unlabelled import UnlabelledChoice, choose_unlabelled
-    from mapmerge_core.tasks.adamerging import adamerge
+    from mapmerge_core.studies.jobs.jobs import Jobs, JobSnapshot
+    from mapmerge_core.studies.analysis.learned import LearnedRule, LearnedSet, learned_set
+    from mapmerge_core.studies.runs.learning import measure_learned, refine_by_rule
+    from mapmerge_core.studies.config.manifest import DEMO_ZOO, spec_from_manifest
+    from mapmerge_core.studies.runs.measuring import measure
+    from mapmerge_core.studies.discovery.proposing import propose
+    from mapmerge_core.studies.analysis.replay import RunFront, run_front
+    from mapmerge_core.studies.runs.runner import execute_run
+    from mapmerge_core.studies.config.run import RunSettings
+    from mapmerge_core.studies.analysis.siblings import sibling
+    from mapmerge_core.studies.config.study import StudySpec, TaskSpec, Transform
+    from mapmerge_core.studies.store.store import Store, home
+    from mapmerge_core.studies.config.study_file import StudyFile, read_study_file, write_study_file
+    from mapmerge_core.studies.runs.unlabelled import UnlabelledChoice, choose_unlabelled
+    from mapmerge_core.merges._adamerging import adamerge
     from mapmerge_core.tasks.data_source import DataSource
     from mapmerge_core.tasks.datasets import open_images, open_texts
     from mapmerge_core.tasks.evaluator import Evaluator, choose_device
@@ -88,17 +88,17 @@ if TYPE_CHECKING:
         Outcome,
         find_metric,
     )
-    from mapmerge_core.tasks.statistics import fisher_diagonals, gram_matrices
+    from mapmerge_core.merges._statistics import fisher_diagonals, gram_matrices
     from mapmerge_core.tasks.task import Task
-    from mapmerge_core.weights.averages import fisher_merge, regmean_merge
-    from mapmerge_core.weights.checkpoints import find_checkpoints, inspect, open_state_dict, read_state_dict
-    from mapmerge_core.weights.export import ExportResult, Recipe, read_recipe, save_merged, save_model
-    from mapmerge_core.weights.hub import HubRef, fetch, parse_source
-    from mapmerge_core.weights.inspection import inspect_models
-    from mapmerge_core.weights.merges import dare, dare_ties, slerp, ties
-    from mapmerge_core.weights.streamed import StreamedVectors, open_vectors
-    from mapmerge_core.weights.task_vectors import TaskVectors
-    from mapmerge_core.weights.transforms import apply_transform, dare_drop, elect_sign, ties_trim
+    from mapmerge_core.merges._averages import fisher_merge, regmean_merge
+    from mapmerge_core.weights.io.checkpoints import find_checkpoints, inspect, open_state_dict, read_state_dict
+    from mapmerge_core.weights.export.writing import ExportResult, Recipe, read_recipe, save_merged, save_model
+    from mapmerge_core.weights.io.hub import HubRef, fetch, parse_source
+    from mapmerge_core.weights.io.inspection import inspect_models
+    from mapmerge_core.merges._one_shot import dare, dare_ties, slerp, ties
+    from mapmerge_core.weights.vectors.streamed import StreamedVectors, open_vectors
+    from mapmerge_core.weights.vectors.task_vectors import TaskVectors
+    from mapmerge_core.merges._sparse import apply_transform, dare_drop, elect_sign, ties_trim
 
 __version__ = "0.1.0"
 
@@ -118,7 +118,7 @@ __all__ = [
     "BayesianMAP",
     "CheckpointError",
     "ClipZeroShot",
-    "CoefficientError",
+    "PointError",
     "Comparison",
     "DataSource",
     "DatasetError",
@@ -239,7 +239,7 @@ __all__ = [
 _MODULES = {
     "errors": (
         "CheckpointError",
-        "CoefficientError",
+        "PointError",
         "DatasetError",
         "ExportError",
         "MapMergeError",
@@ -252,11 +252,11 @@ _MODULES = {
     "methods.direct": ("DirectSearch",),
     "methods.map": ("MAP",),
     "methods.nested": ("NestedMAP",),
-    "methods.pareto.merging": ("ParetoMerging", "pareto_merge"),
-    "methods.pareto.pareto_set": ("ParetoSet",),
-    "methods.pareto.training": ("Training",),
-    "search.design": ("make_design",),
-    "search.front": ("Front", "find_front", "non_dominated"),
+    "merges._pareto_training": ("ParetoMerging", "pareto_merge"),
+    "merges._pareto_set": ("ParetoSet",),
+    "merges._training_settings": ("Training",),
+    "search.designs": ("make_design",),
+    "search.fronts": ("Front", "find_front", "non_dominated"),
     "search.indicators": (
         "generational_distance",
         "hypervolume",
@@ -270,34 +270,34 @@ _MODULES = {
     "search.preference_grid": ("PreferenceInterpolator", "preference_grid"),
     "search.preferences": ("choose_by_preference",),
     "search.rules": ("Rule", "RuleResult", "apply_rule", "parse_rule"),
-    "search.surrogate": ("QuadraticSurrogate",),
-    "studies.analysis": ("Analysis", "analyse"),
-    "studies.baselines": ("BASELINES", "make_baseline", "measure_baseline"),
-    "studies.checking": ("check_spec",),
-    "studies.comparing": ("Comparison", "compare", "complete", "to_table"),
-    "studies.demo": ("create_demo_study", "demo_runs", "find_demo_study"),
-    "studies.evaluators": ("load_evaluator",),
-    "studies.exporting": (
+    "search.surrogates.quadratic": ("QuadraticSurrogate",),
+    "studies.analysis.analysis": ("Analysis", "analyse"),
+    "studies.runs.baselines": ("BASELINES", "make_baseline", "measure_baseline"),
+    "studies.inputs.checking": ("check_spec",),
+    "studies.analysis.comparing": ("Comparison", "compare", "complete", "to_table"),
+    "studies.config.demo": ("create_demo_study", "demo_runs", "find_demo_study"),
+    "studies.inputs.evaluators": ("load_evaluator",),
+    "studies.runs.exporting": (
         "export_baseline",
         "export_learned_pick",
         "export_learned_set",
         "export_pick",
     ),
-    "studies.jobs": ("JobSnapshot", "Jobs"),
-    "studies.learned": ("LearnedRule", "LearnedSet", "learned_set"),
-    "studies.learning": ("measure_learned", "refine_by_rule"),
-    "studies.manifest": ("DEMO_ZOO", "spec_from_manifest"),
-    "studies.proposing": ("propose",),
-    "studies.replay": ("RunFront", "run_front"),
-    "studies.measuring": ("measure",),
-    "studies.runner": ("execute_run",),
-    "studies.settings": ("RunSettings",),
-    "studies.siblings": ("sibling",),
-    "studies.spec": ("StudySpec", "TaskSpec", "Transform"),
-    "studies.store": ("Store", "home"),
-    "studies.study_file": ("StudyFile", "read_study_file", "write_study_file"),
-    "studies.unlabelled": ("UnlabelledChoice", "choose_unlabelled"),
-    "tasks.adamerging": ("adamerge",),
+    "studies.jobs.jobs": ("JobSnapshot", "Jobs"),
+    "studies.analysis.learned": ("LearnedRule", "LearnedSet", "learned_set"),
+    "studies.runs.learning": ("measure_learned", "refine_by_rule"),
+    "studies.config.manifest": ("DEMO_ZOO", "spec_from_manifest"),
+    "studies.discovery.proposing": ("propose",),
+    "studies.analysis.replay": ("RunFront", "run_front"),
+    "studies.runs.measuring": ("measure",),
+    "studies.runs.runner": ("execute_run",),
+    "studies.config.run": ("RunSettings",),
+    "studies.analysis.siblings": ("sibling",),
+    "studies.config.study": ("StudySpec", "TaskSpec", "Transform"),
+    "studies.store.store": ("Store", "home"),
+    "studies.config.study_file": ("StudyFile", "read_study_file", "write_study_file"),
+    "studies.runs.unlabelled": ("UnlabelledChoice", "choose_unlabelled"),
+    "merges._adamerging": ("adamerge",),
     "tasks.data_source": ("DataSource",),
     "tasks.datasets": ("open_images", "open_texts"),
     "tasks.evaluator": ("Evaluator", "choose_device"),
@@ -316,17 +316,17 @@ _MODULES = {
         "TOP5_ACCURACY",
         "find_metric",
     ),
-    "tasks.statistics": ("fisher_diagonals", "gram_matrices"),
+    "merges._statistics": ("fisher_diagonals", "gram_matrices"),
     "tasks.task": ("Task",),
-    "weights.averages": ("fisher_merge", "regmean_merge"),
-    "weights.checkpoints": ("find_checkpoints", "inspect", "open_state_dict", "read_state_dict"),
-    "weights.export": ("ExportResult", "Recipe", "read_recipe", "save_merged", "save_model"),
-    "weights.hub": ("HubRef", "fetch", "parse_source"),
-    "weights.inspection": ("inspect_models",),
-    "weights.merges": ("dare", "dare_ties", "slerp", "ties"),
-    "weights.streamed": ("StreamedVectors", "open_vectors"),
-    "weights.task_vectors": ("TaskVectors",),
-    "weights.transforms": ("apply_transform", "dare_drop", "elect_sign", "ties_trim"),
+    "merges._averages": ("fisher_merge", "regmean_merge"),
+    "weights.io.checkpoints": ("find_checkpoints", "inspect", "open_state_dict", "read_state_dict"),
+    "weights.export.writing": ("ExportResult", "Recipe", "read_recipe", "save_merged", "save_model"),
+    "weights.io.hub": ("HubRef", "fetch", "parse_source"),
+    "weights.io.inspection": ("inspect_models",),
+    "merges._one_shot": ("dare", "dare_ties", "slerp", "ties"),
+    "weights.vectors.streamed": ("StreamedVectors", "open_vectors"),
+    "weights.vectors.task_vectors": ("TaskVectors",),
+    "merges._sparse": ("apply_transform", "dare_drop", "elect_sign", "ties_trim"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

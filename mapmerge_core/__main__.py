@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         return _end(INTERRUPTED, *map(str, stop.args))
     except Exception as error:  # noqa: BLE001 - whatever it is, nobody wants a traceback
-        from mapmerge_core.studies.runner import explain
+        from mapmerge_core.studies.runs.runner import explain
 
         return _end(UNEXPECTED, explain(error))
 

@@ -15,8 +15,16 @@ class CheckpointError(MapMergeError):
     """A checkpoint can't be read, or doesn't fit the pre-trained model."""
 
 
-class CoefficientError(MapMergeError):
-    """Coefficients have the wrong shape or hold values that are not finite."""
+class PointError(MapMergeError):
+    """A point (coefficients, weights of models, a preference) is not one of its space."""
+
+
+class RegistryError(MapMergeError):
+    """A merge, method, metric, family, reader or link is unknown, or can't be registered."""
+
+
+class SettingError(MapMergeError):
+    """A setting is unknown, of another type, or out of bounds."""
 
 
 class DatasetError(MapMergeError):

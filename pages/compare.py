@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.studies.siblings import sibling
+from mapmerge_core.studies.analysis.siblings import sibling
 from pages.parts import comparison_figures, comparison_table, live, preference, shell, state, transform_form
 from pages.parts.words import duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mapmerge_core.studies.comparing import Comparison
-    from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.studies.analysis.comparing import Comparison
+    from mapmerge_core.studies.store.rows import StudyRow
 
 EVERY = 3
 """Seconds between looks at what a job has made and measured."""

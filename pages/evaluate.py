@@ -21,7 +21,7 @@ from pages.parts import (
 from pages.parts.words import STATUS, duration
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.rows import RunRow, StudyRow
+    from mapmerge_core.studies.store.rows import RunRow, StudyRow
 
 
 def draw() -> None:

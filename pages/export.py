@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import streamlit as st
 
-from mapmerge_core.studies.baselines import label
-from mapmerge_core.studies.exporting import exported_baseline
+from mapmerge_core.studies.runs.baselines import label
+from mapmerge_core.studies.runs.exporting import exported_baseline
 from pages.parts import exported as exports
 from pages.parts import live, pictures, shell, state
 from pages.parts.words import share, size
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from mapmerge_core.studies.rows import BaselineRow, LearnedPickRow, PickRow
+    from mapmerge_core.studies.store.rows import BaselineRow, LearnedPickRow, PickRow
 
 ADDRESSES: dict[state.ExportKind, str] = {"pick": "pick", "baseline": "baseline", "learned": "learned_pick"}
 """What the address calls a model's number."""

@@ -10,9 +10,9 @@ import streamlit as st
 
 from mapmerge_core.errors import CheckpointError, DatasetError, MapMergeError
 from mapmerge_core.methods.catalogue import default_points
-from mapmerge_core.studies.manifest import read_manifest, spec_from_manifest
-from mapmerge_core.studies.settings import RunSettings
-from mapmerge_core.studies.study_file import STUDY_FILE, StudyFile, read_study_file, write_study_file
+from mapmerge_core.studies.config.manifest import read_manifest, spec_from_manifest
+from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.config.study_file import STUDY_FILE, StudyFile, read_study_file, write_study_file
 from pages.parts import (
     background,
     downloads,
@@ -26,7 +26,7 @@ from pages.parts import (
 )
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.spec import StudySpec
+    from mapmerge_core.studies.config.study import StudySpec
 
 READY = shell.ASSETS / "studies"
 """Study files that come with mapmerge."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.studies.manifest import demo_settings
+from mapmerge_core.studies.config.manifest import demo_settings
 from pages.parts import demos, pictures, shell, state
 from pages.parts.words import STATUS, ago
 
@@ -67,7 +67,7 @@ EXPECTED = {2: "20 seconds", 4: "1 minute", 8: "3 minutes"}
 def start_demo(count: int) -> None:
     """Create the demo's study, start its run and go to Evaluate."""
     # It takes a second to import, which the first page needn't wait for.
-    from mapmerge_core.studies.demo import create_demo_study  # noqa: PLC0415
+    from mapmerge_core.studies.config.demo import create_demo_study  # noqa: PLC0415
 
     run = create_demo_study(state.store(), count, zoo=state.zoo())
     state.jobs().start_run(run.id)

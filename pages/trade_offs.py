@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mapmerge_core.search.rules import RuleResult
-    from mapmerge_core.studies.analysis import Analysis
+    from mapmerge_core.studies.analysis.analysis import Analysis
 
 SCALARISATIONS = {"weighted_sum": "Weighted sum", "tchebycheff": "Tchebycheff (evens out)"}
 

@@ -17,10 +17,10 @@ from benchmarks.paper.bench import Bench, Counter, evenly
 from benchmarks.paper.models import Models, from_study, from_zoo, parse_set
 from benchmarks.paper.table import mean_std
 from mapmerge_core.errors import StudyError
-from mapmerge_core.studies import completing
-from mapmerge_core.studies.evaluators import EvaluatorCache
-from mapmerge_core.studies.manifest import DEMO_ZOO, demo_tasks, spec_from_manifest
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.runs import completing
+from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
+from mapmerge_core.studies.config.manifest import DEMO_ZOO, demo_tasks, spec_from_manifest
+from mapmerge_core.studies.store.store import Store
 
 BUDGETS = ("--map-points", "14", "--direct-points", "24", "--sample", "5", "--device", "cpu")
 

@@ -26,9 +26,9 @@ from benchmarks.pareto_merging.personalisations import (
 )
 from benchmarks.pareto_merging.unseen import splits
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.methods.pareto.merging import ParetoMerging
-from mapmerge_core.methods.pareto.pareto_set import Block
-from mapmerge_core.studies.store import Store
+from mapmerge_core.merges._pareto_training import ParetoMerging
+from mapmerge_core.merges._pareto_set import Block
+from mapmerge_core.studies.store.store import Store
 
 STEPS = "3"
 

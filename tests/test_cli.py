@@ -21,11 +21,11 @@ import torch
 from safetensors.torch import save_file
 
 from mapmerge_core.__main__ import main
-from mapmerge_core.studies.checking import check_spec
-from mapmerge_core.studies.manifest import spec_from_manifest
-from mapmerge_core.studies.settings import QUICK_IMAGES, RunSettings
-from mapmerge_core.studies.spec import Transform
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.inputs.checking import check_spec
+from mapmerge_core.studies.config.manifest import spec_from_manifest
+from mapmerge_core.studies.config.run import QUICK_IMAGES, RunSettings
+from mapmerge_core.studies.config.study import Transform
+from mapmerge_core.studies.store.store import Store
 
 ROOT = Path(__file__).parents[1]
 

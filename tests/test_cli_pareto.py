@@ -16,16 +16,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from mapmerge_core.methods.pareto.pareto_set import read_header
-from mapmerge_core.methods.pareto.training import Training
-from mapmerge_core.studies.analysis import analyse
-from mapmerge_core.studies.learned import learned_set
-from mapmerge_core.studies.manifest import DEMO_ZOO, demo_training, spec_from_manifest
-from mapmerge_core.studies.rows import RunRow
-from mapmerge_core.studies.settings import RunSettings
-from mapmerge_core.studies.spec import Transform
-from mapmerge_core.studies.store import Store
-from mapmerge_core.studies.study_file import StudyFile, write_study_file
+from mapmerge_core.merges._pareto_set import read_header
+from mapmerge_core.merges._training_settings import Training
+from mapmerge_core.studies.analysis.analysis import analyse
+from mapmerge_core.studies.analysis.learned import learned_set
+from mapmerge_core.studies.config.manifest import DEMO_ZOO, demo_training, spec_from_manifest
+from mapmerge_core.studies.store.rows import RunRow
+from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.config.study import Transform
+from mapmerge_core.studies.store.store import Store
+from mapmerge_core.studies.config.study_file import StudyFile, write_study_file
 from tests.test_cli import CommandLine
 from tests.tiny import ARCHITECTURE, plain_head, plain_transform
 
@@ -218,7 +218,7 @@ def test_pick_for_unlabelled_images(learned: Learned, tiny_zoo: Path, tmp_path: 
 def test_a_fronts_model_is_picked_for_unlabelled_images_too(
     tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("mapmerge_core.studies.unlabelled.analyse", partial(analyse, generations=10))
+    monkeypatch.setattr("mapmerge_core.studies.runs.unlabelled.analyse", partial(analyse, generations=10))
     command_line = CommandLine(tmp_path)
     command_line("run", str(tiny_zoo), "--tasks", "Colours,Stripes", "--points", "8")
     pick = ["pick", "1", "--unlabelled", str(tiny_zoo / "Light.npz")]
@@ -370,7 +370,7 @@ def test_run_learns_as_usual(tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest
         asked.append(run.settings.training)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mapmerge_core.studies.runner.learn", learn)
+    monkeypatch.setattr("mapmerge_core.studies.runs.runner.learn", learn)
     command_line = CommandLine(tmp_path)
     method = ["--method", "pareto_merging", "--points", "4"]
     _, err = command_line("run", str(tiny_zoo), "--tasks", "Colours,Stripes", *method, code=130)

@@ -42,14 +42,14 @@ from transformers import (
 )
 
 from mapmerge_core.errors import CheckpointError
-from mapmerge_core.studies.evaluators import load_evaluator, load_family
-from mapmerge_core.studies.exporting import export_pick
-from mapmerge_core.studies.measuring import measure
-from mapmerge_core.studies.spec import StudySpec, TaskSpec
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.inputs.evaluators import load_evaluator, load_family
+from mapmerge_core.studies.runs.exporting import export_pick
+from mapmerge_core.studies.runs.measuring import measure
+from mapmerge_core.studies.config.study import StudySpec, TaskSpec
+from mapmerge_core.studies.store.store import Store
 from mapmerge_core.tasks.data_source import DataSource
 from mapmerge_core.tasks.metric import ACCURACY, unpack
-from mapmerge_core.weights.export import read_recipe
+from mapmerge_core.weights.export.writing import read_recipe
 from tests.tasks import test_classifier as timm_zoo
 from tests.tasks import test_clip_transformers as clip_zoo
 from tests.tasks import test_language as language_zoo

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import mapmerge_core
-from mapmerge_core.studies.study_file import parse_study
+from mapmerge_core.studies.config.study_file import parse_study
 
 ROOT = Path(__file__).parents[1]
 

@@ -18,14 +18,14 @@ from benchmarks.language import corpus, train
 from benchmarks.language.corpus import LANGUAGES, TRANSLATED, whole_folder
 from mapmerge_core.cli.output import print_table, progress_bar, say
 from mapmerge_core.errors import MapMergeError, StudyError
-from mapmerge_core.studies.settings import check_seed
+from mapmerge_core.studies.config.run import check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from transformers import PreTrainedModel
 
-    from mapmerge_core.studies.measuring import Progress
+    from mapmerge_core.studies.runs.measuring import Progress
 
 PRETRAINED = "pretrained"
 BAD_INPUT, INTERRUPTED = 2, 130

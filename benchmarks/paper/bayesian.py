@@ -10,7 +10,7 @@ import pandas as pd
 from benchmarks.paper.bench import Bench, evenly, maximize
 from benchmarks.paper.table import COLOURS, Table, Tables, mean_std
 from mapmerge_core.methods.bayesian import BayesianMAP
-from mapmerge_core.search.front import non_dominated
+from mapmerge_core.search.fronts import non_dominated
 from mapmerge_core.search.indicators import generational_distance, inverted_generational_distance
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from benchmarks.paper.models import Models
     from mapmerge_core.search.links import Array
-    from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.studies.store.rows import StudyRow
 
 DEMO_PAIRS = (
     ("MNIST", "Fashion"),

@@ -11,11 +11,11 @@ import numpy as np
 
 from mapmerge_core.methods.direct import DirectSearch
 from mapmerge_core.methods.map import MAP
-from mapmerge_core.search.design import make_design
-from mapmerge_core.search.front import Front, find_front
-from mapmerge_core.search.surrogate import fit_all
-from mapmerge_core.studies.evaluators import EvaluatorCache
-from mapmerge_core.studies.measuring import measure
+from mapmerge_core.search.designs import make_design
+from mapmerge_core.search.fronts import Front, find_front
+from mapmerge_core.search.surrogates.quadratic import fit_all
+from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
+from mapmerge_core.studies.runs.measuring import measure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from benchmarks.paper.models import Models
     from mapmerge_core.search.links import Array
-    from mapmerge_core.search.surrogate import QuadraticSurrogate
-    from mapmerge_core.studies.measuring import Progress
-    from mapmerge_core.studies.rows import Split, StudyRow
-    from mapmerge_core.studies.store import Store
+    from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
+    from mapmerge_core.studies.runs.measuring import Progress
+    from mapmerge_core.studies.store.rows import Split, StudyRow
+    from mapmerge_core.studies.store.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
 
 EVERY = 60.0

@@ -9,13 +9,13 @@ import pandas as pd
 
 from benchmarks.paper.bench import Bench, evenly, maximize
 from benchmarks.paper.table import COLOURS, Table, Tables, mean_std
-from mapmerge_core.search.front import non_dominated
+from mapmerge_core.search.fronts import non_dominated
 from mapmerge_core.search.indicators import (
     inverted_generational_distance,
     preference_sums,
     sample_preferences,
 )
-from mapmerge_core.search.surrogate import fit_all
+from mapmerge_core.search.surrogates.quadratic import fit_all
 from mapmerge_core.tasks.metric import unpack
 from mapmerge_core.tasks.subsets import mean_of, nested_order, standard_error
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from benchmarks.paper.models import Models
     from mapmerge_core.search.links import Array
-    from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.studies.store.rows import StudyRow
 
 IMAGES = (50, 100, 200, 300, 500)
 """Images of each task that a point is measured on, beside whole splits."""

@@ -9,7 +9,7 @@ import pandas as pd
 
 from benchmarks.paper.table import COLOURS, Table, Tables, first_sets, mean_std
 from mapmerge_core.search.indicators import r2
-from mapmerge_core.search.surrogate import QuadraticSurrogate
+from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

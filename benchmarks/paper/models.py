@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapmerge_core.errors import StudyError
-from mapmerge_core.studies.manifest import (
+from mapmerge_core.studies.config.manifest import (
     DEMO_ZOO,
     demo_settings,
     demo_tasks,
     read_manifest,
     spec_from_manifest,
 )
-from mapmerge_core.studies.study_file import read_study_file
+from mapmerge_core.studies.config.study_file import read_study_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mapmerge_core.studies.spec import StudySpec
+    from mapmerge_core.studies.config.study import StudySpec
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from benchmarks.paper.bench import Bench
     from mapmerge_core.search.links import Array
-    from mapmerge_core.studies.rows import Split, StudyRow
+    from mapmerge_core.studies.store.rows import Split, StudyRow
 
 
 def quoted(name: str) -> str:

@@ -9,9 +9,9 @@ import pandas as pd
 
 from benchmarks.paper.bench import Bench, maximize
 from benchmarks.paper.table import COLOURS, Table, Tables, first_sets, mean_std
-from mapmerge_core.search.front import non_dominated
+from mapmerge_core.search.fronts import non_dominated
 from mapmerge_core.search.indicators import r2, win_rate
-from mapmerge_core.search.surrogate import QuadraticSurrogate
+from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

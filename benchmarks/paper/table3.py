@@ -11,10 +11,10 @@ from benchmarks.paper.bench import Bench, maximize
 from benchmarks.paper.table import COLOURS, Table, Tables, first_sets, mean_std
 from mapmerge_core.search.indicators import preference_sums, preference_win_rate
 from mapmerge_core.search.preferences import choose_by_preference
-from mapmerge_core.studies.baselines import BASELINES as KINDS
-from mapmerge_core.studies.comparing import compare
-from mapmerge_core.studies.completing import complete
-from mapmerge_core.studies.entries import N_PREFERENCES
+from mapmerge_core.studies.runs.baselines import BASELINES as KINDS
+from mapmerge_core.studies.analysis.comparing import compare
+from mapmerge_core.studies.runs.completing import complete
+from mapmerge_core.studies.analysis.entries import N_PREFERENCES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from mapmerge_core.search.front import Front
+    from mapmerge_core.search.fronts import Front
     from mapmerge_core.search.links import Array
-    from mapmerge_core.search.surrogate import QuadraticSurrogate
-    from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
+    from mapmerge_core.studies.store.rows import StudyRow
 
 PAIRS, FINAL = 0.70, 0.65
 """Shares of the single-task models that all tasks must keep in the pairs, and in the end."""

@@ -17,8 +17,8 @@ from benchmarks.paper.table import Kept, save
 from benchmarks.pareto_merging.lab import KeepingBench, Lab
 from mapmerge_core.cli.output import progress_bar
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.studies.settings import check_seed
-from mapmerge_core.studies.store import Store, home
+from mapmerge_core.studies.config.run import check_seed
+from mapmerge_core.studies.store.store import Store, home
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

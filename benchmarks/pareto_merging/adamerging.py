@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmarks.pareto_merging.personalisations import Nothing
-from mapmerge_core.methods.pareto.merging import ParetoMerging
+from mapmerge_core.merges._pareto_training import ParetoMerging
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from mapmerge_core.methods.pareto.training import Training
+    from mapmerge_core.merges._training_settings import Training
     from mapmerge_core.tasks.evaluator import Evaluator
 
 

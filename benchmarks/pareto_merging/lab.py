@@ -14,22 +14,22 @@ from benchmarks.paper.bench import Bench
 from benchmarks.pareto_merging.adamerging import AdaMerging, adamerging_training
 from benchmarks.pareto_merging.personalisations import STRUCTURES
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.methods.pareto.merging import ParetoMerging
+from mapmerge_core.merges._pareto_training import ParetoMerging
 from mapmerge_core.search.preferences import normalise
-from mapmerge_core.studies.evaluators import load_evaluator
-from mapmerge_core.studies.manifest import demo_training
-from mapmerge_core.studies.siblings import sibling
-from mapmerge_core.studies.spec import Transform
+from mapmerge_core.studies.inputs.evaluators import load_evaluator
+from mapmerge_core.studies.config.manifest import demo_training
+from mapmerge_core.studies.analysis.siblings import sibling
+from mapmerge_core.studies.config.study import Transform
 from mapmerge_core.tasks.evaluator import choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from mapmerge_core.methods.pareto.pareto_set import ParetoSet
-    from mapmerge_core.methods.pareto.training import Training
+    from mapmerge_core.merges._pareto_set import ParetoSet
+    from mapmerge_core.merges._training_settings import Training
     from mapmerge_core.search.links import Array
-    from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.studies.store.rows import StudyRow
     from mapmerge_core.tasks.evaluator import Evaluator
 
 SAVED_EVERY = 10.0

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mapmerge_core.methods.pareto.pareto_set import Personalisation
+from mapmerge_core.merges._pareto_set import Personalisation
 
 
 class Nothing(Personalisation):

@@ -15,7 +15,7 @@ from benchmarks.pareto_merging.experiment import (
     steered_lines,
     steered_rows,
 )
-from mapmerge_core.methods.pareto.training import ScalarisationName
+from mapmerge_core.merges._training_settings import ScalarisationName
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

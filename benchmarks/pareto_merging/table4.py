@@ -28,8 +28,8 @@ from benchmarks.pareto_merging.experiment import (
     steered_rows,
 )
 from benchmarks.pareto_merging.lab import Recipe
-from mapmerge_core.methods.pareto.training import Training
-from mapmerge_core.studies.baselines import make_baseline, measure_baseline, offered
+from mapmerge_core.merges._training_settings import Training
+from mapmerge_core.studies.runs.baselines import make_baseline, measure_baseline, offered
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -22,8 +22,8 @@ from benchmarks.pareto_merging.experiment import (
 )
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.tasks.unlabelled import entropies
-from mapmerge_core.weights.merges import ties
-from mapmerge_core.weights.streamed import in_memory
+from mapmerge_core.merges._one_shot import ties
+from mapmerge_core.weights.vectors.streamed import in_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from benchmarks.pareto_merging.lab import Lab
     from mapmerge_core.search.links import Array
-    from mapmerge_core.weights.layout import StateDict
+    from mapmerge_core.weights.vectors.layout import StateDict
 
 N_SAMPLED = 30
 TIES, FRONT = "TIES", "MAP's front"

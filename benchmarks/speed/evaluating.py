@@ -22,13 +22,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed.row import ROUNDS, Measured, Row, medians, ratio
 from benchmarks.speed.towers import ARCHITECTURE, N_MODELS, finetuned
-from mapmerge_core.studies.manifest import DEMO_ZOO, spec_from_manifest
-from mapmerge_core.studies.measuring import measure as measure_points
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.config.manifest import DEMO_ZOO, spec_from_manifest
+from mapmerge_core.studies.runs.measuring import measure as measure_points
+from mapmerge_core.studies.store.store import Store
 from mapmerge_core.tasks.evaluator import PRECISIONS, Evaluator
 from mapmerge_core.tasks.families.clip import ClipZeroShot
 from mapmerge_core.tasks.task import Task
-from mapmerge_core.weights.task_vectors import TaskVectors
+from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,8 +13,8 @@ from scipy.optimize import curve_fit
 from scipy.special import expit
 
 from benchmarks.speed.row import Measured, Row, medians, times_faster
-from mapmerge_core.search.design import make_design
-from mapmerge_core.search.surrogate import QuadraticSurrogate, fit_all
+from mapmerge_core.search.designs import make_design
+from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate, fit_all
 
 if TYPE_CHECKING:
     from mapmerge_core.search.links import Array, LinkName

@@ -16,9 +16,9 @@ from pymoo.optimize import minimize
 from benchmarks.paper.bench import evenly
 from benchmarks.speed.fitting import N_TASKS, fit, study
 from benchmarks.speed.row import Measured, Row, medians, ratio
-from mapmerge_core.search.front import Front, find_front, non_dominated, reference_directions
+from mapmerge_core.search.fronts import Front, find_front, non_dominated, reference_directions
 from mapmerge_core.search.indicators import hypervolume
-from mapmerge_core.search.surrogate import QuadraticSurrogate, predict_all
+from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate, predict_all
 
 if TYPE_CHECKING:
     from mapmerge_core.search.links import Array

@@ -21,7 +21,7 @@ from benchmarks.speed.towers import ARCHITECTURE, N_MODELS, finetuned
 from mapmerge_core.tasks.evaluator import PRECISIONS, Evaluator
 from mapmerge_core.tasks.families.clip import ClipZeroShot
 from mapmerge_core.tasks.task import Task
-from mapmerge_core.weights.streamed import open_vectors
+from mapmerge_core.weights.vectors.streamed import open_vectors
 
 N_IMAGES = 8
 

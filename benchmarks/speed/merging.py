@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 
 from benchmarks.speed.row import Measured, Row, medians, ratio, times_faster
 from benchmarks.speed.towers import N_MODELS, finetuned, tower, vectors
-from mapmerge_core.weights.streamed import open_vectors
-from mapmerge_core.weights.sums import weighted_sums
+from mapmerge_core.weights.vectors.streamed import open_vectors
+from mapmerge_core.weights.vectors.sums import weighted_sums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mapmerge_core.weights.layout import StateDict
+    from mapmerge_core.weights.vectors.layout import StateDict
 
 M = 8
 """How many c a batch has."""

@@ -20,9 +20,9 @@ from streamlit.testing.v1 import AppTest
 
 from benchmarks.speed.row import Measured, Row, medians
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.studies.manifest import DEMO_ZOO, demo_tasks, spec_from_manifest
-from mapmerge_core.studies.settings import RunSettings
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.config.manifest import DEMO_ZOO, demo_tasks, spec_from_manifest
+from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.store.store import Store
 from mapmerge_core.tasks.metric import Outcome
 from pages.parts import shell, state
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import open_clip
 import torch
 
-from mapmerge_core.weights.task_vectors import TaskVectors
+from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

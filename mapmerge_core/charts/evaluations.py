@@ -17,7 +17,7 @@ from mapmerge_core.charts.units import (
     shown,
     value_texts,
 )
-from mapmerge_core.search.front import non_dominated
+from mapmerge_core.search.fronts import non_dominated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

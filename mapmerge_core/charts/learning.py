@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mapmerge_core.methods.pareto.training import Training, TrainingPoint
+    from mapmerge_core.merges._training_settings import Training, TrainingPoint
     from mapmerge_core.tasks.metric import Metric
 
 _STRIP = 0.24

@@ -16,18 +16,18 @@ from mapmerge_core.cli.output import print_json, print_table, say
 from mapmerge_core.cli.reports import by_task, front_values, say_analysis, say_models, say_pick
 from mapmerge_core.cli.session import INFEASIBLE, Session, check_device, parse_weights
 from mapmerge_core.errors import StudyError
-from mapmerge_core.studies.analysis import analyse
-from mapmerge_core.studies.comparing import compare
-from mapmerge_core.studies.exporting import export_baseline, export_learned_pick, export_pick
-from mapmerge_core.studies.replay import run_front
-from mapmerge_core.studies.settings import check_seed
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.analysis.analysis import analyse
+from mapmerge_core.studies.analysis.comparing import compare
+from mapmerge_core.studies.runs.exporting import export_baseline, export_learned_pick, export_pick
+from mapmerge_core.studies.analysis.replay import run_front
+from mapmerge_core.studies.config.run import check_seed
+from mapmerge_core.studies.store.store import Store
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from mapmerge_core.studies.rows import StudyRow
-    from mapmerge_core.weights.export import ExportResult
+    from mapmerge_core.studies.store.rows import StudyRow
+    from mapmerge_core.weights.export.writing import ExportResult
 
 
 def front(options: Namespace) -> int:

@@ -8,22 +8,22 @@ from mapmerge_core.cli.opening import find_run
 from mapmerge_core.cli.output import number, percent, print_json, print_table, progress_bar, say
 from mapmerge_core.cli.session import Session, check_device, ctrl_c_stops, parse_weights
 from mapmerge_core.errors import Cancelled, StudyError
-from mapmerge_core.studies.baselines import check_offered
-from mapmerge_core.studies.checking import check_spec
-from mapmerge_core.studies.comparing import Comparison, complete, to_table
-from mapmerge_core.studies.comparing import compare as compare_study
-from mapmerge_core.studies.demo import demo_runs, find_demo_study
-from mapmerge_core.studies.entries import shares_of
-from mapmerge_core.studies.manifest import DEMO_ZOO, demo_tasks, spec_from_manifest
-from mapmerge_core.studies.siblings import family_of
+from mapmerge_core.studies.runs.baselines import check_offered
+from mapmerge_core.studies.inputs.checking import check_spec
+from mapmerge_core.studies.analysis.comparing import Comparison, complete, to_table
+from mapmerge_core.studies.analysis.comparing import compare as compare_study
+from mapmerge_core.studies.config.demo import demo_runs, find_demo_study
+from mapmerge_core.studies.analysis.entries import shares_of
+from mapmerge_core.studies.config.manifest import DEMO_ZOO, demo_tasks, spec_from_manifest
+from mapmerge_core.studies.analysis.siblings import family_of
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from mapmerge_core.studies.rows import StudyRow
-    from mapmerge_core.studies.spec import StudySpec
+    from mapmerge_core.studies.store.rows import StudyRow
+    from mapmerge_core.studies.config.study import StudySpec
 
 
 def compare(options: Namespace) -> int:

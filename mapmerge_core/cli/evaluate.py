@@ -15,24 +15,24 @@ from mapmerge_core.cli.session import INFEASIBLE, Session, check_device, parse_w
 from mapmerge_core.errors import StudyError
 from mapmerge_core.methods.catalogue import TITLES, default_points
 from mapmerge_core.methods.nested import NestedMAP
-from mapmerge_core.studies.analysis import analyse
-from mapmerge_core.studies.checking import check_spec
-from mapmerge_core.studies.demo import create_demo_study
-from mapmerge_core.studies.exporting import export_pick
-from mapmerge_core.studies.manifest import demo_tasks, spec_from_manifest
-from mapmerge_core.studies.replay import replay
-from mapmerge_core.studies.settings import RunSettings, has_parts
-from mapmerge_core.studies.siblings import sibling
-from mapmerge_core.studies.study_schema import USED_BY
+from mapmerge_core.studies.analysis.analysis import analyse
+from mapmerge_core.studies.inputs.checking import check_spec
+from mapmerge_core.studies.config.demo import create_demo_study
+from mapmerge_core.studies.runs.exporting import export_pick
+from mapmerge_core.studies.config.manifest import demo_tasks, spec_from_manifest
+from mapmerge_core.studies.analysis.replay import replay
+from mapmerge_core.studies.config.run import RunSettings, has_parts
+from mapmerge_core.studies.analysis.siblings import sibling
+from mapmerge_core.studies.config.study_schema import USED_BY
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
     from mapmerge_core.methods.catalogue import MethodName
-    from mapmerge_core.studies.rows import RunRow, StudyRow
-    from mapmerge_core.studies.spec import StudySpec
-    from mapmerge_core.studies.store import Store
-    from mapmerge_core.studies.study_file import StudyFile
+    from mapmerge_core.studies.store.rows import RunRow, StudyRow
+    from mapmerge_core.studies.config.study import StudySpec
+    from mapmerge_core.studies.store.store import Store
+    from mapmerge_core.studies.config.study_file import StudyFile
 
 
 def demo(options: Namespace) -> int:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from mapmerge_core.cli.output import number, percent, print_json, print_table, say
 from mapmerge_core.errors import CheckpointError
-from mapmerge_core.weights.hub import HubRef, parse_source
+from mapmerge_core.weights.io.hub import HubRef, parse_source
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Sequence
 
-    from mapmerge_core.weights.inspection import Inspection, ModelReport
+    from mapmerge_core.weights.io.inspection import Inspection, ModelReport
 
 _LISTED = 10
 """Tensors that are listed; JSON has them all."""
@@ -22,7 +22,7 @@ _LISTED = 10
 
 def inspect(options: Namespace) -> int:
     """Prints what checkpoints hold and how they compare with the model that they started from."""
-    from mapmerge_core.weights.inspection import inspect_models
+    from mapmerge_core.weights.io.inspection import inspect_models
 
     sources = [_source(path) for path in options.paths]
     against = None if options.against is None else _source(options.against)

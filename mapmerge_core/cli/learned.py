@@ -11,21 +11,21 @@ from mapmerge_core.cli.output import print_json, progress_bar, say
 from mapmerge_core.cli.reports import say_chosen, say_models
 from mapmerge_core.cli.session import INFEASIBLE, parse_weights
 from mapmerge_core.errors import StudyError
-from mapmerge_core.studies.entries import shares_of
-from mapmerge_core.studies.exporting import export_learned_set, slug
-from mapmerge_core.studies.learned import learned_set, measured_at, run_name
-from mapmerge_core.studies.learning import measure_learned, refine_by_rule
-from mapmerge_core.studies.unlabelled import choose_unlabelled
+from mapmerge_core.studies.analysis.entries import shares_of
+from mapmerge_core.studies.runs.exporting import export_learned_set, slug
+from mapmerge_core.studies.analysis.learned import learned_set, measured_at, run_name
+from mapmerge_core.studies.runs.learning import measure_learned, refine_by_rule
+from mapmerge_core.studies.runs.unlabelled import choose_unlabelled
 from mapmerge_core.tasks.data_source import DataSource
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
     from mapmerge_core.cli.session import Session
-    from mapmerge_core.studies.learned import LearnedRule, LearnedSet
-    from mapmerge_core.studies.rows import RunRow, StudyRow
-    from mapmerge_core.studies.store import Store
-    from mapmerge_core.studies.unlabelled import UnlabelledChoice
+    from mapmerge_core.studies.analysis.learned import LearnedRule, LearnedSet
+    from mapmerge_core.studies.store.rows import RunRow, StudyRow
+    from mapmerge_core.studies.store.store import Store
+    from mapmerge_core.studies.runs.unlabelled import UnlabelledChoice
 
 
 def learned_of(store: Store, study: StudyRow, run_id: int) -> LearnedSet:

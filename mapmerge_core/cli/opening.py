@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING
 
 from mapmerge_core.cli.reports import say_check
 from mapmerge_core.errors import StudyError
-from mapmerge_core.methods.pareto.training import Training
-from mapmerge_core.studies.checking import check_spec
-from mapmerge_core.studies.downloading import download_text, downloads
-from mapmerge_core.studies.manifest import demo_training, is_demo, spec_from_manifest
-from mapmerge_core.studies.proposing import propose
-from mapmerge_core.studies.sources import check_files, read_sources
-from mapmerge_core.studies.spec import Transform
-from mapmerge_core.studies.study_file import STUDY_FILE, read_study_file
+from mapmerge_core.merges._training_settings import Training
+from mapmerge_core.studies.inputs.checking import check_spec
+from mapmerge_core.studies.inputs.downloading import download_text, downloads
+from mapmerge_core.studies.config.manifest import demo_training, is_demo, spec_from_manifest
+from mapmerge_core.studies.discovery.proposing import propose
+from mapmerge_core.studies.inputs.sources import check_files, read_sources
+from mapmerge_core.studies.config.study import Transform
+from mapmerge_core.studies.config.study_file import STUDY_FILE, read_study_file
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from pathlib import Path
 
     from mapmerge_core.methods.catalogue import MethodName
-    from mapmerge_core.studies.rows import RunRow, StudyRow
-    from mapmerge_core.studies.settings import RunSettings
-    from mapmerge_core.studies.spec import StudySpec
-    from mapmerge_core.studies.store import Store
-    from mapmerge_core.studies.study_file import StudyFile
+    from mapmerge_core.studies.store.rows import RunRow, StudyRow
+    from mapmerge_core.studies.config.run import RunSettings
+    from mapmerge_core.studies.config.study import StudySpec
+    from mapmerge_core.studies.store.store import Store
+    from mapmerge_core.studies.config.study_file import StudyFile
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from mapmerge_core.charts.units import value_text
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.measuring import Progress
+    from mapmerge_core.studies.runs.measuring import Progress
     from mapmerge_core.tasks.metric import Metric
 
 

@@ -24,25 +24,25 @@ from mapmerge_core.cli.reports import say_models
 from mapmerge_core.cli.session import Session, check_device, ctrl_c_stops
 from mapmerge_core.errors import Cancelled, StudyError
 from mapmerge_core.methods.catalogue import default_points
-from mapmerge_core.methods.pareto.training import Training
+from mapmerge_core.merges._training_settings import Training
 from mapmerge_core.search.preference_grid import preference_grid
-from mapmerge_core.studies.checking import check_spec
-from mapmerge_core.studies.demo import find_demo_study
-from mapmerge_core.studies.learned import learned_set, run_name
-from mapmerge_core.studies.learning import load_learned, measure_learned
-from mapmerge_core.studies.manifest import DEMO_ZOO, demo_tasks, demo_training, spec_from_manifest
-from mapmerge_core.studies.settings import RunSettings
-from mapmerge_core.studies.siblings import sibling
+from mapmerge_core.studies.inputs.checking import check_spec
+from mapmerge_core.studies.config.demo import find_demo_study
+from mapmerge_core.studies.analysis.learned import learned_set, run_name
+from mapmerge_core.studies.runs.learning import load_learned, measure_learned
+from mapmerge_core.studies.config.manifest import DEMO_ZOO, demo_tasks, demo_training, spec_from_manifest
+from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.analysis.siblings import sibling
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from pathlib import Path
     from typing import Any
 
-    from mapmerge_core.studies.learned import LearnedSet
-    from mapmerge_core.studies.rows import RunRow, StudyRow
-    from mapmerge_core.studies.spec import StudySpec
-    from mapmerge_core.studies.store import Store
+    from mapmerge_core.studies.analysis.learned import LearnedSet
+    from mapmerge_core.studies.store.rows import RunRow, StudyRow
+    from mapmerge_core.studies.config.study import StudySpec
+    from mapmerge_core.studies.store.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
 
 _FOLDED = 5
@@ -178,7 +178,7 @@ def _measured(session: Session, study: StudyRow, run: RunRow, device: str) -> _R
 
 def _folding(store: Store, run_id: int, evaluator: Evaluator, gammas: np.ndarray) -> float:
     """The median of the seconds that folding a preference into the weights takes."""
-    from mapmerge_core.weights.streamed import in_memory
+    from mapmerge_core.weights.vectors.streamed import in_memory
 
     learned = load_learned(store, run_id, in_memory(evaluator.exported_vectors))
     seconds = []

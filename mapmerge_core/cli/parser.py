@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import get_args
 
 from mapmerge_core.methods.catalogue import MethodName
-from mapmerge_core.methods.pareto.training import ScalarisationName
-from mapmerge_core.search.fitting import LossName
+from mapmerge_core.merges._training_settings import ScalarisationName
+from mapmerge_core.search.surrogates.fitting import LossName
 from mapmerge_core.search.links import LinkName
-from mapmerge_core.studies.manifest import DEMO_ZOO
-from mapmerge_core.studies.settings import QUICK_IMAGES, VectorsDtype
-from mapmerge_core.studies.spec import TransformKind
+from mapmerge_core.studies.config.manifest import DEMO_ZOO
+from mapmerge_core.studies.config.run import QUICK_IMAGES, VectorsDtype
+from mapmerge_core.studies.config.study import TransformKind
 
 _EPILOG = """\
 Everything is kept where the dashboard keeps it: in $MAPMERGE_HOME, by default the platform's data folder.

@@ -12,8 +12,8 @@ from mapmerge_core.cli.output import metric_text, number, print_table, say
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mapmerge_core.studies.analysis import Analysis
-    from mapmerge_core.studies.checking import SpecCheck
+    from mapmerge_core.studies.analysis.analysis import Analysis
+    from mapmerge_core.studies.inputs.checking import SpecCheck
     from mapmerge_core.tasks.metric import Metric
 
 SHOWN_ROWS = 20

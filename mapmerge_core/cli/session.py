@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 from mapmerge_core.cli.output import progress_bar
 from mapmerge_core.errors import StudyError
 from mapmerge_core.methods.catalogue import TITLES
-from mapmerge_core.studies.evaluators import EvaluatorCache
-from mapmerge_core.studies.measuring import measure
-from mapmerge_core.studies.runner import execute_run, last_settings
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
+from mapmerge_core.studies.runs.measuring import measure
+from mapmerge_core.studies.runs.runner import execute_run, last_settings
+from mapmerge_core.studies.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
 
-    from mapmerge_core.studies.rows import RunRow, StudyRow
+    from mapmerge_core.studies.store.rows import RunRow, StudyRow
 
 
 INFEASIBLE = 3

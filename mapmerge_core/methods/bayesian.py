@@ -15,15 +15,15 @@ from mapmerge_core.search.adaptive import (
     make_posterior,
     score_bins,
 )
-from mapmerge_core.search.design import MOST_POINTS, anchors_outside, make_design
-from mapmerge_core.search.surrogate import QuadraticSurrogate, fit_all, predict_all
+from mapmerge_core.search.designs import MOST_POINTS, anchors_outside, make_design
+from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate, fit_all, predict_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike
 
-    from mapmerge_core.search.fitting import LossName
+    from mapmerge_core.search.surrogates.fitting import LossName
     from mapmerge_core.search.links import LinkName
 
 

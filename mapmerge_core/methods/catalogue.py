@@ -8,7 +8,7 @@ from mapmerge_core.methods import nested
 from mapmerge_core.methods.direct import DirectSearch
 from mapmerge_core.methods.map import MAP
 from mapmerge_core.search.preference_grid import default_grid
-from mapmerge_core.search.surrogate import QuadraticSurrogate
+from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
 
 MethodName = Literal["map", "bayesian", "nested", "direct", "pareto_merging"]
 

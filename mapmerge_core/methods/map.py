@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mapmerge_core.methods.base import Batch, check_told
-from mapmerge_core.search.design import Kind, make_design
+from mapmerge_core.search.designs import Kind, make_design
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

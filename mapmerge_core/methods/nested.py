@@ -23,19 +23,19 @@ from mapmerge_core.methods.tree import (
     neighbours,
     shares,
 )
-from mapmerge_core.search.design import anchors_outside, make_design
-from mapmerge_core.search.front import best_sum, find_front, signs
+from mapmerge_core.search.designs import anchors_outside, make_design
+from mapmerge_core.search.fronts import best_sum, find_front, signs
 from mapmerge_core.search.preferences import choose_by_preference
 from mapmerge_core.search.rules import Objective, Rule, apply_rule, parse_rule
-from mapmerge_core.search.surrogate import QuadraticSurrogate, fit_all, predict_all
+from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate, fit_all, predict_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import ArrayLike
 
-    from mapmerge_core.search.fitting import LossName
-    from mapmerge_core.search.front import Front
+    from mapmerge_core.search.surrogates.fitting import LossName
+    from mapmerge_core.search.fronts import Front
     from mapmerge_core.search.links import LinkName
     from mapmerge_core.tasks.metric import Metric
 

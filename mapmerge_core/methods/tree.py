@@ -14,8 +14,8 @@ from mapmerge_core.errors import SearchError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mapmerge_core.search.front import Front
-    from mapmerge_core.search.surrogate import QuadraticSurrogate
+    from mapmerge_core.search.fronts import Front
+    from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
     from mapmerge_core.tasks.metric import Metric
 
 Pairing = list[tuple[int, int]]

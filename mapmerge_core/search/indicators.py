@@ -13,8 +13,8 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import r2_score
 
 from mapmerge_core.errors import SearchError
-from mapmerge_core.search.design import check_seed
-from mapmerge_core.search.front import signs
+from mapmerge_core.search.designs import check_seed
+from mapmerge_core.search.fronts import signs
 from mapmerge_core.search.preferences import normalise
 
 if TYPE_CHECKING:

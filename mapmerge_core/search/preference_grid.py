@@ -9,7 +9,7 @@ import numpy as np
 from scipy.interpolate import RBFInterpolator
 
 from mapmerge_core.errors import SearchError
-from mapmerge_core.search.design import check_seed
+from mapmerge_core.search.designs import check_seed
 from mapmerge_core.search.preferences import normalise
 
 if TYPE_CHECKING:

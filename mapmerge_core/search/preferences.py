@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from mapmerge_core.errors import SearchError
-from mapmerge_core.search.front import signs
+from mapmerge_core.search.fronts import signs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from mapmerge_core.tasks.families.base import Family, Scores
     from mapmerge_core.tasks.task import Task
-    from mapmerge_core.weights.layout import StateDict
-    from mapmerge_core.weights.streamed import Vectors
+    from mapmerge_core.weights.vectors.layout import StateDict
+    from mapmerge_core.weights.vectors.streamed import Vectors
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -206,7 +206,7 @@ class Evaluator:
             An outcome for each task. The first one's seconds include the merge.
 
         Raises:
-            CoefficientError: ``c`` has another length, or holds NaN or infinity.
+            PointError: ``c`` has another length, or holds NaN or infinity.
             DatasetError: A task is unknown, or its dataset can't be read.
             MapMergeError: The device runs out of memory.
         """
@@ -238,7 +238,7 @@ class Evaluator:
 
         Raises:
             MapMergeError: The metric is no mean over examples, or the family measures whole splits only.
-            CoefficientError, DatasetError: As for `evaluate`.
+            PointError, DatasetError: As for `evaluate`.
         """
         vectors = self._exported if split == "test" else self.vectors
         if split == "test":
@@ -269,7 +269,7 @@ class Evaluator:
         """What an export of θ(c) holds besides the merge (see `Family.extras`), as the test split sees it.
 
         Raises:
-            CoefficientError, DatasetError, MapMergeError: As for `evaluate`.
+            PointError, DatasetError, MapMergeError: As for `evaluate`.
         """
         return self._extras(lambda model: self._exported.merge_into(model, c))
 

@@ -10,8 +10,8 @@ import torch
 
 from mapmerge_core.errors import Cancelled, MapMergeError
 from mapmerge_core.tasks.evaluator import PRECISIONS
-from mapmerge_core.tasks.merged_gradients import mean_entropy
-from mapmerge_core.tasks.statistics import running_out_of_memory
+from mapmerge_core.merges._merged_gradients import mean_entropy
+from mapmerge_core.merges._statistics import running_out_of_memory
 from mapmerge_core.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mapmerge_core.tasks.data_source import DataSource
     from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.tasks.families.images import ImageClassifier
-    from mapmerge_core.weights.layout import StateDict
+    from mapmerge_core.weights.vectors.layout import StateDict
 
 
 def entropies(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.studies.checking import SpecCheck, check_spec
-from mapmerge_core.studies.downloading import downloads as plan
+from mapmerge_core.studies.inputs.checking import SpecCheck, check_spec
+from mapmerge_core.studies.inputs.downloading import downloads as plan
 from pages.parts import live
 from pages.parts.diagnosis import Diagnosis, diagnose
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mapmerge_core.studies.spec import StudySpec
-    from mapmerge_core.weights.hub import Download
+    from mapmerge_core.studies.config.study import StudySpec
+    from mapmerge_core.weights.io.hub import Download
 
 KEPT = 64
 """Answers that are kept."""

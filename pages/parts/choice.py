@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mapmerge_core.search.preferences import Scalarisation
-    from mapmerge_core.studies.analysis import Analysis, Anchor
-    from mapmerge_core.studies.rows import PickRow
+    from mapmerge_core.studies.analysis.analysis import Analysis, Anchor
+    from mapmerge_core.studies.store.rows import PickRow
 
 HOW_BADGES = {
     "preference": ("By preference", ":material/tune:"),

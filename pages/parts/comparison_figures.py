@@ -14,7 +14,7 @@ from mapmerge_core.charts.compare_fronts import fronts
 from pages.parts import shell
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.comparing import Comparison, Row
+    from mapmerge_core.studies.analysis.comparing import Comparison, Row
 
 WINNER = "MAP"
 """Whose wins are counted."""

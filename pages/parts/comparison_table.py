@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from mapmerge_core.charts.units import shared_title
-from mapmerge_core.studies.comparing import to_table
-from mapmerge_core.studies.exporting import slug
+from mapmerge_core.studies.analysis.comparing import to_table
+from mapmerge_core.studies.runs.exporting import slug
 from pages.parts import choice as choosing
 from pages.parts import learned_choice, shell, state
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mapmerge_core.studies.comparing import Comparison, Row
+    from mapmerge_core.studies.analysis.comparing import Comparison, Row
 
 KINDS = {"run": "Run", "baseline": "Baseline", "reference": "Reference"}
 

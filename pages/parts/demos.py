@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mapmerge_core.studies.manifest import demo_tasks, read_manifest
+from mapmerge_core.studies.config.manifest import demo_tasks, read_manifest
 from pages.parts import pictures, state
 
 if TYPE_CHECKING:

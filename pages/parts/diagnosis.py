@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.studies.checking import unreadable_images
+from mapmerge_core.studies.inputs.checking import unreadable_images
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.spec import StudySpec
+    from mapmerge_core.studies.config.study import StudySpec
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ def diagnose(spec: StudySpec) -> Diagnosis:
 
 def _problems(spec: StudySpec) -> tuple[tuple[str, str], ...]:
     from mapmerge_core.tasks.families import family_class  # noqa: PLC0415
-    from mapmerge_core.weights.hub import fetch  # noqa: PLC0415 - these import torch
-    from mapmerge_core.weights.inspection import inspect_models  # noqa: PLC0415
+    from mapmerge_core.weights.io.hub import fetch  # noqa: PLC0415 - these import torch
+    from mapmerge_core.weights.io.inspection import inspect_models  # noqa: PLC0415
 
     try:
         models = {task.name: fetch(task.checkpoint) for task in spec.tasks}

@@ -12,8 +12,8 @@ from pages.parts import background, shell
 from pages.parts.words import size
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.spec import StudySpec
-    from mapmerge_core.weights.hub import Download
+    from mapmerge_core.studies.config.study import StudySpec
+    from mapmerge_core.weights.io.hub import Download
 
 SHOWN = 9
 """Rows that are in view at once."""

@@ -14,8 +14,8 @@ from pages.parts import pictures, shell
 from pages.parts.words import size
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.checking import DataCheck, ModelCheck, SpecCheck
-    from mapmerge_core.studies.spec import StudySpec
+    from mapmerge_core.studies.inputs.checking import DataCheck, ModelCheck, SpecCheck
+    from mapmerge_core.studies.config.study import StudySpec
     from pages.parts.diagnosis import Diagnosis
 
 LISTED = 500

@@ -12,7 +12,7 @@ from pages.parts.words import share
 
 if TYPE_CHECKING:
     from mapmerge_core.charts.models import BarsInfo
-    from mapmerge_core.studies.learned import LearnedSet
+    from mapmerge_core.studies.analysis.learned import LearnedSet
 
 
 def draw(learned: LearnedSet, choice: LearnedChoice, info: BarsInfo, *, is_measured: bool) -> None:

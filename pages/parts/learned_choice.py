@@ -10,9 +10,9 @@ import streamlit as st
 
 from mapmerge_core.charts.models import BarsInfo
 from mapmerge_core.charts.trade_offs import Spot
-from mapmerge_core.methods.pareto.training import Training
+from mapmerge_core.merges._training_settings import Training
 from mapmerge_core.search.preferences import normalise
-from mapmerge_core.studies.learned import run_name
+from mapmerge_core.studies.analysis.learned import run_name
 from pages.parts import choice as choosing
 from pages.parts import preference, shell, state
 from pages.parts.words import duration
@@ -20,9 +20,9 @@ from pages.parts.words import duration
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mapmerge_core.studies.learned import LearnedSet
-    from mapmerge_core.studies.rows import LearnedPickRow, RunRow
-    from mapmerge_core.studies.spec import StudySpec
+    from mapmerge_core.studies.analysis.learned import LearnedSet
+    from mapmerge_core.studies.store.rows import LearnedPickRow, RunRow
+    from mapmerge_core.studies.config.study import StudySpec
 
 FRONT = "front"
 

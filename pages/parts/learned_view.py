@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mapmerge_core.charts.trade_offs import Spot
-    from mapmerge_core.studies.learned import LearnedRule, LearnedSet
+    from mapmerge_core.studies.analysis.learned import LearnedRule, LearnedSet
 
 
 def draw(study: state.StudyRow, run_id: int) -> None:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import streamlit as st
 
-from mapmerge_core.methods.pareto.training import ScalarisationName, Training
-from mapmerge_core.studies.manifest import demo_training, is_demo
+from mapmerge_core.merges._training_settings import ScalarisationName, Training
+from mapmerge_core.studies.config.manifest import demo_training, is_demo
 from pages.parts import state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.studies.store.rows import StudyRow
 
 MOST_STEPS = 1_000_000
 LEARN_FROM = {False: "Unlabelled images", True: "Weights alone (data-free)"}

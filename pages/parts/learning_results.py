@@ -14,15 +14,15 @@ from mapmerge_core.charts.learning import (
     training_info,
     training_lines,
 )
-from mapmerge_core.methods.pareto.training import Training
-from mapmerge_core.studies.learning import look_preferences
+from mapmerge_core.merges._training_settings import Training
+from mapmerge_core.studies.runs.learning import look_preferences
 from pages.parts import choice as choosing
 from pages.parts import pictures, shell, state
 
 if TYPE_CHECKING:
     from mapmerge_core.charts.learning import FormingInfo, Look
-    from mapmerge_core.methods.pareto.training import TrainingPoint
-    from mapmerge_core.studies.rows import RunRow, StudyRow
+    from mapmerge_core.merges._training_settings import TrainingPoint
+    from mapmerge_core.studies.store.rows import RunRow, StudyRow
 
 EVERY = 2
 """Seconds between looks at a run that is live."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from mapmerge_core.studies.learned import run_title
+from mapmerge_core.studies.analysis.learned import run_title
 from pages.parts import pictures, shell, state
 from pages.parts.words import duration
 

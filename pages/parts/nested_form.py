@@ -11,8 +11,8 @@ from pages.parts import preference, rule_examples, shell
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mapmerge_core.studies.rows import StudyRow
-    from mapmerge_core.studies.settings import RunSettings
+    from mapmerge_core.studies.store.rows import StudyRow
+    from mapmerge_core.studies.config.run import RunSettings
 
 PAIRINGS = {"loss": "Closest by loss, as in the paper", "order": "In my order"}
 

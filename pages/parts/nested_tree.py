@@ -13,7 +13,7 @@ from pages.parts import choice as choosing
 from pages.parts import pictures, shell, state
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.rows import RunRow, StudyRow
+    from mapmerge_core.studies.store.rows import RunRow, StudyRow
 
 
 def draw(study: StudyRow, run: RunRow) -> None:

@@ -18,8 +18,8 @@ from pages.parts.live import watch
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mapmerge_core.studies.analysis import Analysis
-    from mapmerge_core.studies.rows import PickRow
+    from mapmerge_core.studies.analysis.analysis import Analysis
+    from mapmerge_core.studies.store.rows import PickRow
     from mapmerge_core.tasks.metric import Metric
 
 

@@ -10,13 +10,13 @@ import pandas as pd
 import streamlit as st
 
 from mapmerge_core.errors import MapMergeError, StudyError
-from mapmerge_core.studies.folder_contents import look_into
-from mapmerge_core.studies.proposing import Proposal, propose
-from mapmerge_core.studies.spec import StudySpec, TaskSpec
+from mapmerge_core.studies.discovery.folder_contents import look_into
+from mapmerge_core.studies.discovery.proposing import Proposal, propose
+from mapmerge_core.studies.config.study import StudySpec, TaskSpec
 from mapmerge_core.tasks.data_source import DataSource
 from mapmerge_core.tasks.families import FAMILIES, family_info
 from mapmerge_core.tasks.metric import METRICS, Metric
-from mapmerge_core.weights.hub import HubRef, parse_source
+from mapmerge_core.weights.io.hub import HubRef, parse_source
 from pages.parts import shell
 
 if TYPE_CHECKING:

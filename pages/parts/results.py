@@ -12,7 +12,7 @@ from pages.parts import choice as choosing
 from pages.parts import live, pictures, shell, state
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.analysis import Analysis
+    from mapmerge_core.studies.analysis.analysis import Analysis
 
 SLICE = 5
 """Points along each side of a measured slice."""

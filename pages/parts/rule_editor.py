@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from mapmerge_core.errors import MapMergeError, RuleError
-from mapmerge_core.search.rule import Row, Rule
+from mapmerge_core.search.rules.rule import Row, Rule
 from mapmerge_core.search.rules import parse_rule
 from pages.parts import rule_examples, shell
 

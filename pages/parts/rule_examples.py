@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mapmerge_core.search.rule import quoted
+from mapmerge_core.search.rules.rule import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

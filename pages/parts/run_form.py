@@ -9,10 +9,10 @@ import streamlit as st
 
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.methods.catalogue import SEARCHES, TITLES, default_points
-from mapmerge_core.search.surrogate import QuadraticSurrogate
-from mapmerge_core.studies.learned import run_title
-from mapmerge_core.studies.learning import n_evaluations
-from mapmerge_core.studies.settings import MAX_POINTS, MAX_SEED, QUICK_IMAGES, RunSettings, has_parts
+from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
+from mapmerge_core.studies.analysis.learned import run_title
+from mapmerge_core.studies.runs.learning import n_evaluations
+from mapmerge_core.studies.config.run import MAX_POINTS, MAX_SEED, QUICK_IMAGES, RunSettings, has_parts
 from mapmerge_core.tasks.families import family_info
 from pages.parts import learning_form, live, nested_form, shell, state
 from pages.parts.words import STATUS, duration
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mapmerge_core.methods.catalogue import MethodName
-    from mapmerge_core.methods.pareto.training import Training
-    from mapmerge_core.studies.rows import RunRow, StudyRow
+    from mapmerge_core.merges._training_settings import Training
+    from mapmerge_core.studies.store.rows import RunRow, StudyRow
 
 METHODS = {
     "map": "One design, then a surrogate for each task: the whole front from few evaluations.",

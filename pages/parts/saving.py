@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from mapmerge_core.errors import MapMergeError, StudyError
-from mapmerge_core.studies.paths import absolute
+from mapmerge_core.files import absolute
 from pages.parts import shell
 
 if TYPE_CHECKING:

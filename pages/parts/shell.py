@@ -27,7 +27,7 @@ PLOT = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", 
 OPENED = "as_opened"
 """Where a page keeps, in the session, what it was opened with; gone once another page is in view."""
 
-NEXT_IMPORTS = ("mapmerge_core.studies.jobs", "open_clip")
+NEXT_IMPORTS = ("mapmerge_core.studies.jobs.jobs", "open_clip")
 """What other pages and jobs need and the first page doesn't, in the order in which it is wanted."""
 
 PAGES = (

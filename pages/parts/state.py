@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Literal
 import streamlit as st
 
 from mapmerge_core.errors import ExportError, StudyError
-from mapmerge_core.studies.job import JobSnapshot
-from mapmerge_core.studies.manifest import DEMO_ZOO
-from mapmerge_core.studies.rows import StudyRow
-from mapmerge_core.studies.run_store import ACTIVE
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.jobs.job import JobSnapshot
+from mapmerge_core.studies.config.manifest import DEMO_ZOO
+from mapmerge_core.studies.store.rows import StudyRow
+from mapmerge_core.studies.store.run_store import ACTIVE
+from mapmerge_core.studies.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from mapmerge_core.charts.learning import Look
     from mapmerge_core.methods.catalogue import MethodName
     from mapmerge_core.methods.nested import NestedMAP
-    from mapmerge_core.methods.pareto.training import TrainingPoint
+    from mapmerge_core.merges._training_settings import TrainingPoint
     from mapmerge_core.methods.tree import Pair
-    from mapmerge_core.studies.analysis import Analysis, Anchor
-    from mapmerge_core.studies.comparing import Comparison
-    from mapmerge_core.studies.job import JobKind
-    from mapmerge_core.studies.jobs import Jobs
-    from mapmerge_core.studies.learned import LearnedSet
-    from mapmerge_core.studies.rows import RunRow
-    from mapmerge_core.studies.settings import RunSettings
+    from mapmerge_core.studies.analysis.analysis import Analysis, Anchor
+    from mapmerge_core.studies.analysis.comparing import Comparison
+    from mapmerge_core.studies.jobs.job import JobKind
+    from mapmerge_core.studies.jobs.jobs import Jobs
+    from mapmerge_core.studies.analysis.learned import LearnedSet
+    from mapmerge_core.studies.store.rows import RunRow
+    from mapmerge_core.studies.config.run import RunSettings
 
 __all__ = [
     "JobSnapshot",
@@ -75,7 +75,7 @@ def store() -> Store:
 @st.cache_resource(show_spinner=False)
 def jobs() -> Jobs:
     """The background jobs of the whole server: whoever looks sees the same ones."""
-    from mapmerge_core.studies.jobs import Jobs  # noqa: PLC0415
+    from mapmerge_core.studies.jobs.jobs import Jobs  # noqa: PLC0415
 
     store().recover()
     return Jobs(store())
@@ -83,20 +83,20 @@ def jobs() -> Jobs:
 
 def close() -> None:
     """Stop the jobs, if there may be any."""
-    if "mapmerge_core.studies.jobs" in sys.modules:
+    if "mapmerge_core.studies.jobs.jobs" in sys.modules:
         jobs().close()
 
 
 @st.cache_resource(show_spinner="Fitting surrogates and finding the front…", max_entries=32)
 def _analysis(study_id: int, fingerprint: object) -> Analysis:  # noqa: ARG001 - the cache's key
-    from mapmerge_core.studies.analysis import analyse  # noqa: PLC0415
+    from mapmerge_core.studies.analysis.analysis import analyse  # noqa: PLC0415
 
     return analyse(store(), study_id)
 
 
 @st.cache_resource(show_spinner=False, max_entries=8)
 def _rough_analysis(study_id: int, fingerprint: object) -> Analysis:  # noqa: ARG001 - the cache's key
-    from mapmerge_core.studies.analysis import analyse  # noqa: PLC0415
+    from mapmerge_core.studies.analysis.analysis import analyse  # noqa: PLC0415
 
     return analyse(store(), study_id, generations=0)
 
@@ -112,7 +112,7 @@ def analysis(study_id: int, *, rough: bool = False) -> Analysis:
 
 @st.cache_data(show_spinner=False, max_entries=512)
 def _mean_r2(study_id: int, fingerprint: object) -> float | None:  # noqa: ARG001 - the cache's key
-    from mapmerge_core.studies.analysis import analyse  # noqa: PLC0415
+    from mapmerge_core.studies.analysis.analysis import analyse  # noqa: PLC0415
 
     analysis = analyse(store(), study_id, with_front=False)
     return float(analysis.r2.mean()) if analysis.surrogates else None
@@ -125,7 +125,7 @@ def mean_r2(study_id: int) -> float | None:
 
 @st.cache_data(show_spinner=False, max_entries=64)
 def _anchors(study_id: int, fingerprint: object) -> list[Anchor]:  # noqa: ARG001 - the cache's key
-    from mapmerge_core.studies.analysis import analyse  # noqa: PLC0415
+    from mapmerge_core.studies.analysis.analysis import analyse  # noqa: PLC0415
 
     return analyse(store(), study_id, with_front=False).anchors()
 
@@ -226,7 +226,7 @@ def run_going_on(study_id: int) -> int | None:
 
 def comparison(study_id: int, weights: Mapping[str, float]) -> Comparison:
     """The study's comparison as the store has it now; a run's front is searched once."""
-    from mapmerge_core.studies.comparing import compare  # noqa: PLC0415
+    from mapmerge_core.studies.analysis.comparing import compare  # noqa: PLC0415
 
     with st.spinner("Fitting surrogates and finding fronts…"):
         return compare(store(), study_id, weights=weights)
@@ -234,7 +234,7 @@ def comparison(study_id: int, weights: Mapping[str, float]) -> Comparison:
 
 def comparison_seconds(study_id: int, weights: Mapping[str, float]) -> float | None:
     """About how long it takes to make and measure what the comparison lacks; None where nobody knows yet."""
-    from mapmerge_core.studies.completing import estimate_completion  # noqa: PLC0415
+    from mapmerge_core.studies.runs.completing import estimate_completion  # noqa: PLC0415
 
     return estimate_completion(store(), study_id, weights=weights)
 
@@ -245,7 +245,7 @@ def nested_tree(run_id: int) -> Pair:
     Raises:
         StudyError: where it can't be grown again.
     """
-    from mapmerge_core.studies.findings import finding_of  # noqa: PLC0415
+    from mapmerge_core.studies.analysis.findings import finding_of  # noqa: PLC0415
 
     with st.spinner("Fitting each pair's surrogates…"):
         finding = finding_of(store(), store().run(run_id))
@@ -286,7 +286,7 @@ def exported_file(kind: ExportKind, number: int) -> Path:
         StudyError: where there is no such pick or baseline.
         ExportError: where it wasn't exported, or the file is gone.
     """
-    from mapmerge_core.studies.exporting import exported_baseline  # noqa: PLC0415
+    from mapmerge_core.studies.runs.exporting import exported_baseline  # noqa: PLC0415
 
     if kind == "baseline":
         path = exported_baseline(store(), number)

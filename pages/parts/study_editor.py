@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from mapmerge_core.errors import MapMergeError, StudyError
-from mapmerge_core.studies.study_file import StudyFile, parse_study, read_study_file
+from mapmerge_core.studies.config.study_file import StudyFile, parse_study, read_study_file
 from pages.parts import saving, shell
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from mapmerge_core.studies.settings import MAX_SEED
-from mapmerge_core.studies.spec import Transform
+from mapmerge_core.studies.config.run import MAX_SEED
+from mapmerge_core.studies.config.study import Transform
 
 KINDS = {
     "none": "As they are",

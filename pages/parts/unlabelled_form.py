@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from mapmerge_core.studies.spec import StudySpec
-    from mapmerge_core.studies.unlabelled import UnlabelledChoice
+    from mapmerge_core.studies.config.study import StudySpec
+    from mapmerge_core.studies.runs.unlabelled import UnlabelledChoice
 
 WAY = "Unlabelled data"
 

@@ -7,7 +7,7 @@ import pytest
 
 from mapmerge_core.charts.contours import GRID, contours, near_plane, plane_info, plane_points
 from mapmerge_core.charts.palette import DARK
-from mapmerge_core.search.surrogate import QuadraticSurrogate
+from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
 from mapmerge_core.tasks.metric import ACCURACY, LOSS
 
 

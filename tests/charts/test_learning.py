@@ -14,7 +14,7 @@ from mapmerge_core.charts.learning import (
     training_lines,
 )
 from mapmerge_core.charts.palette import DARK, LIGHT
-from mapmerge_core.methods.pareto.training import Training, TrainingPoint
+from mapmerge_core.merges._training_settings import Training, TrainingPoint
 from mapmerge_core.tasks.metric import ACCURACY, LOSS
 
 TWO = ("MNIST", "Emoji")

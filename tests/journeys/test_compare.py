@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from safetensors.numpy import load_file
 
-from mapmerge_core.studies.baselines import BASELINES
+from mapmerge_core.studies.runs.baselines import BASELINES
 from tests.journeys.conftest import Server, settle
 from tests.journeys.test_journeys import button
 

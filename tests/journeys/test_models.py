@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from mapmerge_core.studies.study_file import read_study_file
+from mapmerge_core.studies.config.study_file import read_study_file
 from tests.journeys.conftest import Server, settle
 from tests.pages.loose import make_loose_folder
 

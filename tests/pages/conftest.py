@@ -10,15 +10,15 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from mapmerge_core.studies.demo import create_demo_study
-from mapmerge_core.studies.evaluators import EvaluatorCache
-from mapmerge_core.studies.runner import execute_run
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.config.demo import create_demo_study
+from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
+from mapmerge_core.studies.runs.runner import execute_run
+from mapmerge_core.studies.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.studies.store.rows import StudyRow
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 60

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from mapmerge_core.studies.baselines import BASELINES, find_kind
-from mapmerge_core.studies.comparing import compare
-from mapmerge_core.studies.manifest import spec_from_manifest
-from mapmerge_core.studies.settings import RunSettings
-from mapmerge_core.studies.spec import Transform
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.runs.baselines import BASELINES, find_kind
+from mapmerge_core.studies.analysis.comparing import compare
+from mapmerge_core.studies.config.manifest import spec_from_manifest
+from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.config.study import Transform
+from mapmerge_core.studies.store.store import Store
 from mapmerge_core.tasks.metric import Outcome
 from tests.pages.conftest import texts, wait_for_jobs
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from streamlit.testing.v1 import AppTest
 
-    from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.studies.store.rows import StudyRow
 
 SLOW = ("adamerging", "adamerging_layers", "adamerging_ties")
 

@@ -9,12 +9,12 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from mapmerge_core.studies.settings import RunSettings
+from mapmerge_core.studies.config.run import RunSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.studies.store.rows import StudyRow
 
 
 @pytest.fixture

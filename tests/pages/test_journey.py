@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mapmerge_core.studies.demo import create_demo_study
-from mapmerge_core.studies.evaluators import EvaluatorCache
-from mapmerge_core.studies.runner import execute_run
-from mapmerge_core.studies.settings import RunSettings
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.config.demo import create_demo_study
+from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
+from mapmerge_core.studies.runs.runner import execute_run
+from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.store.store import Store
 from mapmerge_core.tasks.metric import Outcome
 from tests.pages.conftest import texts, wait_for_jobs
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from streamlit.testing.v1 import AppTest
 
-    from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.studies.store.rows import StudyRow
 
 
 def test_three_clicks_lead_from_home_to_a_file(
@@ -68,7 +68,7 @@ def test_a_run_is_stopped_seen_by_another_session_and_resumed(
 def test_the_estimate_stands_before_the_start(
     visit: Callable[..., AppTest], home: Path, tiny_zoo: Path
 ) -> None:
-    from mapmerge_core.studies.manifest import spec_from_manifest
+    from mapmerge_core.studies.config.manifest import spec_from_manifest
 
     study = Store(home).create_study("Mine", spec_from_manifest(tiny_zoo, ["Colours", "Light"]))
     app = visit("evaluate", study=study.id)

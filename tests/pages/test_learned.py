@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mapmerge_core.methods.pareto.training import Training
-from mapmerge_core.studies.evaluators import EvaluatorCache
-from mapmerge_core.studies.manifest import spec_from_manifest
-from mapmerge_core.studies.runner import execute_run
-from mapmerge_core.studies.settings import RunSettings
-from mapmerge_core.studies.store import Store
+from mapmerge_core.merges._training_settings import Training
+from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
+from mapmerge_core.studies.config.manifest import spec_from_manifest
+from mapmerge_core.studies.runs.runner import execute_run
+from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.store.store import Store
 from mapmerge_core.tasks.metric import Outcome
 from tests.pages.conftest import texts, wait_for_jobs
 from tests.pages.test_compare import choose
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from streamlit.testing.v1 import AppTest
 
-    from mapmerge_core.studies.rows import LearnedPickRow, RunRow
+    from mapmerge_core.studies.store.rows import LearnedPickRow, RunRow
 
 TASKS = ("Colours", "Stripes")
 TRAINING = Training(steps=4, rank=2, batch_size=8, lr=0.05)

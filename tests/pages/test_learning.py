@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from mapmerge_core.methods.pareto.training import Training, TrainingPoint
-from mapmerge_core.studies.evaluators import EvaluatorCache
-from mapmerge_core.studies.learning import LOOKS
-from mapmerge_core.studies.manifest import demo_training, spec_from_manifest
-from mapmerge_core.studies.runner import execute_run
-from mapmerge_core.studies.settings import RunSettings
-from mapmerge_core.studies.spec import StudySpec
-from mapmerge_core.studies.store import Store
+from mapmerge_core.merges._training_settings import Training, TrainingPoint
+from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
+from mapmerge_core.studies.runs.learning import LOOKS
+from mapmerge_core.studies.config.manifest import demo_training, spec_from_manifest
+from mapmerge_core.studies.runs.runner import execute_run
+from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.config.study import StudySpec
+from mapmerge_core.studies.store.store import Store
 from mapmerge_core.tasks.metric import Outcome
 from tests.pages.conftest import TIMEOUT, texts, wait_for_jobs
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from streamlit.testing.v1 import AppTest
 
-    from mapmerge_core.studies.rows import RunRow, StudyRow
+    from mapmerge_core.studies.store.rows import RunRow, StudyRow
 
 TASKS = ("Colours", "Stripes")
 

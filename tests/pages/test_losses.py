@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from mapmerge_core.studies.baselines import find_kind
-from mapmerge_core.studies.manifest import spec_from_manifest
-from mapmerge_core.studies.settings import RunSettings
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.runs.baselines import find_kind
+from mapmerge_core.studies.config.manifest import spec_from_manifest
+from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.store.store import Store
 from mapmerge_core.tasks.metric import ACCURACY, LOSS, Metric, Outcome
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from streamlit.testing.v1 import AppTest
 
-    from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.studies.store.rows import StudyRow
 
 TASKS = ("Colours", "Stripes")
 BEST = np.array([[0.8, 0.2], [0.3, 0.9]])

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mapmerge_core.studies.spec import Transform
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.config.study import Transform
+from mapmerge_core.studies.store.store import Store
 from tests.pages.conftest import texts, wait_for_jobs
 from tests.pages.test_pages import check
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from streamlit.testing.v1 import AppTest
 
-    from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.studies.store.rows import StudyRow
 
 
 def choose_method(app: AppTest, study_id: int, method: str) -> AppTest:

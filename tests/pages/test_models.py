@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from mapmerge_core.studies.manifest import spec_from_manifest
-from mapmerge_core.studies.store import Store
-from mapmerge_core.studies.study_file import read_study_file
-from mapmerge_core.weights.hub import Download
+from mapmerge_core.studies.config.manifest import spec_from_manifest
+from mapmerge_core.studies.store.store import Store
+from mapmerge_core.studies.config.study_file import read_study_file
+from mapmerge_core.weights.io.hub import Download
 from tests.pages.conftest import ROOT, TIMEOUT, texts, wait_for_jobs
 from tests.pages.loose import WORDS, make_language_folder, make_loose_folder
 

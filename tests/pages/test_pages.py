@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from mapmerge_core.studies.evaluators import EvaluatorCache
-from mapmerge_core.studies.manifest import spec_from_manifest
-from mapmerge_core.studies.settings import RunSettings
-from mapmerge_core.studies.spec import Transform
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
+from mapmerge_core.studies.config.manifest import spec_from_manifest
+from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.config.study import Transform
+from mapmerge_core.studies.store.store import Store
 from mapmerge_core.tasks.metric import F1
 from pages.parts import state
 from tests.pages.conftest import ROOT, TIMEOUT, texts, wait_for_jobs
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from streamlit.testing.v1 import AppTest
 
-    from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.studies.store.rows import StudyRow
 
 
 @pytest.mark.parametrize("page", ["evaluate", "trade_offs", "export"])

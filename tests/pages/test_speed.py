@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from sqlalchemy import event
 
-from mapmerge_core.search.surrogate import QuadraticSurrogate
-from mapmerge_core.studies import analysis
-from mapmerge_core.studies.store import Store
+from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
+from mapmerge_core.studies.analysis.analysis import analysis
+from mapmerge_core.studies.store.store import Store
 from mapmerge_core.tasks.metric import Outcome
 from tests.pages.conftest import ROOT, TIMEOUT
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from streamlit.testing.v1 import AppTest
 
-    from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.studies.store.rows import StudyRow
 
 EVERYTHING = {"fit_prepared", "find_front", "scatter_backdrop", "read"}
 """What takes long: fitting, finding the front, drawing it and reading what was measured."""
@@ -143,6 +143,6 @@ def test_the_first_page_imports_nothing_that_later_ones_need(tmp_path: Path, tin
         check=True,
     )
     imported = set(ended.stdout.split())
-    assert {"streamlit", "mapmerge_core.studies.store", "pages.parts.demos"} <= imported
-    heavy = {"torch", "open_clip", "transformers", "pymoo", "sklearn", "mapmerge_core.studies.jobs"}
+    assert {"streamlit", "mapmerge_core.studies.store.store", "pages.parts.demos"} <= imported
+    heavy = {"torch", "open_clip", "transformers", "pymoo", "sklearn", "mapmerge_core.studies.jobs.jobs"}
     assert not heavy & imported

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mapmerge_core.search.design import make_design
-from mapmerge_core.search.surrogate import QuadraticSurrogate
+from mapmerge_core.search.designs import make_design
+from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
 
 
 @pytest.fixture

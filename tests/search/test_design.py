@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mapmerge_core.errors import SearchError
-from mapmerge_core.search.design import make_design
+from mapmerge_core.search.designs import make_design
 
 
 @pytest.mark.parametrize("kind", ["uniform", "sobol", "grid"])

@@ -6,7 +6,7 @@ from scipy.optimize import linprog, minimize
 from scipy.special import expit
 from sklearn.metrics import r2_score
 
-from mapmerge_core.search.surrogate import QuadraticSurrogate
+from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
 from tests.search.test_surrogate import LINKS, measured, plain_design_matrix
 
 ROBUST = ["absolute", "huber"]

@@ -7,8 +7,8 @@ from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from mapmerge_core.errors import SearchError
-from mapmerge_core.search.front import best_sum, find_front, non_dominated, reference_directions
-from mapmerge_core.search.surrogate import QuadraticSurrogate, predict_all
+from mapmerge_core.search.fronts import best_sum, find_front, non_dominated, reference_directions
+from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate, predict_all
 
 
 def brute_non_dominated(values, signs):

@@ -5,9 +5,9 @@ import pytest
 from scipy.special import expit
 
 from mapmerge_core.errors import RuleError, SearchError
-from mapmerge_core.search.front import find_front
+from mapmerge_core.search.fronts import find_front
 from mapmerge_core.search.rules import Miss, apply_rule, parse_rule
-from mapmerge_core.search.surrogate import QuadraticSurrogate, predict_all
+from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate, predict_all
 
 TASKS = ("left", "right")
 GRID = np.array([(x, y) for x in np.linspace(0, 1, 201) for y in np.linspace(0, 1, 201)])

@@ -13,8 +13,8 @@ from sklearn.utils import estimator_checks
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from mapmerge_core.errors import SearchError
-from mapmerge_core.search.design import make_design
-from mapmerge_core.search.surrogate import (
+from mapmerge_core.search.designs import make_design
+from mapmerge_core.search.surrogates.quadratic import (
     QuadraticSurrogate,
     SurrogateStack,
     fit_all,

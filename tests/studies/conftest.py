@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mapmerge_core.studies.evaluators import EvaluatorCache
-from mapmerge_core.studies.manifest import spec_from_manifest
-from mapmerge_core.studies.spec import StudySpec
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
+from mapmerge_core.studies.config.manifest import spec_from_manifest
+from mapmerge_core.studies.config.study import StudySpec
+from mapmerge_core.studies.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.studies.store.rows import StudyRow
 
 
 @pytest.fixture

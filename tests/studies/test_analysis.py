@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from mapmerge_core.errors import RuleError, SearchError, StudyError
-from mapmerge_core.studies.analysis import analyse
-from mapmerge_core.studies.settings import RunSettings
+from mapmerge_core.studies.analysis.analysis import analyse
+from mapmerge_core.studies.config.run import RunSettings
 from mapmerge_core.tasks.metric import Outcome
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.rows import StudyRow
-    from mapmerge_core.studies.store import Store
+    from mapmerge_core.studies.store.rows import StudyRow
+    from mapmerge_core.studies.store.store import Store
 
 
 def true_values(C: np.ndarray) -> np.ndarray:

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from mapmerge_core.errors import StudyError
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.store.store import Store
 from mapmerge_core.tasks.metric import Outcome
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mapmerge_core.studies.rows import StudyRow
-    from mapmerge_core.studies.spec import StudySpec
+    from mapmerge_core.studies.store.rows import StudyRow
+    from mapmerge_core.studies.config.study import StudySpec
 
 
 def outcome(value: float) -> Outcome:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from mapmerge_core.errors import Cancelled, MapMergeError, StudyError
-from mapmerge_core.studies.baselines import (
+from mapmerge_core.studies.runs.baselines import (
     BASELINES,
     baseline_values,
     estimate_baselines,
@@ -27,20 +27,20 @@ from mapmerge_core.studies.baselines import (
     offered,
     weights_of,
 )
-from mapmerge_core.studies.manifest import spec_from_manifest
-from mapmerge_core.studies.spec import Transform
+from mapmerge_core.studies.config.manifest import spec_from_manifest
+from mapmerge_core.studies.config.study import Transform
 from mapmerge_core.tasks.metric import Outcome
-from mapmerge_core.weights.export import save_tensors
-from mapmerge_core.weights.merges import dare_ties, slerp, ties
-from mapmerge_core.weights.task_vectors import TaskVectors
+from mapmerge_core.weights.export.writing import save_tensors
+from mapmerge_core.merges._one_shot import dare_ties, slerp, ties
+from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mapmerge_core.studies.evaluators import EvaluatorCache
-    from mapmerge_core.studies.rows import StudyRow
-    from mapmerge_core.studies.spec import StudySpec
-    from mapmerge_core.studies.store import Store
+    from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
+    from mapmerge_core.studies.store.rows import StudyRow
+    from mapmerge_core.studies.config.study import StudySpec
+    from mapmerge_core.studies.store.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
 
 FAST = {
@@ -70,7 +70,7 @@ def test_a_study_is_offered_what_suits_it(spec: StudySpec, tiny_zoo: Path):
 
 
 def test_pages_can_list_baselines_without_torch():
-    program = "import mapmerge_core.studies.baselines, sys; print('torch' in sys.modules)"
+    program = "import mapmerge_core.studies.runs.baselines, sys; print('torch' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "False"
 
@@ -99,7 +99,7 @@ def test_every_baseline_is_made_once_and_measured_once(
     assert {kind.name for kind in missing(store, study)} == set(FAST), "those with other settings"
     # Everything is known from now on.
     monkeypatch.setattr(evaluator, "_measured", refuse)
-    monkeypatch.setattr("mapmerge_core.studies.baselines.make_weights", refuse)
+    monkeypatch.setattr("mapmerge_core.studies.runs.baselines.make_weights", refuse)
     for name, row in made.items():
         again = make_baseline(store, study, name, evaluator, settings=FAST.get(name))
         assert again.id == row.id

@@ -14,13 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mapmerge_core.errors import CheckpointError, DatasetError
-from mapmerge_core.studies.checking import check_spec, unreadable_images
+from mapmerge_core.studies.inputs.checking import check_spec, unreadable_images
 from tests.tiny import ARCHITECTURE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mapmerge_core.studies.spec import StudySpec
+    from mapmerge_core.studies.config.study import StudySpec
 from mapmerge_core.tasks.data_source import DataSource
 
 

@@ -12,24 +12,24 @@ import numpy as np
 import pytest
 
 from mapmerge_core.errors import Cancelled, SearchError, StudyError
-from mapmerge_core.studies import findings
-from mapmerge_core.studies.baselines import BASELINES, baseline_values, estimate_baselines
-from mapmerge_core.studies.comparing import compare, complete, to_table
-from mapmerge_core.studies.completing import estimate_completion
-from mapmerge_core.studies.demo import demo_runs, find_demo_study
-from mapmerge_core.studies.manifest import spec_from_manifest
-from mapmerge_core.studies.runner import execute_run
-from mapmerge_core.studies.settings import RunSettings
-from mapmerge_core.studies.siblings import sibling
-from mapmerge_core.studies.spec import Transform
+from mapmerge_core.studies.analysis.analysis import findings
+from mapmerge_core.studies.runs.baselines import BASELINES, baseline_values, estimate_baselines
+from mapmerge_core.studies.analysis.comparing import compare, complete, to_table
+from mapmerge_core.studies.runs.completing import estimate_completion
+from mapmerge_core.studies.config.demo import demo_runs, find_demo_study
+from mapmerge_core.studies.config.manifest import spec_from_manifest
+from mapmerge_core.studies.runs.runner import execute_run
+from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.analysis.siblings import sibling
+from mapmerge_core.studies.config.study import Transform
 from mapmerge_core.tasks.metric import ACCURACY, LOSS, Outcome
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mapmerge_core.studies.evaluators import EvaluatorCache
-    from mapmerge_core.studies.rows import RunRow, Split, StudyRow
-    from mapmerge_core.studies.store import Store
+    from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
+    from mapmerge_core.studies.store.rows import RunRow, Split, StudyRow
+    from mapmerge_core.studies.store.store import Store
 
 N_TEST = 50
 

@@ -9,8 +9,8 @@ import huggingface_hub
 import pytest
 from datasets.packaged_modules.parquet.parquet import Parquet
 
-from mapmerge_core.studies.downloading import downloads
-from mapmerge_core.studies.spec import StudySpec, TaskSpec
+from mapmerge_core.studies.inputs.downloading import downloads
+from mapmerge_core.studies.config.study import StudySpec, TaskSpec
 from mapmerge_core.tasks.data_source import DataSource
 from mapmerge_core.tasks.datasets import open_texts
 

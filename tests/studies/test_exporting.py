@@ -12,24 +12,24 @@ import torch
 from safetensors.torch import load_file
 
 from mapmerge_core.errors import ExportError, StudyError
-from mapmerge_core.studies import exporting
-from mapmerge_core.studies.baselines import make_baseline, measure_baseline
-from mapmerge_core.studies.demo import create_demo_study
-from mapmerge_core.studies.exporting import export_baseline, export_pick, exported_baseline, slug, slugs
-from mapmerge_core.studies.jobs import Jobs
-from mapmerge_core.studies.manifest import read_manifest
-from mapmerge_core.studies.measuring import measure
-from mapmerge_core.studies.runner import execute_run
-from mapmerge_core.studies.spec import TaskSpec, Transform
-from mapmerge_core.studies.store import Store, home
-from mapmerge_core.weights.export import read_recipe
+from mapmerge_core.studies.runs import exporting
+from mapmerge_core.studies.runs.baselines import make_baseline, measure_baseline
+from mapmerge_core.studies.config.demo import create_demo_study
+from mapmerge_core.studies.runs.exporting import export_baseline, export_pick, exported_baseline, slug, slugs
+from mapmerge_core.studies.jobs.jobs import Jobs
+from mapmerge_core.studies.config.manifest import read_manifest
+from mapmerge_core.studies.runs.measuring import measure
+from mapmerge_core.studies.runs.runner import execute_run
+from mapmerge_core.studies.config.study import TaskSpec, Transform
+from mapmerge_core.studies.store.store import Store, home
+from mapmerge_core.weights.export.writing import read_recipe
 from tests.tiny import ARCHITECTURE, plain_head, plain_transform
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mapmerge_core.studies.evaluators import EvaluatorCache
-    from mapmerge_core.studies.rows import StudyRow
+    from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
+    from mapmerge_core.studies.store.rows import StudyRow
 
 
 def plain_scores(model_file: Path, zoo: Path, tasks: tuple[str, ...]) -> dict[str, float]:

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from mapmerge_core.errors import StudyError
-from mapmerge_core.studies.baselines import BASELINES
-from mapmerge_core.studies.comparing import compare
-from mapmerge_core.studies.jobs import Jobs
-from mapmerge_core.studies.settings import RunSettings
-from mapmerge_core.studies.spec import StudySpec, TaskSpec
+from mapmerge_core.studies.runs.baselines import BASELINES
+from mapmerge_core.studies.analysis.comparing import compare
+from mapmerge_core.studies.jobs.jobs import Jobs
+from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.config.study import StudySpec, TaskSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from mapmerge_core.studies.rows import RunRow, StudyRow
-    from mapmerge_core.studies.store import Store
+    from mapmerge_core.studies.store.rows import RunRow, StudyRow
+    from mapmerge_core.studies.store.store import Store
 
 MANY = 400  # points: more than any test waits for
 

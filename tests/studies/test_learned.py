@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from mapmerge_core.errors import Cancelled, RuleError, SearchError, StudyError
-from mapmerge_core.methods.pareto.training import Training, TrainingPoint
+from mapmerge_core.merges._training_settings import Training, TrainingPoint
 from mapmerge_core.search.indicators import hypervolume
 from mapmerge_core.search.preference_grid import preference_grid
 from mapmerge_core.search.rules import judge, parse_rule
-from mapmerge_core.studies import learning
-from mapmerge_core.studies.analysis import analyse
-from mapmerge_core.studies.comparing import compare, to_table
-from mapmerge_core.studies.completing import estimate_completion
-from mapmerge_core.studies.findings import finding_of
-from mapmerge_core.studies.learned import (
+from mapmerge_core.studies.runs import learning
+from mapmerge_core.studies.analysis.analysis import analyse
+from mapmerge_core.studies.analysis.comparing import compare, to_table
+from mapmerge_core.studies.runs.completing import estimate_completion
+from mapmerge_core.studies.analysis.findings import finding_of
+from mapmerge_core.studies.analysis.learned import (
     LearnedRule,
     LearnedSet,
     learned_runs,
@@ -30,20 +30,20 @@ from mapmerge_core.studies.learned import (
     measured_at,
     run_title,
 )
-from mapmerge_core.studies.learning import refine_by_rule
-from mapmerge_core.studies.manifest import spec_from_manifest
-from mapmerge_core.studies.replay import replay, run_front
-from mapmerge_core.studies.settings import RunSettings
-from mapmerge_core.studies.siblings import sibling
-from mapmerge_core.studies.spec import Transform
+from mapmerge_core.studies.runs.learning import refine_by_rule
+from mapmerge_core.studies.config.manifest import spec_from_manifest
+from mapmerge_core.studies.analysis.replay import replay, run_front
+from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.analysis.siblings import sibling
+from mapmerge_core.studies.config.study import Transform
 from mapmerge_core.tasks.metric import ACCURACY, LOSS, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from mapmerge_core.studies.rows import RunRow, Split, StudyRow
-    from mapmerge_core.studies.store import Store
+    from mapmerge_core.studies.store.rows import RunRow, Split, StudyRow
+    from mapmerge_core.studies.store.store import Store
 
 N_TEST = 40
 
@@ -157,9 +157,9 @@ def test_reading_needs_no_torch(store: Store, study: StudyRow):
     run = done_run(store, study)
     program = (
         "import sys\n"
-        "from mapmerge_core.studies.comparing import compare\n"
-        "from mapmerge_core.studies.learned import learned_set\n"
-        "from mapmerge_core.studies.store import Store\n"
+        "from mapmerge_core.studies.analysis.comparing import compare\n"
+        "from mapmerge_core.studies.analysis.learned import learned_set\n"
+        "from mapmerge_core.studies.store.store import Store\n"
         f"store = Store({str(store.folder)!r})\n"
         f"learned = learned_set(store, {run.id})\n"
         "learned.by_rule('all >= 30%, maximize Colours')\n"
@@ -325,7 +325,7 @@ class Measuring:
 def measuring(monkeypatch: pytest.MonkeyPatch) -> Measuring:
     stub = Measuring(("Colours", "Stripes", "Light"))
     monkeypatch.setattr(learning, "load_learned", lambda *_: stub)
-    monkeypatch.setattr("mapmerge_core.weights.streamed.in_memory", lambda vectors: vectors)
+    monkeypatch.setattr("mapmerge_core.weights.vectors.streamed.in_memory", lambda vectors: vectors)
     return stub
 
 

@@ -29,22 +29,22 @@ from mapmerge_core.errors import (
     SearchError,
     StudyError,
 )
-from mapmerge_core.methods.pareto.merging import ParetoMerging, pareto_merge
-from mapmerge_core.methods.pareto.pareto_set import ParetoSet
-from mapmerge_core.methods.pareto.training import Training
+from mapmerge_core.merges._pareto_training import ParetoMerging, pareto_merge
+from mapmerge_core.merges._pareto_set import ParetoSet
+from mapmerge_core.merges._training_settings import Training
 from mapmerge_core.search.preference_grid import preference_grid
-from mapmerge_core.studies import learning
-from mapmerge_core.studies.comparing import compare, complete
-from mapmerge_core.studies.exporting import export_learned_pick, export_learned_set
-from mapmerge_core.studies.jobs import Jobs
-from mapmerge_core.studies.learned import learned_set
-from mapmerge_core.studies.learning import load_learned, measure_learned
-from mapmerge_core.studies.runner import estimate, execute_run
-from mapmerge_core.studies.settings import RunSettings
-from mapmerge_core.studies.siblings import sibling
-from mapmerge_core.studies.spec import StudySpec, Transform
-from mapmerge_core.studies.store import Store
-from mapmerge_core.weights.export import read_recipe
+from mapmerge_core.studies.runs import learning
+from mapmerge_core.studies.analysis.comparing import compare, complete
+from mapmerge_core.studies.runs.exporting import export_learned_pick, export_learned_set
+from mapmerge_core.studies.jobs.jobs import Jobs
+from mapmerge_core.studies.analysis.learned import learned_set
+from mapmerge_core.studies.runs.learning import load_learned, measure_learned
+from mapmerge_core.studies.runs.runner import estimate, execute_run
+from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.analysis.siblings import sibling
+from mapmerge_core.studies.config.study import StudySpec, Transform
+from mapmerge_core.studies.store.store import Store
+from mapmerge_core.weights.export.writing import read_recipe
 from tests.tiny import ARCHITECTURE, plain_head, plain_transform
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from mapmerge_core.studies.evaluators import EvaluatorCache
-    from mapmerge_core.studies.rows import RunRow, StudyRow
+    from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
+    from mapmerge_core.studies.store.rows import RunRow, StudyRow
     from mapmerge_core.tasks.evaluator import Evaluator
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +73,7 @@ def trained(
     tmp_path_factory: pytest.TempPathFactory, tiny_zoo: Path, evaluators: EvaluatorCache
 ) -> tuple[Path, list[tuple[int, int]]]:
     """A data folder with a study and its done run, and the progress that was reported."""
-    from mapmerge_core.studies.manifest import spec_from_manifest
+    from mapmerge_core.studies.config.manifest import spec_from_manifest
 
     folder = tmp_path_factory.mktemp("trained")
     store = Store(folder)
@@ -297,9 +297,9 @@ def test_a_killed_process_loses_no_more_than_its_last_steps(
     run = store.create_run(study.id, settings, "pareto_merging")
     program = (
         "from mapmerge_core.studies import learning\n"
-        "from mapmerge_core.studies.evaluators import EvaluatorCache\n"
-        "from mapmerge_core.studies.runner import execute_run\n"
-        "from mapmerge_core.studies.store import Store\n"
+        "from mapmerge_core.studies.inputs.evaluators import EvaluatorCache\n"
+        "from mapmerge_core.studies.runs.runner import execute_run\n"
+        "from mapmerge_core.studies.store.store import Store\n"
         "learning.SAVED_EVERY = 0.0\n"
         f"store = Store({str(store.folder)!r})\n"
         f"claim = store.claim_run({run.id})\n"
@@ -653,7 +653,7 @@ def test_what_does_not_suit_the_models_fails_before_training(
 def test_models_without_attention_fail_before_training(
     store: Store, study: StudyRow, evaluators: EvaluatorCache, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("mapmerge_core.methods.pareto.pareto_set._ATTENTION", ("none are called so",))
+    monkeypatch.setattr("mapmerge_core.merges._pareto_set._ATTENTION", ("none are called so",))
     run = store.create_run(study.id, SETTINGS, "pareto_merging")
     with pytest.raises(CheckpointError, match="no attention projections to personalise: name the weight"):
         execute_run(store, run.id, evaluators.get)

@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 
 from mapmerge_core.errors import StudyError
 from mapmerge_core.methods.catalogue import default_points
-from mapmerge_core.studies.manifest import spec_from_manifest
-from mapmerge_core.studies.pairing import pair, short_names
-from mapmerge_core.studies.proposing import propose
-from mapmerge_core.studies.settings import RunSettings
-from mapmerge_core.studies.study_file import StudyFile, write_study_file
-from mapmerge_core.weights.hub import HubRef
+from mapmerge_core.studies.config.manifest import spec_from_manifest
+from mapmerge_core.studies.discovery.pairing import pair, short_names
+from mapmerge_core.studies.discovery.proposing import propose
+from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.config.study_file import StudyFile, write_study_file
+from mapmerge_core.weights.io.hub import HubRef
 
 
 def touch(folder: Path, *names: str) -> None:

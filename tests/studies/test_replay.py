@@ -9,16 +9,16 @@ import pytest
 
 from mapmerge_core.errors import SearchError, StudyError
 from mapmerge_core.methods import nested
-from mapmerge_core.studies.manifest import spec_from_manifest
-from mapmerge_core.studies.replay import replay, run_front
-from mapmerge_core.studies.settings import RunSettings
+from mapmerge_core.studies.config.manifest import spec_from_manifest
+from mapmerge_core.studies.analysis.replay import replay, run_front
+from mapmerge_core.studies.config.run import RunSettings
 from mapmerge_core.tasks.metric import Outcome
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mapmerge_core.studies.rows import RunRow, StudyRow
-    from mapmerge_core.studies.store import Store
+    from mapmerge_core.studies.store.rows import RunRow, StudyRow
+    from mapmerge_core.studies.store.store import Store
 
 
 def true_metrics(c: np.ndarray) -> np.ndarray:

@@ -17,20 +17,20 @@ import pytest
 import torch
 
 from mapmerge_core.errors import MapMergeError, SearchError, StudyError
-from mapmerge_core.studies.evaluators import load_evaluator, read_vectors
-from mapmerge_core.studies.manifest import spec_from_manifest
-from mapmerge_core.studies.measuring import measure
-from mapmerge_core.studies.runner import estimate, execute_run, explain, last_settings
-from mapmerge_core.studies.settings import RunSettings
-from mapmerge_core.studies.spec import StudySpec, TaskSpec
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.inputs.evaluators import load_evaluator, read_vectors
+from mapmerge_core.studies.config.manifest import spec_from_manifest
+from mapmerge_core.studies.runs.measuring import measure
+from mapmerge_core.studies.runs.runner import estimate, execute_run, explain, last_settings
+from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.config.study import StudySpec, TaskSpec
+from mapmerge_core.studies.store.store import Store
 from mapmerge_core.tasks.metric import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mapmerge_core.studies.evaluators import EvaluatorCache
-    from mapmerge_core.studies.rows import RunRow, StudyRow
+    from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
+    from mapmerge_core.studies.store.rows import RunRow, StudyRow
     from mapmerge_core.tasks.evaluator import Evaluator
 
 ROOT = Path(__file__).parents[2]
@@ -326,10 +326,10 @@ import os, sys, time
 from pathlib import Path
 import numpy as np, torch
 from mapmerge_core.cli.session import ctrl_c_stops
-from mapmerge_core.studies.evaluators import load_evaluator
-from mapmerge_core.studies.manifest import spec_from_manifest
-from mapmerge_core.studies.measuring import measure
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.inputs.evaluators import load_evaluator
+from mapmerge_core.studies.config.manifest import spec_from_manifest
+from mapmerge_core.studies.runs.measuring import measure
+from mapmerge_core.studies.store.store import Store
 from mapmerge_core.tasks import evaluator as module
 home, zoo = sys.argv[1:]
 module.choose_devices = lambda _: [torch.device("cpu")] * 2

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from mapmerge_core.errors import SearchError, StudyError
-from mapmerge_core.studies.manifest import (
+from mapmerge_core.studies.config.manifest import (
     DEMO_ZOO,
     demo_settings,
     demo_tasks,
     read_manifest,
     spec_from_manifest,
 )
-from mapmerge_core.studies.settings import RunSettings
-from mapmerge_core.studies.sources import check_sources, read_sources
-from mapmerge_core.studies.spec import StudySpec, TaskSpec, Transform
+from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.inputs.sources import check_sources, read_sources
+from mapmerge_core.studies.config.study import StudySpec, TaskSpec, Transform
 from mapmerge_core.tasks.data_source import DataSource
 
 _TASK = {"name": "A", "checkpoint": "a.pt", "data": "a.npz"}

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from mapmerge_core.errors import CoefficientError, StudyError
-from mapmerge_core.studies.settings import RunSettings
-from mapmerge_core.studies.store import Store, home
+from mapmerge_core.errors import PointError, StudyError
+from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.store.store import Store, home
 from mapmerge_core.tasks.metric import Outcome
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.rows import StudyRow
-    from mapmerge_core.studies.spec import StudySpec
+    from mapmerge_core.studies.store.rows import StudyRow
+    from mapmerge_core.studies.config.study import StudySpec
 
 
 def outcome(value: float, seconds: float = 0.25) -> Outcome:
@@ -114,7 +114,7 @@ def test_counts_follow_the_evaluations(store: Store, study: StudyRow):
 
 @pytest.mark.parametrize("c", [[0.1], [0.1, 0.2, 0.3], [0.1, np.nan], [[0.1, 0.2]]])
 def test_coefficients_that_do_not_fit_are_refused(store: Store, study: StudyRow, c: list):
-    with pytest.raises(CoefficientError, match="2 task vectors"):
+    with pytest.raises(PointError, match="2 task vectors"):
         store.add_evaluation(study.id, np.array(c), "Colours", "val", outcome(0.5))
     assert store.evaluations(study.id) == []
 
@@ -189,7 +189,7 @@ def test_a_claimed_run_belongs_to_one_worker(store: Store, study: StudyRow):
     # Another process is refused too, and doesn't take the run for one that was left behind.
     code = (
         "import sys\n"
-        "from mapmerge_core.studies.store import Store\n"
+        "from mapmerge_core.studies.store.store import Store\n"
         "from mapmerge_core.errors import StudyError\n"
         "store = Store(sys.argv[1])\n"
         "print(len(store.recover()))\n"
@@ -380,7 +380,7 @@ def test_settings_say_where_the_data_is(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_home_is_found_without_settings():
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MAPMERGE")}
-    code = "from mapmerge_core.studies.store import home; print(home())"
+    code = "from mapmerge_core.studies.store.store import home; print(home())"
     result = subprocess.run(
         [sys.executable, "-c", code],
         env=environment, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],

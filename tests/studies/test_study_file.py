@@ -19,23 +19,23 @@ from PIL import Image
 from mapmerge_core.__main__ import main
 from mapmerge_core.errors import DatasetError, StudyError
 from mapmerge_core.methods.catalogue import default_points
-from mapmerge_core.methods.pareto.training import Training
-from mapmerge_core.studies.downloading import download_text, downloads
-from mapmerge_core.studies.manifest import spec_from_manifest
-from mapmerge_core.studies.settings import RunSettings
-from mapmerge_core.studies.spec import StudySpec, TaskSpec, Transform
-from mapmerge_core.studies.store import Store
-from mapmerge_core.studies.study_file import (
+from mapmerge_core.merges._training_settings import Training
+from mapmerge_core.studies.inputs.downloading import download_text, downloads
+from mapmerge_core.studies.config.manifest import spec_from_manifest
+from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.config.study import StudySpec, TaskSpec, Transform
+from mapmerge_core.studies.store.store import Store
+from mapmerge_core.studies.config.study_file import (
     StudyFile,
     parse_study,
     read_study_file,
     study_text,
     write_study_file,
 )
-from mapmerge_core.studies.study_schema import MethodFields, TrainingFields
+from mapmerge_core.studies.config.study_schema import MethodFields, TrainingFields
 from mapmerge_core.tasks.data_source import DataSource
 from mapmerge_core.tasks.metric import F1, Metric
-from mapmerge_core.weights.hub import Download, HubRef
+from mapmerge_core.weights.io.hub import Download, HubRef
 
 SHIPPED = sorted((Path(__file__).parents[2] / "assets" / "studies").glob("*.yaml"))
 

@@ -17,24 +17,24 @@ import numpy as np
 import pytest
 
 from mapmerge_core.errors import MapMergeError, SearchError, StudyError
-from mapmerge_core.studies.analysis import analyse
-from mapmerge_core.studies.comparing import compare
-from mapmerge_core.studies.completing import complete, estimate_completion
-from mapmerge_core.studies.findings import finding_of
-from mapmerge_core.studies.manifest import spec_from_manifest
-from mapmerge_core.studies.measuring import measure
-from mapmerge_core.studies.replay import replay, run_front
-from mapmerge_core.studies.runner import Estimate, estimate, execute_run
-from mapmerge_core.studies.settings import MIN_IMAGES, QUICK_IMAGES, RunSettings
-from mapmerge_core.studies.store import Store
-from mapmerge_core.studies.tables import SCHEMA_VERSION
+from mapmerge_core.studies.analysis.analysis import analyse
+from mapmerge_core.studies.analysis.comparing import compare
+from mapmerge_core.studies.runs.completing import complete, estimate_completion
+from mapmerge_core.studies.analysis.findings import finding_of
+from mapmerge_core.studies.config.manifest import spec_from_manifest
+from mapmerge_core.studies.runs.measuring import measure
+from mapmerge_core.studies.analysis.replay import replay, run_front
+from mapmerge_core.studies.runs.runner import Estimate, estimate, execute_run
+from mapmerge_core.studies.config.run import MIN_IMAGES, QUICK_IMAGES, RunSettings
+from mapmerge_core.studies.store.store import Store
+from mapmerge_core.studies.store.tables import SCHEMA_VERSION
 from mapmerge_core.tasks.metric import F1, PERPLEXITY, Metric, Outcome, unpack
 from mapmerge_core.tasks.subsets import nested_order, standard_error
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.evaluators import EvaluatorCache
-    from mapmerge_core.studies.rows import RunRow, StudyRow
-    from mapmerge_core.studies.spec import StudySpec
+    from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
+    from mapmerge_core.studies.store.rows import RunRow, StudyRow
+    from mapmerge_core.studies.config.study import StudySpec
     from mapmerge_core.tasks.evaluator import Evaluator
 
 ROOT = Path(__file__).parents[2]

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from mapmerge_core.errors import Cancelled, DatasetError, MapMergeError, SearchError, StudyError
-from mapmerge_core.methods.pareto.pareto_set import ParetoSet, Personalisation, find_blocks
-from mapmerge_core.methods.pareto.training import Training
-from mapmerge_core.studies.analysis import analyse
-from mapmerge_core.studies.learning import load_learned
-from mapmerge_core.studies.settings import RunSettings
-from mapmerge_core.studies.unlabelled import choose_unlabelled
+from mapmerge_core.merges._pareto_set import ParetoSet, Personalisation, find_blocks
+from mapmerge_core.merges._training_settings import Training
+from mapmerge_core.studies.analysis.analysis import analyse
+from mapmerge_core.studies.runs.learning import load_learned
+from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.runs.unlabelled import choose_unlabelled
 from mapmerge_core.tasks.data_source import DataSource
 from mapmerge_core.tasks.families.clip import ClipZeroShot
 from mapmerge_core.tasks.metric import Outcome
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from mapmerge_core.studies.evaluators import EvaluatorCache
-    from mapmerge_core.studies.rows import RunRow, StudyRow
-    from mapmerge_core.studies.store import Store
+    from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
+    from mapmerge_core.studies.store.rows import RunRow, StudyRow
+    from mapmerge_core.studies.store.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
 
 
@@ -123,7 +123,7 @@ def test_a_fronts_surest_model_is_chosen(
     monkeypatch: pytest.MonkeyPatch,
 ):
     fast = partial(analyse, generations=20)
-    monkeypatch.setattr("mapmerge_core.studies.unlabelled.analyse", fast)
+    monkeypatch.setattr("mapmerge_core.studies.runs.unlabelled.analyse", fast)
     fill(store, study)
     front = fast(store, study.id).fitted_front.c
     assert len(front) > 6

@@ -10,20 +10,21 @@ import numpy as np
 import psutil
 import pytest
 
-from mapmerge_core.search import surrogate
-from mapmerge_core.studies.analysis import analyse
-from mapmerge_core.studies.evaluators import EvaluatorCache
-from mapmerge_core.studies.runner import execute_run
-from mapmerge_core.studies.settings import RunSettings
+from mapmerge_core.search.surrogates import quadratic as surrogate
+from mapmerge_core.studies.analysis.analysis import analyse
+from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
+from mapmerge_core.studies.runs.runner import execute_run
+from mapmerge_core.studies.config.run import RunSettings
 from mapmerge_core.tasks.datasets import npz
 from mapmerge_core.tasks.evaluator import PRECISIONS
-from mapmerge_core.weights import sums, task_vectors
+from mapmerge_core.weights.vectors import sums
+from mapmerge_core.weights.vectors import task_vectors
 from tests.tiny import CLASS_NAMES, SPLIT_SIZE, TEMPLATES
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.rows import StudyRow
-    from mapmerge_core.studies.settings import VectorsDtype
-    from mapmerge_core.studies.store import Store
+    from mapmerge_core.studies.store.rows import StudyRow
+    from mapmerge_core.studies.config.run import VectorsDtype
+    from mapmerge_core.studies.store.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
 
 POINTS, BATCH = 8, 25

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from mapmerge_core.errors import Cancelled, MapMergeError
-from mapmerge_core.tasks import adamerging
-from mapmerge_core.tasks.adamerging import adamerge, entropy_and_gradient
-from mapmerge_core.weights.task_vectors import TaskVectors
+from mapmerge_core.merges import _adamerging as adamerging
+from mapmerge_core.merges._adamerging import adamerge, entropy_and_gradient
+from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 from tests.tasks.test_evaluator import make_evaluator
 from tests.tiny import ARCHITECTURE, CLASS_NAMES, plain_head, plain_transform
 

@@ -23,8 +23,8 @@ from mapmerge_core.tasks.families.classifier import ClassifierWithHeads
 from mapmerge_core.tasks.metric import LOSS, PERPLEXITY, unpack
 from mapmerge_core.tasks.subsets import nested_order
 from mapmerge_core.tasks.task import Task
-from mapmerge_core.weights.export import Recipe, save_model, save_tensors
-from mapmerge_core.weights.task_vectors import TaskVectors
+from mapmerge_core.weights.export.writing import Recipe, save_model, save_tensors
+from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
 ARCHITECTURE, SIZE = "test_resnet", 32
 CLASSES = {"Stripes": 4, "Hues": 5}

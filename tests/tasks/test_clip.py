@@ -14,7 +14,7 @@ from mapmerge_core.errors import CheckpointError
 from mapmerge_core.tasks.families import clip
 from mapmerge_core.tasks.families.clip import ClipZeroShot
 from mapmerge_core.tasks.task import Task
-from mapmerge_core.weights.task_vectors import TaskVectors
+from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 from tests.tiny import ARCHITECTURE, CLASS_NAMES, TEMPLATES, plain_head
 
 

@@ -22,14 +22,14 @@ from transformers import (
 )
 
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.tasks.adamerging import adamerge
+from mapmerge_core.merges._adamerging import adamerge
 from mapmerge_core.tasks.evaluator import Evaluator
 from mapmerge_core.tasks.families import make_family
 from mapmerge_core.tasks.metric import LOSS, unpack
-from mapmerge_core.tasks.statistics import fisher_diagonals, gram_matrices
+from mapmerge_core.merges._statistics import fisher_diagonals, gram_matrices
 from mapmerge_core.tasks.task import Task
-from mapmerge_core.weights.export import save_merged
-from mapmerge_core.weights.streamed import open_vectors
+from mapmerge_core.weights.export.writing import save_merged
+from mapmerge_core.weights.vectors.streamed import open_vectors
 from tests.tiny import CLASS_NAMES, SIZE, TEMPLATES, draw_images
 
 TASKS = ("Colours", "Light")

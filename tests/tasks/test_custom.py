@@ -13,7 +13,7 @@ from mapmerge_core.tasks.evaluator import Evaluator
 from mapmerge_core.tasks.families import make_family
 from mapmerge_core.tasks.metric import ACCURACY, LOSS, Metric, unpack
 from mapmerge_core.tasks.task import Task
-from mapmerge_core.weights.streamed import open_vectors
+from mapmerge_core.weights.vectors.streamed import open_vectors
 from tests.tasks.own_family import R2
 
 DISTANCE = Metric("distance", maximize=False, low=0.0)

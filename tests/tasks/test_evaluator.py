@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mapmerge_core.errors import CheckpointError, CoefficientError, DatasetError, MapMergeError
+from mapmerge_core.errors import CheckpointError, PointError, DatasetError, MapMergeError
 from mapmerge_core.tasks.evaluator import Evaluator, choose_device, choose_devices, choose_precision
 from mapmerge_core.tasks.families.clip import ClipZeroShot
 from mapmerge_core.tasks.metric import (
@@ -23,8 +23,8 @@ from mapmerge_core.tasks.metric import (
     unpack,
 )
 from mapmerge_core.tasks.task import Task
-from mapmerge_core.weights.export import Recipe, save_merged
-from mapmerge_core.weights.task_vectors import TaskVectors
+from mapmerge_core.weights.export.writing import Recipe, save_merged
+from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 from tests.tiny import ARCHITECTURE, CLASS_NAMES, plain_head, plain_transform
 
 TASKS = tuple(CLASS_NAMES)
@@ -297,7 +297,7 @@ def test_what_can_not_be_measured(tiny_zoo, evaluator):
         evaluator.evaluate([0, 0, 0], ["Lights"])
     with pytest.raises(DatasetError, match="no split 'train'"):
         evaluator.evaluate([0, 0, 0], split="train")
-    with pytest.raises(CoefficientError, match=r"shape \(2,\)"):
+    with pytest.raises(PointError, match=r"shape \(2,\)"):
         evaluator.evaluate([0, 0])
     tower = evaluator.vectors.merge([0, 0, 0])
     del tower["visual.conv1.weight"]

@@ -26,8 +26,8 @@ from mapmerge_core.tasks.families import language, make_family
 from mapmerge_core.tasks.metric import ACCURACY, LOSS, PERPLEXITY, unpack
 from mapmerge_core.tasks.subsets import nested_order
 from mapmerge_core.tasks.task import Task
-from mapmerge_core.weights.export import save_merged
-from mapmerge_core.weights.streamed import open_vectors
+from mapmerge_core.weights.export.writing import save_merged
+from mapmerge_core.weights.vectors.streamed import open_vectors
 
 BLOCK, VOCABULARY = 32, 320
 WORDS = {

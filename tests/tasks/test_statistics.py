@@ -11,11 +11,11 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from mapmerge_core.errors import Cancelled, DatasetError, MapMergeError
-from mapmerge_core.tasks import statistics
+from mapmerge_core.merges import _statistics as statistics
 from mapmerge_core.tasks.evaluator import Evaluator
-from mapmerge_core.tasks.statistics import fisher_diagonals, gram_matrices
+from mapmerge_core.merges._statistics import fisher_diagonals, gram_matrices
 from mapmerge_core.tasks.task import Task
-from mapmerge_core.weights.task_vectors import TaskVectors
+from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 from tests.tasks.test_evaluator import make_evaluator
 from tests.tiny import ARCHITECTURE, CLASS_NAMES, plain_head, plain_transform
 

@@ -16,8 +16,8 @@ from mapmerge_core.tasks.families.clip import ClipZeroShot
 from mapmerge_core.tasks.metric import ACCURACY, F1, LOSS, METRICS, TOP5_ACCURACY, Metric, unpack
 from mapmerge_core.tasks.subsets import mean_of, nested_order, standard_error
 from mapmerge_core.tasks.task import Task
-from mapmerge_core.weights.streamed import open_vectors
-from mapmerge_core.weights.task_vectors import TaskVectors
+from mapmerge_core.weights.vectors.streamed import open_vectors
+from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 from tests.tiny import CLASS_NAMES
 
 C = (0.3, 0.4, 0.2)

@@ -14,8 +14,8 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from mapmerge_core.errors import CheckpointError
-from mapmerge_core.weights.adapters import LowRank, find_misfits, is_adapter, read_adapter
-from mapmerge_core.weights.streamed import open_vectors
+from mapmerge_core.weights.io.adapters import LowRank, find_misfits, is_adapter, read_adapter
+from mapmerge_core.weights.vectors.streamed import open_vectors
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.weights.averages import Gram, fisher_merge, regmean_merge
-from mapmerge_core.weights.task_vectors import TaskVectors
+from mapmerge_core.merges._averages import Gram, fisher_merge, regmean_merge
+from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 from tests.weights.test_task_vectors import by_hand, make_models
 
 SHAPE = (4, 6)  # out x in

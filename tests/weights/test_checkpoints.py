@@ -17,14 +17,14 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mapmerge_core.errors import CheckpointError
-from mapmerge_core.weights.checkpoints import (
+from mapmerge_core.weights.io.checkpoints import (
     find_checkpoints,
     inspect,
     open_state_dict,
     read_state_dict,
     sha256,
 )
-from mapmerge_core.weights.folders import weights_files
+from mapmerge_core.weights.io.folders import weights_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,7 +72,7 @@ def test_reading_maps_the_file_instead_of_copying_it(tmp_path):
     for name, save in (("m.safetensors", save_file), ("m.pt", torch.save)):
         save({"w": torch.zeros(64 << 18)}, tmp_path / name)  # 64 MiB
     program = (
-        "import resource, sys; from mapmerge_core.weights.checkpoints import read_state_dict\n"
+        "import resource, sys; from mapmerge_core.weights.io.checkpoints import read_state_dict\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
         "before = peak(); kept = [read_state_dict(p) for p in sys.argv[1:]]; print(peak() - before)"
     )
@@ -206,7 +206,7 @@ def test_a_lazy_read_leaves_the_others_on_disk(tmp_path):
     save_file(content, tmp_path / "m.safetensors")
     torch.save(content, tmp_path / "m.pt")
     program = (
-        "import resource, sys; from mapmerge_core.weights.checkpoints import open_state_dict\n"
+        "import resource, sys; from mapmerge_core.weights.io.checkpoints import open_state_dict\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
         "before = peak(); opened = [open_state_dict(path) for path in sys.argv[1:]]\n"
         "assert [float(t[-1]) for o in opened for t in o.values()] == [*range(8)] * 2; print(peak() - before)"

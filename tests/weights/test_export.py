@@ -18,12 +18,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mapmerge_core import __version__
-from mapmerge_core.errors import CheckpointError, CoefficientError, ExportError
+from mapmerge_core.errors import CheckpointError, PointError, ExportError
 from mapmerge_core.tasks.families.clip import preprocessing_of
-from mapmerge_core.weights.checkpoints import read_state_dict, sha256
-from mapmerge_core.weights.export import Recipe, read_recipe, save_merged, save_model, save_tensors
-from mapmerge_core.weights.streamed import StreamedVectors
-from mapmerge_core.weights.task_vectors import TaskVectors
+from mapmerge_core.weights.io.checkpoints import read_state_dict, sha256
+from mapmerge_core.weights.export.writing import Recipe, read_recipe, save_merged, save_model, save_tensors
+from mapmerge_core.weights.vectors.streamed import StreamedVectors
+from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
 TASKS = ("Colours", "Stripes", "Light")
 C = [0.31234567891, 1e-7, 0.4]
@@ -147,9 +147,9 @@ def test_a_bare_recipe_is_enough(tmp_path):
 FULL_DISK = """
 import resource, sys
 from mapmerge_core.errors import ExportError
-from mapmerge_core.weights.export import Recipe, save_merged
-from mapmerge_core.weights.streamed import StreamedVectors
-from mapmerge_core.weights.task_vectors import TaskVectors
+from mapmerge_core.weights.export.writing import Recipe, save_merged
+from mapmerge_core.weights.vectors.streamed import StreamedVectors
+from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 import torch
 vectors = TaskVectors.from_state_dicts({"w": torch.zeros(500_000)}, {"one": {"w": torch.ones(500_000)}})
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
@@ -188,7 +188,7 @@ def test_what_can_not_be_exported(tmp_path, vectors, recipe):
             save_merged(tmp_path / name, vectors, C, recipe=recipe)
     with pytest.raises(ExportError, match=r"too large for its dtype, float16.*smaller coefficients"):
         save_merged(tmp_path / "m.safetensors", vectors, [1e9, 0, 0], recipe=recipe)
-    with pytest.raises(CoefficientError):
+    with pytest.raises(PointError):
         save_merged(tmp_path / "m.safetensors", vectors, [np.nan, 0, 0], recipe=recipe)
     gone = Recipe(architecture=str(tmp_path / "gone.json"))
     with pytest.raises(ExportError, match="could not be written"):

@@ -15,8 +15,8 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
 
 from mapmerge_core.errors import CheckpointError
-from mapmerge_core.weights.checkpoints import inspect, open_state_dict, read_state_dict, sha256
-from mapmerge_core.weights.hub import Download, HubRef, fetch, is_adapter, parse_source, plan_downloads
+from mapmerge_core.weights.io.checkpoints import inspect, open_state_dict, read_state_dict, sha256
+from mapmerge_core.weights.io.hub import Download, HubRef, fetch, is_adapter, parse_source, plan_downloads
 
 SHA = "a" * 40
 WEIGHTS = {"w": torch.arange(3.0)}

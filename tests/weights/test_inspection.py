@@ -18,7 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from mapmerge_core.__main__ import main
 from mapmerge_core.errors import CheckpointError
-from mapmerge_core.weights.inspection import inspect_models, odd_one
+from mapmerge_core.weights.io.inspection import inspect_models, odd_one
 
 SHAPES = {"visual.conv1.weight": (4, 3), "visual.class_embedding": (5,), "token_embedding.weight": (6, 2)}
 
@@ -226,7 +226,7 @@ def test_a_broken_tensor_in_a_shard_is_named(tmp_path):
 
 
 def test_large_tensors_are_compared_block_by_block(tmp_path, monkeypatch):
-    monkeypatch.setattr("mapmerge_core.weights.inspection._BLOCK", 64)
+    monkeypatch.setattr("mapmerge_core.weights.io.inspection._BLOCK", 64)
     rng = np.random.default_rng(0)
     shapes = {"w": (40, 7, 3), "v": (9,), "s": ()}
     arrays = [{key: rng.normal(size=shape) for key, shape in shapes.items()} for _ in range(3)]
@@ -248,7 +248,7 @@ def test_models_are_never_in_memory_as_a_whole(tmp_path):
         )
     program = (
         "import resource, sys; from pathlib import Path\n"
-        "from mapmerge_core.weights.inspection import inspect_models\n"
+        "from mapmerge_core.weights.io.inspection import inspect_models\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
         "folder = Path(sys.argv[1]); before = peak()\n"
         "files = {name: folder / f'{name}.safetensors' for name in ('one', 'two')}\n"

@@ -10,8 +10,8 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection
 
 from mapmerge_core.errors import CheckpointError
-from mapmerge_core.weights.keys import adapt
-from mapmerge_core.weights.task_vectors import TaskVectors
+from mapmerge_core.weights.io.keys import adapt
+from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
 PART = "visual."
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.weights import transforms
-from mapmerge_core.weights.merges import dare, dare_ties, slerp, ties
-from mapmerge_core.weights.task_vectors import TaskVectors
-from mapmerge_core.weights.transforms import dare_drop
+from mapmerge_core.merges import _sparse as transforms
+from mapmerge_core.merges._one_shot import dare, dare_ties, slerp, ties
+from mapmerge_core.weights.vectors.task_vectors import TaskVectors
+from mapmerge_core.merges._sparse import dare_drop
 from tests.weights.test_task_vectors import assert_same, by_hand, make_models
 
 # A pre-trained tensor (3 x 4), what three fine-tunings added, and what mergekit 0.1.5 (torch 2.15.0, CPU)

@@ -22,7 +22,7 @@ from torch import nn
 from torchvision.transforms import Compose, InterpolationMode, Resize
 
 from mapmerge_core.errors import CheckpointError
-from mapmerge_core.weights.pickles import map_pickle, open_pickle
+from mapmerge_core.weights.io.pickles import map_pickle, open_pickle
 from tests.tiny import ARCHITECTURE
 
 OLD = {"_use_new_zipfile_serialization": False}

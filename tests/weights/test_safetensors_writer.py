@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from mapmerge_core.errors import ExportError
-from mapmerge_core.weights.export import save_tensors
+from mapmerge_core.weights.export.writing import save_tensors
 
 DTYPES = (
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,

@@ -13,11 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mapmerge_core.errors import CheckpointError, CoefficientError, MapMergeError
-from mapmerge_core.weights.adapters import Adapter, LowRank
-from mapmerge_core.weights.export import save_merged
-from mapmerge_core.weights.streamed import StreamedVectors, adapt_lazily, in_memory, open_vectors
-from mapmerge_core.weights.task_vectors import TaskVectors
+from mapmerge_core.errors import CheckpointError, PointError, MapMergeError
+from mapmerge_core.weights.io.adapters import Adapter, LowRank
+from mapmerge_core.weights.export.writing import save_merged
+from mapmerge_core.weights.vectors.streamed import StreamedVectors, adapt_lazily, in_memory, open_vectors
+from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 from tests.weights.test_task_vectors import NAMES, C, Net, assert_same, by_hand, make_models
 
 ROOT = Path(__file__).parents[2]
@@ -288,7 +288,7 @@ def test_models_that_do_not_fit_are_refused_before_a_tensor_is_read():
     vectors = StreamedVectors.from_state_dicts(pretrained, finetuned)
     with pytest.raises(CheckpointError, match="The module lacks the tensor 'scale'"):
         vectors.merge_into(nn.Linear(2, 2), C)
-    with pytest.raises(CoefficientError, match=r"need \(3,\)"):
+    with pytest.raises(PointError, match=r"need \(3,\)"):
         vectors.tensors([1])
     with pytest.raises(MapMergeError, match="on disk"):
         in_memory(vectors)
@@ -322,7 +322,7 @@ def test_results_too_large_for_their_dtype():
     pretrained, finetuned = make_models(dtype=torch.float16)
     vectors = StreamedVectors.from_state_dicts(pretrained, finetuned)
     for merge in (vectors.merge, lambda c: vectors.merge_into(Net(), c)):
-        with pytest.raises(CoefficientError, match=r"too large for its dtype, float16: choose smaller"):
+        with pytest.raises(PointError, match=r"too large for its dtype, float16: choose smaller"):
             merge([1e9, 0, 0])
 
 
@@ -446,9 +446,9 @@ def test_complex_numbers_are_merged_by_nobody_and_left_alone_by_all(kind):
 PEAK = """
 import re, sys
 from pathlib import Path
-from mapmerge_core.weights.checkpoints import open_state_dict
-from mapmerge_core.weights.export import save_merged
-from mapmerge_core.weights.streamed import StreamedVectors
+from mapmerge_core.weights.io.checkpoints import open_state_dict
+from mapmerge_core.weights.export.writing import save_merged
+from mapmerge_core.weights.vectors.streamed import StreamedVectors
 folder = Path(sys.argv[1])
 # That of getrusage would begin with the peak of the process that started this one.
 peak = lambda: int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
@@ -510,7 +510,7 @@ def test_numbers_that_only_the_module_cannot_hold_become_infinity():
     module = nn.Linear(2, 1, bias=False).bfloat16()
     vectors.merge_into(module, [0.5])
     assert module.weight.tolist() == [[-np.inf, 1.5]]
-    with pytest.raises(CoefficientError, match="'weight' holds numbers too large for its dtype, float32"):
+    with pytest.raises(PointError, match="'weight' holds numbers too large for its dtype, float32"):
         vectors.merge_into(module, [3e39])
 
 

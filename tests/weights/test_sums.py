@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mapmerge_core.weights.sums import ROUNDED_TO, Sums, make_sums, multiply, weighted_sums
+from mapmerge_core.weights.vectors.sums import ROUNDED_TO, Sums, make_sums, multiply, weighted_sums
 
 
 def written_out(base: Tensor, rows: Tensor, c: np.ndarray) -> Tensor:
@@ -174,7 +174,7 @@ def test_it_works_where_no_machine_code_can_be_kept() -> None:
     program = """
 import numba.core.caching as caching, numpy as np, torch
 caching.CacheImpl._locator_classes = []
-from mapmerge_core.weights.sums import weighted_sums
+from mapmerge_core.weights.vectors.sums import weighted_sums
 out = torch.empty(1, 2)
 weighted_sums(torch.tensor([1.0, 2.0]), torch.tensor([[4.0, 8.0]]), np.array([[0.5]]), out)
 print(out.tolist())

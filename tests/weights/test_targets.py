@@ -10,9 +10,9 @@ import yaml
 from safetensors.torch import load_file
 
 from mapmerge_core.errors import ExportError
-from mapmerge_core.weights.export import Recipe, save_merged, save_model
-from mapmerge_core.weights.streamed import StreamedVectors
-from mapmerge_core.weights.task_vectors import TaskVectors
+from mapmerge_core.weights.export.writing import Recipe, save_merged, save_model
+from mapmerge_core.weights.vectors.streamed import StreamedVectors
+from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
 
 @pytest.fixture

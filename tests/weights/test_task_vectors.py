@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mapmerge_core.errors import CheckpointError, CoefficientError
-from mapmerge_core.weights.task_vectors import TaskVectors
+from mapmerge_core.errors import CheckpointError, PointError
+from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
 C = [0.3, -0.2, 0.9]
 NAMES = ("one", "two", "three")
@@ -301,11 +301,11 @@ def test_tied_tensors_are_one_layer():
 )
 def test_wrong_coefficients_of_layers(shape, says):
     vectors = TaskVectors.from_state_dicts(*make_models())
-    with pytest.raises(CoefficientError, match=says):
+    with pytest.raises(PointError, match=says):
         vectors.merge_layers(np.zeros(shape))
     coefficients = np.zeros((10, 3))
     coefficients[4, 1] = np.nan
-    with pytest.raises(CoefficientError, match="NaN"):
+    with pytest.raises(PointError, match="NaN"):
         vectors.merge_layers(coefficients)
 
 
@@ -410,9 +410,9 @@ def test_from_files_equals_from_state_dicts_and_moving_changes_nothing(tmp_path,
 def test_wrong_coefficients(c, says):
     vectors = TaskVectors.from_state_dicts(*make_models())
     for merge in (vectors.merge, lambda c: vectors.merge_into(Net(), c)):
-        with pytest.raises(CoefficientError, match=says):
+        with pytest.raises(PointError, match=says):
             merge(c)
-    with pytest.raises(CoefficientError, match=r"need \(m, 3\)"):
+    with pytest.raises(PointError, match=r"need \(m, 3\)"):
         vectors.merge_many([1, 2, 3])
 
 

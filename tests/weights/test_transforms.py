@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.weights.task_vectors import TaskVectors
-from mapmerge_core.weights.transforms import apply_transform, dare_drop, elect_sign, ties_trim
+from mapmerge_core.weights.vectors.task_vectors import TaskVectors
+from mapmerge_core.merges._sparse import apply_transform, dare_drop, elect_sign, ties_trim
 from tests.weights.test_task_vectors import Net, assert_same, make_models
 
 TRANSFORMS = [

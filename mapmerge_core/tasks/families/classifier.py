@@ -23,7 +23,7 @@ from mapmerge_core.tasks.families.building import building, load_exactly
 from mapmerge_core.tasks.families.fitting import fit_head
 from mapmerge_core.tasks.families.images import ImageClassifier
 from mapmerge_core.tasks.task import Task
-from mapmerge_core.weights.checkpoints import read_state_dict
+from mapmerge_core.weights.io.checkpoints import read_state_dict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -21,7 +21,7 @@ from mapmerge_core.errors import CheckpointError
 from mapmerge_core.tasks.families.building import building, load_exactly, narrow_copy
 from mapmerge_core.tasks.families.heads import Heads
 from mapmerge_core.tasks.families.images import ImageClassifier
-from mapmerge_core.weights.checkpoints import read_state_dict
+from mapmerge_core.weights.io.checkpoints import read_state_dict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,7 +18,7 @@ from mapmerge_core.tasks.families.building import narrow_copy
 from mapmerge_core.tasks.families.heads import Heads
 from mapmerge_core.tasks.families.images import ImageClassifier
 from mapmerge_core.tasks.families.transformers_folder import Blueprint, check_tokens, read_tokenizer, reading
-from mapmerge_core.weights.checkpoints import read_state_dict
+from mapmerge_core.weights.io.checkpoints import read_state_dict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,8 +14,8 @@ from torch import nn
 
 from mapmerge_core.errors import Cancelled, CheckpointError, MapMergeError
 from mapmerge_core.tasks.families.base import Family, Scores
-from mapmerge_core.weights.checkpoints import open_state_dict
-from mapmerge_core.weights.checks import describe
+from mapmerge_core.weights.io.checkpoints import open_state_dict
+from mapmerge_core.weights.io.checks import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from mapmerge_core.tasks.metric import Metric
     from mapmerge_core.tasks.task import Task
-    from mapmerge_core.weights.checks import Described
+    from mapmerge_core.weights.io.checks import Described
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 

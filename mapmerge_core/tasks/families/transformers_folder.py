@@ -14,9 +14,9 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
 from mapmerge_core.errors import CheckpointError, MapMergeError
-from mapmerge_core.weights.checkpoints import open_state_dict
-from mapmerge_core.weights.checks import describe
-from mapmerge_core.weights.keys import is_constant
+from mapmerge_core.weights.io.checkpoints import open_state_dict
+from mapmerge_core.weights.io.checks import describe
+from mapmerge_core.weights.io.keys import is_constant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from mapmerge_core.weights.checks import Described
+    from mapmerge_core.weights.io.checks import Described
 
 
 # Its verbosity is the whole process's.

@@ -8,14 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mapmerge_core.errors import Cancelled, CheckpointError, MapMergeError
-from mapmerge_core.methods.pareto.merging import ParetoMerging, pareto_merge
-from mapmerge_core.methods.pareto.scalarisations import FLOOR
-from mapmerge_core.methods.pareto.training import Training
+from mapmerge_core.merges._pareto_training import ParetoMerging, pareto_merge
+from mapmerge_core.merges._scalarisations import FLOOR
+from mapmerge_core.merges._training_settings import Training
 from mapmerge_core.tasks.evaluator import Evaluator
 from mapmerge_core.tasks.families import make_family
 from mapmerge_core.tasks.metric import Metric
 from mapmerge_core.tasks.task import Task
-from mapmerge_core.weights.task_vectors import TaskVectors
+from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 from tests.tasks.test_evaluator import make_evaluator
 
 SMALL = {"rank": 2, "batch_size": 8, "lr": 1e-2}

@@ -8,14 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mapmerge_core.errors import CheckpointError, MapMergeError, SearchError
-from mapmerge_core.methods.pareto.pareto_set import (
+from mapmerge_core.merges._pareto_set import (
     Block,
     ParetoSet,
     Personalisation,
     find_blocks,
     read_header,
 )
-from mapmerge_core.weights.task_vectors import TaskVectors
+from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 from tests.tasks.test_evaluator import make_evaluator
 
 D = 6

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mapmerge_core.methods.pareto.scalarisations import FLOOR, alignment, scalarise
+from mapmerge_core.merges._scalarisations import FLOOR, alignment, scalarise
 
 F = torch.tensor([0.9, 0.2, 1.4, 0.5], dtype=torch.float64)
 GAMMA = torch.tensor([0.1, 0.4, 0.2, 0.3], dtype=torch.float64)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.methods.pareto.training import Training
+from mapmerge_core.merges._training_settings import Training
 
 
 def test_the_defaults_are_the_papers():

@@ -1,1 +1,0 @@
-"""Pareto Merging: one training run, a merged model for every preference (ICML 2025)."""

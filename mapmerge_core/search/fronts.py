@@ -1,0 +1,446 @@
+"""The Pareto front of the surrogates, by NSGA-III inside the sampled box (MAP, Algorithm 1, line 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from math import comb
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.optimize import minimize
+
+from mapmerge_core.errors import SearchError
+from mapmerge_core.search.designs import check_seed, sobol
+from mapmerge_core.search.surrogates.quadratic import Surrogate, SurrogateStack
+from mapmerge_core.search.threads import one_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from mapmerge_core.search.links import Array
+
+SIZE_OF_TWO, SIZE = 200, 400
+"""The most rows of a front of two metrics, and of more."""
+GENERATIONS = 20
+"""NSGA-III generations unless told otherwise: with the climb after them, more add next to nothing."""
+CLIMBS = 20
+"""Steps from where NSGA-III ends onto the front itself."""
+BLOCK = 128
+"""Rows compared with all others at a time: their comparisons fit a processor's cache."""
+HULL_STEPS = 4
+"""Exchanges a metric in search of a direction along which all rise: it is exact to a millionth then."""
+SAME = 1e-4
+"""Front points nearer than this, as a share of the metrics' spread over the box, are one point."""
+
+
+@dataclass(frozen=True, eq=False)
+class Front:
+    """Coefficients that no others dominate, sorted by the first metric, lowest first.
+
+    Attributes:
+        c: Coefficients, ``m x N``.
+        predicted: The surrogates' metrics, ``m x K``.
+        lower: Lower ends of the metrics' 90 % prediction intervals, ``m x K``.
+        upper: Upper ends, ``m x K``.
+    """
+
+    c: Array
+    predicted: Array
+    lower: Array
+    upper: Array
+
+    def __len__(self) -> int:
+        return len(self.c)
+
+    @property
+    def is_single_point(self) -> bool:
+        """Whether one model is best at everything, so that there is no trade-off to choose (Section 6)."""
+        return len(self.c) == 1
+
+
+def non_dominated(values: ArrayLike, maximize: Sequence[bool]) -> NDArray[np.bool_]:
+    """Which rows no other row dominates: none is as good in every column and better in one.
+
+    Args:
+        values: ``m x K`` metrics. Equal rows do not dominate each other.
+        maximize: For each column, whether more is better.
+
+    Returns:
+        A mask (m,).
+
+    Raises:
+        SearchError: A value is not finite, or the directions don't match the columns.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    if table.ndim != 2 or table.shape[1] != len(maximize):
+        raise SearchError(f"{len(maximize)} directions don't fit metrics of shape {table.shape}.")
+    if not np.isfinite(table).all():
+        raise SearchError("Only finite metrics can be compared: there is a NaN or an infinity among them.")
+    goodness = table * signs(maximize)
+    # A row can only be dominated by one that is lexicographically better, which comes first in this order.
+    order = np.lexsort(-goodness.T[::-1])
+    rows = goodness[order]
+    is_new = np.ones(len(rows), dtype=bool)
+    is_new[1:] = (rows[1:] != rows[:-1]).any(axis=1)
+    distinct = rows[is_new]
+    kept, is_kept = distinct[:0], np.zeros(len(distinct), dtype=bool)
+    for start in range(0, len(distinct), BLOCK):
+        block = distinct[start : start + BLOCK]
+        best = ~_is_matched(block, kept)
+        best[best] = ~_is_matched(block[best], block[best], but_itself=True)
+        is_kept[start : start + BLOCK] = best
+        kept = np.vstack([kept, block[best]])
+    mask = np.empty(len(rows), dtype=bool)
+    mask[order] = is_kept[np.cumsum(is_new) - 1]
+    return mask
+
+
+@one_thread()
+def find_front(
+    surrogates: Sequence[Surrogate],
+    low: ArrayLike,
+    high: ArrayLike,
+    *,
+    maximize: Sequence[bool] | None = None,
+    seed: int = 0,
+    generations: int = GENERATIONS,
+    include: ArrayLike | None = None,
+) -> Front:
+    """The non-dominated coefficients of the box [low, high]^N as the surrogates see them.
+
+    NSGA-III starts from the maximisers of every metric and of many weighted sums (L-BFGS-B), so that the ends
+    and the bulges of the front are there from the beginning; every point it ever evaluates competes for the
+    result. At most ``SIZE`` rows are kept (``SIZE_OF_TWO`` for two metrics): the best for each metric and
+    each weighted sum, then always the one farthest from those kept.
+
+    Args:
+        surrogates: K fitted surrogates of N coefficients each.
+        low: Lower end of the box, a number or one for each coefficient.
+        high: Upper end.
+        maximize: For each metric, whether more is better; all are, unless told otherwise.
+        seed: Same seed, same front.
+        generations: NSGA-III generations; 0 leaves the maximisers and a Sobol sample.
+        include: Further coefficients (any number x N) that compete, such as those measured.
+
+    Raises:
+        SearchError: No surrogate, surrogates of different N, an empty box, coefficients outside it, or a
+            negative seed.
+    """
+    box = _check_box(surrogates, low, high)
+    check_seed(seed)
+    if maximize is None:
+        maximize = [True] * len(surrogates)
+    if len(maximize) != len(surrogates):
+        raise SearchError(f"{len(surrogates)} surrogates need as many directions, not {len(maximize)}.")
+    search = _Search(surrogates, box, signs(maximize))
+    search.add(_candidates(box, seed))
+    if include is not None:
+        search.add(_check_inside(include, box))
+    search.polish()
+    if len(surrogates) > 1 and generations > 0:
+        _nsga3(search, generations, seed)
+    size = SIZE_OF_TWO if len(surrogates) == 2 else SIZE
+    c = search.climb(search.best_spread(size))
+    predicted = search.stack.predict(c)
+    ends = [surrogate.predict_interval(c) for surrogate in surrogates]
+    order = np.lexsort(predicted.T[::-1])
+    lower, upper = (np.column_stack(side)[order] for side in zip(*ends, strict=True))
+    return Front(c[order], predicted[order], lower, upper)
+
+
+def best_sum(
+    surrogates: Sequence[Surrogate], weights: ArrayLike, start: ArrayLike, low: ArrayLike, high: ArrayLike
+) -> Array:
+    """The local maximiser (N,) of Σ w_k M̃_k in the box [low, high]^N, by L-BFGS-B from a start in it.
+
+    Args:
+        surrogates: K fitted surrogates of N coefficients each.
+        weights: K weights, negative for metrics that go down.
+        start: Coefficients (N,) to set out from.
+        low: Lower end of the box, a number or one for each coefficient.
+        high: Upper end.
+    """
+    row = np.asarray(start, dtype=np.float64)[None]
+    ends = [np.broadcast_to(np.asarray(end, dtype=np.float64), row.shape[1:]) for end in (low, high)]
+    weight_row = np.asarray(weights, dtype=np.float64)[None]
+    return np.asarray(_best_sums(SurrogateStack(surrogates), weight_row, row, *ends)[0])
+
+
+def _best_sums(stack: SurrogateStack, weights: Array, starts: Array, low: Array, high: Array) -> Array:
+    """What :func:`best_sum` finds for ``m x K`` weights and ``m x N`` starts, as one separable problem."""
+
+    def loss(flat: Array) -> tuple[float, Array]:
+        values, gradients = stack.predict_with_gradients(flat.reshape(starts.shape))
+        return -float((weights * values).sum()), -np.einsum("mk,mkn->mn", weights, gradients).ravel()
+
+    bounds = np.tile(np.column_stack([low, high]), (len(starts), 1))
+    options = {"ftol": 1e-12}
+    flat = minimize(loss, starts.ravel(), jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
+    return np.asarray(np.clip(flat.reshape(starts.shape), low, high))
+
+
+def signs(maximize: Sequence[bool]) -> Array:
+    """+1 for metrics that go up and -1 for those that go down (K,): metrics times these are maximised."""
+    return np.where(np.asarray(maximize, dtype=bool), 1.0, -1.0)
+
+
+class _Search:
+    """Every point evaluated so far, with its goodness: metrics, turned so that more is better."""
+
+    def __init__(self, surrogates: Sequence[Surrogate], box: tuple[Array, Array], directions: Array) -> None:
+        self.stack, self.box, self.directions = SurrogateStack(surrogates), box, directions
+        self._points: list[Array] = []
+        self._goodness: list[Array] = []
+
+    def add(self, points: Array) -> Array:
+        """Evaluate ``n x N`` points, remember them, and return their goodness ``n x K``."""
+        goodness = self.stack.predict(points) * self.directions
+        self._points.append(points.copy())
+        self._goodness.append(goodness)
+        return goodness
+
+    def polish(self) -> None:
+        """Add the maximisers of the weighted sums: one by one for each metric, all alike, and in between."""
+        points, scaled, spread = self._known()
+        weights, starts = [], []
+        for row in _sums(len(spread)):
+            n_starts = 1 if 1 < np.count_nonzero(row) < len(row) else 4
+            ranked = np.argsort(-(scaled @ row), kind="stable")
+            weights += [row / spread * self.directions] * n_starts
+            starts.append(points[ranked[:n_starts]])
+        self.add(_best_sums(self.stack, np.array(weights), np.vstack(starts), *self.box))
+
+    def best_spread(self, size: int) -> Array:
+        """At most ``size`` non-dominated points: the best for each weighted sum, then what is farthest."""
+        points, scaled, spread = self._known()
+        front = np.flatnonzero(non_dominated(scaled, [True] * len(spread)))
+        return np.asarray(points[front[_farthest(scaled[front], size, _sums(len(spread)))]])
+
+    def climb(self, points: Array) -> Array:
+        """Where ``m x N`` points get by steps that make no metric worse: onto the front itself.
+
+        NSGA-III leaves a band around the front. The step is the shortest vector in the hull of the metrics'
+        gradients, along which all of them rise (Désidéri, Multiple-gradient descent algorithm, 2012); its
+        length grows while that succeeds and shrinks when it does not. Points that meet on the way, or that
+        others dominate in the end, are left out.
+        """
+        low, width = self.box[0], self.box[1] - self.box[0]
+        scale = self.directions / self._known()[2]
+
+        def evaluate(unit: Array) -> tuple[Array, Array]:
+            values, gradients = self.stack.predict_with_gradients(low + width * unit)
+            return values * scale, gradients * (scale[:, None] * width)
+
+        unit, length = (points - low) / width, np.full(len(points), 0.1)
+        reached, slopes = evaluate(unit)
+        step, moved = np.empty_like(unit), np.ones(len(unit), dtype=bool)
+        for _ in range(CLIMBS):
+            step[moved] = _ascent_in_box(slopes[moved], unit[moved])
+            tried = np.clip(unit + length[:, None] * step, 0, 1)
+            values, there = evaluate(tried)
+            moved = np.asarray((values >= reached).all(axis=1))
+            unit[moved], reached[moved], slopes[moved] = tried[moved], values[moved], there[moved]
+            length *= np.where(moved, 1.5, 0.4)
+        self.add(np.clip(low + width * unit, *self.box))
+        known, scaled, spread = self._known()
+        climbed, ours = known[-len(points) :], scaled[-len(points) :]
+        # Rounding may leave a point a hair behind its own start: only what is clearly behind is left out.
+        is_ahead = non_dominated(ours, [True] * len(spread)) & ~_is_matched(ours + 1e-9, scaled)
+        front = np.flatnonzero(is_ahead)
+        return np.asarray(climbed[front[_farthest(ours[front], len(points), _sums(len(spread)))]])
+
+    def _known(self) -> tuple[Array, Array, Array]:
+        """All points, their goodness as a share of how far each metric ranges over them, and that range."""
+        goodness = np.vstack(self._goodness)
+        spread = np.ptp(goodness, axis=0)
+        spread = np.where(spread > 1e-12, spread, 1.0)  # no less than a rounding error
+        return np.vstack(self._points), (goodness - goodness.min(axis=0)) / spread, spread
+
+
+@lru_cache(maxsize=32)
+def reference_directions(n_metrics: int) -> Array:
+    """NSGA-III's directions, ``about 100 x K``: Das and Dennis' simplex lattice, for K > 3 in two layers.
+
+    The inner layer, one step coarser and shrunk by half, is what looks inside: the lattice of many
+    metrics lies on the simplex's border (Deb and Jain, NSGA-III, 2014, Section VI).
+    """
+    from pymoo.util.ref_dirs import get_reference_directions
+
+    if n_metrics == 1:
+        return np.ones((1, 1))
+    steps = 1
+    while comb(steps + n_metrics, n_metrics - 1) <= 120:
+        steps += 1
+    directions = get_reference_directions("das-dennis", n_metrics, n_partitions=min(steps, 99))
+    if n_metrics > 3:
+        inner = get_reference_directions("das-dennis", n_metrics, n_partitions=max(1, steps - 1))
+        directions = np.vstack([directions, (inner + 1 / n_metrics) / 2])
+    return np.asarray(directions, dtype=np.float64)
+
+
+def _nsga3(search: _Search, generations: int, seed: int) -> None:
+    """Run NSGA-III from the best points known; all that it evaluates ends up in ``search``."""
+    from pymoo.algorithms.moo.nsga3 import NSGA3
+    from pymoo.core.problem import Problem
+    from pymoo.operators.selection.rnd import RandomSelection
+    from pymoo.optimize import minimize as evolve
+
+    n_metrics, n_vectors = len(search.directions), len(search.box[0])
+
+    class Surrogates(Problem):
+        def __init__(self) -> None:
+            super().__init__(n_var=n_vectors, n_obj=n_metrics, xl=search.box[0], xu=search.box[1])
+
+        def _evaluate(self, x: Array, out: dict[str, Any], *_: object, **__: object) -> None:
+            out["F"] = -search.add(x)
+
+    directions = reference_directions(n_metrics)
+    first = np.vstack(
+        [search.best_spread(len(directions)), _in_box(sobol(len(directions), n_vectors, seed), search.box)]
+    )
+    # Without constraints NSGA-III draws parents at random, which its tournament would do one by one.
+    algorithm = NSGA3(
+        directions, pop_size=len(directions), sampling=first[: len(directions)], selection=RandomSelection()
+    )
+    evolve(Surrogates(), algorithm, ("n_gen", generations), seed=seed, verbose=False)
+
+
+def _ascent_in_box(slopes: Array, unit: Array) -> Array:
+    """Steps (``m x N``) along which all metrics rise and that don't leave the unit box.
+
+    Args:
+        slopes: Gradients, ``m x K x N``.
+        unit: Where the steps start, ``m x N`` in [0, 1].
+    """
+    step = _common_ascent(slopes)
+    blocked = ((unit <= 0) & (step < 0)) | ((unit >= 1) & (step > 0))
+    at_border = blocked.any(axis=1)
+    step[at_border] = _common_ascent(slopes[at_border] * ~blocked[at_border, None, :])
+    return step
+
+
+def _common_ascent(slopes: Array) -> Array:
+    """The shortest vectors (``m x N``) in the hulls of K gradients (``m x K x N``).
+
+    From equal shares of all gradients, the one that helps most takes over from the one that helps least
+    (Mitchell, Dem'yanov and Malozemov, Finding the point of a polyhedron closest to the origin, 1974).
+    """
+    gram = slopes @ slopes.transpose(0, 2, 1)
+    n_metrics, rows = slopes.shape[1], np.arange(len(slopes))
+    shares = np.full(slopes.shape[:2], 1 / n_metrics)
+    products = gram.mean(axis=2)  # of the vector with each gradient
+    for _ in range(HULL_STEPS * n_metrics):
+        takes = np.argmin(products, axis=1)
+        gives = np.argmax(np.where(shares > 0, products, -np.inf), axis=1)
+        change = gram[rows, takes] - gram[rows, gives]
+        gap = products[rows, gives] - products[rows, takes]
+        curvature = np.maximum(change[rows, takes] - change[rows, gives], 1e-300)
+        share = np.minimum(gap / curvature, shares[rows, gives])
+        products += share[:, None] * change
+        shares[rows, takes] += share
+        shares[rows, gives] -= share
+    return np.asarray(np.einsum("mk,mkn->mn", shares, slopes))
+
+
+def _sums(n_metrics: int) -> Array:
+    """Weights of sums of metrics: each alone, all alike, and at most two dozen in between."""
+    directions = reference_directions(n_metrics)
+    between = directions[(directions > 0).sum(axis=1) > 1]
+    return np.vstack([np.eye(n_metrics), np.ones((1, n_metrics)), between[:: max(1, len(between) // 24)]])
+
+
+def _farthest(values: Array, size: int, sums: Array) -> NDArray[np.intp]:
+    """Indices of at most ``size`` rows: the best for every sum, then always the farthest from those taken.
+
+    Rows nearer than ``SAME`` to one that is taken are left out.
+
+    Args:
+        values: ``m x K`` shares of the metrics' spread.
+        size: The most rows.
+        sums: Weights, one row a sum.
+    """
+    squares = (values**2).sum(axis=1)
+    nearest = np.full(len(values), np.inf)  # squared distance to what is taken
+    taken: list[int] = []
+
+    def take(index: int) -> None:
+        if nearest[index] > SAME**2:
+            taken.append(index)
+            distance = squares + squares[index] - 2 * (values @ values[index])
+            distance[index] = 0.0
+            np.minimum(nearest, distance, out=nearest)
+
+    for index in np.argmax(values @ sums.T, axis=0)[:size]:
+        take(int(index))
+    while len(taken) < min(size, len(values)):
+        farthest = int(np.argmax(nearest))
+        if nearest[farthest] <= SAME**2:
+            break
+        take(farthest)
+    return np.array(taken, dtype=np.intp)
+
+
+def _is_matched(values: Array, others: Array, *, but_itself: bool = False) -> NDArray[np.bool_]:
+    """Which rows of ``values`` some row of ``others`` equals or exceeds in every metric, a mask.
+
+    Args:
+        values: ``m x K``.
+        others: ``n x K``.
+        but_itself: Whether the two are the same rows, and none is compared with itself.
+    """
+    mask = np.zeros(len(values), dtype=bool)
+    columns = np.ascontiguousarray(others.T)
+    for start in range(0, len(values), BLOCK):
+        block = values[start : start + BLOCK, :, None]
+        as_good = columns[0] >= block[:, 0]
+        for k in range(1, len(columns)):
+            as_good &= columns[k] >= block[:, k]
+        if but_itself:
+            as_good[np.arange(len(block)), start + np.arange(len(block))] = False
+        mask[start : start + BLOCK] = as_good.any(axis=1)
+    return mask
+
+
+def _candidates(box: tuple[Array, Array], seed: int) -> Array:
+    """A Sobol sample of the box, and its corners where they are not too many."""
+    n_vectors = len(box[0])
+    unit = sobol(1024, n_vectors, seed)
+    if n_vectors <= 8:
+        corners = np.array(list(product((0.0, 1.0), repeat=n_vectors)))
+        unit = np.vstack([corners, unit])
+    return _in_box(unit, box)
+
+
+def _in_box(unit: Array, box: tuple[Array, Array]) -> Array:
+    return np.asarray(box[0] + (box[1] - box[0]) * unit)
+
+
+def _check_box(surrogates: Sequence[Surrogate], low: ArrayLike, high: ArrayLike) -> tuple[Array, Array]:
+    widths = {surrogate.n_features_in_ for surrogate in surrogates}
+    if len(widths) != 1:
+        raise SearchError("A front needs fitted surrogates of the same coefficients, at least one.")
+    n_vectors = widths.pop()
+    try:
+        ends = [
+            np.broadcast_to(np.asarray(end, dtype=np.float64), (n_vectors,)).copy() for end in (low, high)
+        ]
+    except ValueError as error:
+        raise SearchError(f"The box needs one number for all or each of {n_vectors} coefficients.") from error
+    if not (np.isfinite(ends).all() and (ends[0] < ends[1]).all()):
+        raise SearchError("The box is empty: its lowest coefficients must be finite and below its highest.")
+    return ends[0], ends[1]
+
+
+def _check_inside(include: ArrayLike, box: tuple[Array, Array]) -> Array:
+    points = np.asarray(include, dtype=np.float64)
+    if points.ndim != 2 or points.shape[1] != len(box[0]):
+        raise SearchError(
+            f"Points to include have {len(box[0])} coefficients each, not shape {points.shape}."
+        )
+    if not ((points >= box[0]) & (points <= box[1])).all():
+        raise SearchError("Points to include must lie inside the box: a surrogate says nothing outside it.")
+    return points

@@ -1,0 +1,460 @@
+"""The quadratic surrogate of one task's metric (MAP, Section 4.1 and Appendix G.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self
+
+import numpy as np
+from scipy.special import stdtrit
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.utils.validation import check_is_fitted
+
+from mapmerge_core.errors import SearchError
+from mapmerge_core.search.surrogates.fitting import Design, Fit, LossName, check_loss, fit, inverse_of_upper
+from mapmerge_core.search.links import Array, Link, LinkName, make_link
+from mapmerge_core.search.threads import one_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import ArrayLike
+
+NONLINEAR_RIDGE = 3e-3
+"""Default ridge of the sigmoid and the softplus.
+
+Measured out of sample on merges of small networks fine-tuned on views of scikit-learn's digits (700 test
+images; R² of the sigmoid, mean over tasks, for ridge 0 | 0.003 | 0.03): eight tasks 60 points .868 | .916 |
+.939, 100 points .951 | .953 | .959; four tasks 20 points .934 | .961 | .944, 60 points .987 | .987 | .984;
+two tasks (four pairs) 8 points .936 | .962 | .847, 30 points .994 | .994 | .977.
+"""
+ABSOLUTE_RIDGE = 0.1
+"""The same for the absolute loss, beside which a ridge weighs less: |r| is more than r² where r < 1.
+
+Measured out of sample on the noisy sigmoids of ``tests/search/test_surrogate.py`` (300 new points, R², mean
+of four seeds, for ridge 0.003 | 0.03 | 0.1): eight tasks 60 points .887 | .916 | .917; four tasks 20 points
+.713 | .833 | .862, 60 points .763 | .770 | .770; two tasks 12 points .584 | .733 | .703, 30 points .636 |
+.635 | .701.
+"""
+
+LEAST_OWN = 0.5
+"""At least so much of the residuals' variance isn't the metrics' own error.
+
+Points that were measured on the same images err alike, and residuals don't show what is common to all: the
+standard errors' variance taken from theirs would leave too little.
+"""
+
+
+class Surrogate(Protocol):
+    """What the search asks of a fitted model of one metric. C is ``n x N``."""
+
+    n_features_in_: int
+
+    def predict(self, C: ArrayLike) -> Array:
+        """Predicted metrics (n,)."""
+        ...
+
+    def predict_interval(self, C: ArrayLike, level: float = 0.9) -> tuple[Array, Array]:
+        """Lower and upper ends (n,) between which a measurement falls with probability ``level``."""
+        ...
+
+    def gradient(self, C: ArrayLike) -> Array:
+        """Derivatives of the prediction, ``n x N``."""
+        ...
+
+
+class QuadraticSurrogate(RegressorMixin, BaseEstimator):
+    """link(e + bᵀc + ½ cᵀAc), fitted to errors on the metric's own scale (equations 4, 5 and Appendix G.1).
+
+    Args:
+        link: ``identity`` (closed form), ``sigmoid`` (metrics in [l, u]) or ``softplus`` (metrics above l).
+        bounds: The metric's (l, u): (0, 1) for a sigmoid and (0, inf) for a softplus unless given; the
+            identity takes none and ignores them.
+        ridge: Weight of the sum of the squared parameters, all but the constant, beside the sum of the
+            errors' losses: it fades as points are added. Points are taken about the middle of their box in
+            units of its half widths, and errors as a share of u - l (softplus: of y's standard deviation), so
+            that the fit does not depend on units. ``None`` means 0 for the identity, whose squared loss is
+            then ordinary least squares, and ``NONLINEAR_RIDGE`` (``ABSOLUTE_RIDGE`` with the absolute loss)
+            for the other links, which it keeps finite where metrics sit on a bound.
+        loss: What each error costs: ``squared``; ``absolute``, whose fit a minority of wild measurements
+            hardly moves; or ``huber``, squared up to 1.345 ``sigma_`` and absolute beyond.
+
+    Attributes:
+        A_: The symmetric ``N x N`` matrix A.
+        b_: The vector b (N,).
+        e_: The constant e.
+        n_features_in_: N.
+        link_: The link with its bounds.
+        dof_: Residual degrees of freedom: points less the trace of the hat matrix (for a robust loss, that of
+            its linearisation, each point weighted by the loss's curvature).
+        sigma_: Standard deviation of the errors, in the metric's units (NaN without degrees of freedom). For
+            robust losses it is told by the median magnitude of the absolute fit's residuals, and thus the
+            spread of ordinary measurements, not of the wild ones.
+        loo_predictions_: Each point (n,) as predicted from all others: exact for the squared identity, else
+            one Newton step from the optimum, with ``sigma_`` as it is. The absolute loss, which has no
+            curvature, is smoothed over ``sigma_`` for it, which is rougher: where points are few, the fit
+            without one of them may jump farther. NaN for a point that the others can't predict.
+        loo_r2_: The R² of ``loo_predictions_``; NaN if any of them is.
+    """
+
+    A_: Array
+    b_: Array
+    e_: float
+    n_features_in_: int
+    link_: Link
+    dof_: float
+    sigma_: float
+    loo_predictions_: Array
+    loo_r2_: float
+
+    def __init__(
+        self,
+        link: LinkName = "identity",
+        bounds: tuple[float, float] | None = None,
+        ridge: float | None = None,
+        loss: LossName = "squared",
+    ) -> None:
+        self.link = link
+        self.bounds = bounds
+        self.ridge = ridge
+        self.loss = loss
+
+    @staticmethod
+    def n_parameters(n_vectors: int) -> int:
+        """(N + 1)(N + 2) / 2: the fewest points that determine a surrogate (Section 4.1, footnote 3)."""
+        return (n_vectors + 1) * (n_vectors + 2) // 2
+
+    @one_thread()
+    def fit(self, C: ArrayLike, y: ArrayLike, errors: ArrayLike | None = None) -> Self:
+        """Learn A, b and e from ``n x N`` coefficients and their ``n`` metrics.
+
+        Args:
+            C: Coefficients.
+            y: Metrics.
+            errors: The metrics' standard errors (n,), 0 where they are exact; all are unless told otherwise.
+                The fit's residuals vary by these and by what no quadratic tells, whose variance τ² an
+                unweighted fit shows: each squared error then counts by τ² / (τ² + its own variance), and
+                ``sigma_`` and intervals are those of exact metrics.
+
+        Raises:
+            SearchError: Too few points, points that leave the quadratic undetermined, shapes that don't
+                match, values that are not finite, metrics outside the bounds, or an unknown loss.
+        """
+        return self.fit_prepared(PreparedPoints.prepare(C), y, errors)
+
+    def fit_prepared(self, points: PreparedPoints, y: ArrayLike, errors: ArrayLike | None = None) -> Self:
+        """As :meth:`fit`, to metrics (n,) at points that several surrogates share.
+
+        Raises:
+            SearchError: As :meth:`fit`, where it isn't about the points.
+        """
+        values = points.check_metrics(y)
+        noise = np.zeros(len(values)) if errors is None else points.check_errors(errors) ** 2
+        link = make_link(self.link, self.bounds)
+        check_loss(self.loss)
+        if values.min() < link.low or values.max() > link.high:
+            worst = values.min() if values.min() < link.low else values.max()
+            raise SearchError(
+                f"A metric of {worst:g} is outside its bounds, {link.low:g} to {link.high:g}: "
+                "correct the bounds or the measurement."
+            )
+        self.n_features_in_ = points.n_vectors
+        self.link_ = link
+        self._centre, self._half_width = points.centre, points.half_width
+        found = fit(link, points.design, values, self._ridge(), self.loss)
+        self._set_coefficients(found.weights)
+        self._set_statistics(points.design, values, found)
+        if noise.any() and np.isfinite(self.sigma_) and self.sigma_ > 0:
+            own = max(self.sigma_**2 - noise.mean(), LEAST_OWN * self.sigma_**2)
+            shares = own / (own + noise)
+            # The ridge weighs as ever beside weights whose mean is 1.
+            roots = np.sqrt(shares / shares.mean())
+            found = fit(link, points.design, values, self._ridge(), self.loss, roots)
+            self._set_coefficients(found.weights)
+            self._set_statistics(points.design, values, found)
+            of_exact = float(np.sqrt(shares.mean()))
+            self.sigma_ *= of_exact
+            self._inverse_root /= of_exact
+        return self
+
+    def predict(self, C: ArrayLike) -> Array:
+        """Metrics (n,) at ``n x N`` coefficients.
+
+        Raises:
+            SearchError: C has another width than the points fitted, or is not finite.
+        """
+        points = self._check_points(C)
+        return self.link_.value(self._quadratic(points))
+
+    def gradient(self, C: ArrayLike) -> Array:
+        """Derivatives of the predicted metric by the coefficients, ``n x N``."""
+        points = self._check_points(C)
+        slope = self.link_.slope(self._quadratic(points))
+        return np.asarray(slope[:, None] * (self.b_ + points @ self.A_))
+
+    def predict_interval(self, C: ArrayLike, level: float = 0.9) -> tuple[Array, Array]:
+        """Ends (n,) and (n,) between which a new measurement falls with probability ``level``.
+
+        Linearised about the fit: Student's t with ``dof_`` degrees of freedom, the residual variance and that
+        of the fitted parameters (for robust losses Huber's asymptotic one); cut off at the metric's bounds.
+        With as many parameters as points nothing is left to judge the noise by: the interval is then all that
+        the bounds allow.
+
+        Raises:
+            SearchError: ``level`` is not between 0 and 1, or C does not fit.
+        """
+        points = self._check_points(C)
+        if not 0 < level < 1:
+            raise SearchError(f"An interval's level lies between 0 and 1, not at {level:g}.")
+        if not np.isfinite(self.sigma_):
+            return np.full(len(points), self.link_.low), np.full(len(points), self.link_.high)
+        z = self._quadratic(points)
+        rows = quadratic_features((points - self._centre) / self._half_width) @ self._inverse_root
+        spread = np.einsum("np,np->n", rows, rows)
+        quantile = stdtrit(self.dof_, (1 + level) / 2)
+        reach = quantile * self.sigma_ * np.sqrt(1 + self.link_.slope(z) ** 2 * spread)
+        middle = self.link_.value(z)
+        return np.maximum(middle - reach, self.link_.low), np.minimum(middle + reach, self.link_.high)
+
+    def _ridge(self) -> float:
+        if self.ridge is None:
+            default = ABSOLUTE_RIDGE if self.loss == "absolute" else NONLINEAR_RIDGE
+            return 0.0 if self.link == "identity" else default
+        if not (np.isfinite(self.ridge) and self.ridge >= 0):
+            raise SearchError(f"A ridge is zero or more, not {self.ridge:g}.")
+        return self.ridge
+
+    def _check_points(self, C: ArrayLike) -> Array:
+        check_is_fitted(self)
+        return _as_points(C, self.n_features_in_)
+
+    def _quadratic(self, points: Array) -> Array:
+        return np.asarray(self.e_ + points @ self.b_ + 0.5 * np.einsum("ni,ni->n", points @ self.A_, points))
+
+    def _set_coefficients(self, weights: Array) -> None:
+        """From weights on features of (c - centre) / half width to A, b and e on c itself."""
+        n = self.n_features_in_
+        rows, columns = np.triu_indices(n)
+        upper = np.zeros((n, n))
+        upper[rows, columns] = weights[1 + n :]
+        scaled = np.triu(upper, 1) + upper.T
+        self.A_ = scaled / np.outer(self._half_width, self._half_width)
+        slope = weights[1 : 1 + n] / self._half_width
+        self.b_ = slope - self.A_ @ self._centre
+        self.e_ = float(weights[0] - slope @ self._centre + 0.5 * self._centre @ self.A_ @ self._centre)
+
+    def _set_statistics(self, design: Design, values: Array, found: Fit) -> None:
+        """Hat matrix by QR of the Jacobian: residual variance, covariance and leave-one-out predictions."""
+        features = design.features
+        z = features @ found.weights
+        slope = found.roots * self.link_.slope(z)
+        n, p = features.shape
+        is_plain = self.link_.name == "identity" and self.loss == "squared" and not found.penalty.any()
+        if is_plain and (found.roots == 1).all():
+            self._inverse_root, spread = design.inverse_root, design.leverage
+        else:
+            # The floor keeps the factor invertible where every metric sits on a bound and all slopes vanish,
+            # or where a robust loss gives too few points any curvature.
+            rows = (np.sqrt(found.curvature) * slope)[:, None] * features
+            stacked = np.vstack([rows, found.penalty, 1e-9 * np.eye(p)])
+            self._inverse_root = inverse_of_upper(np.asarray(np.linalg.qr(stacked, mode="r")))
+            spread = np.sum((features @ self._inverse_root) ** 2, axis=1)
+        leverage = np.minimum(found.curvature * slope**2 * spread, 1.0)
+        left = np.where(1 - leverage > 1e-9, 1 - leverage, np.nan)
+        with np.errstate(invalid="ignore"):  # NaN, where a point can't be left out, stays NaN
+            self.loo_predictions_ = self.link_.value(z - slope * spread * found.pull / left)
+        self.loo_r2_ = _r2(values, self.loo_predictions_)
+
+        self.dof_ = float(n - leverage.sum())
+        enough = n > p and self.dof_ > 1e-6
+        self.sigma_ = float(np.sqrt(found.pull @ found.pull / self.dof_)) if enough else float("nan")
+        if self.loss != "squared" and enough:
+            # Huber's covariance (Robust Statistics, 1981, equation 7.6.4): what the pulls spread, over the
+            # mean curvature once more; the noise of a new measurement is that of the uncorrupted ones.
+            self._inverse_root *= self.sigma_ / found.scale / np.sqrt(found.curvature.mean())
+            self.sigma_ = found.scale
+
+
+def quadratic_features(C: Array) -> Array:
+    """1, c_i, and then ½ c_i² and c_i c_j by rows of the upper triangle: ``n x (N + 1)(N + 2) / 2``."""
+    rows, columns = np.triu_indices(C.shape[1])
+    products = C[:, rows] * C[:, columns]
+    products[:, rows == columns] *= 0.5
+    return np.hstack([np.ones((len(C), 1)), C, products])
+
+
+@one_thread()
+def fit_all(
+    C: ArrayLike,
+    Y: ArrayLike,
+    links: Sequence[tuple[LinkName, tuple[float, float] | None]],
+    loss: LossName = "squared",
+    errors: ArrayLike | None = None,
+) -> tuple[QuadraticSurrogate, ...]:
+    """One surrogate for each of K metrics (``n x K``) measured at the same ``n x N`` points.
+
+    Args:
+        C: The points.
+        Y: The metrics.
+        links: Each metric's link and bounds.
+        loss: What the fits minimise.
+        errors: The metrics' standard errors (``n x K``), see ``QuadraticSurrogate.fit``.
+
+    Raises:
+        SearchError: As ``QuadraticSurrogate.fit``.
+    """
+    points, columns = PreparedPoints.prepare(C), np.asarray(Y).T
+    noise = [None] * len(columns) if errors is None else list(np.asarray(errors).T)
+    return tuple(
+        QuadraticSurrogate(link=link, bounds=bounds, loss=loss).fit_prepared(points, y, own)
+        for (link, bounds), y, own in zip(links, columns, noise, strict=True)
+    )
+
+
+def predict_all(surrogates: Sequence[Surrogate], C: ArrayLike) -> Array:
+    """What K surrogates predict at ``n x N`` points, ``n x K``: one matrix product if all are quadratic."""
+    return SurrogateStack(surrogates).predict(C)
+
+
+class SurrogateStack:
+    """K surrogates of N coefficients as one: matrix products for all at once if all are quadratic."""
+
+    def __init__(self, surrogates: Sequence[Surrogate]) -> None:
+        self._surrogates = surrogates
+        self._n_vectors = surrogates[0].n_features_in_
+        quadratics = [surrogate for surrogate in surrogates if isinstance(surrogate, QuadraticSurrogate)]
+        self._are_quadratic = len(quadratics) == len(surrogates)
+        if self._are_quadratic:
+            self._constants = np.array([surrogate.e_ for surrogate in quadratics])
+            self._vectors = np.array([surrogate.b_ for surrogate in quadratics])
+            self._matrices = np.hstack([surrogate.A_ for surrogate in quadratics])
+            links = [surrogate.link_ for surrogate in quadratics]
+            self._links = [
+                (link, [k for k, other in enumerate(links) if other == link]) for link in dict.fromkeys(links)
+            ]
+
+    def predict(self, C: ArrayLike) -> Array:
+        """Metrics (``n x K``) at ``n x N`` coefficients.
+
+        Raises:
+            SearchError: C has another width than the points fitted, or is not finite.
+        """
+        if not self._are_quadratic:
+            return np.column_stack([surrogate.predict(C) for surrogate in self._surrogates])
+        return self._apply_links(self._quadratic(_as_points(C, self._n_vectors))[0], Link.value)
+
+    def predict_with_gradients(self, C: ArrayLike) -> tuple[Array, Array]:
+        """Metrics (``n x K``) and their derivatives by the coefficients (``n x K x N``).
+
+        Raises:
+            SearchError: As :meth:`predict`.
+        """
+        if not self._are_quadratic:
+            return self.predict(C), np.stack([s.gradient(C) for s in self._surrogates], axis=1)
+        z, gradients = self._quadratic(_as_points(C, self._n_vectors))
+        return self._apply_links(z, Link.value), self._apply_links(z, Link.slope)[:, :, None] * gradients
+
+    def _quadratic(self, points: Array) -> tuple[Array, Array]:
+        """The quadratic forms ``n x K`` and their derivatives ``n x K x N``."""
+        bends = (points @ self._matrices).reshape(len(points), *self._vectors.shape)
+        z = self._constants + np.einsum("nkj,nj->nk", self._vectors + 0.5 * bends, points)
+        return z, self._vectors + bends
+
+    def _apply_links(self, z: Array, function: Callable[[Link, Array], Array]) -> Array:
+        if len(self._links) == 1:
+            return function(self._links[0][0], z)
+        result = np.empty_like(z)
+        for link, columns in self._links:
+            result[:, columns] = function(link, z[:, columns])
+        return result
+
+
+def _as_points(C: ArrayLike, n_vectors: int | None = None) -> Array:
+    points = np.asarray(C, dtype=np.float64)
+    if points.ndim != 2:
+        raise SearchError(f"Coefficients are an n x N array, one row a point, not of shape {points.shape}.")
+    if not np.isfinite(points).all():
+        raise SearchError("Coefficients must be finite: there is a NaN or an infinity among them.")
+    if n_vectors is not None and points.shape[1] != n_vectors:
+        raise SearchError(
+            f"The surrogate was fitted to {n_vectors} coefficients a point, and can't predict points of "
+            f"shape {points.shape}."
+        )
+    return points
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPoints:
+    """Points that surrogates are fitted to, with all that doesn't depend on a metric.
+
+    Attributes:
+        n_vectors: N.
+        centre: Middle of the points' box (N,).
+        half_width: Half its widths (N,), 1 where a coefficient never varies.
+        design: The features of the points relative to these.
+    """
+
+    n_vectors: int
+    centre: Array
+    half_width: Array
+    design: Design
+
+    @classmethod
+    def prepare(cls, C: ArrayLike) -> PreparedPoints:
+        """Scale ``n x N`` points to [-1, 1] and factorise their features.
+
+        Raises:
+            SearchError: They are too few, not finite, or leave the quadratic undetermined.
+        """
+        points = _as_points(C)
+        n_points, n_vectors = points.shape
+        needed = QuadraticSurrogate.n_parameters(n_vectors)
+        if n_vectors < 1 or n_points < needed:
+            raise SearchError(
+                f"A quadratic surrogate of {n_vectors} coefficients needs at least {needed} points, "
+                f"and there are {n_points}: evaluate {needed - n_points} more."
+            )
+        low, high = points.min(axis=0), points.max(axis=0)
+        centre, half_width = (low + high) / 2, np.where(high > low, (high - low) / 2, 1.0)
+        design = Design.factorise(quadratic_features((points - centre) / half_width))
+        if design.rank < needed:
+            raise SearchError(
+                f"These {n_points} points settle only {design.rank} of the {needed} parameters of a "
+                f"quadratic in {n_vectors} coefficients: add points with at least three different values of "
+                "every coefficient, in varied combinations."
+            )
+        return cls(n_vectors, centre, half_width, design)
+
+    def check_metrics(self, y: ArrayLike) -> Array:
+        """The metrics (n,) at these points, as an array.
+
+        Raises:
+            SearchError: They are of another number, or not finite.
+        """
+        values, n_points = np.asarray(y, dtype=np.float64), len(self.design.features)
+        if values.shape != (n_points,):
+            raise SearchError(
+                f"{n_points} points need as many metrics, not an array of shape {values.shape}."
+            )
+        if not np.isfinite(values).all():
+            raise SearchError("Metrics must be finite: there is a NaN or an infinity among them.")
+        return values
+
+    def check_errors(self, errors: ArrayLike) -> Array:
+        """The standard errors (n,) of metrics at these points, as an array.
+
+        Raises:
+            SearchError: They are of another number, negative or not finite.
+        """
+        values = np.asarray(errors, dtype=np.float64)
+        if values.shape != (len(self.design.features),) or not (np.isfinite(values) & (values >= 0)).all():
+            raise SearchError("Standard errors must be finite and at least 0, one for each metric.")
+        return values
+
+
+def _r2(values: Array, predictions: Array) -> float:
+    """The R² of predictions as scikit-learn has it, without its checks; NaN if any of them is."""
+    squares, total = ((values - predictions) ** 2).sum(), ((values - values.mean()) ** 2).sum()
+    if total == 0:
+        return float("nan") if np.isnan(squares) else float(squares == 0)
+    return float(1 - squares / total)

@@ -1,0 +1,337 @@
+"""What fine-tuned models and adapters change about a pre-trained model, one tensor at a time."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from mapmerge_core.errors import CheckpointError
+from mapmerge_core.weights.io.checks import (
+    Described,
+    StateDict,
+    arithmetic_dtype,
+    check_any,
+    check_finite,
+    check_keys,
+    check_models,
+    check_shape,
+    check_tensor,
+    describe,
+    differs,
+    is_finite,
+    refuse_complex,
+)
+from mapmerge_core.weights.vectors.sums import ADDED, ROUNDED_TO, Sums, make_sums
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mapmerge_core.weights.io.adapters import Adapter, LowRank
+
+# Differences are added in pieces of so many elements, which stay near a CPU's cores, and fill a GPU.
+_PIECE_ON_CPU = 1 << 18
+_PIECE_ELSEWHERE = 1 << 26
+# Bytes of a tensor of all models that are held at once.
+_TOGETHER = 1 << 30
+# Numbers of all task vectors' differences that are compared at once.
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one pass over all models finds.
+
+    Attributes:
+        changed: The floating-point tensors that differ in any model, in the pre-trained model's order.
+        differing: How many tensors of the part differ, for each model.
+        gram: Inner products of the task vectors, N x N.
+        l1_of: |v_n|_1, shape (N,).
+        l1: |θ_pre|_1 over the part.
+        l2: |θ_pre|_2 over the part.
+    """
+
+    changed: tuple[str, ...]
+    differing: Mapping[str, int]
+    gram: np.ndarray
+    l1_of: np.ndarray
+    l1: float
+    l2: float
+
+
+class Changes:
+    """A pre-trained model and what others change about it; reads a tensor when it is needed, and lets it go.
+
+    Args:
+        pretrained: The model that all started from, best one that reads tensors when asked.
+        models: Fine-tuned models, as lazy, or adapters.
+        part: The prefix of the keys that are merged.
+
+    Attributes:
+        pretrained: The pre-trained model.
+        models: The others, by name.
+        part: The prefix of the keys that are merged.
+        described: The pre-trained model's tensors.
+        only_adapters: Whether no other model is whole.
+        keys: Those in ``part``.
+        touched: The floating-point tensors in ``part`` that any model may change, by what the models hold.
+
+    Raises:
+        CheckpointError: Keys, shapes or kinds of dtypes don't fit, or an adapter holds NaN or infinity.
+    """
+
+    def __init__(
+        self, pretrained: StateDict, models: Mapping[str, StateDict | Adapter], part: str = ""
+    ) -> None:
+        check_any(models)
+        self.pretrained = pretrained
+        self.part = part
+        self.models = dict(models)
+        self.described = describe(pretrained)
+        whole = {name: model for name, model in models.items() if isinstance(model, Mapping)}
+        self.keys = check_models(self.described, {name: describe(m) for name, m in whole.items()}, part)
+        touched: set[str] = set(self.keys) if whole else set()
+        for name, model in models.items():
+            if not isinstance(model, Mapping):
+                touched.update(self._check_adapter(name, model, part))
+        for key in self.keys:
+            if self.described[key].dtype.is_complex and key in touched:
+                for name, own in whole.items():
+                    if differs(own[key], pretrained[key]):
+                        raise refuse_complex(f"the model '{name}'", key)
+        self.touched = tuple(
+            key for key in self.keys if key in touched and self.described[key].dtype.is_floating_point
+        )
+        self.only_adapters = not whole
+
+    @property
+    def may_change(self) -> frozenset[str]:
+        """Those of `touched` that are not known to be the same in all models."""
+        survey: Survey | None = self.__dict__.get("survey")
+        return frozenset(self.touched if survey is None else survey.changed)
+
+    def kept(self, key: str) -> Tensor:
+        """Returns a tensor of the pre-trained model.
+
+        Raises:
+            CheckpointError: It holds NaN or infinity.
+        """
+        tensor = self.pretrained[key]
+        check_finite("the pre-trained model", key, tensor)
+        return tensor
+
+    def merged(self, key: str, c: np.ndarray, device: torch.device) -> Tensor:
+        """Returns a tensor of θ_pre + Σ c_n v_n on ``device``, rounded to the pre-trained model's dtype.
+
+        Computed in float32 (float64 if the pre-trained tensor is). Models with c_n = 0 and those that don't
+        change the tensor are left out, so that θ_pre keeps its bits.
+
+        Args:
+            key: One of `touched`.
+            c: N coefficients.
+            device: Where it is computed.
+
+        Raises:
+            CheckpointError: It comes out as NaN or infinity because a checkpoint holds one.
+        """
+        base = self.pretrained[key].to(device)
+        dtype = arithmetic_dtype(base.dtype)
+        total = _new(base.shape, dtype, device).copy_(base)
+        factors = []
+        for coefficient, model in zip(c.tolist(), self.models.values(), strict=True):
+            if coefficient == 0:
+                continue
+            low_rank, whole = self._change(model, key)
+            if low_rank is not None:
+                left, right = _factors(low_rank, dtype, device)
+                factors.append((left, coefficient * right))
+            elif whole is not None and differs(whole := whole.to(device), base):
+                _add_difference(total, whole, base, coefficient)
+        if factors:
+            left, right = torch.cat([f[0] for f in factors], dim=1), torch.cat([f[1] for f in factors])
+            total.view(len(total), -1).addmm_(left, right)
+        rounded = total if dtype == base.dtype else _new(base.shape, base.dtype, device).copy_(total)
+        if not is_finite(rounded):
+            self.check_sources(key)
+        return rounded
+
+    def merge_into(self, key: str, c: np.ndarray, target: Tensor) -> bool:
+        """Makes a tensor of a module the merged one at the speed of memory, with the numbers of `merged`.
+
+        Only the sign of zeros can be another: an element that no model changes keeps its bits.
+
+        That is possible on a CPU, with whole models of floating-point numbers of 16 bits or more, as long as
+        the tensor of all of them isn't too large to be held at once.
+
+        Args:
+            key: One of `touched`.
+            c: N coefficients.
+            target: What is written: the module's tensor of the same shape.
+
+        Returns:
+            Whether it was possible; if not, nothing is written. Whether the numbers are finite isn't checked.
+        """
+        models = [model for model, c_n in zip(self.models.values(), c, strict=True) if c_n]
+        shape, dtype = self.described[key]
+        computed_in = arithmetic_dtype(dtype)
+        if (
+            target.device.type != "cpu"
+            or not target.is_contiguous()
+            or target.dtype not in (computed_in, torch.bfloat16)
+            or dtype not in ADDED
+            or shape.numel() * dtype.itemsize * len(models) > _TOGETHER
+        ):
+            return False
+        whole = [self._change(model, key)[1] for model in models if isinstance(model, Mapping)]
+        rows = [row.to("cpu").reshape(-1) for row in whole if row is not None and row.dtype in ADDED]
+        wide = computed_in == torch.float32 and any(row.dtype == torch.float64 for row in rows)
+        if len(rows) < len(models) or len({row.dtype for row in rows}) > 1 or wide:
+            return False
+        base = self.pretrained[key].to("cpu")
+        rounded_to = dtype if dtype in ROUNDED_TO else None
+        made = Sums(base.reshape(-1), rows, target.detach().view(1, -1), rounded_to, are_models=True)
+        make_sums([made], c[c != 0][None])
+        return True
+
+    @cached_property
+    def survey(self) -> Survey:
+        """Reads every model once, tensor by tensor.
+
+        Raises:
+            CheckpointError: A tensor holds NaN or infinity.
+        """
+        n = len(self.models)
+        gram, l1_of = np.zeros((n, n)), np.zeros(n)
+        l1 = l2 = 0.0
+        changed, differing = [], dict.fromkeys(self.models, 0)
+        touched, inside = set(self.touched), set(self.keys)
+        for key, (_, dtype) in self.described.items():
+            base = self.pretrained[key]
+            check_finite("the pre-trained model", key, base)
+            if key not in inside:
+                continue
+            if not dtype.is_floating_point:
+                for name, model in self.models.items():
+                    whole = self._change(model, key)[1]
+                    differing[name] += whole is not None and differs(whole, base)
+                continue
+            l1 += _norm(base, 1)
+            l2 += _norm(base, 2) ** 2
+            if key in touched:
+                sums = self._compare(key, base, gram)
+                l1_of += sums
+                for name, total in zip(self.models, sums, strict=True):
+                    differing[name] += bool(total > 0)
+                if sums.any():
+                    changed.append(key)
+        gram = (gram + gram.T) / 2  # a matrix product may round its two halves differently
+        return Survey(tuple(changed), differing, gram, l1_of, l1, l2**0.5)
+
+    def _compare(self, key: str, base: Tensor, gram: np.ndarray) -> np.ndarray:
+        """Adds one tensor's inner products to ``gram`` and returns |v_n|_1 of it, shape (N,)."""
+        dtype = arithmetic_dtype(base.dtype)
+        rows = base.reshape(len(base), -1) if base.ndim > 1 else base.reshape(1, -1)
+        found: list[tuple[Tensor, Tensor] | Tensor | None] = []
+        for name, model in self.models.items():
+            low_rank, whole = self._change(model, key)
+            if whole is not None:
+                check_finite(f"the model '{name}'", key, whole)
+                found.append(whole.reshape(rows.shape))
+            else:
+                found.append(None if low_rank is None else _factors(low_rank, dtype, base.device))
+        sums = np.zeros(len(found))
+        step = max(1, _BLOCK // max(1, rows.shape[1] * len(found)))
+        for start in range(0, len(rows), step):
+            here = slice(start, start + step)
+            wide = rows[here].to(dtype)
+            block = torch.zeros(len(found), *wide.shape, dtype=dtype)
+            for row, change in zip(block, found, strict=True):
+                if isinstance(change, tuple):
+                    torch.mm(change[0][here], change[1], out=row)
+                elif change is not None:
+                    row.copy_(change[here]).sub_(wide)
+            flat = block.flatten(1)
+            sums += torch.linalg.vector_norm(flat, 1, dim=1).double().numpy()
+            gram += (flat @ flat.T).double().numpy()
+        return sums
+
+    def _change(self, model: StateDict | Adapter, key: str) -> tuple[LowRank | None, Tensor | None]:
+        """What a model holds of a tensor: low-rank factors of its difference, all of it, or neither."""
+        if isinstance(model, Mapping):
+            return None, model[key]
+        return model.deltas.get(key), model.full.get(key)
+
+    def _check_adapter(self, name: str, adapter: Adapter, part: str) -> set[str]:
+        """Returns the keys in ``part`` that an adapter changes."""
+        inside = {key for key in (*adapter.deltas, *adapter.full) if key.startswith(part)}
+        check_keys(f"The adapter '{name}'", sorted(inside), inside & self.described.keys())
+        if not inside:
+            raise CheckpointError(
+                f"The adapter '{name}' changes no tensor that starts with '{part}', which are all that is "
+                "merged: choose another adapter."
+            )
+        for key in inside & adapter.full.keys():
+            tensor = adapter.full[key]
+            check_tensor(name, key, Described(tensor.shape, tensor.dtype), self.described[key])
+            check_finite(f"the model '{name}'", key, tensor)
+        for key in inside & adapter.deltas.keys():
+            low_rank, (shape, dtype) = adapter.deltas[key], self.described[key]
+            check_tensor(name, key, Described(shape, low_rank.A.dtype), Described(shape, dtype))
+            flat = (*shape[:1], shape[1:].numel())  # as a convolution's is
+            expected = flat if tuple(low_rank.shape) == flat else shape
+            check_shape(f"the adapter '{name}'", key, low_rank.shape, expected)
+            for factor in low_rank.factors:
+                check_finite(f"the model '{name}'", key, factor)
+        return inside
+
+    def check_sources(self, key: str) -> None:
+        """Looks for the model in which a tensor holds NaN or infinity.
+
+        Raises:
+            CheckpointError: One does.
+        """
+        check_finite("the pre-trained model", key, self.pretrained[key])
+        for name, model in self.models.items():
+            whole = self._change(model, key)[1]
+            if whole is not None:
+                check_finite(f"the model '{name}'", key, whole)
+
+
+def _factors(low_rank: LowRank, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Two matrices whose product is the difference, as the base model stores it."""
+    left, right = low_rank.factors
+    return left.to(device, dtype), low_rank.scale * right.to(device, dtype)
+
+
+def _new(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A new tensor without values, whose memory goes back to the system the moment that it is dropped.
+
+    An allocator keeps what was freed for later, which among tensors of many sizes adds up to several tensors.
+    """
+    n_bytes = shape.numel() * dtype.itemsize
+    if device.type != "cpu" or n_bytes < _PIECE_ON_CPU:
+        return torch.empty(shape, dtype=dtype, device=device)
+    return torch.frombuffer(mmap.mmap(-1, n_bytes), dtype=dtype).view(shape)
+
+
+def _add_difference(total: Tensor, whole: Tensor, base: Tensor, coefficient: float) -> None:
+    """Adds coefficient · (whole − base) to ``total``, in pieces whose memory is used again and again."""
+    step = _PIECE_ON_CPU if total.device.type == "cpu" else _PIECE_ELSEWHERE
+    pieces = (total.view(-1).split(step), whole.reshape(-1).split(step), base.reshape(-1).split(step))
+    difference, wide = _new(torch.Size((2, min(step, total.numel()))), total.dtype, total.device)
+    for piece, theirs, ours in zip(*pieces, strict=True):
+        n = len(piece)
+        difference[:n].copy_(theirs).sub_(wide[:n].copy_(ours))
+        piece.add_(difference[:n].mul_(coefficient))  # rounded in between, as by `weighted_sums`
+
+
+def _norm(tensor: Tensor, order: int) -> float:
+    dtype = arithmetic_dtype(tensor.dtype)
+    pieces = tensor.reshape(-1).split(_BLOCK)
+    total = sum(float(torch.linalg.vector_norm(piece.to(dtype), order)) ** order for piece in pieces)
+    return float(total ** (1 / order))

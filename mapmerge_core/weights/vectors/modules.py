@@ -1,0 +1,74 @@
+"""A module's own tensors as merges write them: by the checkpoint's names, each once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from mapmerge_core.weights.io.checks import check_keys, check_shape
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from mapmerge_core.weights.io.checks import Described, StateDict
+
+
+def module_tensors(module: nn.Module, expected: Mapping[str, Described]) -> dict[str, Tensor]:
+    """Returns a module's parameters and buffers by name, tied ones once.
+
+    A module may have names that the checkpoint lacks for tensors that are tied to one it has, as a language
+    model's output layer is to its embeddings.
+
+    Args:
+        module: Any module, in any float dtype.
+        expected: The pre-trained checkpoint's tensors.
+
+    Raises:
+        CheckpointError: The module's keys or shapes are not the checkpoint's.
+    """
+    found = module.state_dict(keep_vars=True)
+    known = {id(tensor) for name, tensor in found.items() if name in expected}
+    named = {name: tensor for name, tensor in found.items() if name in expected or id(tensor) not in known}
+    check_keys("The module", named, expected)
+    targets: dict[str, Tensor] = {}
+    seen = set()
+    for name, tensor in named.items():
+        check_shape("the module", name, tensor.shape, expected[name].shape)
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            targets[name] = tensor
+    return targets
+
+
+@torch.no_grad()
+def write_if_other(target: Tensor, value: Tensor) -> None:
+    """Writes a tensor unless it holds the value already: memory that is mapped to a file stays so."""
+    value = value.to(target.device, target.dtype)
+    if not torch.equal(target, value):
+        target.copy_(value)
+
+
+@torch.no_grad()
+def load_part(module: nn.Module, model: StateDict, expected: Mapping[str, Described], part: str) -> None:
+    """Makes ``part`` of ``module`` that of ``model``, rounded to the pre-trained checkpoint's dtypes.
+
+    Args:
+        module: A module as for `module_tensors`.
+        model: A model with the pre-trained one's keys in ``part``; its other keys are ignored.
+        expected: The pre-trained checkpoint's tensors.
+        part: The prefix of the keys that are written.
+
+    Raises:
+        CheckpointError: The keys or shapes of ``module`` or ``model`` are not the pre-trained model's.
+    """
+    targets = module_tensors(module, expected)
+    names: Sequence[str] = [name for name in model if name.startswith(part)]
+    check_keys("The model", names, [name for name in expected if name.startswith(part)])
+    for name in names:
+        tensor = model[name]
+        check_shape("the model", name, tensor.shape, expected[name].shape)
+        if name in targets:
+            targets[name].copy_(tensor.to(expected[name].dtype))
