@@ -118,4 +118,4 @@ def _is_same(known: Any, item: Any) -> bool:  # noqa: ANN401 - classes and insta
 
 
 def _origin(entry: Any) -> str:  # noqa: ANN401 - importlib's entry point
-    return entry.dist.name if entry.dist is not None else entry.value
+    return str(entry.dist.name if entry.dist is not None else entry.value)

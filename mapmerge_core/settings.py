@@ -76,10 +76,9 @@ def seed_setting(help: str = "Seed of all random numbers; the same seed gives th
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(setting, seed_setting))
 def settings(cls: type[T]) -> type[T]:
     """Make a class of fields a frozen, keyword-only dataclass that refuses unknown names and wrong values."""
-    made = pydantic_dataclass(
+    return pydantic_dataclass(
         frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     )(cls)
-    return made  # type: ignore[return-value]
 
 
 @settings
@@ -93,7 +92,7 @@ class SettingField:
 
     Attributes:
         name: Its name, the key in study files; a flag has dashes for underscores.
-        kind: The type of its values: int, float, bool or str; list for several strings; dict for numbers by name.
+        kind: The type of its values: int, float, bool or str; list for names; dict for numbers by name.
         default: Its default; None where ``is_optional`` and nothing is chosen.
         help: One sentence.
         choices: The values that it may have, if they are few.
