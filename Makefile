@@ -6,14 +6,19 @@ BIN := $(VENV)/bin
 # A test machine may have several cores, but torch in every worker must not ask for all of them.
 WORKERS ?= 2
 
-.PHONY: run test lint format browser clean
+.PHONY: run test lint docs format browser clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/streamlit run app.py
 
-test: $(VENV)/test.stamp browser lint
+test: $(VENV)/test.stamp browser lint docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope -m "not journey"
 	$(BIN)/python -m pytest -m journey
+
+# Writes the pages that are made from the code, then the site in site/; a broken link or docstring is an error.
+docs: $(VENV)/test.stamp
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict --quiet
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
@@ -38,10 +43,11 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) \
 		|| { rm -rf $(VENV); echo "Python's venv module is missing: on Debian and Ubuntu, apt-get install python3-venv"; exit 1; }
 
-$(VENV)/run.stamp: requirements.txt | $(BIN)/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt
+# The package itself is installed in place, so that the command `mapmerge` is there.
+$(VENV)/run.stamp: requirements.txt pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
 	@touch $@
 
-$(VENV)/test.stamp: requirements.txt requirements-dev.txt | $(BIN)/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-dev.txt
+$(VENV)/test.stamp: requirements.txt requirements-dev.txt pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[test]"
 	@touch $@ $(VENV)/run.stamp

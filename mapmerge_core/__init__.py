@@ -100,7 +100,7 @@ if TYPE_CHECKING:
     from mapmerge_core.weights.vectors.task_vectors import TaskVectors
     from mapmerge_core.merges._sparse import apply_transform, dare_drop, elect_sign, ties_trim
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ACCURACY",

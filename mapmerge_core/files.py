@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def bundled(*names: str) -> Path:
+    """Return the path of what comes with mapmerge (``assets``, ``app.py``): in a checkout, or installed."""
+    installed = _PACKAGE / "dashboard"
+    return (installed if installed.is_dir() else _PACKAGE.parent).joinpath(*names)
+
+
 # What common file systems allow for one name, and Linux for a whole path, in bytes.
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095
 
