@@ -1,4 +1,4 @@
-"""A task: what a merged model is measured on."""
+"""A task: data that merged models are measured on, and by which metrics."""
 
 from __future__ import annotations
 
@@ -7,30 +7,47 @@ from typing import TYPE_CHECKING
 
 from mapmerge_core.errors import DatasetError
 from mapmerge_core.tasks.data_source import DataSource
-from mapmerge_core.tasks.metric import ACCURACY, Metric
+from mapmerge_core.tasks.metrics.accuracy import ACCURACY
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mapmerge_core.tasks.metrics.base import Metric
+
 
 @dataclass(frozen=True)
 class Task:
-    """A dataset with a metric.
+    """Data with one or several metrics.
 
     Attributes:
         name: Its name.
-        data: Where its examples come from; None where a person's own callable brings them.
-        metric: What is measured.
+        data: Where its examples come from; None where a person's own function brings them.
+        metrics: What is measured, all by one pass over the data.
+        model: The name of the model that was fine-tuned for it, or None.
+
+    Raises:
+        DatasetError: There is no metric, or one is named twice.
     """
 
     name: str
     data: DataSource | None
-    metric: Metric = ACCURACY
+    metrics: tuple[Metric, ...] = (ACCURACY,)
+    model: str | None = None
+
+    def __post_init__(self) -> None:
+        names = [metric.name for metric in self.metrics]
+        if not names:
+            raise DatasetError(f"The task '{self.name}' has no metric: give it one.")
+        for name in names:
+            if names.count(name) > 1:
+                raise DatasetError(f"The task '{self.name}' has the metric '{name}' twice: name each once.")
 
     @classmethod
-    def from_file(cls, name: str, path: Path | str, metric: Metric = ACCURACY) -> Task:
-        """A task whose dataset needs no further settings: a file, a folder or an address."""
-        return cls(name, DataSource(path=path), metric)
+    def from_file(
+        cls, name: str, path: Path | str, metric: Metric = ACCURACY, *, model: str | None = None
+    ) -> Task:
+        """Return a task whose data need no further settings: a file, a folder or an address."""
+        return cls(name, DataSource(path=path), (metric,), model)
 
     @property
     def source(self) -> DataSource:

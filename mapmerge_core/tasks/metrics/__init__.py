@@ -1,0 +1,7 @@
+"""Metrics: each is one module, with its value, its standard error and what it needs of a model's predictions."""
+
+from mapmerge_core.tasks.metrics.accuracy import ACCURACY
+from mapmerge_core.tasks.metrics.base import Metric, Observer, Predictions, Score
+from mapmerge_core.tasks.metrics.loss import LOSS
+
+__all__ = ["ACCURACY", "LOSS", "Metric", "Observer", "Predictions", "Score"]

@@ -1,0 +1,34 @@
+"""The loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from mapmerge_core.registries import METRICS
+from mapmerge_core.tasks.metrics.base import Metric, Predictions, Score
+from mapmerge_core.tasks.subsets import standard_error
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+
+class Loss(Metric):
+    """Mean negative log-likelihood, in nats, of the right classes or of the text's tokens."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"losses"})
+    observes: ClassVar[str] = "losses"
+    is_mean: ClassVar[bool] = True
+
+    def observe(self, batch: Predictions) -> Tensor:
+        """Return the losses (n)."""
+        return batch.losses
+
+    def score(self, observed: NDArray[Any], labels: NDArray[Any] | None) -> Score:  # noqa: ARG002
+        """Return the mean, with its standard error."""
+        return Score(float(observed.mean(dtype=np.float64)), standard_error(observed), observed)
+
+
+LOSS = METRICS.register(Loss("loss", maximize=False, low=0.0))

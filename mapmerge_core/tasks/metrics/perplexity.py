@@ -1,0 +1,36 @@
+"""Perplexity."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from mapmerge_core.registries import METRICS
+from mapmerge_core.tasks.metrics.base import Metric, Predictions, Score
+from mapmerge_core.tasks.subsets import standard_error
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+
+class Perplexity(Metric):
+    """The exponential of the mean loss of the text's tokens."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"losses", "tokens"})
+    observes: ClassVar[str] = "losses"
+
+    def observe(self, batch: Predictions) -> Tensor:
+        """Return the losses (n), each the mean over the tokens of one block."""
+        return batch.losses
+
+    def score(self, observed: NDArray[Any], labels: NDArray[Any] | None) -> Score:  # noqa: ARG002
+        """Return exp(mean loss); by the delta method its error is that of the mean loss times itself."""
+        with np.errstate(over="ignore"):
+            value = float(np.exp(observed.mean(dtype=np.float64)))
+        error = standard_error(observed)
+        return Score(value, None if error is None else error * value, observed)
+
+
+PERPLEXITY = METRICS.register(Perplexity("perplexity", maximize=False, low=1.0))
