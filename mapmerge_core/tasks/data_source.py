@@ -90,7 +90,7 @@ class DataSource:
         return str(self.path).removeprefix(TORCHVISION) if is_one else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns what was said, as JSON allows; `from_dict` reads it back."""
+        """Return what was said, as JSON allows; `from_dict` reads it back."""
         said = {part.name: getattr(self, part.name) for part in fields(self)}
         default = {part.name: part.default for part in fields(self)} | {"splits": {}}
         return {name: _plain(value) for name, value in said.items() if value != default[name]}

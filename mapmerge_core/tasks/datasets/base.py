@@ -25,7 +25,7 @@ class Images(ABC):
 
     @abstractmethod
     def __getitem__(self, row: int) -> np.ndarray:
-        """Returns an image, uint8, H x W x 3, or H x W for a gray one.
+        """Return an image, uint8, H x W x 3, or H x W for a gray one.
 
         Raises:
             DatasetError: It can't be read as an image.

@@ -26,7 +26,7 @@ _DAMAGED = (
 
 
 def to_pixels(held: object, name: str, folder: Path | None = None) -> np.ndarray:
-    """Returns an image's pixels as they are meant to be seen.
+    """Return an image's pixels as they are meant to be seen.
 
     Args:
         held: A file's path, bytes or both (``{"bytes": ..., "path": ...}``), a Pillow image, an array, or

@@ -80,7 +80,7 @@ class ImageDataset:
         return self._key_of_rows(split)
 
     def labels(self, split: str) -> np.ndarray:
-        """Returns a split's labels, int64, n.
+        """Return a split's labels, int64, n.
 
         Raises:
             DatasetError: There is no such split, some of its images can't be read (see `check`), or labels
@@ -93,7 +93,7 @@ class ImageDataset:
         return numbers
 
     def images(self, split: str) -> Images:
-        """Returns a split's images (n), each read as it is asked for: uint8, H x W x 3 or H x W.
+        """Return a split's images (n), each read as it is asked for: uint8, H x W x 3 or H x W.
 
         Raises:
             DatasetError: There is no such split, or some of its images can't be read (see `check`).
@@ -102,7 +102,7 @@ class ImageDataset:
         return self._chosen(split)
 
     def array(self, split: str) -> np.ndarray | None:
-        """Returns a split's images where they lie in memory, uint8, n x H x W x 3 or n x H x W, else None.
+        """Return a split's images where they lie in memory, uint8, n x H x W x 3 or n x H x W, else None.
 
         Raises:
             DatasetError: There is no such split.
@@ -222,7 +222,7 @@ def open_images(
 
 
 def preview(source: DataSource, count: int) -> list[tuple[np.ndarray, str]]:
-    """Returns some validation images and their class names, of classes as different as possible.
+    """Return some validation images and their class names, of classes as different as possible.
 
     Only these images are read, not the whole dataset, and images that can't be read are passed over.
 

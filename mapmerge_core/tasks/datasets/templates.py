@@ -88,7 +88,7 @@ def find_shipped(name: str) -> str | None:
 
 
 def read_templates(templates: tuple[str, ...] | str | Path) -> tuple[str, ...]:
-    """Returns prompts as they are, of a shipped set, or from a file, each with exactly one ``{}``.
+    """Return prompts as they are, of a shipped set, or from a file, each with exactly one ``{}``.
 
     Raises:
         DatasetError: There is no such set or file, or a prompt has not exactly one ``{}``.
@@ -106,7 +106,7 @@ def read_templates(templates: tuple[str, ...] | str | Path) -> tuple[str, ...]:
 
 
 def check_templates(templates: tuple[str, ...], where: object) -> tuple[str, ...]:
-    """Returns the prompts.
+    """Return the prompts.
 
     Raises:
         DatasetError: One has not exactly one ``{}``.

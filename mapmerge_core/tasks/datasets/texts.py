@@ -84,7 +84,7 @@ class TextDataset:
         return key_of(self._key(), sorted(source.splits.items()), source.limit, source.seed, self.columns)
 
     def texts(self, split: str) -> Sequence[str]:
-        """Returns a split's texts, each read as it is asked for.
+        """Return a split's texts, each read as it is asked for.
 
         Raises:
             DatasetError: There is no such split.
@@ -120,7 +120,7 @@ def open_texts(source: DataSource) -> TextDataset:
 
 
 def text_preview(source: DataSource, count: int) -> list[str]:
-    """Returns the beginnings of some validation texts.
+    """Return the beginnings of some validation texts.
 
     Raises:
         DatasetError: As for `open_texts`.

@@ -1,221 +1,66 @@
-"""open_clip models as zero-shot classifiers: merged vision towers, heads from prompts."""
+"""CLIP models of open_clip."""
 
 from __future__ import annotations
 
-import copy
-import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import open_clip
-import torch
-from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
-from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
-from open_clip.zero_shot_classifier import build_zero_shot_classifier
-from torch import Tensor
-from torch.func import functional_call
-from torch.nn import functional
-
-from mapmerge_core.errors import CheckpointError
-from mapmerge_core.tasks.families.building import building, load_exactly, narrow_copy
-from mapmerge_core.tasks.families.heads import Heads
-from mapmerge_core.tasks.families.images import ImageClassifier
-from mapmerge_core.weights.io.checkpoints import read_state_dict
+from mapmerge_core.settings import setting, settings
+from mapmerge_core.tasks.families.base import Family, register
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from contextlib import AbstractContextManager
 
-    from mapmerge_core.tasks.task import Task
+    from mapmerge_core.weights.io.hub import HubRef
+
+IMAGE_CLASSES = frozenset({"logits", "labels", "predicted", "losses"})
+"""What the predictions of families that classify images hold."""
 
 
-class ClipZeroShot(ImageClassifier):
-    """An open_clip model that classifies images by the prompt whose text embedding is nearest.
+@register
+class Clip(Family):
+    """CLIP models of open_clip, which classify images by the prompt whose text embedding is nearest."""
 
-    Heads come from the text tower, which is never merged, so they are computed once per task.
-
-    Args:
-        architecture: The path of an open_clip configuration file (``.json``, either the model's configuration
-            alone or an ``open_clip_config.json`` with ``model_cfg`` and ``preprocess_cfg``), or the name of
-            an open_clip architecture, then with open_clip's default preprocessing.
-        pretrained: The checkpoint of the whole pre-trained model.
-        device: Where the model, heads and images are.
-        tag: Which of open_clip's own weights these are, as ``ARCHITECTURE/TAG``: they decide the
-            preprocessing, unless a configuration file does.
-
-    Attributes:
-        part: The prefix of the keys that are merged.
-        model: The model in float32, in eval mode.
-        image_size: Height and width of the model's input.
-
-    Raises:
-        CheckpointError: The configuration or the checkpoint can't be read, nothing can be built from the
-            configuration, or they don't fit each other.
-    """
-
+    name: ClassVar[str] = "clip"
+    title: ClassVar[str] = "CLIP zero-shot (open_clip)"
+    examples: ClassVar[Literal["images", "texts"] | None] = "images"
+    gives: ClassVar[frozenset[str]] = IMAGE_CLASSES
+    needs_architecture: ClassVar[bool] = True
+    gives_logits: ClassVar[bool] = True
+    library: ClassVar[str] = "open_clip"
     part: ClassVar[str] = "visual."
+    implementation: ClassVar[str] = "mapmerge_core.tasks.families._models.clip:ClipZeroShot"
 
-    options: ClassVar[tuple[str, ...]] = ("tag",)
+    @settings
+    class Settings:
+        """Settings of CLIP models of open_clip."""
 
-    def __init__(
-        self,
-        architecture: Path | str,
-        pretrained: Path | str,
-        device: torch.device | str = "cpu",
-        *,
-        tag: str | None = None,
-    ) -> None:
-        architecture = str(architecture)
-        model_config, preprocess_config = _read_architecture(architecture)
-        if tag is not None:
-            preprocess_config = preprocess_config or preprocessing_of(tag)
-            if _trained(tag).get("quick_gelu") and not model_config.get("quick_gelu"):
-                raise CheckpointError(
-                    f"The weights {tag} were trained with QuickGELU, which the architecture {architecture} "
-                    f"doesn't use: choose {architecture}-quickgelu."
-                )
-        with _building("a CLIP model", architecture):
-            self.model = _build(model_config)
-        weights = read_state_dict(pretrained)
-        if not any("token_embedding" in name or name.startswith("text.") for name in weights):
-            raise CheckpointError(
-                f"{pretrained} lacks the text tower, without which there are no heads: choose the whole "
-                "pre-trained model, such as openclip://ViT-B-32-quickgelu/openai."
-            )
-        load_exactly(self.model, weights, pretrained, architecture)
-        self.model.eval().requires_grad_(requires_grad=False)
-        with _building("a tokenizer", architecture):
-            self._tokenizer = _tokenizer(model_config["text_cfg"], self.model.context_length)
-        size = self.model.visual.image_size
-        image_size = (size, size) if isinstance(size, int) else tuple(size)
-        with _building("the preprocessing", architecture):
-            preprocess = PreprocessCfg(
-                **merge_preprocess_dict(PreprocessCfg(size=image_size), preprocess_config)
-            )
-            # The last two steps turn an image into a tensor and normalise it; `normalise` does them for a
-            # whole batch.
-            steps = image_transform_v2(preprocess, is_train=False).transforms[:-2]
-            super().__init__(
-                image_size, steps, f"open_clip {asdict(preprocess)}", preprocess.mean, preprocess.std
-            )
-        told = {name: value for name, value in model_config.items() if name != "vision_cfg"}
-        what = f"open_clip {open_clip.__version__} {json.dumps(told, sort_keys=True)}"
-        self._heads = Heads(what, self._tokenizer, self.model, (self.part,))
-        self._narrow: open_clip.CLIP | open_clip.CustomTextCLIP | None = None
-        self.to(device)
+        tag: str | None = setting(
+            None,
+            help="Which of open_clip's own weights these are, as ARCHITECTURE/TAG: they decide how images are "
+            "prepared, unless a configuration file does.",
+            advanced=True,
+        )
 
-    def to(self, device: torch.device | str) -> None:
-        """Moves the model, in place."""
-        super().to(device)
-        self._heads.clear()
-        self._narrow = None
+    @classmethod
+    def options_for(cls, pretrained: Path | HubRef) -> dict[str, Any]:
+        """Return the tag of weights that open_clip brings."""
+        if isinstance(pretrained, Path) or not pretrained.is_open_clip:
+            return {}
+        architecture, _, tag = pretrained.parts
+        return {"tag": f"{architecture}/{tag}"}
 
-    def model_in(self, dtype: torch.dtype) -> open_clip.CLIP | open_clip.CustomTextCLIP:
-        """Returns the model to merge into for ``dtype``: `model` for float32, a copy of it for bfloat16."""
-        if dtype == torch.float32:
-            return self.model
-        if self._narrow is None:
-            self._narrow = narrow_copy(self.model, dtype, (self.part,))
-        return self._narrow
+    @classmethod
+    def preprocessing(cls, architecture: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return how open_clip's own weights want their images, where not as usual."""
+        if not options.get("tag") or architecture.endswith(".json"):
+            return {}
+        from mapmerge_core.tasks.families._models.clip import preprocessing_of
 
-    def head(self, task: Task) -> Tensor:
-        """Returns the task's head, d x classes, float32: the normalised mean of its normalised prompts."""
-        dataset = self.dataset(task)
+        return preprocessing_of(options["tag"])
 
-        def make() -> Tensor:
-            head: Tensor = build_zero_shot_classifier(
-                self.model, self._tokenizer, dataset.class_names, dataset.templates, device=self.device
-            )
-            return head
-
-        return self._heads.get(dataset, self.device, make)
-
-    def prepare(self, task: Task, split: str) -> None:
-        """Reads the split's images and computes the task's head (see `Family.prepare`)."""
-        super().prepare(task, split)
-        self.head(task)
-
-    def logits(self, batch: Tensor, task: Task, dtype: torch.dtype) -> Tensor:
-        """Classifies prepared images with the model as it was last merged for ``dtype``.
-
-        Args:
-            batch: Prepared images, n x 3 x height x width.
-            task: Whose head to use.
-            dtype: float32 or bfloat16; normalisation and the head are in float32 always.
-
-        Returns:
-            Cosine similarities times the model's own logit scale, n x classes, float32.
-        """
-        features = self.model_in(dtype).visual(self.normalise(batch).to(dtype))
-        scale: Tensor = self.model.logit_scale.exp()
-        cosines: Tensor = functional.normalize(features.float(), dim=-1) @ self.head(task)
-        return cosines * scale
-
-    def class_logits(self, batch: Tensor, head: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Returns cosine similarities times the logit scale (see `ImageClassifier.class_logits`)."""
-        outputs = functional_call(self.model, dict(parameters), (self.normalise(batch),))
-        features: Tensor = outputs[0]
-        scale: Tensor = outputs[2]
-        return scale * (features @ head)
-
-
-def preprocessing_of(tag: str) -> dict[str, Any]:
-    """How images are prepared for open_clip's own weights ``ARCHITECTURE/TAG``, where not as usual."""
-    usual = asdict(PreprocessCfg())
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in _trained(tag).items()
-        if name in ("mean", "std", "interpolation", "resize_mode") and value != usual[name]
-    }
-
-
-def _trained(tag: str) -> dict[str, Any]:
-    """What open_clip says of its own weights ``ARCHITECTURE/TAG``."""
-    architecture, _, name = tag.partition("/")
-    return dict(open_clip.get_pretrained_cfg(architecture, name) or {})
-
-
-def _read_architecture(architecture: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns an architecture's model and preprocessing configurations."""
-    if not architecture.endswith(".json"):
-        # Only open_clip's own names: it would look up others in folders or on the internet.
-        if architecture not in open_clip.list_models():
-            raise CheckpointError(
-                f"open_clip has no architecture '{architecture}': give a name or a .json configuration file."
-            )
-        config: dict[str, Any] = open_clip.get_model_config(architecture)
-        return config, {}
-    try:
-        config = json.loads(Path(architecture).read_text(encoding="utf-8"))
-        return dict(config.get("model_cfg", config)), dict(config.get("preprocess_cfg", {}))
-    except OSError as error:
-        raise CheckpointError(f"The configuration {architecture} can't be read: {error.strerror}.") from error
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{architecture} is not an open_clip configuration in JSON.") from error
-
-
-def _building(what: str, architecture: str) -> AbstractContextManager[None]:
-    return building(f"open_clip can't build {what} from the configuration {architecture}")
-
-
-def _build(config: dict[str, Any]) -> open_clip.CLIP | open_clip.CustomTextCLIP:
-    # Built directly: open_clip's registry of configurations is global, and two folders may use one name.
-    config = copy.deepcopy(config)
-    custom_text = config.pop("custom_text", False)
-    # The checkpoint brings the weights: nothing is downloaded.
-    if "timm_model_name" in config["vision_cfg"]:
-        config["vision_cfg"]["timm_model_pretrained"] = False
-    if "hf_model_name" in config["text_cfg"]:
-        custom_text = True
-        config["text_cfg"]["hf_model_pretrained"] = False
-    return open_clip.CustomTextCLIP(**config) if custom_text else open_clip.CLIP(**config)
-
-
-def _tokenizer(text_config: dict[str, Any], context_length: int) -> SimpleTokenizer | HFTokenizer:
-    options = text_config.get("tokenizer_kwargs", {})
-    if name := text_config.get("hf_tokenizer_name"):
-        mode = text_config.get("tokenizer_mode")
-        options = {**options, "trust_remote_code": False}  # a configuration may not have code run
-        return HFTokenizer(name, context_length=context_length, tokenizer_mode=mode, **options)
-    return SimpleTokenizer(context_length=context_length, **options)
+    @classmethod
+    def exported_like(cls, architecture: str, pretrained: Path) -> Path | None:  # noqa: ARG003
+        """Return the configuration file that open_clip loads a folder by, if it is one."""
+        config = Path(architecture)
+        return config if config.name == "open_clip_config.json" else None

@@ -1,214 +1,93 @@
-"""A person's own measurements: any function of a model's tensors."""
+"""A person's own function or class, named by its place: ``module:function``."""
 
 from __future__ import annotations
 
-import inspect
-import math
-from collections.abc import Mapping
-from numbers import Real
-from typing import TYPE_CHECKING, ClassVar
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-import torch
-from torch import nn
-
-from mapmerge_core.errors import Cancelled, CheckpointError, MapMergeError
-from mapmerge_core.tasks.families.base import Family, Scores
-from mapmerge_core.weights.io.checkpoints import open_state_dict
-from mapmerge_core.weights.io.checks import describe
+from mapmerge_core.errors import MapMergeError
+from mapmerge_core.settings import NoSettings
+from mapmerge_core.settings import make as make_settings
+from mapmerge_core.tasks.families.base import Family
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from mapmerge_core.tasks.metric import Metric
+    from mapmerge_core.tasks.metrics.base import Metric
     from mapmerge_core.tasks.task import Task
-    from mapmerge_core.weights.io.checks import Described
-
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-class CallableFamily(Family):
-    """Models that a person's own function measures, all tasks at once.
+@cache
+def own_family(place: str) -> type[Family]:
+    """Return the family at ``module:function`` or ``module:class``; nothing is imported yet."""
+    return type("OwnFamily", (OwnFamily,), {"name": place, "title": place, "__doc__": OwnFamily.__doc__})
 
-    The function is called once for each merge and split that something is measured on, either as
-    ``function(state_dict)`` or, if its second parameter is named ``split`` or has no default, as
-    ``function(state_dict, split)`` with ``"val"`` or ``"test"``. It returns a number for each task, by name.
-    Without a ``split`` it measures the same data for both, so that figures of the test split are then no
-    check of what was chosen on the validation split.
 
-    ``state_dict`` holds the tensors of the merged model under the names, in the dtypes and in the shapes of
-    the pre-trained checkpoint, on `device`: the very numbers that an export holds, whatever the precision of
-    the study. They are the model's own memory: the function reads them, or works on a copy.
+class OwnFamily(Family):
+    """Models of a person's own code, which brings its data and says what it can measure."""
 
-    Args:
-        function: The function.
-        pretrained: The pre-trained checkpoint, a file or a folder.
-        tasks: The study's tasks; any metric will do.
-        name: What messages call the function.
+    metrics: ClassVar[tuple[Metric, ...]] = ()
 
-    Raises:
-        CheckpointError: The checkpoint can't be read, or its names are not those of a model's parameters.
-        MapMergeError: The function can't be called so.
-    """
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Wait for `make`: only the imported code knows its settings."""
 
-    options: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(
-        self,
-        function: Callable[..., Mapping[str, float]],
-        pretrained: Path,
-        tasks: Sequence[Task],
-        *,
-        name: str,
-    ) -> None:
-        self._function, self._name = function, name
-        self.use(tasks)
-        self._takes_split = _takes_split(function, name)
-        self._tensors = describe(open_state_dict(pretrained))
-        self._model = _tree(self._tensors, str(pretrained))
-        self._measured: dict[str, dict[str, float]] = {}
-
-    def use(self, tasks: Sequence[Task]) -> None:
-        """Says which tasks there are, with any metrics: the function knows what it measures."""
-        self._metrics = {task.name: task.metric for task in tasks}
-
-    def to(self, device: torch.device | str) -> None:
-        """Moves the model, in place."""
-        super().to(device)
-        self._measured.clear()
-
-    def model_in(self, dtype: torch.dtype) -> nn.Module:  # noqa: ARG002 - the function gets what an export holds
-        """Returns the one module to merge into, in the checkpoint's own dtypes."""
-        return self._model
-
-    def merged(self, dtype: torch.dtype) -> None:  # noqa: ARG002
-        """Forgets what was measured of the last model."""
-        self._measured.clear()
-
-    def prepare(self, task: Task, split: str) -> None:
-        """Does nothing: the function brings its data."""
-
-    def measure(
-        self,
-        task: Task,
-        split: str,
-        dtype: torch.dtype,  # noqa: ARG002
-        batch_size: int,  # noqa: ARG002
-        examples: NDArray[np.intp] | None = None,  # noqa: ARG002
-    ) -> Scores:
-        """Returns what the function says of a task, as one example.
+    @classmethod
+    def loaded(cls) -> type[Family]:
+        """Import and return the class, that of a function being `CallableFamily`.
 
         Raises:
-            MapMergeError: The function raises something, changes the tensors, or returns anything but a
-                number within the metric's bounds for each of the study's tasks.
+            MapMergeError: The module or its attribute is missing, or is neither a function nor a family.
         """
-        if split not in self._measured:
-            self._measured[split] = self._checked(self._called(split))
-        value = self._measured[split][task.name]
-        return Scores(value, np.array([value], np.float32))
+        own = _imported(cls.name)
+        if isinstance(own, type) and issubclass(own, Family):
+            return own.loaded()
+        if isinstance(own, type) or not callable(own):
+            raise MapMergeError(f"'{cls.name}' is no function and no family of models: name one of these.")
+        from mapmerge_core.tasks.families._models.callable import CallableFamily
 
-    def _called(self, split: str) -> object:
-        held = self._model.state_dict()
-        given = {name: held[name] for name in self._tensors}
-        before = _versions(given)
+        return CallableFamily
+
+    @classmethod
+    def make(
+        cls, architecture: str, pretrained: Path, options: Mapping[str, Any], tasks: Sequence[Task]
+    ) -> Family:
+        """Return the family holding a pre-trained model (see `Family.make`)."""
+        family, own = cls.loaded(), _imported(cls.name)
+        if not isinstance(own, type):
+            make_settings(NoSettings, options, what=f"'{cls.name}'")
+            measured: Any = family
+            made: Family = measured(own, pretrained, tasks, name=cls.name)
+            return made
         try:
-            found = self._function(given.copy(), *([split] if self._takes_split else []))
-        except (MapMergeError, Cancelled):
+            return own.make(architecture, pretrained, options, tasks)  # type: ignore[attr-defined, no-any-return]
+        except MapMergeError:
             raise
         except Exception as error:
-            told = f"{type(error).__name__}: {error}".strip().rstrip(" .:").splitlines()[0]
-            raise MapMergeError(f"'{self._name}' failed with {told}; correct it, and go on.") from error
-        for name, version in _versions(given).items():
-            if version != before[name]:
-                raise MapMergeError(
-                    f"'{self._name}' changed the tensor '{name}' of the model that it measures: let it work "
-                    "on a copy."
-                )
-        return found
-
-    def _checked(self, found: object) -> dict[str, float]:
-        """A function's answer as a number for each task."""
-        if not isinstance(found, Mapping):
             raise MapMergeError(
-                f"'{self._name}' returned a {type(found).__name__}, not a dictionary with a number for each "
-                f"task: {', '.join(self._metrics)}."
-            )
-        for task in self._metrics:
-            if task not in found:
-                raise MapMergeError(f"'{self._name}' returned no number for the task '{task}': add it.")
-        for task in found:
-            if task not in self._metrics:
-                raise MapMergeError(
-                    f"'{self._name}' returned a number for '{task}', which is no task of this study: "
-                    f"leave it out, or choose from {', '.join(self._metrics)}."
-                )
-        return {task: self._number(task, found[task], metric) for task, metric in self._metrics.items()}
-
-    def _number(self, task: str, value: object, metric: Metric) -> float:
-        scalar = value
-        if isinstance(value, torch.Tensor | np.ndarray) and math.prod(value.shape) == 1:
-            scalar = value.item()
-        if isinstance(scalar, bool) or not isinstance(scalar, Real) or not math.isfinite(scalar):
-            raise MapMergeError(
-                f"'{self._name}' returned {_short(value)} for '{task}', which is no finite number: return "
-                "one."
-            )
-        number = float(scalar)
-        if not metric.low <= number <= metric.high:
-            raise MapMergeError(
-                f"'{self._name}' returned {number:g} for '{task}', but {metric.name} lies between "
-                f"{metric.low:g} and {metric.high:g}: correct it, or choose another metric."
-            )
-        return number
-
-
-def _takes_split(function: Callable, name: str) -> bool:
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # some that are written in C tell nothing
-        return False
-    places = [each for each in parameters if each.kind in _POSITIONAL]
-    needed = [each for each in places if each.default is each.empty]
-    unnamed = any(each.kind == each.VAR_POSITIONAL for each in parameters)
-    demanded = [each for each in parameters if each.kind == each.KEYWORD_ONLY and each.default is each.empty]
-    if len(needed) > 2 or demanded or not (places or unnamed):
-        raise MapMergeError(f"'{name}' must take a state dict, or a state dict and a split, and no more.")
-    return len(needed) == 2 or (len(places) > 1 and places[1].name == "split")
-
-
-def _tree(tensors: Mapping[str, Described], source: str) -> nn.Module:
-    """Modules within modules as the dots in the names say, with parameters, and buffers for integers."""
-    root = nn.Module()
-    for name, (shape, dtype) in tensors.items():
-        *path, attribute = name.split(".")
-        tensor = torch.empty(shape, dtype=dtype)
-        module = root
-        try:
-            for part in path:
-                if part not in dict(module.named_children()):
-                    module.add_module(part, nn.Module())
-                module = module.get_submodule(part)
-            if dtype.is_floating_point:
-                module.register_parameter(attribute, nn.Parameter(tensor, requires_grad=False))
-            else:
-                module.register_buffer(attribute, tensor)
-        except (KeyError, AttributeError) as error:
-            raise CheckpointError(
-                f"The tensor '{name}' of {source} can't be a model's parameter "
-                f"({str(error.args[0]).strip()}): rename it in all checkpoints."
+                f"'{cls.name}' can't be made, it raises {type(error).__name__}: {' '.join(str(error).split())}."
             ) from error
-    return root
+
+    @classmethod
+    def left_out(cls, architecture: str, pretrained: Path) -> tuple[str, ...]:
+        """Return the names of tensors that aren't merged, as the person's class says."""
+        return cls.loaded().left_out(architecture, pretrained)
 
 
-def _versions(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """How often each tensor was written to."""
-    return {name: tensor._version for name, tensor in tensors.items()}  # noqa: SLF001 - no other way to know
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _imported(place: str) -> Any:  # noqa: ANN401 - whatever a person named
+    module, _, attribute = place.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise MapMergeError(
+            f"The module '{error.name}' of '{place}' is not on Python's path: install it, or set PYTHONPATH."
+        ) from error
+    except AttributeError as error:
+        raise MapMergeError(f"The module '{module}' has no '{attribute}': check the name.") from error
+    except Exception as error:  # a person's module may fail in any way
+        raise MapMergeError(
+            f"The module '{module}' can't be imported, it raises {type(error).__name__}: "
+            f"{' '.join(str(error).split())}."
+        ) from error

@@ -1,229 +1,49 @@
-"""Causal language models of transformers, measured by their loss on text."""
+"""Causal language models of transformers."""
 
 from __future__ import annotations
 
-from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
-import torch
-from torch import nn
-from torch.nn import functional
-from transformers import AutoModelForCausalLM
-
-from mapmerge_core.errors import DatasetError, MapMergeError
-from mapmerge_core.tasks.datasets import open_texts
-from mapmerge_core.tasks.families.base import Family, Scores
-from mapmerge_core.tasks.families.transformers_folder import Blueprint, check_tokens, read_tokenizer
-from mapmerge_core.tasks.metric import LOSS, PERPLEXITY
+from mapmerge_core.settings import setting, settings
+from mapmerge_core.tasks.families.base import Family, register
+from mapmerge_core.tasks.metrics.loss import LOSS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from pathlib import Path
 
-    from numpy.typing import NDArray
-    from torch import Tensor
-    from transformers import PreTrainedConfig, PreTrainedModel
-
-    from mapmerge_core.tasks.data_source import DataSource
-    from mapmerge_core.tasks.metric import Metric
-    from mapmerge_core.tasks.task import Task
-
-_BLOCK, _TOKENS = 1024, 65_536
-
-# A batch has at most so many tokens, and fewer where their logits (float32, as wide as the vocabulary) would
-# take more than so many bytes; losses are computed from pieces of the logits.
-_BATCH_TOKENS = 8192
-_LOGITS_BYTES, _PIECE_BYTES = 1 << 30, 1 << 27
-
-# Models of up to so many parameters are held in both dtypes at once, larger ones in the last one asked for.
-_HELD_TWICE = 500_000_000
-
-_TEXTS_AT_A_TIME = 64
+    from mapmerge_core.tasks.metrics.base import Metric
 
 
-class CausalLanguageModel(Family):
-    """A causal language model of transformers, with its tokenizer; all its parameters are merged.
+@register
+class Language(Family):
+    """Causal language models of transformers, measured by their loss on text."""
 
-    The texts of a split are tokenized without special tokens, in their order; each is followed by the
-    tokenizer's end-of-text token if it has one. The tokens are packed into blocks, across texts, up to a
-    budget, and the last block is dropped if it is not full, unless it is the only one. No block sees
-    another's tokens, and the first token of each is not predicted.
+    name: ClassVar[str] = "language"
+    title: ClassVar[str] = "Causal language model (transformers)"
+    examples: ClassVar[Literal["images", "texts"] | None] = "texts"
+    metrics: ClassVar[tuple[Metric, ...]] = (LOSS,)
+    gives: ClassVar[frozenset[str]] = frozenset({"losses", "tokens"})
+    library: ClassVar[str] = "transformers"
+    implementation: ClassVar[str] = "mapmerge_core.tasks.families._models.language:CausalLanguageModel"
 
-    The loss is the mean negative log-likelihood, in nats, of all predicted tokens: every token counts alike,
-    whatever text it is in. Perplexity is exp(loss). ``per_example`` is each block's mean loss.
+    @settings
+    class Settings:
+        """Settings of language models."""
 
-    Models are built when they are first merged into. Of those with more than 500 million parameters only the
-    one in the dtype that was last asked for is held, so that a bfloat16 model leaves before its float32
-    version comes; building one again takes seconds.
-
-    Args:
-        architecture: ``""``: the folder says what the model is.
-        pretrained: The model's folder, with ``config.json``, its checkpoint and its tokenizer. Python code in
-            it is never run.
-        block: Tokens of a block; by default 1,024, or the model's context where that is shorter.
-        tokens: At most so many tokens of each split are measured.
-
-    Raises:
-        CheckpointError: The folder can't be read, or its checkpoint doesn't fit its configuration.
-        MapMergeError: A setting can't be used.
-    """
-
-    metrics: ClassVar[tuple[Metric, ...]] = (LOSS, PERPLEXITY)
-    options: ClassVar[tuple[str, ...]] = ("block", "tokens")
-
-    def __init__(
-        self, architecture: str, pretrained: Path, *, block: int | None = None, tokens: int = _TOKENS
-    ) -> None:
-        if architecture:
-            raise MapMergeError(
-                f"A language model's folder says what it is: leave the architecture '{architecture}' out."
-            )
-        self._folder = Path(pretrained)
-        self._blueprint = Blueprint.draw(self._folder, _make)
-        config = self._blueprint.skeleton.config.get_text_config()
-        self._vocabulary: int = config.vocab_size
-        self._tokenizer = read_tokenizer(self._folder, self._vocabulary)
-        context: int | None = getattr(config, "max_position_embeddings", None)
-        self._block = _checked("block", min(_BLOCK, context or _BLOCK) if block is None else block)
-        if context and self._block > context:
-            raise MapMergeError(
-                f"Blocks of {self._block} tokens are longer than the {context} that this model can see: "
-                "choose a smaller 'block'."
-            )
-        self._tokens = _checked("tokens", tokens)
-        self._models: dict[torch.dtype, PreTrainedModel] = {}
-        self._blocks: dict[tuple[DataSource, str], Tensor] = {}
+        block: int | None = setting(
+            None,
+            at_least=2,
+            help="Tokens of a block; by default 1,024, or the model's context where that is shorter.",
+        )
+        tokens: int = setting(65_536, at_least=2, help="Tokens of each split, at most, that are measured.")
 
     @classmethod
     def left_out(cls, architecture: str, pretrained: Path) -> tuple[str, ...]:  # noqa: ARG003
-        """Returns the names of old constants beside the parameters (see `Family.left_out`).
+        """Return the names of old constants beside the parameters (see `Family.left_out`).
 
         Raises:
             CheckpointError: The folder can't be read, or its checkpoint doesn't fit its configuration.
         """
-        return tuple(Blueprint.draw(Path(pretrained), _make).constants)
+        from mapmerge_core.tasks.families._models.language import blueprint
 
-    def to(self, device: torch.device | str) -> None:
-        """Has models built on ``device`` from now on."""
-        self.device = torch.device(device)
-        self._models.clear()
-
-    def model_in(self, dtype: torch.dtype) -> nn.Module:
-        """Returns the module to merge into for ``dtype``, float32 or bfloat16, on `device`.
-
-        Raises:
-            CheckpointError: transformers can't build it.
-        """
-        return self._blueprint.part_of(self._model(dtype))
-
-    def prepare(self, task: Task, split: str) -> None:
-        """Reads the split and tokenizes it (see `Family.prepare`).
-
-        Raises:
-            DatasetError: It can't be read, or holds no two tokens.
-        """
-        self._tokenized(task, split)
-
-    def n_examples(self, task: Task, split: str) -> int:
-        """Returns how many blocks a split has (see `Family.n_examples`)."""
-        return len(self._tokenized(task, split))
-
-    def at_once(self, task: Task, split: str, batch_size: int) -> int:
-        """Returns how many blocks pass together: fewer where they are long or the vocabulary is large."""
-        tokens = min(_BATCH_TOKENS, _LOGITS_BYTES // (4 * self._vocabulary))
-        return max(1, min(batch_size, tokens // self._tokenized(task, split).shape[1]))
-
-    @torch.inference_mode()
-    def measure(
-        self,
-        task: Task,
-        split: str,
-        dtype: torch.dtype,
-        batch_size: int,
-        examples: NDArray[np.intp] | None = None,
-    ) -> Scores:
-        """Measures the losses of a split's blocks (see `Family.measure`).
-
-        Args:
-            task: A task.
-            split: ``"val"`` or ``"test"``.
-            dtype: Of the model; losses are computed in float32 always.
-            batch_size: Blocks in a batch, at most (see `at_once`).
-            examples: The blocks to measure, in this order; all by default.
-        """
-        blocks, model = self._tokenized(task, split), self._model(dtype)
-        if examples is not None:
-            blocks = blocks[torch.from_numpy(examples)]
-        size = self.at_once(task, split, batch_size)
-        losses = torch.cat([_losses(model, batch.to(self.device)) for batch in blocks.split(size)])
-        loss = float(losses.double().mean())
-        if task.metric == PERPLEXITY:
-            with np.errstate(over="ignore"):
-                return Scores(float(np.exp(loss)), _means(losses))
-        return Scores(loss, _means(losses))
-
-    def _model(self, dtype: torch.dtype) -> PreTrainedModel:
-        if dtype not in self._models:
-            if self._blueprint.n_parameters > _HELD_TWICE:
-                self._models.clear()
-            model = self._blueprint.build(dtype)
-            nn.Module.to(model, self.device)
-            self._models[dtype] = model
-        return self._models[dtype]
-
-    def _tokenized(self, task: Task, split: str) -> Tensor:
-        """A split's tokens, int64, blocks x tokens of a block, on the CPU."""
-        key = (task.source, split)
-        if key not in self._blocks:
-            stream = self._stream(open_texts(task.source).texts(split))
-            if len(stream) < 2:
-                raise DatasetError(
-                    f"The split '{split}' of {task.source.path} holds no two tokens: a language model's loss "
-                    "needs some text."
-                )
-            check_tokens(stream, self._folder, self._vocabulary)
-            n, block = len(stream) // self._block, self._block
-            self._blocks[key] = stream[: n * block].view(n, block) if n else stream[None]
-        return self._blocks[key]
-
-    def _stream(self, texts: Iterable[str]) -> Tensor:
-        """The first tokens of all texts, int64, as many as may be measured."""
-        end = self._tokenizer.eos_token_id
-        stream: list[int] = []
-        rest = iter(texts)
-        while len(stream) < self._tokens and (some := list(islice(rest, _TEXTS_AT_A_TIME))):
-            rows = self._tokenizer(
-                some, add_special_tokens=False, return_attention_mask=False, verbose=False
-            )["input_ids"]
-            for row in rows:
-                stream += [*row, end] if row and end is not None else row
-        return torch.tensor(stream[: self._tokens], dtype=torch.int64)
-
-
-def _make(config: PreTrainedConfig) -> PreTrainedModel:
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    return model
-
-
-def _losses(model: PreTrainedModel, blocks: Tensor) -> Tensor:
-    """Each token's negative log-likelihood given those before it, float32, n x (tokens of a block - 1)."""
-    logits = model(input_ids=blocks, use_cache=False).logits
-    rows = max(1, _PIECE_BYTES // (4 * logits.shape[-1]))
-    losses = torch.empty(blocks[:, 1:].shape, dtype=torch.float32, device=blocks.device)
-    for own, targets, found in zip(logits[:, :-1], blocks[:, 1:], losses, strict=True):
-        for start in range(0, len(targets), rows):
-            some = slice(start, start + rows)
-            found[some] = functional.cross_entropy(own[some].float(), targets[some], reduction="none")
-    return losses
-
-
-def _means(losses: Tensor) -> np.ndarray:
-    means: np.ndarray = losses.mean(dim=1).cpu().numpy()
-    return means
-
-
-def _checked(name: str, value: int) -> int:
-    if type(value) is not int or value < 2:
-        raise MapMergeError(f"'{name}' must be a whole number from 2 on, not {value!r}.")
-    return value
+        return tuple(blueprint(pretrained).constants)

@@ -72,7 +72,7 @@ def _are_apart(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def narrow_copy(model: Model, dtype: torch.dtype, parts: tuple[str, ...]) -> Model:
-    """Returns a copy of a model for merges in another dtype.
+    """Return a copy of a model for merges in another dtype.
 
     Args:
         model: Any module.

@@ -49,7 +49,7 @@ class Heads:
         self._heads: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = {}
 
     def get(self, dataset: ImageDataset, device: torch.device, make: Callable[[], Tensor]) -> Tensor:
-        """Returns the head of a dataset's class names and templates, d x classes, float32.
+        """Return the head of a dataset's class names and templates, d x classes, float32.
 
         Args:
             dataset: The dataset.

@@ -64,15 +64,15 @@ class ImageClassifier(Family):
 
     @abstractmethod
     def head(self, task: Task) -> Tensor:
-        """Returns the task's head, d x classes, float32."""
+        """Return the task's head, d x classes, float32."""
 
     @abstractmethod
     def logits(self, batch: Tensor, task: Task, dtype: torch.dtype) -> Tensor:
-        """Returns logits (n x classes, float32) of prepared images on `device`."""
+        """Return logits (n x classes, float32) of prepared images on `device`."""
 
     @abstractmethod
     def class_logits(self, batch: Tensor, head: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Returns logits whose softmax is the model's distribution over classes; gradients flow through them.
+        """Return logits whose softmax is the model's distribution over classes; gradients flow through them.
 
         Args:
             batch: Prepared images, n x 3 x height x width, on `device`.
@@ -91,7 +91,7 @@ class ImageClassifier(Family):
         self._labels.clear()
 
     def dataset(self, task: Task) -> ImageDataset:
-        """Returns the task's dataset, opened once.
+        """Return the task's dataset, opened once.
 
         Raises:
             DatasetError: It can't be read, or the task has none.
@@ -107,7 +107,7 @@ class ImageClassifier(Family):
         self.labels(task, split)
 
     def images(self, task: Task, split: str) -> Tensor:
-        """Returns a split's images at the model's size: uint8, n x 3 x height x width.
+        """Return a split's images at the model's size: uint8, n x 3 x height x width.
 
         They lie on `device` if there is room for them, else in a memory-mapped file.
 
@@ -120,7 +120,7 @@ class ImageClassifier(Family):
         return self._images[key]
 
     def labels(self, task: Task, split: str) -> Tensor:
-        """Returns a split's labels, int64, n, on `device`.
+        """Return a split's labels, int64, n, on `device`.
 
         Raises:
             DatasetError: The dataset can't be read.
@@ -140,11 +140,11 @@ class ImageClassifier(Family):
         return sent.div_(255).sub_(self._mean).div_(self._std)
 
     def n_examples(self, task: Task, split: str) -> int:
-        """Returns how many images a split has (see `Family.n_examples`)."""
+        """Return how many images a split has (see `Family.n_examples`)."""
         return len(self.labels(task, split))
 
     def strata(self, task: Task, split: str) -> NDArray[np.intp]:
-        """Returns a split's labels (see `Family.strata`)."""
+        """Return a split's labels (see `Family.strata`)."""
         return self.labels(task, split).cpu().numpy()
 
     @torch.inference_mode()
