@@ -1,4 +1,4 @@
-"""Opens the SQLite file: durable, readable while it is written, and of a version that this mapmerge knows."""
+"""The database: durable, readable while it is written, of this version. Whatever is SQLite's own is here alone."""
 
 from __future__ import annotations
 
@@ -6,28 +6,59 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Connection, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Table, create_engine, event, make_url
+from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, IntegrityError
-from sqlalchemy.orm import Session
 
 from mapmerge_core.errors import StudyError
 from mapmerge_core.files import absolute
-from mapmerge_core.studies.store.tables import SCHEMA_VERSION, Base
+from mapmerge_core.studies.store.migrations import upgrade
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 _BUSY_MILLISECONDS = 30_000
+_LARGEST_ID = 2**31 - 1
+
+
+def insert_or_keep(table: Table, unique: Sequence[str]) -> Any:  # noqa: ANN401 - SQLAlchemy's type is longer
+    """Return a statement that inserts a row and gives its id, or gives none where ``unique`` has these values."""
+    return insert(table).on_conflict_do_nothing(index_elements=unique).returning(table.c.id)
+
+
+def insert_or_replace(
+    table: Table, unique: Sequence[str], when: Callable[[Any], Any] | None = None
+) -> Any:  # noqa: ANN401
+    """Return a statement that inserts a row, or changes the one where ``unique`` has these values.
+
+    Args:
+        table: The table.
+        unique: Its unique columns.
+        when: Given the new row's columns, the condition on which the old one changes; always by default.
+    """
+    statement = insert(table)
+    changed = {
+        column.name: statement.excluded[column.name]
+        for column in table.columns
+        if column.name not in ("id", *unique)
+    }
+    where = None if when is None else when(statement.excluded)
+    return statement.on_conflict_do_update(index_elements=unique, set_=changed, where=where)
+
+
+def as_id(number: int) -> int:
+    """Return the number, or 0, which is nobody's id, for one that the database can't hold."""
+    return number if 0 < number <= _LARGEST_ID else 0
 
 
 class Database:
-    """An open database, made anew where there was none; threads can share it.
+    """An open database, made where there was none; threads can share it.
 
     Args:
         place: Path of the file, or an SQLite URL.
 
     Raises:
-        StudyError: where the file can't be opened, isn't ours, or was written by a newer mapmerge.
+        StudyError: The file can't be opened, isn't ours, or was written by a newer mapmerge.
     """
 
     def __init__(self, place: Path | str) -> None:
@@ -46,7 +77,7 @@ class Database:
         self._writer = self._engine.execution_options(mapmerge_begin="BEGIN IMMEDIATE")
         try:
             with self._writer.begin() as connection:
-                _make_tables(connection, path)
+                upgrade(connection, path)
         except DatabaseError as error:
             self.close()
             raise StudyError(
@@ -55,18 +86,20 @@ class Database:
             ) from error
 
     def close(self) -> None:
-        """Closes the file; nothing can be read or written afterwards."""
+        """Close the file; nothing can be read or written afterwards."""
         self._engine.dispose()
 
     @contextmanager
-    def _read(self) -> Iterator[Session]:
-        with self._explained(), Session(self._engine) as session:
-            yield session
+    def read(self) -> Iterator[Connection]:
+        """Hand out a connection that sees one state of the database, whoever writes."""
+        with self._explained(), self._engine.connect() as connection:
+            yield connection
 
     @contextmanager
-    def _write(self) -> Iterator[Session]:
-        with self._explained(), Session(self._writer) as session, session.begin():
-            yield session
+    def write(self) -> Iterator[Connection]:
+        """Hand out a connection whose changes are on the disk once the block ends, all or none of them."""
+        with self._explained(), self._writer.begin() as connection:
+            yield connection
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -109,15 +142,3 @@ def _prepare(connection: Any, record: Any) -> None:  # noqa: ANN401, ARG001 - th
 
 def _begin(connection: Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get("mapmerge_begin", "BEGIN"))
-
-
-def _make_tables(connection: Connection, path: Path) -> None:
-    version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-    if version > SCHEMA_VERSION:
-        raise StudyError(
-            f"{path} was written by a newer mapmerge (format {version}, this one knows {SCHEMA_VERSION}): "
-            "update mapmerge."
-        )
-    if version < SCHEMA_VERSION:  # formats have only gained tables
-        Base.metadata.create_all(connection)
-        connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")

@@ -1,4 +1,4 @@
-"""What the store hands out: frozen rows that outlive the database session, for any thread to read."""
+"""What the store hands out: frozen rows that outlive the database's connection, for any thread to read."""
 
 from __future__ import annotations
 
@@ -7,36 +7,53 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from mapmerge_core.registries import MERGES
+from mapmerge_core.settings import make
+from mapmerge_core.tasks.outcome import unpack
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
     from pathlib import Path
 
-    from mapmerge_core.methods.catalogue import MethodName
-    from mapmerge_core.studies.config.run import RunSettings
+    from mapmerge_core.merges.base import Merge
+    from mapmerge_core.search.spaces import Space
+    from mapmerge_core.studies.config.run import RunConfig
+    from mapmerge_core.studies.config.study import StudyConfig
     from mapmerge_core.studies.inputs.sources import Source
-    from mapmerge_core.studies.config.study import StudySpec
 
 RunStatus = Literal["queued", "running", "stopped", "interrupted", "done", "failed"]
+ACTIVE: tuple[RunStatus, ...] = ("queued", "running")
 Split = Literal["val", "test"]
 
 
+def point_key(merge_id: int, x: np.ndarray) -> tuple[int, bytes]:
+    """Return what two picks, rows or evaluations share if, and only if, they are one model.
+
+    Args:
+        merge_id: The merge.
+        x: A point that its space has made canonical (`Space.point`).
+    """
+    return merge_id, x.tobytes()
+
+
 @dataclass(frozen=True, eq=False)
-class StudyRow:
+class Study:
     """A study.
 
     Attributes:
+        config: What it is made of.
         sources: Its files as they were when it was created.
-        n_points: Different c with a validation value.
-        n_evaluations: Measurements, on either split.
+        n_points: Different models (a merge and an x) with a value on the validation split.
+        n_evaluations: Evaluations, on either split.
         n_picks: Picks.
         status: The latest run's status, None before the first run.
-        changed: Time (UTC) of the latest evaluation, else of its creation.
+        changed: Time (UTC) of the latest evaluation, or of the study's creation.
     """
 
     id: int
     name: str
-    spec: StudySpec
+    config: StudyConfig
     sources: tuple[Source, ...]
     created: datetime
     n_points: int
@@ -47,20 +64,54 @@ class StudyRow:
 
 
 @dataclass(frozen=True, eq=False)
-class RunRow:
-    """A run; times are UTC.
+class StoredMerge:
+    """A merge of a study.
 
     Attributes:
-        error: One sentence, where the run failed.
-        n_evaluations: Measurements that this run made (others it found in the store). One that a later run
-            makes on more images is the later run's.
-        seconds: What those measurements took, and training.
+        name: Its name in the registry.
+        settings: All of its settings, as plain values.
+        space: Where its points lie.
+        is_prepared: Whether it has been prepared, so that its state's file is there if it needs one.
+        seconds: What preparing it took.
+        evaluations: Evaluations that preparing it took.
     """
 
     id: int
     study_id: int
-    method: MethodName
-    settings: RunSettings
+    name: str
+    settings: Mapping[str, Any]
+    space: Space
+    is_prepared: bool
+    seconds: float
+    evaluations: int
+    created: datetime
+
+    def make(self) -> Merge:
+        """Return the merge itself.
+
+        Raises:
+            RegistryError: It came with another package, which isn't installed.
+            SettingError: Its settings are those of another version.
+        """
+        kind = MERGES[self.name]
+        return kind(make(kind.Settings, self.settings, what=kind.title))
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run; times are UTC.
+
+    Attributes:
+        error: One sentence, where the run failed.
+        n_evaluations: Evaluations on the validation split that this run made (others it found in the store).
+            One that a later run makes on more examples is the later run's.
+        seconds: What those evaluations took.
+    """
+
+    id: int
+    study_id: int
+    merge_id: int
+    config: RunConfig
     status: RunStatus
     error: str | None
     created: datetime
@@ -71,143 +122,103 @@ class RunRow:
 
 
 @dataclass(frozen=True, eq=False)
-class EvaluationRow:
-    """One measurement on a whole split: ``value`` of ``task`` at ``c`` (read-only, length N).
+class Evaluation:
+    """The value of one objective of the model at ``x`` (read-only, length D).
 
     Attributes:
-        correct: One bit per example, packed as ``np.packbits`` does.
-        seconds: What measuring took.
-    """
-
-    id: int
-    study_id: int
-    run_id: int | None
-    c: np.ndarray
-    task: str
-    split: Split
-    value: float
-    n_examples: int
-    per_example: bytes
-    seconds: float
-    created: datetime
-
-
-@dataclass(frozen=True, eq=False)
-class SubsetEvaluationRow:
-    """One measurement on a part of a validation split: ``value`` of ``task`` at ``c`` (read-only, length N).
-
-    Attributes:
-        run_id: The run that measured the latest of its examples.
-        n_examples: How many were measured, the first ones of the split's ``nested_order``.
-        n_total: How many the split has.
-        per_example: One number for each of them in that order, see ``pack``.
+        run_id: The run that measured it, if one did.
+        objective: The objective's key.
+        standard_error: See `Outcome`.
+        n_examples: How many examples were measured.
+        n_total: How many the split has, where only some were measured; None where all were.
+        per_example: One number for each example, see `pack`.
         seconds: What measuring all of them took.
     """
 
     id: int
-    study_id: int
+    merge_id: int
     run_id: int | None
-    c: np.ndarray
-    task: str
+    x: np.ndarray
+    objective: str
+    split: Split
     value: float
+    standard_error: float | None
     n_examples: int
-    n_total: int
-    per_example: bytes
+    n_total: int | None
     seconds: float
     created: datetime
+    per_example: bytes
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the whole split was measured."""
+        return self.n_total is None
+
+    @property
+    def values(self) -> np.ndarray:
+        """An array of each example's number (n_examples,)."""
+        return unpack(self.per_example, self.n_examples)
 
 
 @dataclass(frozen=True, eq=False)
 class Measurements:
-    """What was measured on a split at n different c, of each task the best there is.
+    """What was measured on a split at n points of a merge; columns are the study's K objectives.
 
     Attributes:
-        C: Coefficients (``n x N``).
-        Y: Values (``n x K``), NaN where a task hasn't been measured.
-        S: Their standard errors as estimates of the whole split's values (``n x K``), 0 where that was
+        X: The points (``n x D``), in the order in which they were measured first.
+        Y: Their values (``n x K``), NaN where nothing was measured.
+        S: Standard errors of the values as estimates of the whole split's (``n x K``): 0 where that was
             measured, NaN where nothing was.
-        n_examples: How many examples were measured (``n x K``), 0 where none were.
-        whole: Whether these are the whole split (``n x K``).
+        n_examples: How many examples were measured (``n x K``).
+        is_whole: Whether these are the whole split (``n x K``).
     """
 
-    C: np.ndarray
+    X: np.ndarray
     Y: np.ndarray
     S: np.ndarray
     n_examples: np.ndarray
-    whole: np.ndarray
+    is_whole: np.ndarray
 
     def on(self, images: int | None) -> np.ndarray:
-        """The values (``n x K``) that so many examples tell, or more, else NaN.
+        """Return the values (``n x K``) measured on at least ``images`` examples, NaN elsewhere.
 
         Args:
-            images: How many at least, where the split has more; None for the whole split.
+            images: How many at least, where the split has more; None for whole splits alone.
         """
-        enough = self.whole if images is None else self.whole | (self.n_examples >= images)
+        enough = self.is_whole if images is None else self.is_whole | (self.n_examples >= images)
         return np.where(enough, self.Y, np.nan)
 
+    def at(self, x: np.ndarray) -> np.ndarray:
+        """Return the values (K,) measured at a point, NaN where nothing was."""
+        rows = np.flatnonzero((self.X == x).all(axis=1))
+        return self.Y[rows[0]] if rows.size else np.full(self.Y.shape[1], np.nan)
+
 
 @dataclass(frozen=True, eq=False)
-class PickRow:
-    """Coefficients ``c`` (read-only, length N) that a person chose.
+class Pick:
+    """A model, ``x`` (read-only, length D) of a merge, that a person chose.
 
     Attributes:
-        how: {"kind": "preference", "weights": {task: weight}}, {"kind": "rule", "text": ...} or
-            {"kind": "point"}, or {"kind": "compared", "name": ...} for a row of a comparison.
+        how: {"kind": "preference", "weights": {objective: weight}}, {"kind": "rule", "text": ...},
+            {"kind": "point"}, {"kind": "unlabelled", "data": ...}, or {"kind": "compared", "name": ...} for
+            a row of a comparison.
+        notes: What the person wrote about it.
         shortlisted: Whether the person keeps it in sight.
         exported: The file that it was last exported to.
     """
 
     id: int
     study_id: int
-    c: np.ndarray
+    merge_id: int
+    x: np.ndarray
     how: Mapping[str, Any]
     name: str
+    notes: str
     shortlisted: bool
     exported: Path | None
     created: datetime
 
-
-@dataclass(frozen=True, eq=False)
-class LearnedPickRow:
-    """A preference ``gamma`` (read-only, (K,)) whose model of a run's learned set a person chose.
-
-    Attributes:
-        how: {"kind": "preference"}, {"kind": "rule", "text": ...}, {"kind": "point"},
-            {"kind": "unlabelled", "data": ...} or {"kind": "compared", "name": ...}.
-        shortlisted: Whether the person keeps it in sight.
-        exported: The file that it was last exported to.
-    """
-
-    id: int
-    study_id: int
-    run_id: int
-    gamma: np.ndarray
-    how: Mapping[str, Any]
-    name: str
-    shortlisted: bool
-    exported: Path | None
-    created: datetime
-
-
-@dataclass(frozen=True, eq=False)
-class BaselineRow:
-    """A merge that no search chose.
-
-    Attributes:
-        name: Which one, see ``studies.baselines``.
-        settings: What it was made with.
-        c: Its coefficients (read-only, length N), where it is a c.
-        layers: Layer-wise coefficients (read-only, ``L x N``), where it is merged so.
-        evaluations: (model, task) pairs on the validation split that choosing it took.
-        seconds: What making it took.
-    """
-
-    id: int
-    study_id: int
-    name: str
-    settings: Mapping[str, Any]
-    c: np.ndarray | None
-    layers: np.ndarray | None
-    evaluations: int
-    seconds: float
-    created: datetime
+    @property
+    def key(self) -> tuple[int, bytes]:
+        """What all picks of this model share, see `point_key`."""
+        return point_key(self.merge_id, self.x)

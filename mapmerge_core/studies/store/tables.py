@@ -1,42 +1,27 @@
-"""The database's tables and how its values are written; ``store`` is the only reader and writer."""
+"""The database's tables, in types that SQLite and PostgreSQL both have."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 from sqlalchemy import (
     JSON,
+    Boolean,
+    Column,
     DateTime,
     Dialect,
+    Double,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
+    Table,
+    Text,
     TypeDecorator,
     UniqueConstraint,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-
-SCHEMA_VERSION = 4
-
-
-class Coefficients(TypeDecorator[np.ndarray]):
-    """A c as little-endian float64 bytes; −0.0 is written as 0.0, so that equal c are equal bytes."""
-
-    impl = LargeBinary
-    cache_ok = True
-
-    def process_bind_param(self, value: Any, dialect: Dialect) -> bytes | None:  # noqa: ARG002, ANN401
-        """Array -> bytes."""
-        if value is None:
-            return None
-        return (np.asarray(value, dtype="<f8") + 0.0).tobytes()
-
-    def process_result_value(self, value: bytes | None, dialect: Dialect) -> np.ndarray | None:  # noqa: ARG002
-        """Bytes -> read-only array."""
-        return None if value is None else np.frombuffer(value, dtype="<f8")
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -46,183 +31,98 @@ class UtcTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Aware -> naive UTC."""
         return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Naive UTC -> aware."""
         return None if value is None else value.replace(tzinfo=UTC)
 
 
-class Base(DeclarativeBase):
-    """Parent of the tables; ids are never used twice, so that an old link can't open another study."""
-
-    metadata = MetaData()
-    __table_args__: Any = {"sqlite_autoincrement": True}  # noqa: RUF012 - SQLAlchemy's way to declare it
-    type_annotation_map = {datetime: UtcTime, np.ndarray: Coefficients, dict[str, Any]: JSON, list[Any]: JSON}  # noqa: RUF012
+metadata = MetaData()
 
 
-class Study(Base):
-    """Pretrained + task vectors + tasks."""
-
-    __tablename__ = "studies"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(unique=True)
-    spec: Mapped[dict[str, Any]]
-    sources: Mapped[list[Any]]
-    created: Mapped[datetime]
+def _table(name: str, *items: Any) -> Table:  # noqa: ANN401 - columns, constraints and indices
+    # Ids are never used twice, so that an old link can't open another study.
+    ids = Column("id", Integer, primary_key=True)
+    return Table(name, metadata, ids, *items, sqlite_autoincrement=True)
 
 
-class Run(Base):
-    """One method with a budget and a seed."""
-
-    __tablename__ = "runs"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"), index=True)
-    method: Mapped[str]
-    settings: Mapped[dict[str, Any]]
-    status: Mapped[str]
-    error: Mapped[str | None]
-    created: Mapped[datetime]
-    started: Mapped[datetime | None]
-    finished: Mapped[datetime | None]
+def _column(name: str, kind: Any, **options: Any) -> Column[Any]:  # noqa: ANN401 - a column's type
+    return Column(name, kind, nullable=False, **options)
 
 
-class Evaluation(Base):
-    """One measurement of one c on one task's split."""
-
-    __tablename__ = "evaluations"
-    __table_args__ = (
-        UniqueConstraint("study_id", "c", "task", "split"),
-        Index("ix_evaluations_study_split", "study_id", "split"),
-        Base.__table_args__,
-    )
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"))
-    run_id: Mapped[int | None] = mapped_column(ForeignKey("runs.id", ondelete="SET NULL"), index=True)
-    c: Mapped[np.ndarray]
-    task: Mapped[str]
-    split: Mapped[str]
-    value: Mapped[float]
-    n_examples: Mapped[int]
-    per_example: Mapped[bytes] = mapped_column("correct")  # named when right or wrong was all there was
-    seconds: Mapped[float]
-    created: Mapped[datetime]
+def _parent(name: str, of: str, **options: Any) -> Column[Any]:  # noqa: ANN401
+    return Column(name, ForeignKey(f"{of}.id", ondelete="CASCADE"), nullable=False, **options)
 
 
-class SubsetEvaluation(Base):
-    """The measurement of one c on most of one task's validation split; none once the whole is measured."""
+studies = _table(
+    "studies",
+    _column("name", Text, unique=True),
+    _column("config", JSON),
+    _column("sources", JSON),
+    _column("created", UtcTime),
+)
 
-    __tablename__ = "subset_evaluations"
-    __table_args__ = (UniqueConstraint("study_id", "c", "task"), Base.__table_args__)
+merges = _table(
+    "merges",
+    _parent("study_id", "studies"),
+    _column("name", Text),
+    _column("settings", Text),  # JSON with sorted keys: equal settings are equal texts
+    _column("space", JSON),
+    _column("is_prepared", Boolean),
+    _column("seconds", Double),
+    _column("evaluations", Integer),
+    _column("created", UtcTime),
+    UniqueConstraint("study_id", "name", "settings", name="uq_merges"),
+)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"))
-    run_id: Mapped[int | None] = mapped_column(ForeignKey("runs.id", ondelete="SET NULL"), index=True)
-    c: Mapped[np.ndarray]
-    task: Mapped[str]
-    value: Mapped[float]
-    n_examples: Mapped[int]
-    n_total: Mapped[int]
-    per_example: Mapped[bytes]
-    seconds: Mapped[float]
-    created: Mapped[datetime]
+runs = _table(
+    "runs",
+    _parent("study_id", "studies", index=True),
+    _parent("merge_id", "merges", index=True),
+    _column("config", JSON),
+    _column("status", Text),
+    Column("error", Text),
+    _column("created", UtcTime),
+    Column("started", UtcTime),
+    Column("finished", UtcTime),
+)
 
+evaluations = _table(
+    "evaluations",
+    _parent("merge_id", "merges"),
+    Column("run_id", ForeignKey("runs.id", ondelete="SET NULL"), index=True),
+    _column("x", LargeBinary),  # little-endian float64
+    _column("objective", Text),
+    _column("split", Text),
+    _column("value", Double),
+    Column("standard_error", Double),
+    _column("n_examples", Integer),
+    Column("n_total", Integer),  # NULL where the whole split was measured
+    _column("seconds", Double),
+    _column("created", UtcTime),
+    _column("per_example", LargeBinary),
+    UniqueConstraint("merge_id", "x", "objective", "split", name="uq_evaluations"),
+    Index("ix_evaluations_merge_split", "merge_id", "split"),
+)
 
-class Pick(Base):
-    """Coefficients that a person chose, and why."""
+picks = _table(
+    "picks",
+    _parent("merge_id", "merges", index=True),
+    _column("x", LargeBinary),
+    _column("how", JSON),
+    _column("name", Text),
+    _column("notes", Text),
+    _column("shortlisted", Boolean),
+    Column("exported", Text),
+    _column("created", UtcTime),
+)
 
-    __tablename__ = "picks"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"), index=True)
-    c: Mapped[np.ndarray]
-    how: Mapped[dict[str, Any]]
-    name: Mapped[str]
-    shortlisted: Mapped[bool]
-    exported: Mapped[str | None]
-    created: Mapped[datetime]
-
-
-class Baseline(Base):
-    """A merge that no search chose: a c, layer-wise coefficients, a model file, or made from settings."""
-
-    __tablename__ = "baselines"
-    __table_args__ = (UniqueConstraint("study_id", "name", "settings"), Base.__table_args__)
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"), index=True)
-    name: Mapped[str]
-    settings: Mapped[str]
-    c: Mapped[np.ndarray | None]
-    layers: Mapped[np.ndarray | None]
-    evaluations: Mapped[int]
-    seconds: Mapped[float]
-    created: Mapped[datetime]
-
-
-class BaselineEvaluation(Base):
-    """One measurement on one task's split of a baseline that is no c."""
-
-    __tablename__ = "baseline_evaluations"
-    __table_args__ = (UniqueConstraint("baseline_id", "task", "split"), Base.__table_args__)
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    baseline_id: Mapped[int] = mapped_column(ForeignKey("baselines.id", ondelete="CASCADE"))
-    task: Mapped[str]
-    split: Mapped[str]
-    value: Mapped[float]
-    n_examples: Mapped[int]
-    per_example: Mapped[bytes] = mapped_column("correct")  # named when right or wrong was all there was
-    seconds: Mapped[float]
-    created: Mapped[datetime]
-
-
-class TrainingStep(Base):
-    """What training a learned set had come to after a step: means since the row before."""
-
-    __tablename__ = "training_steps"
-    __table_args__ = ()  # its key is no number of its own
-
-    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
-    step: Mapped[int] = mapped_column(primary_key=True)
-    objective: Mapped[float]
-    f: Mapped[np.ndarray]
-    seconds: Mapped[float]
-
-
-class LearnedEvaluation(Base):
-    """One measurement on one task's split of a learned set's model for a preference, after a step."""
-
-    __tablename__ = "learned_evaluations"
-    __table_args__ = (UniqueConstraint("run_id", "step", "gamma", "task", "split"), Base.__table_args__)
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
-    step: Mapped[int]
-    gamma: Mapped[np.ndarray]
-    task: Mapped[str]
-    split: Mapped[str]
-    value: Mapped[float]
-    n_examples: Mapped[int]
-    per_example: Mapped[bytes]
-    seconds: Mapped[float]
-    created: Mapped[datetime]
-
-
-class LearnedPick(Base):
-    """A preference whose model of a learned set a person chose, and why."""
-
-    __tablename__ = "learned_picks"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
-    gamma: Mapped[np.ndarray]
-    how: Mapped[dict[str, Any]]
-    name: Mapped[str]
-    shortlisted: Mapped[bool]
-    exported: Mapped[str | None]
-    created: Mapped[datetime]
+training_steps = Table(
+    "training_steps",
+    metadata,
+    _parent("merge_id", "merges", primary_key=True),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    _column("objective", Double),
+    _column("f", LargeBinary),
+    _column("seconds", Double),
+)
