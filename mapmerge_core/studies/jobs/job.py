@@ -1,4 +1,4 @@
-"""One piece of background work: how it stands, for whoever shows it, and how its worker sees it."""
+"""One piece of background work: its state for whoever shows it, and what its worker uses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from filelock import FileLock
 
-JobKind = Literal["run", "measure", "estimate", "compare", "export", "refine", "choose"]
+JobKind = Literal["run", "prepare", "measure", "estimate", "complete", "export", "refine", "choose"]
 JobStatus = Literal["queued", "running", "done", "stopped", "failed"]
 
 LIVE: tuple[JobStatus, ...] = ("queued", "running")
@@ -25,16 +25,15 @@ class JobSnapshot:
     """A job as it was at one moment.
 
     Attributes:
-        run_id: The run it executes, if it does.
+        kind: What kind of work it is.
+        study_id: The study that it works for.
+        run_id: The run that it executes, None for other work.
         title: What it does, in a few words.
-        done: Evaluations in the store, of ``total`` wanted (0 of 0 while models are read, and for exports);
-            of Pareto Merging the training's steps, too.
+        done: Evaluations and training steps done, of ``total`` (0 of 0 while models are read, and for exports).
         seconds: Since it started.
         seconds_left: From the smoothed time that an evaluation takes; None before the first.
         error: One sentence, where it failed.
-        result: A run's ``RunRow``, a measurement's values (``m x K``), an ``Estimate``, an export's
-            ``ExportResult``, a refinement's ``LearnedRule``, an ``UnlabelledChoice``; None until it is done,
-            and for comparisons.
+        result: What its work returned; None until it is done.
     """
 
     id: int
@@ -58,13 +57,20 @@ class JobSnapshot:
 
 @dataclass(eq=False)
 class Job:
-    """A job as its worker sees it; changed under the manager's lock only."""
+    """A job as its worker sees it.
+
+    Attributes:
+        work: Does it; reports to `count` and looks at ``cancel``.
+        claim: The lock of its run, released at the end.
+        lock: Under which the job is changed and read.
+    """
 
     id: int
     kind: JobKind
     study_id: int
     title: str
     work: Callable[[Job], Any]
+    lock: threading.RLock
     run_id: int | None = None
     claim: FileLock | None = None
     cancel: threading.Event = field(default_factory=threading.Event)
@@ -79,16 +85,17 @@ class Job:
     result: Any = None
 
     def count(self, done: int, total: int) -> None:
-        """Takes note of progress, and of how long an evaluation takes."""
-        now = time.monotonic()
-        if self.reported is not None and done > self.done:
-            each = (now - self.reported) / (done - self.done)
-            before = each if self.seconds_each is None else self.seconds_each
-            self.seconds_each = _SMOOTHING * each + (1 - _SMOOTHING) * before
-        self.done, self.total, self.reported = done, total, now
+        """Take note of progress, and of how long an evaluation takes."""
+        with self.lock:
+            now = time.monotonic()
+            if self.reported is not None and done > self.done:
+                each = (now - self.reported) / (done - self.done)
+                before = each if self.seconds_each is None else self.seconds_each
+                self.seconds_each = _SMOOTHING * each + (1 - _SMOOTHING) * before
+            self.done, self.total, self.reported = done, total, now
 
     def snapshot(self) -> JobSnapshot:
-        """How it stands now."""
+        """Return its state now."""
         now = time.monotonic()
         left = None
         if self.status == "running" and self.seconds_each is not None and self.reported is not None:

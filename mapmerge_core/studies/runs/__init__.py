@@ -1,0 +1,1 @@
+"""Everything that computes: preparing merges, measuring points, executing runs, exporting models."""

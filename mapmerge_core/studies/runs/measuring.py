@@ -1,4 +1,4 @@
-"""Measures what the store doesn't know, on one device or several, and stores each value at once."""
+"""Measure what the store doesn't know, on one device or several, and store each value at once."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mapmerge_core.errors import Cancelled
-from mapmerge_core.tasks.metric import unpack
+from mapmerge_core.studies.runs.preparing import prepare_merge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mapmerge_core.studies.store.rows import Split, StudyRow, SubsetEvaluationRow
-    from mapmerge_core.studies.store.store import Store
+    from mapmerge_core.merges.base import PreparedMerge
+    from mapmerge_core.studies.store import Evaluation, Split, Store, Study
     from mapmerge_core.tasks.evaluator import Evaluator
 
 Progress = Callable[[int, int], None]
-"""Called with the evaluations that the store has and those wanted in all, at the start and after each."""
+"""Called with what is done and the total, both in evaluations or steps, at the start and after each."""
 
 _PATIENCE = 0.1
 """Seconds between two looks at Ctrl-C while devices are waited for."""
@@ -28,11 +28,12 @@ _PATIENCE = 0.1
 
 def measure(
     store: Store,
-    study: StudyRow,
+    study: Study,
     evaluator: Evaluator,
-    C: np.ndarray,
+    merge_id: int,
+    X: np.ndarray,
     *,
-    tasks: Sequence[str] | None = None,
+    objectives: Sequence[str] | None = None,
     split: Split = "val",
     images: int | None = None,
     run_id: int | None = None,
@@ -40,32 +41,58 @@ def measure(
     cancel: Event | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Measures tasks, by default all, at the rows of ``C`` (``m x N``), unless the store knows the values.
+    """Return an ``m x K`` array of values at the rows of ``X``; what the store lacks is measured first.
 
-    With ``images``, that many of each validation split are enough, and where more are known these are used;
-    what is known of fewer isn't measured again. The pre-trained and the single-task models are measured on
-    the whole split nevertheless: every comparison needs them. So is the test split.
+    Each value is committed as soon as it is measured. An evaluator's siblings measure other rows at the same
+    time.
 
-    An evaluator's siblings measure other rows at the same time, unless it shall be ``alone``.
-
-    Returns:
-        The values (``m x K``), a column for each task in the order given.
+    Args:
+        store: Where values are looked up and kept.
+        study: The study.
+        evaluator: The study's evaluator.
+        merge_id: The merge, which is prepared first where it isn't.
+        X: Points of the merge's space, ``m x D``.
+        objectives: Keys of the objectives, in the order of the columns; all by default.
+        split: ``"val"`` or ``"test"``.
+        images: How many examples of each validation split are enough; all by default. Where more are known
+            these are used, and where fewer are known only the others are measured. The models that every
+            comparison needs (`references`) are measured on whole splits always.
+        run_id: The run that counts the evaluations as its own.
+        alone: Whether siblings stay idle.
+        cancel: Set it to stop after the evaluation in flight.
+        progress: Called with the values that are known and those wanted in all.
 
     Raises:
-        Cancelled: once ``cancel`` is set.
+        PointError: A row is no point of the merge's space.
+        Cancelled: ``cancel`` was set before all values were known.
     """
-    tasks = study.spec.task_names if tasks is None else tasks
-    wanted = [None if split == "test" or _is_anchor(c) else images for c in C]
-    values = _known(store, study, C, tasks, split, wanted)
-    work = _Measuring(store, study, C, tasks, split, wanted, values, run_id, cancel or Event(), progress)
+    X = store.merges.get(merge_id).space.points(X)
+    keys = [objective.key for objective in study.config.objectives] if objectives is None else [*objectives]
+    is_whole = np.full(len(X), split == "test" or images is None)
+    reference_id, references = reference_points(store, study)
+    if merge_id == reference_id:
+        is_whole |= [bool((references == x).all(axis=1).any()) for x in X]
+    wanted = [None if whole else images for whole in is_whole]
+    values = _known(store, study, merge_id, X, keys, split, wanted)
+    work = _Measuring(
+        store, study, merge_id, X, keys, split, wanted, values, run_id, cancel or Event(), progress
+    )
     work.report()
     missing = [i for i, row in enumerate(values) if not np.isfinite(row).all()]
-    if evaluator.siblings and not alone:
-        work.share_out(missing, [evaluator, *evaluator.siblings])
-    else:
-        for i in missing:
-            work.measure(i, evaluator)
+    if missing and work.cancel.is_set():
+        raise Cancelled
+    if missing:
+        work.share_out(missing, [evaluator] if alone else [evaluator, *evaluator.siblings])
     return values
+
+
+def reference_points(store: Store, study: Study) -> tuple[int, np.ndarray]:
+    """Return where every comparison's references are: plain task arithmetic's id, and ``N + 1 x N`` points.
+
+    The first is the pre-trained model, the others are the fine-tuned ones in the study's order.
+    """
+    n = len(study.config.model_names)
+    return store.merges.add(study.id, "task_arithmetic", {}).id, np.eye(n + 1, n, k=-1)
 
 
 @dataclass
@@ -73,9 +100,10 @@ class _Measuring:
     """What `measure` was asked, and what came of it so far: `values`; several threads work on it."""
 
     store: Store
-    study: StudyRow
-    C: np.ndarray
-    tasks: Sequence[str]
+    study: Study
+    merge_id: int
+    X: np.ndarray
+    keys: Sequence[str]
     split: Split
     wanted: Sequence[int | None]
     values: np.ndarray
@@ -86,46 +114,42 @@ class _Measuring:
     def __post_init__(self) -> None:
         self._lock, self._broken, self._abandoned = Lock(), Event(), Event()
 
-    def set(self, i: int, known: Mapping[str, float]) -> int:
-        """Takes over values of a row, tells the progress, and returns how many are still missing in all."""
+    def report(self) -> int:
+        """Tell the progress, and return how many values are missing."""
         with self._lock:
-            self.values[i] = [known.get(task, np.nan) for task in self.tasks]
-            return self._report()
-
-    def report(self) -> None:
-        """Tells the progress."""
-        with self._lock:
-            self._report()
-
-    def _report(self) -> int:
-        done = int(np.isfinite(self.values).sum())
-        if self.progress:
-            self.progress(done, self.values.size)
-        return self.values.size - done
+            done = int(np.isfinite(self.values).sum())
+            if self.progress:
+                self.progress(done, self.values.size)
+            return self.values.size - done
 
     def share_out(self, rows: Sequence[int], evaluators: Sequence[Evaluator]) -> None:
-        """Measures some rows, each evaluator the next that none has begun; the first error ends them all."""
-        if not rows:
-            return
+        """Measure some rows, each evaluator the next that none has begun; the first error ends them all."""
         # One after the other: what the first one prepares and keeps on disk the others only read, and Python
         # 3.11 can't parse the headers of NumPy's files in several threads at once.
+        prepared = [
+            prepare_merge(self.store, self.merge_id, evaluator, cancel=self.cancel) for evaluator in evaluators
+        ]
+        if len(evaluators) == 1:
+            for i in rows:
+                self._measure(i, evaluators[0], prepared[0])
+            return
         for evaluator in evaluators:
-            evaluator.prepare(self.tasks, self.split)
+            evaluator.prepare(self.keys, self.split)
         waiting = iter(rows)  # taking the next one of a list is a single step for all threads
         errors: list[BaseException] = []
 
-        def serve(evaluator: Evaluator) -> None:
+        def serve(evaluator: Evaluator, prepared: PreparedMerge) -> None:
             try:
                 while not self._broken.is_set() and (i := next(waiting, None)) is not None:
-                    self.measure(i, evaluator)
+                    self._measure(i, evaluator, prepared)
             except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
                 errors.append(error)
                 self._broken.set()
 
         # Where Ctrl-C interrupts the waiting, nobody waits for evaluations in flight.
         threads = [
-            Thread(target=serve, args=(evaluator,), name=f"mapmerge-{evaluator.device}", daemon=True)
-            for evaluator in evaluators
+            Thread(target=serve, args=pair, name=f"mapmerge-{pair[0].device}", daemon=True)
+            for pair in zip(evaluators, prepared, strict=True)
         ]
         try:
             for thread in threads:
@@ -138,71 +162,75 @@ class _Measuring:
             raise
         finally:
             self._broken.set()
-        # The others have only been told to stop.
+        # The others were only asked to stop.
         for error in sorted(errors, key=lambda error: isinstance(error, Cancelled)):
             raise error
 
-    def measure(self, i: int, evaluator: Evaluator) -> None:
-        """Measures what a row lacks and stores it."""
+    def _measure(self, i: int, evaluator: Evaluator, prepared: PreparedMerge) -> None:
+        """Measure what a row lacks, and store it."""
+        from mapmerge_core.tasks.evaluator import MergedPoint
+
         if self.cancel.is_set():
             raise Cancelled
         # Another process may have measured some of it in the meantime.
-        known, parts = self._known_at(i)
-        missing = [task for task in self.tasks if task not in known]
+        values, parts = self._lookup(i)
+        missing = [key for key in self.keys if key not in values]
         if not missing:
-            self.set(i, known)
+            self._set(i, values)
             return
-        c, images = self.C[i], self.wanted[i]
-        before = {task: unpack(part.per_example, part.n_examples) for task, part in parts.items()}
+        x, images = self.X[i], self.wanted[i]
+        measured = {key: part.values for key, part in parts.items()}
         # A thread that nobody waited for may still be at it.
         with evaluator.in_use:
-            for task, outcome in evaluator.outcomes(c, missing, self.split, images=images, known=before):
+            point = MergedPoint(prepared, x)
+            for key, outcome in evaluator.outcomes(
+                point, missing, self.split, images=images, measured=measured
+            ):
                 if self._abandoned.is_set():
                     raise Cancelled
-                spent = outcome.seconds + (parts[task].seconds if task in parts else 0.0)
-                measured = replace(outcome, seconds=spent)
-                added = self.store.add_evaluation(
-                    self.study.id, c, task, self.split, measured, run_id=self.run_id
+                spent = outcome.seconds + (parts[key].seconds if key in parts else 0.0)
+                added = self.store.evaluations.add(
+                    self.merge_id, x, key, self.split, replace(outcome, seconds=spent), run_id=self.run_id
                 )
                 # Whoever stored it first, everybody goes on with the same value.
-                known[task] = outcome.value if added else self._known_at(i)[0][task]
-                n_missing = self.set(i, known)
+                values[key] = outcome.value if added else self._lookup(i)[0][key]
+                n_missing = self._set(i, values)
                 if n_missing and (self.cancel.is_set() or self._broken.is_set()):
                     raise Cancelled
 
-    def _known_at(self, i: int) -> tuple[dict[str, float], dict[str, SubsetEvaluationRow]]:
-        """What is known at one row, by task.
+    def _lookup(self, i: int) -> tuple[dict[str, float], dict[str, Evaluation]]:
+        """Return what is known at one row by objective: values of enough examples, and parts of splits."""
+        x, images = self.X[i], self.wanted[i]
+        # Before those of whole splits, which take the place of parts: one of the two is there always.
+        parts = self.store.evaluations.partial(self.merge_id, x) if self.split == "val" else {}
+        enough = {
+            key: part.value for key, part in parts.items() if images is not None and part.n_examples >= images
+        }
+        return enough | self.store.evaluations.measured(self.merge_id, x, self.split), parts
 
-        Returns:
-            The values of whole splits and of as many images as are wanted, and the measurements of parts.
-        """
-        store, study, c, images = self.store, self.study.id, self.C[i], self.wanted[i]
-        # Before those of whole splits, which take the place of parts: one of the two is found always.
-        rows = store.subset_evaluations(study, c) if self.split == "val" else []
-        enough = {row.task: row.value for row in rows if images is not None and row.n_examples >= images}
-        return enough | store.measured(study, c, self.split), {row.task: row for row in rows}
-
-
-def _is_anchor(c: np.ndarray) -> bool:
-    """Whether a c (N,) is that of the pre-trained model or of a single-task one."""
-    return not c.any() or (np.count_nonzero(c) == 1 and c.max() == 1.0)
+    def _set(self, i: int, values: Mapping[str, float]) -> int:
+        with self._lock:
+            self.values[i] = [values.get(key, np.nan) for key in self.keys]
+        return self.report()
 
 
 def _known(
     store: Store,
-    study: StudyRow,
-    C: np.ndarray,
-    tasks: Sequence[str],
+    study: Study,
+    merge_id: int,
+    X: np.ndarray,
+    keys: Sequence[str],
     split: Split,
     wanted: Sequence[int | None],
 ) -> np.ndarray:
-    """Values (``m x K``) of ``tasks`` at the rows of ``C``, NaN where fewer images are known than wanted."""
-    found = store.measurements(study.id, split)
-    on = {images: found.on(images) for images in set(wanted)}
-    columns = [study.spec.task_names.index(task) for task in tasks]
-    values = np.full((len(C), len(tasks)), np.nan)
-    for c, images, row in zip(C, wanted, values, strict=True):
-        same = (found.C == c).all(axis=1)  # noqa: SIM300 - C is no constant
-        for known in on[images][same]:
+    """Return the values (``m x K``) at the rows of ``X``, NaN where fewer examples are known than wanted."""
+    measured = store.evaluations.table(merge_id, split)
+    enough = {images: measured.on(images) for images in set(wanted)}
+    order = [objective.key for objective in study.config.objectives]
+    columns = [order.index(key) for key in keys]
+    values = np.full((len(X), len(keys)), np.nan)
+    for x, images, row in zip(X, wanted, values, strict=True):
+        same = (measured.X == x).all(axis=1)  # noqa: SIM300 - X is no constant
+        for known in enough[images][same]:
             row[:] = known[columns]
     return values

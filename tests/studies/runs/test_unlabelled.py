@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
-    from mapmerge_core.studies.store.rows import RunRow, StudyRow
+    from mapmerge_core.studies.store.rows import Run, Study
     from mapmerge_core.studies.store.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
 
 
 @pytest.fixture
-def evaluator(study: StudyRow, evaluators: EvaluatorCache) -> Evaluator:
+def evaluator(study: Study, evaluators: EvaluatorCache) -> Evaluator:
     return evaluators.get(study, "cpu", "float32")
 
 
@@ -50,7 +50,7 @@ def source(tiny_zoo: Path) -> DataSource:
 
 
 @pytest.fixture
-def run(store: Store, study: StudyRow, evaluator: Evaluator) -> RunRow:
+def run(store: Store, study: Study, evaluator: Evaluator) -> Run:
     """A run whose learned set is made up."""
     vectors = evaluator.exported_vectors
     personalisation = Personalisation(find_blocks(vectors), 2, 4)
@@ -80,7 +80,7 @@ def plain_entropy(weights: Mapping[str, Tensor], path: Path) -> float:
     return total / len(logits)
 
 
-def fill(store: Store, study: StudyRow) -> None:
+def fill(store: Store, study: Study) -> None:
     """Points enough for surrogates, with a trade-off between the two tasks."""
     corners = [[0, 0], [1, 0], [0, 1], [1, 1]]
     for c in np.vstack([corners, np.random.default_rng(0).random((8, 2))]):
@@ -91,7 +91,7 @@ def fill(store: Store, study: StudyRow) -> None:
 
 
 def test_a_learned_sets_surest_model_is_chosen(
-    store: Store, study: StudyRow, run: RunRow, evaluator: Evaluator, source: DataSource
+    store: Store, study: Study, run: Run, evaluator: Evaluator, source: DataSource
 ):
     calls: list[tuple[int, int]] = []
     choice = choose_unlabelled(
@@ -117,7 +117,7 @@ def test_a_learned_sets_surest_model_is_chosen(
 
 def test_a_fronts_surest_model_is_chosen(
     store: Store,
-    study: StudyRow,
+    study: Study,
     evaluator: Evaluator,
     source: DataSource,
     monkeypatch: pytest.MonkeyPatch,
@@ -139,7 +139,7 @@ def test_a_fronts_surest_model_is_chosen(
 
 
 def test_of_models_alike_the_first_is_taken(
-    store: Store, study: StudyRow, evaluator: Evaluator, source: DataSource, run: RunRow
+    store: Store, study: Study, evaluator: Evaluator, source: DataSource, run: Run
 ):
     lambdas = np.full((len(evaluator.exported_vectors.layers), 2), 0.3)
     same = Personalisation(find_blocks(evaluator.exported_vectors), 2, 4)  # its G is zero
@@ -170,7 +170,7 @@ def test_batches_and_measuring_in_between_change_nothing(evaluator: Evaluator, s
 
 
 def test_labels_are_never_read(
-    store: Store, study: StudyRow, evaluator: Evaluator, source: DataSource, run: RunRow, tmp_path: Path
+    store: Store, study: Study, evaluator: Evaluator, source: DataSource, run: Run, tmp_path: Path
 ):
     with np.load(source.path) as data:
         arrays = dict(data)
@@ -186,7 +186,7 @@ def test_labels_are_never_read(
 
 
 def test_loose_images_in_a_folder(
-    store: Store, study: StudyRow, evaluator: Evaluator, source: DataSource, run: RunRow, tmp_path: Path
+    store: Store, study: Study, evaluator: Evaluator, source: DataSource, run: Run, tmp_path: Path
 ):
     with np.load(source.path) as data:
         for i, image in enumerate(data["val_images"]):
@@ -201,7 +201,7 @@ def test_loose_images_in_a_folder(
         choose_unlabelled(store, study.id, replace(loose, class_names=None), evaluator, run_id=run.id)
 
 
-def test_bfloat16_is_close(study: StudyRow, evaluators: EvaluatorCache, source: DataSource):
+def test_bfloat16_is_close(study: Study, evaluators: EvaluatorCache, source: DataSource):
     narrow, _ = entropies(evaluators.get(study, "cpu", "bfloat16"), source, [np.array([0.4, 0.4])])
     wide, _ = entropies(evaluators.get(study, "cpu", "float32"), source, [np.array([0.4, 0.4])])
     assert narrow[0] != wide[0]
@@ -222,11 +222,11 @@ def test_it_can_be_stopped_between_two_batches(evaluator: Evaluator, source: Dat
 
 
 def test_what_cannot_be_done_is_said_in_one_sentence(
-    store: Store, study: StudyRow, run: RunRow, evaluator: Evaluator, source: DataSource, tiny_zoo: Path,
+    store: Store, study: Study, run: Run, evaluator: Evaluator, source: DataSource, tiny_zoo: Path,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
     searched = store.create_run(study.id, RunSettings(points=9)).id
-    elsewhere = store.create_study("Other", replace(study.spec, tasks=study.spec.tasks[::-1]))
+    elsewhere = store.studies.create("Other", replace(study.config, tasks=study.config.tasks[::-1]))
     unfinished = store.create_run(study.id, RunSettings(points=1), "pareto_merging").id
     nameless = tmp_path / "nameless.npz"
     with np.load(tiny_zoo / "Light.npz") as data:

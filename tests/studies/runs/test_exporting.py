@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
-    from mapmerge_core.studies.store.rows import StudyRow
+    from mapmerge_core.studies.store.rows import Study
 
 
 def plain_scores(model_file: Path, zoo: Path, tasks: tuple[str, ...]) -> dict[str, float]:
@@ -51,7 +51,7 @@ def test_the_recipe_knows_sources_predictions_and_measurements(
 ):
     run = create_demo_study(store, 2, points=10, zoo=tiny_zoo)
     execute_run(store, run.id, evaluators.get)
-    study = store.study(run.study_id)
+    study = store.studies.get(run.study_id)
     assert study.name == "Demo: Colours + Stripes"
     c = np.array([0.5, 0.25])
     pick = store.add_pick(study.id, c, {"kind": "point"}, name="My best!")
@@ -61,14 +61,14 @@ def test_the_recipe_knows_sources_predictions_and_measurements(
     assert store.pick(pick.id).exported == result.path
     recipe = read_recipe(result.path)
     assert recipe.coefficients == {"Colours": 0.5, "Stripes": 0.25}
-    assert recipe.measured == dict(zip(study.spec.task_names, measured.tolist(), strict=True))
+    assert recipe.measured == dict(zip(study.config.task_names, measured.tolist(), strict=True))
     assert set(recipe.predicted) == {"Colours", "Stripes"}
     assert recipe.sources["pretrained"]["sha256"] == study.sources[0].sha256
     assert recipe.sources["Colours"]["path"] == str(tiny_zoo / "Colours.safetensors")
     assert recipe.tasks["Stripes"]["test_examples"] == 60
 
 
-def test_a_pick_can_be_exported_before_anything_was_measured(store: Store, study: StudyRow, tmp_path: Path):
+def test_a_pick_can_be_exported_before_anything_was_measured(store: Store, study: Study, tmp_path: Path):
     pick = store.add_pick(study.id, np.array([0.5, 0.25]), {"kind": "point"})
     to_file = export_pick(store, pick.id, tmp_path / "out" / "model.safetensors")
     assert to_file.path == tmp_path / "out" / "model.safetensors"
@@ -79,7 +79,7 @@ def test_a_pick_can_be_exported_before_anything_was_measured(store: Store, study
 
 
 def test_an_export_replaces_nothing_but_an_export(
-    store: Store, study: StudyRow, tmp_path: Path, tiny_zoo: Path
+    store: Store, study: Study, tmp_path: Path, tiny_zoo: Path
 ):
     pick = store.add_pick(study.id, np.array([0.5, 0.25]), {"kind": "point"})
     before = (tiny_zoo / "Colours.safetensors").read_bytes()
@@ -104,7 +104,7 @@ def test_an_export_replaces_nothing_but_an_export(
 
 
 def test_what_was_meant_as_another_kind_of_file_becomes_no_folder(
-    store: Store, study: StudyRow, tmp_path: Path
+    store: Store, study: Study, tmp_path: Path
 ):
     pick = store.add_pick(study.id, np.array([0.5, 0.25]), {"kind": "point"})
     (tmp_path / "notes.txt").write_text("mine")
@@ -116,7 +116,7 @@ def test_what_was_meant_as_another_kind_of_file_becomes_no_folder(
 
 
 def test_a_file_is_no_place_for_a_model_that_is_a_folder(
-    store: Store, study: StudyRow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     pick = store.add_pick(study.id, np.array([0.5, 0.25]), {"kind": "point"})
     monkeypatch.setattr(exporting, "_like", lambda _: tmp_path)  # as of a study of transformers
@@ -130,7 +130,7 @@ def test_a_file_is_no_place_for_a_model_that_is_a_folder(
     ("path", "sentence"), [("~nobody-has-this-name/x", "home"), ("a\0b", "NUL"), ("x" * 300, "too long")]
 )
 def test_paths_that_no_file_can_have_are_refused(
-    store: Store, study: StudyRow, monkeypatch: pytest.MonkeyPatch, path: str, sentence: str
+    store: Store, study: Study, monkeypatch: pytest.MonkeyPatch, path: str, sentence: str
 ):
     pick = store.add_pick(study.id, np.zeros(2), {"kind": "point"})
     for call in (
@@ -160,13 +160,13 @@ def test_paths_that_no_file_can_have_are_refused(
     ],
 )
 def test_an_exported_baseline_scores_in_plain_open_clip_what_was_measured(
-    store: Store, study: StudyRow, evaluators: EvaluatorCache, tiny_zoo: Path, name: str, settings: dict
+    store: Store, study: Study, evaluators: EvaluatorCache, tiny_zoo: Path, name: str, settings: dict
 ):
     evaluator = evaluators.get(study, "cpu")
     baseline = make_baseline(store, study, name, evaluator, settings=settings)
     measured = measure_baseline(store, baseline.id, evaluator)
     result = export_baseline(store, baseline.id)
-    assert plain_scores(result.path, tiny_zoo, study.spec.task_names) == measured
+    assert plain_scores(result.path, tiny_zoo, study.config.task_names) == measured
     recipe = read_recipe(result.path)
     assert recipe.measured == measured
     assert recipe.settings == baseline.settings
@@ -178,7 +178,7 @@ def test_an_exported_baseline_scores_in_plain_open_clip_what_was_measured(
 
 
 def test_a_baselines_files_say_what_it_is(
-    store: Store, study: StudyRow, evaluators: EvaluatorCache, tmp_path: Path
+    store: Store, study: Study, evaluators: EvaluatorCache, tmp_path: Path
 ):
     evaluator = evaluators.get(study, "cpu")
     soup = make_baseline(store, study, "soup", evaluator)
@@ -195,12 +195,12 @@ def test_a_baselines_files_say_what_it_is(
     assert "mergekit" not in card
     assert export_baseline(store, ties.id).path.name == f"ties-{ties.id}.safetensors"
     with pytest.raises(ExportError, match="one of the study's own files"):
-        export_baseline(store, ties.id, study.spec.pretrained)
+        export_baseline(store, ties.id, study.config.pretrained)
     with pytest.raises(StudyError, match="no baseline 99"):
         export_baseline(store, 99)
 
 
-def test_a_baseline_is_exported_in_the_background(store: Store, study: StudyRow, evaluators: EvaluatorCache):
+def test_a_baseline_is_exported_in_the_background(store: Store, study: Study, evaluators: EvaluatorCache):
     baseline = make_baseline(store, study, "ties", evaluators.get(study, "cpu"))
     jobs = Jobs(store)
     try:
@@ -214,10 +214,10 @@ def test_a_baseline_is_exported_in_the_background(store: Store, study: StudyRow,
 
 
 def test_a_study_of_other_task_vectors_measures_and_exports_those(
-    store: Store, study: StudyRow, evaluators: EvaluatorCache, tiny_zoo: Path
+    store: Store, study: Study, evaluators: EvaluatorCache, tiny_zoo: Path
 ):
-    spec = replace(study.spec, transform=Transform("dare", drop=0.9, seed=3))
-    dropped = store.create_study("Dropped", spec)
+    spec = replace(study.config, transform=Transform("dare", drop=0.9, seed=3))
+    dropped = store.studies.create("Dropped", spec)
     c = np.array([0.8, 0.5])
     paths = []
     for each in (study, dropped):

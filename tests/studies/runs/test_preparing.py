@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
-    from mapmerge_core.studies.store.rows import RunRow, StudyRow
+    from mapmerge_core.studies.store.rows import Run, Study
     from mapmerge_core.tasks.evaluator import Evaluator
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ TRAINING = Training(steps=10, rank=4, batch_size=16, lr=0.03, beta_norm=0.01, ba
 SETTINGS = RunSettings(points=4, seed=5, device="cpu", precision="float32", training=TRAINING)
 
 
-def run_anew(store: Store, study: StudyRow, evaluators: EvaluatorCache, **changes: object) -> RunRow:
+def run_anew(store: Store, study: Study, evaluators: EvaluatorCache, **changes: object) -> Run:
     run = store.create_run(study.id, replace(SETTINGS, **changes), "pareto_merging")
     return execute_run(store, run.id, evaluators.get)
 
@@ -77,7 +77,7 @@ def trained(
 
     folder = tmp_path_factory.mktemp("trained")
     store = Store(folder)
-    study = store.create_study("Tiny", spec_from_manifest(tiny_zoo, list(TASKS)))
+    study = store.studies.create("Tiny", spec_from_manifest(tiny_zoo, list(TASKS)))
     run = store.create_run(study.id, SETTINGS, "pareto_merging")
     seen: list[tuple[int, int]] = []
     execute_run(store, run.id, evaluators.get, progress=lambda *at: seen.append(at))
@@ -95,17 +95,17 @@ def store(trained: tuple[Path, object], tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def study(store: Store) -> StudyRow:
-    return store.find_study("Tiny")
+def study(store: Store) -> Study:
+    return store.studies.find("Tiny")
 
 
 @pytest.fixture
-def run(store: Store, study: StudyRow) -> RunRow:
-    return store.runs(study.id)[0]
+def run(store: Store, study: Study) -> Run:
+    return store.runs.all(study.id)[0]
 
 
 @pytest.fixture
-def evaluator(study: StudyRow, evaluators: EvaluatorCache) -> Evaluator:
+def evaluator(study: Study, evaluators: EvaluatorCache) -> Evaluator:
     return evaluators.get(study, "cpu", "float32")
 
 
@@ -135,7 +135,7 @@ def assert_same_tensors(ours: Path, theirs: Path) -> None:
 
 
 def test_the_artifact_is_what_the_method_learns(
-    store: Store, study: StudyRow, run: RunRow, evaluator: Evaluator, tiny_zoo: Path, tmp_path: Path
+    store: Store, study: Study, run: Run, evaluator: Evaluator, tiny_zoo: Path, tmp_path: Path
 ):
     file = store.learned_file(run.id)
     assert list(file.parent.iterdir()) == [file], "the checkpoint is gone, and nothing temporary is left"
@@ -168,7 +168,7 @@ def test_the_artifact_is_what_the_method_learns(
 
 
 def test_the_grid_is_measured_as_a_plain_model_scores(
-    store: Store, run: RunRow, evaluator: Evaluator, tiny_zoo: Path
+    store: Store, run: Run, evaluator: Evaluator, tiny_zoo: Path
 ):
     gammas, values = store.learned_table(run.id)
     np.testing.assert_array_equal(gammas, preference_grid(2, 4, seed=5))
@@ -182,7 +182,7 @@ def test_the_grid_is_measured_as_a_plain_model_scores(
     assert np.isfinite(Y).all()
 
 
-def test_a_few_preferences_are_measured_on_the_way(store: Store, run: RunRow, evaluator: Evaluator):
+def test_a_few_preferences_are_measured_on_the_way(store: Store, run: Run, evaluator: Evaluator):
     assert learning.look_steps(10) == [2, 4, 6, 8]
     assert store.learned_steps(run.id) == [2, 4, 6, 8, 10]
     # What a step draws doesn't depend on how many there are, so a shorter training is the same so far.
@@ -202,7 +202,7 @@ def test_looks_are_spread_over_the_training(steps: int, looks: list[int]):
 
 
 def test_training_points_are_means_since_the_one_before(
-    store: Store, study: StudyRow, run: RunRow, evaluator: Evaluator, evaluators: EvaluatorCache,
+    store: Store, study: Study, run: Run, evaluator: Evaluator, evaluators: EvaluatorCache,
     monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
     merging = ParetoMerging(evaluator, TRAINING, seed=5)
@@ -232,7 +232,7 @@ def test_progress_reaches_its_total_and_never_goes_back(trained: tuple[Path, lis
 
 
 def test_the_same_run_on_trimmed_vectors_is_another_set(
-    store: Store, study: StudyRow, run: RunRow, evaluators: EvaluatorCache
+    store: Store, study: Study, run: Run, evaluators: EvaluatorCache
 ):
     trimmed = sibling(store, study, Transform("ties_trim"))
     other = run_anew(store, trimmed, evaluators)
@@ -241,7 +241,7 @@ def test_the_same_run_on_trimmed_vectors_is_another_set(
     assert not torch.equal(ours["lambda"], theirs["lambda"])
 
 
-def test_data_free_training_needs_no_data(store: Store, study: StudyRow, evaluators: EvaluatorCache):
+def test_data_free_training_needs_no_data(store: Store, study: Study, evaluators: EvaluatorCache):
     training = replace(TRAINING, steps=3, data_free=True)
     done = run_anew(store, study, evaluators, training=training, points=1)
     assert (done.status, len(store.learned_table(done.id)[0])) == ("done", 1)
@@ -256,7 +256,7 @@ def test_data_free_training_needs_no_data(store: Store, study: StudyRow, evaluat
     ids=["at the start", "in a look", "in training", "in the grid"],
 )
 def test_stopped_and_resumed_it_ends_as_if_never_stopped(
-    store: Store, study: StudyRow, run: RunRow, evaluators: EvaluatorCache, where: int, is_trained: bool
+    store: Store, study: Study, run: Run, evaluators: EvaluatorCache, where: int, is_trained: bool
 ):
     cancel, before, after = Event(), [], []
 
@@ -270,7 +270,7 @@ def test_stopped_and_resumed_it_ends_as_if_never_stopped(
     assert stopped.status == "stopped"
     assert store.learned_file(again.id).exists() == is_trained
     assert store.training_file(again.id).exists() != is_trained
-    kept = store.run(again.id).n_evaluations
+    kept = store.runs.get(again.id).n_evaluations
     done = execute_run(store, again.id, evaluators.get, progress=lambda *at: after.append(at))
     assert done.status == "done"
     assert_same_tensors(store.learned_file(again.id), store.learned_file(run.id))
@@ -290,7 +290,7 @@ def test_stopped_and_resumed_it_ends_as_if_never_stopped(
 
 
 def test_a_killed_process_loses_no_more_than_its_last_steps(
-    request: pytest.FixtureRequest, store: Store, study: StudyRow, evaluators: EvaluatorCache
+    request: pytest.FixtureRequest, store: Store, study: Study, evaluators: EvaluatorCache
 ):
     """A real process is killed in the middle of training; another goes on from its checkpoint."""
     settings = replace(SETTINGS, training=replace(TRAINING, steps=50), points=2)
@@ -302,7 +302,7 @@ def test_a_killed_process_loses_no_more_than_its_last_steps(
         "from mapmerge_core.studies.store.store import Store\n"
         "learning.SAVED_EVERY = 0.0\n"
         f"store = Store({str(store.folder)!r})\n"
-        f"claim = store.claim_run({run.id})\n"
+        f"claim = store.runs.claim({run.id})\n"
         f"execute_run(store, {run.id}, EvaluatorCache().get)\n"
     )
     process = subprocess.Popen(
@@ -321,11 +321,11 @@ def test_a_killed_process_loses_no_more_than_its_last_steps(
     process.stderr.close()
     assert not store.learned_file(run.id).exists()
     assert store.training_file(run.id).exists()
-    assert [row.status for row in store.recover()] == ["interrupted"]
+    assert [row.status for row in store.runs.recover()] == ["interrupted"]
     assert store.training_points(run.id)[-1].step < 50
     assert np.isfinite(store.learned_table(run.id, step=10)[1]).all()
 
-    claim = store.claim_run(run.id)
+    claim = store.runs.claim(run.id)
     counts: list[int] = []
     done = execute_run(store, run.id, evaluators.get, progress=lambda count, _: counts.append(count))
     claim.release()
@@ -339,7 +339,7 @@ def test_a_killed_process_loses_no_more_than_its_last_steps(
     np.testing.assert_array_equal(store.learned_table(run.id)[1], store.learned_table(calm.id)[1])
 
 
-def test_jobs_start_stop_and_resume_it(store: Store, study: StudyRow):
+def test_jobs_start_stop_and_resume_it(store: Store, study: Study):
     settings = replace(SETTINGS, training=replace(TRAINING, steps=5000), points=2)
     run = store.create_run(study.id, settings, "pareto_merging")
     jobs = Jobs(store)
@@ -368,7 +368,7 @@ def test_jobs_start_stop_and_resume_it(store: Store, study: StudyRow):
         jobs.close()
 
 
-def test_jobs_measure_refine_and_export(store: Store, run: RunRow):
+def test_jobs_measure_refine_and_export(store: Store, run: Run):
     jobs = Jobs(store)
     try:
         gamma = np.array([0.3, 0.7])
@@ -394,7 +394,7 @@ def test_jobs_measure_refine_and_export(store: Store, run: RunRow):
 
 
 def test_what_the_store_knows_is_not_measured_again(
-    store: Store, run: RunRow, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+    store: Store, run: Run, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ):
     gammas = np.array([[2.0, 1.0], [0.5, 0.5]])
     seen: list[tuple[int, int]] = []
@@ -413,7 +413,7 @@ def test_what_the_store_knows_is_not_measured_again(
     np.testing.assert_array_equal(measure_learned(store, run.id, evaluator, grid), values)
 
 
-def test_stopped_measuring_keeps_what_was_measured(store: Store, run: RunRow, evaluator: Evaluator):
+def test_stopped_measuring_keeps_what_was_measured(store: Store, run: Run, evaluator: Evaluator):
     cancel = Event()
     gammas = np.array([[0.9, 0.1], [0.2, 0.8]])
     with pytest.raises(Cancelled):
@@ -427,7 +427,7 @@ def test_stopped_measuring_keeps_what_was_measured(store: Store, run: RunRow, ev
 
 
 def test_a_set_that_is_not_there_is_said_to_be_missing(
-    store: Store, study: StudyRow, run: RunRow, evaluator: Evaluator
+    store: Store, study: Study, run: Run, evaluator: Evaluator
 ):
     waiting = store.create_run(study.id, SETTINGS, "pareto_merging")
     with pytest.raises(StudyError, match="has learned no set yet: run it to its end first"):
@@ -443,13 +443,13 @@ def test_a_set_that_is_not_there_is_said_to_be_missing(
 
 
 def test_completing_a_comparison_measures_its_models(
-    store: Store, study: StudyRow, run: RunRow, evaluators: EvaluatorCache, evaluator: Evaluator
+    store: Store, study: Study, run: Run, evaluators: EvaluatorCache, evaluator: Evaluator
 ):
     weights = {"Colours": 1.0, "Stripes": 2.0}
     before = compare(store, study.id, weights=weights)
     seen: list[tuple[int, int]] = []
 
-    def get(member: StudyRow) -> Evaluator:
+    def get(member: Study) -> Evaluator:
         return evaluators.get(member, "cpu", "float32")
 
     for _ in range(2):  # the second time nothing is left to do
@@ -471,7 +471,7 @@ def test_completing_a_comparison_measures_its_models(
 
 
 def test_an_exported_model_scores_what_was_measured(
-    store: Store, run: RunRow, evaluator: Evaluator, tiny_zoo: Path
+    store: Store, run: Run, evaluator: Evaluator, tiny_zoo: Path
 ):
     gamma = np.array([0.3, 0.7])
     pick = store.add_learned_pick(run.id, gamma, {"kind": "preference"}, name="Mostly stripes")
@@ -532,7 +532,7 @@ def self_attention_blocks(file: Path, tensor: str) -> list[int]:
     return found
 
 
-def test_an_export_before_measuring_and_to_a_place(store: Store, run: RunRow, tmp_path: Path, tiny_zoo: Path):
+def test_an_export_before_measuring_and_to_a_place(store: Store, run: Run, tmp_path: Path, tiny_zoo: Path):
     pick = store.add_learned_pick(run.id, np.array([1.0, 0.0]), {"kind": "point"})
     result = export_learned_pick(store, pick.id, tmp_path / "out")
     assert result.path == tmp_path / "out" / f"merged-learned-{pick.id}.safetensors"
@@ -543,7 +543,7 @@ def test_an_export_before_measuring_and_to_a_place(store: Store, run: RunRow, tm
         export_learned_pick(store, 99)
 
 
-def test_a_set_can_be_taken_along(store: Store, run: RunRow, evaluator: Evaluator, tmp_path: Path):
+def test_a_set_can_be_taken_along(store: Store, run: Run, evaluator: Evaluator, tmp_path: Path):
     target = export_learned_set(store, run.id, tmp_path / "new" / "mine.safetensors")
     assert target.read_bytes() == store.learned_file(run.id).read_bytes()
     assert export_learned_set(store, run.id, target) == target
@@ -571,17 +571,17 @@ def test_a_set_can_be_taken_along(store: Store, run: RunRow, evaluator: Evaluato
         export_learned_set(store, waiting.id, tmp_path / "x.safetensors")
 
 
-def test_a_deleted_study_leaves_no_set_behind(store: Store, study: StudyRow, run: RunRow):
+def test_a_deleted_study_leaves_no_set_behind(store: Store, study: Study, run: Run):
     unfinished = store.create_run(study.id, SETTINGS, "pareto_merging")
     store.training_file(unfinished.id).write_bytes(b"half")
-    store.delete_study(study.id)
+    store.studies.delete(study.id)
     assert list(store.learned_file(run.id).parent.iterdir()) == []
 
 
 # Estimated, and refused
 
 
-def test_the_estimate_times_steps_too(store: Store, study: StudyRow, evaluator: Evaluator):
+def test_the_estimate_times_steps_too(store: Store, study: Study, evaluator: Evaluator):
     result = estimate(store, study, evaluator, training=TRAINING)
     assert 0 < result.seconds_per_step < 30
     assert result.seconds_for(3, 100) == 3 * result.seconds_per_point + 100 * result.seconds_per_step
@@ -594,11 +594,11 @@ def test_the_estimate_times_steps_too(store: Store, study: StudyRow, evaluator: 
         jobs.close()
 
 
-def with_checkpoint(spec: StudySpec, checkpoint: Path) -> StudySpec:
+def with_checkpoint(config: StudyConfig, checkpoint: Path) -> StudySpec:
     return replace(spec, tasks=(replace(spec.tasks[0], checkpoint=checkpoint), *spec.tasks[1:]))
 
 
-def test_what_cannot_be_learned_is_refused_before_it_is_kept(spec: StudySpec, tmp_path: Path):
+def test_what_cannot_be_learned_is_refused_before_it_is_kept(config: StudyConfig, tmp_path: Path):
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text("{}")
@@ -639,23 +639,23 @@ def test_what_cannot_be_learned_is_refused_before_it_is_kept(spec: StudySpec, tm
     ],
 )
 def test_what_does_not_suit_the_models_fails_before_training(
-    store: Store, study: StudyRow, evaluators: EvaluatorCache, training: Training, sentence: str
+    store: Store, study: Study, evaluators: EvaluatorCache, training: Training, sentence: str
 ):
     run = store.create_run(study.id, replace(SETTINGS, training=training), "pareto_merging")
     with pytest.raises(MapMergeError, match=sentence):
         execute_run(store, run.id, evaluators.get)
-    failed = store.run(run.id)
+    failed = store.runs.get(run.id)
     assert (failed.status, failed.n_evaluations) == ("failed", 0)
     assert "\n" not in failed.error
     assert store.training_points(run.id) == []
 
 
 def test_models_without_attention_fail_before_training(
-    store: Store, study: StudyRow, evaluators: EvaluatorCache, monkeypatch: pytest.MonkeyPatch
+    store: Store, study: Study, evaluators: EvaluatorCache, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("mapmerge_core.merges._pareto_set._ATTENTION", ("none are called so",))
     run = store.create_run(study.id, SETTINGS, "pareto_merging")
     with pytest.raises(CheckpointError, match="no attention projections to personalise: name the weight"):
         execute_run(store, run.id, evaluators.get)
-    assert store.run(run.id).status == "failed"
+    assert store.runs.get(run.id).status == "failed"
     assert store.training_points(run.id) == []

@@ -22,7 +22,7 @@ from mapmerge_core.weights.vectors import task_vectors
 from tests.tiny import CLASS_NAMES, SPLIT_SIZE, TEMPLATES
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.store.rows import StudyRow
+    from mapmerge_core.studies.store.rows import Study
     from mapmerge_core.studies.config.run import VectorsDtype
     from mapmerge_core.studies.store.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
@@ -41,7 +41,7 @@ class Counting(EvaluatorCache):
 
     def get(
         self,
-        study: StudyRow,
+        study: Study,
         device: str = "cpu",
         precision: str = "float32",
         vectors: VectorsDtype = "float32",
@@ -91,7 +91,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter:
     return counts
 
 
-def run(store: Store, study: StudyRow, cache: EvaluatorCache, points: int = POINTS) -> None:
+def run(store: Store, study: Study, cache: EvaluatorCache, points: int = POINTS) -> None:
     settings = RunSettings(points=points, device="cpu", precision="float32")
     execute_run(store, store.create_run(study.id, settings).id, cache.get)
 
@@ -103,7 +103,7 @@ def bytes_read() -> int:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_one_c_is_merged_once_and_passes_every_image_once(study: StudyRow, counts: Counter, precision: str):
+def test_one_c_is_merged_once_and_passes_every_image_once(study: Study, counts: Counter, precision: str):
     evaluator = Counting(counts).get(study, precision=precision)
     evaluator.evaluate(np.full(2, 0.2))
     counts.clear()
@@ -120,7 +120,7 @@ def test_one_c_is_merged_once_and_passes_every_image_once(study: StudyRow, count
 
 
 def test_a_study_reads_everything_once_and_measures_nothing_twice(
-    store: Store, study: StudyRow, counts: Counter
+    store: Store, study: Study, counts: Counter
 ):
     cache = Counting(counts)
     run(store, study, cache)
@@ -136,7 +136,7 @@ def test_a_study_reads_everything_once_and_measures_nothing_twice(
 
 
 def test_an_analysis_fits_each_surrogate_once(
-    store: Store, study: StudyRow, counts: Counter, evaluators: EvaluatorCache
+    store: Store, study: Study, counts: Counter, evaluators: EvaluatorCache
 ):
     run(store, study, evaluators)
     counts.clear()

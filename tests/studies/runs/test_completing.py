@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
-    from mapmerge_core.studies.store.rows import StudyRow
+    from mapmerge_core.studies.store.rows import Study
     from mapmerge_core.studies.config.study import StudySpec
     from mapmerge_core.studies.store.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
@@ -53,7 +53,7 @@ FAST = {
 
 
 @pytest.fixture
-def evaluator(study: StudyRow, evaluators: EvaluatorCache) -> Evaluator:
+def evaluator(study: Study, evaluators: EvaluatorCache) -> Evaluator:
     return evaluators.get(study, "cpu", "float32")
 
 
@@ -61,7 +61,7 @@ def refuse(*_: object, **__: object) -> None:
     raise AssertionError("Something was measured or made twice")
 
 
-def test_a_study_is_offered_what_suits_it(spec: StudySpec, tiny_zoo: Path):
+def test_a_study_is_offered_what_suits_it(config: StudyConfig, tiny_zoo: Path):
     assert offered(spec) == BASELINES
     names = [kind.name for kind in offered(spec_from_manifest(tiny_zoo))]
     assert "slerp" not in names
@@ -76,10 +76,10 @@ def test_pages_can_list_baselines_without_torch():
 
 
 def test_every_baseline_is_made_once_and_measured_once(
-    store: Store, study: StudyRow, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+    store: Store, study: Study, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ):
     made = {}
-    for kind in offered(study.spec):
+    for kind in offered(study.config):
         row = make_baseline(store, study, kind.name, evaluator, settings=FAST.get(kind.name))
         values = measure_baseline(store, row.id, evaluator)
         assert list(values) == ["Colours", "Stripes"]
@@ -104,13 +104,13 @@ def test_every_baseline_is_made_once_and_measured_once(
         again = make_baseline(store, study, name, evaluator, settings=FAST.get(name))
         assert again.id == row.id
         assert measure_baseline(store, row.id, evaluator) == dict(
-            zip(study.spec.task_names, baseline_values(store, row).tolist(), strict=True)
+            zip(study.config.task_names, baseline_values(store, row).tolist(), strict=True)
         )
     files = {store.baseline_file(made[name].id) for name in ("fisher", "regmean")}
     assert set((store.folder / "baselines").iterdir()) == files, "nothing temporary is left"
 
 
-def test_baselines_that_are_coefficients(store: Store, study: StudyRow, evaluator: Evaluator):
+def test_baselines_that_are_coefficients(store: Store, study: Study, evaluator: Evaluator):
     soup = make_baseline(store, study, "soup", evaluator)
     fixed = make_baseline(store, study, "scalar_03", evaluator)
     np.testing.assert_array_equal(soup.c, [0.5, 0.5])
@@ -120,7 +120,7 @@ def test_baselines_that_are_coefficients(store: Store, study: StudyRow, evaluato
     assert np.isnan(baseline_values(store, fixed)).all()
 
 
-def test_the_scalar_with_the_best_mean_is_found(store: Store, study: StudyRow, evaluator: Evaluator):
+def test_the_scalar_with_the_best_mean_is_found(store: Store, study: Study, evaluator: Evaluator):
     seen = []
     found = make_baseline(
         store, study, "scalar", evaluator, progress=lambda done, total: seen.append((done, total))
@@ -139,7 +139,7 @@ def test_the_scalar_with_the_best_mean_is_found(store: Store, study: StudyRow, e
     assert (seen[0], seen[-1]) == ((0, 22), (22, 22))
 
 
-def test_dare_takes_the_searched_scalar_or_a_given_one(store: Store, study: StudyRow, evaluator: Evaluator):
+def test_dare_takes_the_searched_scalar_or_a_given_one(store: Store, study: Study, evaluator: Evaluator):
     assert find_made(store, study, "dare") is None
     dare = make_baseline(store, study, "dare", evaluator)
     search = find_made(store, study, "scalar")
@@ -158,13 +158,13 @@ def test_dare_takes_the_searched_scalar_or_a_given_one(store: Store, study: Stud
 
 
 def test_layer_wise_coefficients_scale_trimmed_vectors(
-    store: Store, study: StudyRow, evaluator: Evaluator, tiny_zoo: Path
+    store: Store, study: Study, evaluator: Evaluator, tiny_zoo: Path
 ):
     row = make_baseline(store, study, "adamerging_ties", evaluator, settings=FAST["adamerging_ties"])
     weights = weights_of(store, row, evaluator.vectors)
     base = {k: t.double().numpy() for k, t in load_file(tiny_zoo / "pretrained.safetensors").items()}
     trimmed = []
-    for task in study.spec.task_names:
+    for task in study.config.task_names:
         tower = load_file(tiny_zoo / f"{task}.safetensors")
         v = {name: tower[name].double().numpy() - base[name] for name in evaluator.vectors.layers}
         every = np.sort(np.abs(np.concatenate([entry.ravel() for entry in v.values()])))
@@ -178,7 +178,7 @@ def test_layer_wise_coefficients_scale_trimmed_vectors(
 
 
 @pytest.mark.parametrize("name", ["ties", "dare_ties", "slerp", "adamerging_layers", "fisher"])
-def test_the_weights_are_the_same_each_time(store: Store, study: StudyRow, evaluator: Evaluator, name: str):
+def test_the_weights_are_the_same_each_time(store: Store, study: Study, evaluator: Evaluator, name: str):
     row = make_baseline(store, study, name, evaluator, settings=FAST.get(name))
     first, second = (weights_of(store, row, evaluator.vectors) for _ in range(2))
     pretrained = evaluator.vectors.merge([0, 0])
@@ -208,7 +208,7 @@ def test_merges_do_not_depend_on_the_number_of_threads(merge):
     assert torch.equal(merged[0], merged[2])
 
 
-def test_a_lost_model_is_made_and_measured_again(store: Store, study: StudyRow, evaluator: Evaluator):
+def test_a_lost_model_is_made_and_measured_again(store: Store, study: Study, evaluator: Evaluator):
     settings = FAST["regmean"]
     row = make_baseline(store, study, "regmean", evaluator, settings=settings)
     store.add_baseline_evaluation(row.id, "Colours", "test", Outcome(2.0, 8, b"\1", 0.1))
@@ -221,7 +221,7 @@ def test_a_lost_model_is_made_and_measured_again(store: Store, study: StudyRow, 
     assert measure_baseline(store, again.id, evaluator)["Colours"] <= 1
 
 
-def test_the_first_of_two_processes_keeps_its_model(store: Store, study: StudyRow):
+def test_the_first_of_two_processes_keeps_its_model(store: Store, study: Study):
     new = store.folder / "baselines" / ".new.safetensors"
     for number in (1.0, 2.0):
         save_tensors(new, {"w": torch.tensor([number])})
@@ -229,7 +229,7 @@ def test_the_first_of_two_processes_keeps_its_model(store: Store, study: StudyRo
     assert load_file(store.baseline_file(row.id))["w"].item() == 1.0
 
 
-def test_stopping_keeps_what_was_measured(store: Store, study: StudyRow, evaluator: Evaluator):
+def test_stopping_keeps_what_was_measured(store: Store, study: Study, evaluator: Evaluator):
     cancel = Event()
 
     def stop_at(number: int):
@@ -258,7 +258,7 @@ def test_stopping_keeps_what_was_measured(store: Store, study: StudyRow, evaluat
     ("name", "unit"), [("fisher", 200), ("regmean", 200), ("adamerging", 3), ("adamerging_ties", 3)]
 )
 def test_data_merges_report_how_far_they_are(
-    store: Store, study: StudyRow, evaluator: Evaluator, name: str, unit: int
+    store: Store, study: Study, evaluator: Evaluator, name: str, unit: int
 ):
     seen: list[tuple[int, int]] = []
     make_baseline(store, study, name, evaluator, settings=FAST[name], progress=lambda *now: seen.append(now))
@@ -292,7 +292,7 @@ def test_data_merges_report_how_far_they_are(
 )
 def test_what_can_not_be_made_leaves_nothing(
     store: Store,
-    study: StudyRow,
+    study: Study,
     evaluator: Evaluator,
     name: str,
     settings: dict,
@@ -306,28 +306,28 @@ def test_what_can_not_be_made_leaves_nothing(
 
 
 def test_baselines_of_other_studies_are_refused(
-    store: Store, spec: StudySpec, tiny_zoo: Path, evaluator: Evaluator
+    store: Store, config: StudyConfig, tiny_zoo: Path, evaluator: Evaluator
 ):
-    three = store.create_study("Three", spec_from_manifest(tiny_zoo))
+    three = store.studies.create("Three", spec_from_manifest(tiny_zoo))
     with pytest.raises(StudyError, match="SLERP merges two models, not 3"):
         make_baseline(store, three, "slerp", evaluator)
-    transformed = store.create_study("Dropped", replace(spec, transform=Transform("dare", drop=0.9)))
+    transformed = store.studies.create("Dropped", replace(spec, transform=Transform("dare", drop=0.9)))
     with pytest.raises(StudyError, match="without DARE 90 %"):
         make_baseline(store, transformed, "soup", evaluator)
     with pytest.raises(StudyError, match="no baseline 99"):
         measure_baseline(store, 99, evaluator)
 
 
-def test_settings_are_numbers_of_one_type(store: Store, study: StudyRow, evaluator: Evaluator):
+def test_settings_are_numbers_of_one_type(store: Store, study: Study, evaluator: Evaluator):
     whole = make_baseline(store, study, "ties", evaluator, settings={"scale": 1})
     assert whole.id == make_baseline(store, study, "ties", evaluator).id
     assert label(whole) == "TIES"
 
 
-def test_the_estimate_counts_what_is_missing(store: Store, study: StudyRow):
+def test_the_estimate_counts_what_is_missing(store: Store, study: Study):
     assert estimate_baselines(store, study) is None
     c = np.array([0.9, 0.1])
-    for task in study.spec.task_names:  # 60 examples in 0.6 and 0.2 seconds on validation
+    for task in study.config.task_names:  # 60 examples in 0.6 and 0.2 seconds on validation
         seconds = {"Colours": 0.6, "Stripes": 0.2}[task]
         store.add_evaluation(study.id, c, task, "val", Outcome(0.5, 60, b"\0" * 8, seconds))
     # Images through the model: fisher 4 x 2 x 60, regmean 2 x 2 x 60, three AdaMergings of 500 steps with
@@ -336,7 +336,7 @@ def test_the_estimate_counts_what_is_missing(store: Store, study: StudyRow):
     assert estimate_baselines(store, study) == pytest.approx(2.5 * images * 0.8 / 120 + 11 * 0.8)
     assert estimate_baselines(store, study, 8.0) == pytest.approx(2.5 * images * 8 / 120 + 11 * 8)
     # A test split of 30 images shows float32's time: 0.8 s for 60 images.
-    for task in study.spec.task_names:
+    for task in study.config.task_names:
         store.add_evaluation(study.id, c, task, "test", Outcome(0.5, 30, b"\0" * 4, 0.4))
     images -= 12 * 60
     assert estimate_baselines(store, study) == pytest.approx(images * 0.8 / 60 + 11 * 0.8)
