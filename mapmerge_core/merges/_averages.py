@@ -1,19 +1,36 @@
-"""Averages of models weighted by what their data says: Fisher merging and RegMean."""
+"""Averages of models by weights w, tensor after tensor: SLERP, Fisher merging and RegMean."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from abc import abstractmethod
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mapmerge_core.errors import MapMergeError
+from mapmerge_core.merges._state import damaged, read_state, write_state
+from mapmerge_core.merges._statistics import Gram
+from mapmerge_core.merges.base import PreparedMerge
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
+    from numpy.typing import ArrayLike
+    from torch import nn
+
+    from mapmerge_core.merges.base import Merge
+    from mapmerge_core.merges.fisher import Fisher
+    from mapmerge_core.merges.regmean import RegMean
+    from mapmerge_core.weights.vectors.layout import Slot
     from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
+# Beyond this cosine, either way, two vectors count as parallel, and the arc between them as a line (the
+# constant that implementations share, mergekit's among them).
+_PARALLEL = 0.9995
 # Relative to a Gram matrix's mean diagonal: far below what a layer's inputs span, above float32's rounding.
 _RIDGE = 1e-6
 # How often it grows tenfold: rounding of wide layers, off-diagonals and all, may outweigh the first.
@@ -22,129 +39,255 @@ _RIDGES = 5
 _TINY = 1e-30
 
 
-class Gram(NamedTuple):
-    """What a linear layer's inputs X (rows x in) say about its weight.
-
-    Attributes:
-        matrix: XᵀX divided by the number of rows, in x in.
-        axis: The axis of the weight that meets the inputs: 1 for X Wᵀ (W is out x in), 0 for X W.
-    """
-
-    matrix: Tensor
-    axis: int
-
-
-def fisher_merge(
-    vectors: TaskVectors, fishers: Sequence[Mapping[str, Tensor]], floor: float = 1e-6
-) -> dict[str, Tensor]:
-    """Averages models, each parameter weighted by the Fisher information of each model about it.
-
-    θ = Σ F_n θ_n / Σ F_n, elementwise (Matena and Raffel, "Merging Models with Fisher-Weighted Averaging",
-    NeurIPS 2022: the closed form for diagonal Fishers, with equal λ). Values below ``floor`` are raised to
-    it, so that a parameter that no model's data depends on is averaged, not divided by zero.
+class PreparedAverage(PreparedMerge):
+    """A merge by a weight for each model; a model of weight 1 comes out as it is.
 
     Args:
-        vectors: N task vectors.
-        fishers: For each of them the diagonal Fisher of the model θ_pre + v_n: non-negative tensors of the
-            parameters' shapes. Tensors without one (buffers) are averaged.
-        floor: The smallest weight.
-
-    Returns:
-        A state dict as `TaskVectors.merge` gives.
-
-    Raises:
-        MapMergeError: There isn't one Fisher for each task vector, or ``floor`` is not positive.
+        merge: Which one.
+        vectors: N task vectors in memory, on the evaluator's device.
+        exported: The same on the CPU.
     """
-    _check_one_each(vectors, fishers, "Fisher diagonal")
-    check_floor(floor)
-    flats = [torch.empty_like(group.base) for group in vectors.groups]
-    for group, flat in zip(vectors.groups, flats, strict=True):
-        for slot in group.slots:
-            base, V = slot.columns(group.base), slot.columns(group.V)
-            if all(slot.name in fisher for fisher in fishers):
-                F = torch.stack([fisher[slot.name].flatten().to(V) for fisher in fishers]).clamp_(min=floor)
-                change = (F * V).sum(dim=0) / F.sum(dim=0)
-            else:
-                change = V.mean(dim=0)
-            torch.add(base, change, out=slot.columns(flat))
-    return vectors.state_dict_of(flats)
+
+    def __init__(self, merge: Merge, vectors: TaskVectors, exported: TaskVectors) -> None:
+        super().__init__(merge.space(exported.names), vectors, exported)
+        self.merge, self._fast, self._exact = merge, vectors, exported
+
+    @abstractmethod
+    def merged(self, w: np.ndarray, slot: Slot, base: Tensor, V: Tensor) -> Tensor:
+        """Return a merged tensor's `d` entries.
+
+        Args:
+            w: A `N` array of weights, at least two of which are positive, divided by the largest: all 1 where
+                they are equal, so that nothing is rounded then.
+            slot: The tensor's name and shape.
+            base: The pre-trained model's `d` entries.
+            V: The task vectors' entries, `N x d`, on the same device.
+        """
+
+    def write(self, module: nn.Module, x: ArrayLike) -> None:
+        self._fast.load_into(module, self._merged(self._fast, x))
+
+    def write_exact(self, module: nn.Module, x: ArrayLike) -> None:
+        self._exact.load_into(module, self._merged(self._exact, x))
+
+    def tensors(self, x: ArrayLike) -> Iterator[tuple[str, Tensor]]:
+        return iter(self._merged(self._exact, x).items())
+
+    @torch.no_grad()
+    def _merged(self, vectors: TaskVectors, x: ArrayLike) -> dict[str, Tensor]:
+        w = self.space.point(x)
+        if w.max() == w.sum():
+            return vectors.merge(w)
+        w = w / w.max()
+        flats = [torch.zeros_like(group.base) for group in vectors.groups]
+        for group, flat in zip(vectors.groups, flats, strict=True):
+            for slot in group.slots:
+                base, V = slot.columns(group.base), slot.columns(group.V)
+                slot.columns(flat).copy_(self.merged(w, slot, base, V))
+        return vectors.state_dict_of(flats)
 
 
-def regmean_merge(
-    vectors: TaskVectors, grams: Sequence[Mapping[str, Gram]], off_diagonal: float = 0.9
-) -> dict[str, Tensor]:
-    """Gives each linear layer the weight whose outputs are nearest to those of the models on their own data.
+class PreparedSlerp(PreparedAverage):
+    """Two models' tensors on the arc between them.
 
-    W = (Σ G_n)⁻¹ Σ G_n W_n for a weight of shape in x out, where G_n is model n's Gram matrix with its
-    off-diagonal entries scaled (Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language
-    Models", ICLR 2023: RegMean's closed form); parameters without Gram matrices are averaged. Solved in
-    float64 on the CPU. Every G_n gets one ridge, 10⁻⁶ of their mean diagonal, which hardly matters but where
-    no model's inputs reach: there weights are averaged. Where float32's rounding has left Σ G_n indefinite
-    even so, as it may with ``off_diagonal`` 1 and fewer rows than inputs, the ridge grows tenfold until it
-    is not.
+    With φ the angle between a tensor's weights θ_1 and θ_2 and x = (1 − t, t),
+    θ = (sin((1 − t) φ) θ_1 + sin(t φ) θ_2) / sin φ, not scaled to unit length first; (1 − t) θ_1 + t θ_2 where
+    |cos φ| > 0.9995 or one of them is zero.
+    """
+
+    def merged(self, w: np.ndarray, slot: Slot, base: Tensor, V: Tensor) -> Tensor:
+        del slot
+        first, second = base + V[0], base + V[1]
+        t = float(w[1] / w.sum())
+        # In float64: the last bits of float32 sums depend on the number of threads, and would show in the result.
+        a, b = first.cpu().double(), second.cpu().double()
+        norms = float(torch.linalg.vector_norm(a)), float(torch.linalg.vector_norm(b))
+        if min(norms) == 0:
+            return torch.lerp(first, second, t)
+        cosine = float(torch.dot(a, b)) / (norms[0] * norms[1])
+        if abs(cosine) > _PARALLEL:
+            return torch.lerp(first, second, t)
+        angle = math.acos(cosine)
+        return (math.sin((1 - t) * angle) * first + math.sin(t * angle) * second) / math.sin(angle)
+
+
+class PreparedFisher(PreparedAverage):
+    """θ = Σ w_n F_n θ_n / Σ w_n F_n, elementwise, with diagonal Fishers F (the paper's closed form).
+
+    Values below the floor are raised to it, so that a parameter that no model's data depends on is averaged,
+    not divided by zero. Tensors without a Fisher (buffers) are averaged.
 
     Args:
-        vectors: N task vectors.
-        grams: For each of them the Gram matrices of the model θ_pre + v_n, by parameter.
-        off_diagonal: The scale of the off-diagonal entries, from 0 to 1; 1 is the least-squares solution.
-
-    Returns:
-        A state dict as `TaskVectors.merge` gives.
-
-    Raises:
-        MapMergeError: There isn't one set of Gram matrices for each task vector, one isn't finite, or
-            ``off_diagonal`` is outside [0, 1].
+        merge: Whose settings give the floor.
+        vectors: N task vectors in memory, on the evaluator's device.
+        exported: The same on the CPU.
+        fishers: For each model non-negative tensors of the parameters' shapes, on the CPU.
     """
-    _check_one_each(vectors, grams, "set of Gram matrices")
-    check_off_diagonal(off_diagonal)
-    flats = [torch.empty_like(group.base) for group in vectors.groups]
-    for group, flat in zip(vectors.groups, flats, strict=True):
-        for slot in group.slots:
-            base, V = slot.columns(group.base), slot.columns(group.V)
-            of_layer = [gram[slot.name] for gram in grams if slot.name in gram]
-            if len(of_layer) == len(grams):
-                change = _nearest_outputs(V.view(-1, *slot.shape), of_layer, off_diagonal).flatten()
-            else:
-                change = V.mean(dim=0)
-            torch.add(base, change, out=slot.columns(flat))
-    return vectors.state_dict_of(flats)
+
+    def __init__(
+        self,
+        merge: Fisher,
+        vectors: TaskVectors,
+        exported: TaskVectors,
+        fishers: Sequence[Mapping[str, Tensor]],
+    ) -> None:
+        super().__init__(merge, vectors, exported)
+        _check_one_each(exported, fishers, "Fisher diagonal")
+        self.fishers, self._floor = fishers, merge.settings.floor
+
+    def merged(self, w: np.ndarray, slot: Slot, base: Tensor, V: Tensor) -> Tensor:
+        own = [fisher[slot.name] for fisher in self.fishers if slot.name in fisher]
+        if len(own) < len(V):
+            return base + _weighted_mean(w, V)
+        F = torch.stack([fisher.flatten().to(V) for fisher in own]).clamp_(min=self._floor)
+        F.mul_(_column(w, V))
+        return base + (F * V).sum(dim=0) / F.sum(dim=0)
+
+    def save(self, path: Path) -> None:
+        tensors = {f"{n}.{name}": F for n, fisher in enumerate(self.fishers) for name, F in fisher.items()}
+        write_state(path, self.merge, self._exact, tensors)
+
+    @classmethod
+    def read(cls, path: Path, merge: Fisher, vectors: TaskVectors, exported: TaskVectors) -> PreparedFisher:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: The file can't be read, is damaged, or is of another merge or other models.
+        """
+        header, tensors = read_state(path, merge, exported)
+        shapes = header["layers"]
+        fishers = _by_model(path, merge, tensors, len(exported))
+        if any(list(F.shape) != shapes.get(name) for fisher in fishers for name, F in fisher.items()):
+            raise damaged(path, merge)
+        return cls(merge, vectors, exported, fishers)
 
 
-def check_floor(floor: float) -> None:
-    """Refuses a floor of Fisher merging that isn't positive (MapMergeError)."""
-    if not floor > 0:
-        raise MapMergeError(f"The floor of Fisher merging must be above 0, not {floor:g}.")
+class PreparedRegMean(PreparedAverage):
+    """W = (Σ w_n G_n)⁻¹ Σ w_n G_n W_n for a weight of shape in x out (RegMean's closed form).
+
+    G_n is model n's Gram matrix with its off-diagonal entries scaled; parameters without Gram matrices are
+    averaged. Solved in float64. Every G_n gets one ridge, 10⁻⁶ of their mean diagonal, which hardly matters but
+    where no model's inputs reach: there weights are averaged. Where float32's rounding has left Σ w_n G_n
+    indefinite even so, as it may with ``off_diagonal`` 1 and fewer rows than inputs, the ridge grows tenfold
+    until it is not.
+
+    Args:
+        merge: Whose settings give the scale of the off-diagonal entries.
+        vectors: N task vectors in memory, on the evaluator's device.
+        exported: The same on the CPU.
+        grams: For each model its Gram matrices by parameter, on the CPU.
+    """
+
+    def __init__(
+        self,
+        merge: RegMean,
+        vectors: TaskVectors,
+        exported: TaskVectors,
+        grams: Sequence[Mapping[str, Gram]],
+    ) -> None:
+        super().__init__(merge, vectors, exported)
+        _check_one_each(exported, grams, "set of Gram matrices")
+        self.grams, self._off_diagonal = grams, merge.settings.off_diagonal
+        self._products: dict[str, list[Tensor]] = {}
+
+    def merged(self, w: np.ndarray, slot: Slot, base: Tensor, V: Tensor) -> Tensor:
+        own = [gram[slot.name] for gram in self.grams if slot.name in gram]
+        if len(own) < len(V):
+            return base + _weighted_mean(w, V)
+        # Where float64 is slow or missing, the CPU is faster.
+        device = V.device if V.device.type == "cuda" else torch.device("cpu")
+        axis = own[0].axis
+        changes = [v.to(device, torch.float64).movedim(axis, 0) for v in V.view(-1, *slot.shape)]
+        products = self._products_of(slot.name, own, changes, device)
+        total, diagonal = torch.zeros_like(own[0].matrix, dtype=torch.float64, device=device), 0
+        weighted, plain = torch.zeros_like(products[0]), torch.zeros_like(products[0])
+        for w_n, gram, product, change in zip(w.tolist(), own, products, changes, strict=True):
+            G, d = self._scaled(gram, device)
+            total.add_(G.mul_(w_n))
+            diagonal = diagonal + w_n * d
+            weighted.add_(product, alpha=w_n)
+            plain.add_(change, alpha=w_n)
+        n = float(w.sum())
+        ridge = _RIDGE * float(diagonal.mean()) / n + _TINY
+        for _ in range(_RIDGES):
+            total.diagonal().copy_(diagonal + n * ridge)
+            factor, failed = torch.linalg.cholesky_ex(total)
+            if not failed:
+                break
+            ridge *= 10
+        else:
+            raise MapMergeError("RegMean can't use Gram matrices that hold NaN or infinity: check the models.")
+        solution = torch.cholesky_solve(weighted + ridge * plain, factor)
+        return base + solution.movedim(0, axis).flatten().to(V)
+
+    def _scaled(self, gram: Gram, device: torch.device) -> tuple[Tensor, Tensor]:
+        """G_n with its off-diagonal entries scaled, but for its diagonal, and that."""
+        G = gram.matrix.to(device, torch.float64)
+        diagonal = self._off_diagonal * G.diagonal() + (1 - self._off_diagonal) * G.diagonal()
+        return self._off_diagonal * G, diagonal
+
+    def _products_of(
+        self, name: str, grams: Sequence[Gram], changes: Sequence[Tensor], device: torch.device
+    ) -> list[Tensor]:
+        """G_n v_n in float64, which a CPU takes long for and computes once."""
+        if name in self._products and device.type == "cpu":
+            return self._products[name]
+        products = []
+        for gram, change in zip(grams, changes, strict=True):
+            G, diagonal = self._scaled(gram, device)
+            G.diagonal().copy_(diagonal)
+            products.append(G @ change)
+        if device.type == "cpu":
+            self._products[name] = products
+        return products
+
+    def save(self, path: Path) -> None:
+        tensors, axes = {}, {}
+        for n, grams in enumerate(self.grams):
+            for name, gram in grams.items():
+                tensors[f"{n}.{name}"], axes[name] = gram.matrix, gram.axis
+        write_state(path, self.merge, self._exact, tensors, axes=axes)
+
+    @classmethod
+    def read(cls, path: Path, merge: RegMean, vectors: TaskVectors, exported: TaskVectors) -> PreparedRegMean:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: The file can't be read, is damaged, or is of another merge or other models.
+        """
+        header, tensors = read_state(path, merge, exported)
+        shapes, axes = header["layers"], header.get("axes")
+        matrices = _by_model(path, merge, tensors, len(exported))
+        for matrix_of in matrices:
+            for name, matrix in matrix_of.items():
+                axis = axes.get(name) if isinstance(axes, dict) else None
+                if axis not in (0, 1) or list(matrix.shape) != 2 * shapes.get(name, [0, 0])[axis : axis + 1]:
+                    raise damaged(path, merge)
+        grams = [{name: Gram(matrix, axes[name]) for name, matrix in each.items()} for each in matrices]
+        return cls(merge, vectors, exported, grams)
 
 
-def check_off_diagonal(off_diagonal: float) -> None:
-    """Refuses a scale of RegMean's off-diagonals outside [0, 1] (MapMergeError)."""
-    if not 0 <= off_diagonal <= 1:
-        raise MapMergeError(f"RegMean's scale of off-diagonals must be from 0 to 1, not {off_diagonal:g}.")
+def _by_model(path: Path, merge: Merge, tensors: Mapping[str, Tensor], n: int) -> list[dict[str, Tensor]]:
+    """Sort tensors called "0.layer" by the number before the layer."""
+    by_model: list[dict[str, Tensor]] = [{} for _ in range(n)]
+    for name, tensor in tensors.items():
+        number, _, layer = name.partition(".")
+        if not (number.isascii() and number.isdigit() and int(number) < n):
+            raise damaged(path, merge)
+        by_model[int(number)][layer] = tensor
+    return by_model
 
 
-def _nearest_outputs(V: Tensor, grams: Sequence[Gram], off_diagonal: float) -> Tensor:
-    """Merges one layer's task vectors (N x its shape); θ_pre drops out of the equation."""
-    total = weighted = plain = torch.zeros((), dtype=torch.float64)
-    for v, (matrix, axis) in zip(V, grams, strict=True):
-        G = matrix.cpu().double()
-        G = off_diagonal * G + (1 - off_diagonal) * torch.diag(G.diagonal())
-        change = v.cpu().double().movedim(axis, 0)
-        total, weighted, plain = total + G, weighted + G @ change, plain + change
-    diagonal = total.diagonal()
-    ridge = _RIDGE * float(diagonal.mean()) / len(grams) + _TINY
-    for _ in range(_RIDGES):
-        regular = total + torch.diag(torch.full_like(diagonal, len(grams) * ridge))
-        factor, failed = torch.linalg.cholesky_ex(regular)
-        if not failed:
-            break
-        ridge *= 10
-    else:
-        raise MapMergeError("RegMean can't use Gram matrices that hold NaN or infinity: check the models.")
-    solution = torch.cholesky_solve(weighted + ridge * plain, factor)
-    return solution.movedim(0, grams[0].axis).to(V.dtype).to(V.device)
+def _column(w: np.ndarray, V: Tensor) -> Tensor:
+    return torch.from_numpy(w).to(V)[:, None]
 
 
-def _check_one_each(vectors: TaskVectors, statistics: Sequence, what: str) -> None:
+def _weighted_mean(w: np.ndarray, V: Tensor) -> Tensor:
+    """Σ w_n v_n / Σ w_n of `N x d` task vectors."""
+    return (V * _column(w, V)).sum(dim=0) / float(w.sum())
+
+
+def _check_one_each(vectors: TaskVectors, statistics: Sequence[object], what: str) -> None:
     if len(statistics) != len(vectors):
         raise MapMergeError(
             f"The {len(vectors)} task vectors ({', '.join(vectors.names)}) need one {what} each, "

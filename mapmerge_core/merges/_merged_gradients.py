@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from mapmerge_core.tasks.evaluator import Evaluator
-    from mapmerge_core.tasks.families.images import ImageClassifier
+    from mapmerge_core.tasks.families._models.images import ImageClassifier
     from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
 
 @torch.no_grad()
 def merge_unrounded(model: nn.Module, vectors: TaskVectors, coefficients: Tensor) -> dict[str, Tensor]:
-    """Makes ``model`` the merge in place, without the checkpoint's rounding.
+    """Make ``model`` the merge in place, without the checkpoint's rounding.
 
     Args:
         model: A float32 model on the vectors' device.
@@ -44,7 +44,7 @@ def merge_unrounded(model: nn.Module, vectors: TaskVectors, coefficients: Tensor
 
 
 def contract(vectors: TaskVectors, slopes: Mapping[str, Tensor | None]) -> Tensor:
-    """Turns a gradient by the merged parameters into one by the coefficients.
+    """Turn a gradient by the merged parameters into one by the coefficients.
 
     The model depends on λ_ln as ∂θ_l/∂λ_ln = v_ln, so the gradient is <∂f/∂θ_l, v_ln>.
 
@@ -65,7 +65,7 @@ def contract(vectors: TaskVectors, slopes: Mapping[str, Tensor | None]) -> Tenso
 
 @contextmanager
 def mixed_precision(evaluator: Evaluator) -> Iterator[None]:
-    """bfloat16 where an evaluator computes in it, heads included; weights and gradients stay float32."""
+    """Compute in bfloat16 where the evaluator does, heads included; weights and gradients stay float32."""
     device, narrow = evaluator.device.type, evaluator.precision == "bfloat16"
     # A CPU's fused attention takes three times as long backward in bfloat16 as its parts do.
     attention = sdpa_kernel(SDPBackend.MATH) if device == "cpu" and narrow else nullcontext()
@@ -79,7 +79,7 @@ def logits_of_tasks(
     batches: Sequence[Tensor],
     parameters: Mapping[str, Tensor],
 ) -> list[Tensor]:
-    """Passes the images of several tasks through a model at once.
+    """Pass the images of several tasks through a model at once.
 
     Args:
         family: Whose model.
@@ -94,20 +94,14 @@ def logits_of_tasks(
     logits = family.class_logits(images, torch.cat(list(heads), dim=1), parameters).float()
     ends = list(accumulate((head.shape[1] for head in heads), initial=0))
     rows = logits.split([len(batch) for batch in batches])
-    return [some[:, a:b] for some, (a, b) in zip(rows, pairwise(ends), strict=True)]
-
-
-def mean_entropy(logits: Tensor) -> Tensor:
-    """The mean Shannon entropy, in nats, of the distributions of examples with ``logits`` (n x classes)."""
-    log_p = logits.float().log_softmax(dim=1)
-    return -(log_p.exp() * log_p).sum(dim=1).mean()
+    return [own[:, a:b] for own, (a, b) in zip(rows, pairwise(ends), strict=True)]
 
 
 def imbalance(logits: Tensor) -> Tensor:
-    """How far the classes predicted for a batch (n x classes) are from being equally many, in nats.
+    """Return how far the classes predicted for a batch (n x classes) are from being equally many, in nats.
 
-    What the entropy of their mean distribution lacks of the uniform one's: from 0 to the logarithm of the
-    number of classes. The mean entropy plus this is, but for a constant, minus the mutual information of
+    It is by how much the entropy of their mean distribution is below the uniform one's: from 0 to the logarithm
+    of the number of classes. The mean entropy plus this is, but for a constant, minus the mutual information of
     images and predictions (Krause et al., "Discriminative Clustering by Regularized Information
     Maximization", NIPS 2010), which calling everything by one class doesn't improve.
     """

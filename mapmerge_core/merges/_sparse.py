@@ -1,143 +1,118 @@
-"""Sparser task vectors: TIES trims them and elects signs, DARE drops entries at random.
-
-`trimmed`, `agreeing` and `dropped` make one vector at a time (`Rows`), for one-shot merges that hold no
-second V; the transforms collect such rows into other `TaskVectors`.
-"""
+"""Sparser task vectors: what TIES, DARE, DELLA and Model Breadcrumbs make of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
-
-from mapmerge_core.errors import MapMergeError
 
 if TYPE_CHECKING:
-    from mapmerge_core.weights.vectors.layout import Slot
+    from collections.abc import Callable
+
+    from torch import Tensor
+
     from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
-Rows = Callable[[int], list[Tensor]]
-"""From n to v_n, in one buffer (d,) for each of `TaskVectors.groups`; it may be written to."""
 
-
-def ties_trim(vectors: TaskVectors, keep: float = 0.2) -> TaskVectors:
-    """Keeps the largest entries of each task vector and zeroes the rest (TIES, Algorithm 1, step 1).
-
-    Yadav et al., TIES-Merging, NeurIPS 2023. Magnitudes are compared over the whole vector, all merged
-    tensors together. Entries as large as the smallest that is kept are kept, too.
+def transform_tensors(
+    vectors: TaskVectors, function: Callable[[Tensor, np.random.Generator], Tensor], seed: int = 0
+) -> TaskVectors:
+    """Return task vectors of which each tensor is what ``function`` makes of it.
 
     Args:
-        vectors: What is trimmed; left as it is.
-        keep: The share of entries to keep, in (0, 1], rounded to a whole number of entries, at least one.
-
-    Raises:
-        MapMergeError: ``keep`` is not in (0, 1].
-    """
-    return _collect(vectors, trimmed(vectors, keep))
-
-
-def elect_sign(vectors: TaskVectors) -> TaskVectors:
-    """Zeroes the entries whose sign is not that of the task vectors' sum (TIES, Algorithm 1, step 2).
-
-    Where the sum is zero no sign is elected, and all entries become zero.
-    """
-    return _collect(vectors, agreeing(vectors, lambda n: [group.V[n].clone() for group in vectors.groups]))
-
-
-def dare_drop(vectors: TaskVectors, drop: float = 0.5, seed: int = 0) -> TaskVectors:
-    """Zeroes entries of each task vector at random and divides the others by 1 − ``drop``.
-
-    DARE, Yu et al., "Language Models are Super Mario", ICML 2024, equation 1. Each task vector has random
-    numbers of its own, which depend on ``seed`` and its place alone, and are the same on every device.
-
-    Args:
-        vectors: What is made sparser; left as it is.
-        drop: The probability that an entry is dropped, in [0, 1).
+        vectors: N task vectors, left as they are.
+        function: Called with a copy of what one model's fine-tuning changed of one tensor, and with random
+            numbers of that model's own, which depend on ``seed`` and its place alone.
         seed: A whole number from 0 up.
-
-    Raises:
-        MapMergeError: ``drop`` is not in [0, 1), or ``seed`` is negative.
     """
-    return _collect(vectors, dropped(vectors, drop, seed))
+    matrices = [torch.zeros_like(group.V) for group in vectors.groups]
+    for n in range(len(vectors)):
+        rng = np.random.default_rng([seed, n])
+        for group, V in zip(vectors.groups, matrices, strict=True):
+            for slot in group.slots:
+                slot.view(V[n]).copy_(function(slot.view(group.V[n]).clone(), rng))
+    return vectors.transformed(matrices)
 
 
-def apply_transform(vectors: TaskVectors, kind: str, *, keep: float, drop: float, seed: int) -> TaskVectors:
-    """Returns the task vectors after a study's transform.
+def trim(vectors: TaskVectors, keep: float) -> TaskVectors:
+    """Keep the largest entries of each task vector and zero the rest (TIES, Algorithm 1, step 1).
+
+    Magnitudes are compared over the whole vector, all merged tensors together. Entries as large as the
+    smallest that is kept are kept, too.
 
     Args:
-        vectors: The study's; left as they are.
-        kind: ``"ties_trim"`` (`ties_trim`), ``"ties"`` (the same, then `elect_sign`), or ``"dare"``
-            (`dare_drop`).
-        keep: For both of TIES.
-        drop: For DARE.
-        seed: For DARE.
-
-    Raises:
-        MapMergeError: The kind is unknown, or what it needs is out of range.
+        vectors: N task vectors, left as they are.
+        keep: The share of entries to keep, in (0, 1], rounded to a whole number of entries, at least one.
     """
-    if kind == "ties_trim":
-        return ties_trim(vectors, keep)
-    if kind == "ties":
-        return _collect(vectors, agreeing(vectors, trimmed(vectors, keep)))
-    if kind == "dare":
-        return dare_drop(vectors, drop, seed)
-    raise MapMergeError(f"There is no transform '{kind}': choose ties_trim, ties or dare.")
-
-
-def trimmed(vectors: TaskVectors, keep: float) -> Rows:
-    """The task vectors as `ties_trim` makes them, with its errors."""
-    if not 0 < keep <= 1:
-        raise MapMergeError(f"TIES keeps a share of each task vector above 0 and at most 1, not {keep:g}.")
-    thresholds = [_threshold(vectors, n, keep) for n in range(len(vectors))]
-
-    def row(n: int) -> list[Tensor]:
-        return [group.V[n] * (group.V[n].abs() >= thresholds[n]) for group in vectors.groups]
-
-    return row
-
-
-def dropped(vectors: TaskVectors, drop: float, seed: int) -> Rows:
-    """The task vectors as `dare_drop` makes them, with its errors."""
-    if not 0 <= drop < 1:
-        raise MapMergeError(f"DARE drops a share of each task vector from 0 to below 1, not {drop:g}.")
-    if seed < 0:
-        raise MapMergeError(f"DARE's seed is a whole number from 0 up, not {seed}.")
-
-    def row(n: int) -> list[Tensor]:
-        rng = np.random.default_rng([seed, n])
-        flats = [group.V[n] / (1 - drop) for group in vectors.groups]
-        for group, flat in zip(vectors.groups, flats, strict=True):
-            for slot in group.slots:
-                slot.columns(flat).masked_fill_(_mask(slot, rng, drop).to(flat.device), 0)
-        return flats
-
-    return row
-
-
-def agreeing(vectors: TaskVectors, rows: Rows) -> Rows:
-    """The ``rows`` as `elect_sign` makes them."""
-    signs = [torch.zeros_like(group.base) for group in vectors.groups]
-    for n in range(len(vectors)):
-        for sign, flat in zip(signs, rows(n), strict=True):
-            sign.add_(flat)
-    for sign in signs:
-        sign.sign_()
-
-    def row(n: int) -> list[Tensor]:
-        return [flat.mul_(flat * sign > 0) for flat, sign in zip(rows(n), signs, strict=True)]
-
-    return row
-
-
-def _collect(vectors: TaskVectors, rows: Rows) -> TaskVectors:
     matrices = [torch.empty_like(group.V) for group in vectors.groups]
     for n in range(len(vectors)):
-        for V, flat in zip(matrices, rows(n), strict=True):
-            V[n] = flat
+        threshold = _threshold(vectors, n, keep)
+        for group, V in zip(vectors.groups, matrices, strict=True):
+            torch.mul(group.V[n], group.V[n].abs() >= threshold, out=V[n])
     return vectors.transformed(matrices)
+
+
+def average_agreeing_(vectors: TaskVectors) -> TaskVectors:
+    """Zero entries against the elected sign, and divide the others by how many models agree, in place.
+
+    The sum of the rows is then TIES's disjoint mean (Algorithm 1, steps 2 and 3). A sign is that of the task
+    vectors' sum; where that is zero all entries become zero.
+
+    Args:
+        vectors: N task vectors that nobody else uses; overwritten and returned.
+    """
+    for group in vectors.groups:
+        V = group.V
+        sign = torch.zeros_like(group.base)
+        for row in V:
+            sign.add_(row)
+        sign.sign_()
+        count = torch.zeros_like(group.base)
+        for row in V:
+            row.mul_(row * sign > 0)
+            count.add_(row != 0)
+        V.div_(count.clamp_(min=1))
+    return vectors
+
+
+def drop_at_random(change: Tensor, rng: np.random.Generator, drop: float) -> Tensor:
+    """Zero each entry with probability ``drop`` and divide the others by 1 − ``drop`` (DARE, equation 1)."""
+    return change.div_(1 - drop).masked_fill_(_uniform(change, rng) < drop, 0)
+
+
+def drop_by_rank(change: Tensor, rng: np.random.Generator, density: float, epsilon: float) -> Tensor:
+    """Zero entries at random, the small ones of a row rather than the large ones (DELLA's MagPrune).
+
+    An entry is kept with a probability that rises evenly with the rank of its magnitude among those of its
+    row (the whole of a vector), from ``density`` − ``epsilon`` to ``density`` + ``epsilon``, and is divided by
+    it (Deep et al. 2024, section 3.1).
+    """
+    rows = change.reshape(len(change), -1) if change.ndim > 1 else change.reshape(1, -1)
+    ranks = rows.abs().argsort(dim=1, stable=True).argsort(dim=1)
+    kept = density - epsilon + 2 * epsilon * ranks / max(rows.shape[1] - 1, 1)
+    kept = kept.to(change.dtype).view_as(change)
+    return change.div_(kept).masked_fill_(_uniform(change, rng) >= kept, 0)
+
+
+def drop_outliers(change: Tensor, density: float, gamma: float) -> Tensor:
+    """Zero the largest and the smallest entries of a tensor (Davari and Belilovsky 2024, equations 2 to 4).
+
+    The share ``gamma`` of the largest goes first, then as many of the smallest as leave the share
+    ``density``; fewer of the largest where these two are more than all.
+    """
+    n = change.numel()
+    n_kept = int(density * n)
+    start = max(0, n - n_kept - int(gamma * n))
+    order = change.abs().flatten().argsort()
+    mask = torch.zeros(n, dtype=torch.bool, device=change.device)
+    mask[order[start : start + n_kept]] = True
+    return change.mul_(mask.view_as(change))
+
+
+def _uniform(like: Tensor, rng: np.random.Generator) -> Tensor:
+    """Random numbers of a tensor's shape in [0, 1), float32, drawn on the CPU."""
+    return torch.from_numpy(rng.random(tuple(like.shape), dtype=np.float32)).to(like.device)
 
 
 def _threshold(vectors: TaskVectors, n: int, keep: float) -> float:
@@ -150,8 +125,3 @@ def _threshold(vectors: TaskVectors, n: int, keep: float) -> float:
     place = len(magnitudes) - max(1, round(keep * n_entries))
     magnitudes.partition(place)
     return float(magnitudes[place])
-
-
-def _mask(slot: Slot, rng: np.random.Generator, drop: float) -> Tensor:
-    """Whether each entry of a tensor is dropped (its number of entries), on the CPU."""
-    return torch.from_numpy(rng.random(slot.shape.numel(), dtype=np.float32) < drop)

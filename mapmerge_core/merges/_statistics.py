@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import inspect
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.func import grad, vmap
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from mapmerge_core.errors import Cancelled, DatasetError, MapMergeError
-from mapmerge_core.merges._averages import Gram
+from mapmerge_core.errors import Cancelled, MapMergeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from threading import Event
 
-    from torch import Tensor
-
+    from mapmerge_core.merges.base import Progress
     from mapmerge_core.tasks.evaluator import Evaluator
-    from mapmerge_core.tasks.families.images import ImageClassifier
-
-    Progress = Callable[[int, int], None]
+    from mapmerge_core.tasks.families._models.images import ImageClassifier
+    from mapmerge_core.tasks.task import Task
 
 # Per-example gradients of this many bytes are held at a time, or those of one example where they are more.
 _GRADIENT_BYTES = 256 << 20
@@ -35,16 +33,28 @@ Chunk = TypeVar("Chunk")
 _MATMULS = (torch.matmul, torch.Tensor.matmul)
 
 
+class Gram(NamedTuple):
+    """What a linear layer's inputs X (rows x in) say about its weight.
+
+    Attributes:
+        matrix: XᵀX divided by the number of rows, in x in.
+        axis: The axis of the weight that meets the inputs: 1 for X Wᵀ (W is out x in), 0 for X W.
+    """
+
+    matrix: Tensor
+    axis: int
+
+
 def fisher_diagonals(
     evaluator: Evaluator,
-    task: str,
+    model: str,
     *,
     examples: int | None = 256,
     seed: int = 0,
     cancel: Event | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Tensor]:
-    """Returns the diagonal of the Fisher information of a task's own fine-tuned model, on its images.
+    """Return the diagonal of a fine-tuned model's Fisher information, on the images of its own task.
 
     F = mean over images x of (∇_θ log p_θ(y|x))², squared for each image, with one label y drawn from the
     model's own p_θ(y|x) (Matena and Raffel, "Merging Models with Fisher-Weighted Averaging", NeurIPS 2022),
@@ -52,22 +62,22 @@ def fisher_diagonals(
 
     Args:
         evaluator: Whose family, task vectors and images to use; it measures as before afterwards.
-        task: A task with a task vector of its name.
+        model: One of the models, with a task of its own.
         examples: How many images of the validation split to draw; None, or more than there are, for all.
         seed: Decides which images and labels are drawn.
         cancel: Set it to stop between two chunks of images.
         progress: Called with the number of images done and their total after each chunk.
 
     Returns:
-        For each merged parameter a float32 tensor of its shape, on the evaluator's device.
+        For each merged parameter a float32 tensor of its shape, on the CPU.
 
     Raises:
         Cancelled: Once ``cancel`` is set.
-        DatasetError: The task is unknown, or its dataset can't be read.
-        MapMergeError: The task has no task vector, or the device runs out of memory.
+        DatasetError: The task's dataset can't be read.
+        MapMergeError: The model has no task of its own, or the device runs out of memory.
     """
     with running_out_of_memory(evaluator, evaluator.batch_size):
-        images, head = _single_task_model(evaluator, task, examples, seed)
+        images, head = _single_task_model(evaluator, model, examples, seed)
     family = classifier_of(evaluator)
     parameters = {name: p.detach() for name, p in _merged_parameters(evaluator)}
 
@@ -83,23 +93,23 @@ def fisher_diagonals(
     with running_out_of_memory(evaluator, evaluator.batch_size), sdpa_kernel(SDPBackend.MATH):
         labels = _drawn_labels(evaluator, images, head, seed)
         pairs = zip(images.split(chunk), labels.split(chunk), strict=True)
-        for some, drawn in _reported(pairs, chunk, len(images), cancel, progress):
-            for name, gradients in gradients_of_each(parameters, some.to(evaluator.device), drawn).items():
+        for batch, drawn in _reported(pairs, chunk, len(images), cancel, progress):
+            for name, gradients in gradients_of_each(parameters, batch.to(evaluator.device), drawn).items():
                 sums[name] += gradients.square_().sum(dim=0)
-    return {name: total.div_(len(images)) for name, total in sums.items()}
+    return {name: total.div_(len(images)).cpu() for name, total in sums.items()}
 
 
 @torch.no_grad()
 def gram_matrices(
     evaluator: Evaluator,
-    task: str,
+    model: str,
     *,
     examples: int | None = None,
     seed: int = 0,
     cancel: Event | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Gram]:
-    """Returns XᵀX of the inputs of every linear layer of a task's own fine-tuned model, on its images.
+    """Return XᵀX of the inputs of every linear layer of a fine-tuned model, on the images of its own task.
 
     For RegMean (Jin et al., ICLR 2023). Divided by the number of rows (images times tokens), so
     that a task with more images doesn't outweigh the others. Attention's packed and output projections and
@@ -107,24 +117,24 @@ def gram_matrices(
 
     Args:
         evaluator: Whose family, task vectors and images to use; it measures as before afterwards.
-        task: A task with a task vector of its name.
+        model: One of the models, with a task of its own.
         examples: How many images of the validation split to draw; None, or more than there are, for all.
         seed: Decides which images are drawn.
         cancel: Set it to stop between two batches.
         progress: Called with the number of images done and their total after each batch.
 
     Returns:
-        For each merged weight of a linear layer its Gram matrix, float32, on the evaluator's device. A packed
-        projection whose query, key and value differ has none.
+        For each merged weight of a linear layer its Gram matrix, float32, on the CPU. A packed projection
+        whose query, key and value differ has none.
 
     Raises:
         Cancelled: Once ``cancel`` is set.
-        DatasetError: The task is unknown, or its dataset can't be read.
-        MapMergeError: The task has no task vector, or the device runs out of memory.
+        DatasetError: The task's dataset can't be read.
+        MapMergeError: The model has no task of its own, or the device runs out of memory.
     """
     size = evaluator.batch_size
     with running_out_of_memory(evaluator, size):
-        images, head = _single_task_model(evaluator, task, examples, seed)
+        images, head = _single_task_model(evaluator, model, examples, seed)
     family = classifier_of(evaluator)
     inputs = _LinearInputs(dict(_merged_parameters(evaluator)))
     with running_out_of_memory(evaluator, size), inputs:
@@ -135,7 +145,7 @@ def gram_matrices(
 
 @contextmanager
 def running_out_of_memory(evaluator: Evaluator, batch_size: int) -> Iterator[None]:
-    """Turns a full device into one sentence.
+    """Turn a full device into one sentence.
 
     Raises:
         MapMergeError: Instead of ``torch.OutOfMemoryError``.
@@ -150,7 +160,7 @@ def running_out_of_memory(evaluator: Evaluator, batch_size: int) -> Iterator[Non
 
 
 class _LinearInputs(TorchFunctionMode):
-    """Sums XᵀX over every call of a linear layer in its ``with`` block, in this thread alone.
+    """Sum XᵀX over every call of a linear layer in its ``with`` block, in this thread alone.
 
     Module hooks would miss layers that call functions with their parameters, as ``nn.MultiheadAttention``
     does. That one is also not seen by this mode from within, so its output projection is made here.
@@ -178,8 +188,11 @@ class _LinearInputs(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def grams(self) -> dict[str, Gram]:
-        """The sums, divided by their numbers of rows."""
-        return {name: Gram(total / self._rows[name], self._axes[name]) for name, total in self._sums.items()}
+        """Return the sums, divided by their numbers of rows, on the CPU."""
+        return {
+            name: Gram((total / self._rows[name]).cpu(), self._axes[name])
+            for name, total in self._sums.items()
+        }
 
     def _attend(self, call: inspect.BoundArguments) -> tuple[Tensor, Tensor | None]:
         call.apply_defaults()
@@ -210,36 +223,41 @@ class _LinearInputs(TorchFunctionMode):
 
 
 def _single_task_model(
-    evaluator: Evaluator, task: str, examples: int | None, seed: int
+    evaluator: Evaluator, model: str, examples: int | None, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Makes the family's model the task's own; returns images of its validation split and its head."""
-    if task not in evaluator.tasks:
-        raise DatasetError(f"There is no task '{task}': choose from {', '.join(evaluator.tasks)}.")
+    """Make the family's model a fine-tuned one; return images of its task's validation split, and the head."""
+    family, task = classifier_of(evaluator), own_task(evaluator, model)
     names = evaluator.vectors.names
-    if task not in names:
-        raise MapMergeError(
-            f"The task '{task}' has no fine-tuned model of its own: choose from {', '.join(names)}."
-        )
-    if examples is not None and examples < 1:
-        raise MapMergeError(f"At least 1 example is needed, not {examples}.")
-    evaluator.vectors.merge_into(
-        evaluator.family.model_in(torch.float32), np.eye(len(names))[names.index(task)]
-    )
-    family = classifier_of(evaluator)
-    images = family.images(evaluator.tasks[task], "val")
+    evaluator.vectors.merge_into(family.model_in(torch.float32), np.eye(len(names))[names.index(model)])
+    images = family.images(task, "val")
     chosen = torch.from_numpy(np.random.default_rng(seed).permutation(len(images))[:examples])
-    return images[chosen.to(images.device)], family.head(evaluator.tasks[task])
+    return images[chosen.to(images.device)], family.head(task)
+
+
+def own_task(evaluator: Evaluator, model: str) -> Task:
+    """Return the first task with data that a model was fine-tuned for.
+
+    Raises:
+        MapMergeError: There is none.
+    """
+    for task in evaluator.tasks.values():
+        if task.model == model and task.data is not None:
+            return task
+    raise MapMergeError(
+        f"The model '{model}' has no task of its own with examples: add a dataset, and name the model as its "
+        "task's."
+    )
 
 
 def classifier_of(evaluator: Evaluator) -> ImageClassifier:
-    """The evaluator's family, whose logits merges that look at data need.
+    """Return the evaluator's family, whose logits merges that look at data need.
 
     Raises:
         MapMergeError: It gives none.
     """
     if not evaluator.family.gives_logits:
         raise MapMergeError(
-            "Fisher merging, RegMean and AdaMerging need a family of image classifiers: leave them out."
+            "This merge needs the logits of image classifiers: choose another merge."
         )
     return cast("ImageClassifier", evaluator.family)
 
@@ -252,7 +270,7 @@ def _merged_parameters(evaluator: Evaluator) -> list[tuple[str, Tensor]]:
 
 @torch.no_grad()
 def _drawn_labels(evaluator: Evaluator, images: Tensor, head: Tensor, seed: int) -> Tensor:
-    """One label for each image (n), drawn on the CPU from the model's distribution over classes."""
+    """Draw one label for each image (n) on the CPU, from the model's distribution over classes."""
     family = classifier_of(evaluator)
     logits = [family.class_logits(batch, head, {}) for batch in images.split(evaluator.batch_size)]
     generator = torch.Generator().manual_seed(seed)

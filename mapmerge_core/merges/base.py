@@ -8,17 +8,18 @@ here imports torch, so that forms, flags and tables can describe every merge at 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mapmerge_core.errors import CheckpointError, MapMergeError, StudyError
 from mapmerge_core.registries import MERGES
 from mapmerge_core.search.spaces import Box
-from mapmerge_core.settings import NoSettings
+from mapmerge_core.settings import NoSettings, make
 from mapmerge_core.settings import label as label_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from threading import Event
 
@@ -112,7 +113,7 @@ class PreparedMerge(ABC):
 
     @abstractmethod
     def write(self, module: nn.Module, x: ArrayLike) -> None:
-        """Make ``module`` the model at ``x``, in place, on its device: the fast way, for the validation split.
+        """Make ``module`` the model at ``x``, in place, the fast way: for the validation split.
 
         Raises:
             PointError: ``x`` is no point of the space.
@@ -157,7 +158,10 @@ class Merge(ABC):
     """A merge with its settings.
 
     Args:
-        settings: An instance of ``Settings``; the defaults if left out.
+        settings: An instance of ``Settings``, or those that differ from the defaults, by name.
+
+    Raises:
+        SettingError: A setting is unknown or out of bounds.
 
     Attributes:
         name: What study files, the store and the command line call it.
@@ -182,7 +186,9 @@ class Merge(ABC):
     Settings: ClassVar[type] = NoSettings
 
     def __init__(self, settings: Any = None) -> None:  # noqa: ANN401 - an instance of Settings
-        self.settings = self.Settings() if settings is None else settings
+        if settings is None or isinstance(settings, Mapping):
+            settings = make(self.Settings, settings or {}, what=self.title)
+        self.settings = settings
 
     @classmethod
     def help(cls) -> str:
@@ -205,12 +211,8 @@ class Merge(ABC):
         Raises:
             StudyError: It can't; the sentence says why.
         """
-        needs, n = self.needs, len(facts.models)
-        if needs.n_models not in (None, n):
-            word = {1: "one model", 2: "two models"}.get(needs.n_models, f"{needs.n_models} models")
-            raise StudyError(
-                f"{self.title} merges {word}, not {n}: choose another merge or a study of {word}."
-            )
+        needs = self.needs
+        self.check_models(facts.models)
         if needs.logits and not facts.gives_logits:
             raise StudyError(f"{self.title} needs the logits of image classifiers: choose another merge.")
         if needs.whole_models and facts.in_low_rank:
@@ -229,7 +231,19 @@ class Merge(ABC):
                         "model and a dataset, or choose another merge."
                     )
 
-    @abstractmethod
+    def check_models(self, models: Sequence[str]) -> None:
+        """Make sure that it can merge as many models.
+
+        Raises:
+            StudyError: It can't.
+        """
+        n = self.needs.n_models
+        if n is not None and n != len(models):
+            raise StudyError(
+                f"{self.title} merges {n} models, not {len(models)} ({', '.join(models)}): choose another merge "
+                f"or a study of {n} models."
+            )
+
     def prepare(
         self,
         evaluator: Evaluator,
@@ -240,6 +254,8 @@ class Merge(ABC):
         report: Report | None = None,
     ) -> PreparedMerge:
         """Find out all that turning points into models takes, which may be long.
+
+        Here for merges that find out nothing but what `load` does.
 
         Args:
             evaluator: Whose family, task vectors and tasks to use; it measures as before afterwards.
@@ -252,6 +268,8 @@ class Merge(ABC):
             Cancelled: Once ``cancel`` is set.
             MapMergeError: The models or data don't allow it, or the device runs out of memory.
         """
+        del progress, cancel, checkpoint, report
+        return self.load(None, evaluator.vectors, evaluator.exported_vectors)
 
     @abstractmethod
     def load(self, state: Path | None, vectors: Vectors, exported: Vectors) -> PreparedMerge:
@@ -320,17 +338,27 @@ class LinearMerge(Merge):
     A subclass overrides `transform` where tensors are changed one by one, `transform_vectors` where a whole
     task vector or several of them decide, and neither (with ``needs.whole_models`` false) where task vectors
     stay as they are: then they may be of any kind, in bfloat16, on disk or in low rank.
+
+    Attributes:
+        high: The greatest coefficient.
+        default: Every coefficient of the baseline.
     """
 
     needs = Needs(whole_models=True)
+    high: ClassVar[float] = 1.0
+    default: ClassVar[float] = 0.3
 
     def space(self, models: Sequence[str]) -> Space:
-        return Box(tuple(models))
+        return Box(tuple(models), high=self.high, default=self.default)
 
     def transform(self, change: Tensor) -> Tensor:
-        """Return what is merged in the place of ``change``, what one model's fine-tuning changed of one tensor.
+        """Return what is merged in the place of what one model's fine-tuning changed of one tensor.
 
-        It has the same shape afterwards; ``change`` itself may be overwritten.
+        Args:
+            change: A tensor's difference to the pre-trained model's, which may be overwritten.
+
+        Returns:
+            A tensor of the same shape.
         """
         return change
 
@@ -339,18 +367,6 @@ class LinearMerge(Merge):
         from mapmerge_core.merges._sparse import transform_tensors
 
         return transform_tensors(vectors, lambda change, _: self.transform(change))
-
-    def prepare(
-        self,
-        evaluator: Evaluator,
-        *,
-        progress: Progress | None = None,
-        cancel: Event | None = None,
-        checkpoint: Path | None = None,
-        report: Report | None = None,
-    ) -> PreparedMerge:
-        del progress, cancel, checkpoint, report
-        return self.load(None, evaluator.vectors, evaluator.exported_vectors)
 
     def load(self, state: Path | None, vectors: Vectors, exported: Vectors) -> PreparedMerge:
         del state
@@ -378,7 +394,7 @@ def obstacle(merge: Merge, facts: StudyFacts) -> str:
     return ""
 
 
-def state_needed(state: Path | None, merge: Merge) -> Path:
+def state_file(state: Path | None, merge: Merge) -> Path:
     """Return the state file of a merge that has one.
 
     Raises:

@@ -1,18 +1,15 @@
+"""Task arithmetic."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from mapmerge_core.merges.base import LinearMerge, Needs, register
-from mapmerge_core.search.spaces import Box
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
-
-    from mapmerge_core.search.spaces import Space
-
-_DEFAULT = 0.3
 
 
 @register
@@ -25,8 +22,5 @@ class TaskArithmetic(LinearMerge):
     needs = Needs()
     searches_scalar = True
 
-    def space(self, models: Sequence[str]) -> Space:
-        return Box(tuple(models), default=_DEFAULT)
-
     def baselines(self, models: Sequence[str]) -> tuple[tuple[str, np.ndarray], ...]:
-        return ((f"{self.title}, {_DEFAULT:g}", self.space(models).default),)
+        return ((f"{self.title}, {self.default:g}", self.space(models).default),)

@@ -1,0 +1,91 @@
+"""What a merge's preparation found out, in a file: tensors, and a header that says whose they are."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from mapmerge_core.errors import CheckpointError, ExportError
+from mapmerge_core.files import write_atomically
+from mapmerge_core.settings import to_dict
+from mapmerge_core.weights.export.writing import save_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from mapmerge_core.merges.base import Merge
+    from mapmerge_core.weights.vectors.task_vectors import TaskVectors
+
+_KEY = "mapmerge"
+
+
+def write_state(
+    path: Path, merge: Merge, vectors: TaskVectors, tensors: Mapping[str, Tensor], **more: object
+) -> None:
+    """Write a file that is there whole or not at all.
+
+    Args:
+        path: The file.
+        merge: Which merge prepared it; its settings are written, too.
+        vectors: The task vectors of the models that it was prepared from.
+        tensors: What the file holds, from any device.
+        **more: What else the header holds, as JSON has it.
+
+    Raises:
+        ExportError: The file can't be written.
+    """
+    header = _header(merge, vectors) | more
+    try:
+        with write_atomically(path) as beside:
+            save_tensors(beside, {n: t.detach().cpu() for n, t in tensors.items()}, {_KEY: json.dumps(header)})
+    except OSError as error:
+        raise ExportError(f"{path} can't be written ({error}): free space, or choose another folder.") from error
+
+
+def read_state(path: Path, merge: Merge, vectors: TaskVectors) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read what `write_state` wrote.
+
+    Returns:
+        The header and the tensors, on the CPU.
+
+    Raises:
+        CheckpointError: The file can't be read, is no such file, or is of another merge or other models.
+    """
+    again = f"prepare {merge.label} again"
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path} can't be read ({error}): {again}.") from error
+    expected = _header(merge, vectors)
+    if not isinstance(header, dict) or not header.keys() >= expected.keys():
+        raise CheckpointError(f"{path} is no file that a merge prepared: {again}.")
+    for key, what in (("merge", "by another merge"), ("models", "from other models")):
+        if header[key] != expected[key]:
+            raise CheckpointError(f"{path} was prepared {what}: {again}.")
+    if header["layers"] != expected["layers"]:
+        raise CheckpointError(f"{path} was prepared from other models: {again}.")
+    if header["settings"] != expected["settings"]:
+        raise CheckpointError(f"{path} was prepared with other settings: {again}.")
+    return header, tensors
+
+
+def damaged(path: Path, merge: Merge) -> CheckpointError:
+    """The error for a file whose tensors aren't what its header promises."""
+    return CheckpointError(f"{path} is damaged: prepare {merge.label} again.")
+
+
+def _header(merge: Merge, vectors: TaskVectors) -> dict[str, Any]:
+    shapes = {slot.name: list(slot.shape) for group in vectors.groups for slot in group.slots}
+    return {
+        "merge": merge.name,
+        "settings": to_dict(merge.settings),
+        "models": list(vectors.names),
+        "layers": shapes,
+    }

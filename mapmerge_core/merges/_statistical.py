@@ -1,0 +1,86 @@
+"""Averages of models, weighted by what their own data says about each parameter; nothing here loads torch."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mapmerge_core.merges.base import Merge, Needs, PreparedMerge, state_file
+from mapmerge_core.search.spaces import Simplex
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from threading import Event
+
+    from mapmerge_core.merges.base import Progress, Report
+    from mapmerge_core.search.spaces import Space
+    from mapmerge_core.tasks.evaluator import Evaluator
+    from mapmerge_core.weights.vectors.streamed import Vectors
+    from mapmerge_core.weights.vectors.task_vectors import TaskVectors
+
+
+class StatisticalMerge(Merge):
+    """A merge by weights of the models and by statistics of each on its own task, collected once.
+
+    Its settings have ``examples`` and ``seed``.
+
+    Attributes:
+        passes_per_example: What statistics cost, in passes of an example forward.
+    """
+
+    has_state = True
+    needs = Needs(data=True, logits=True, whole_models=True)
+    passes_per_example: ClassVar[int]
+
+    def space(self, models: Sequence[str]) -> Space:
+        return Simplex(tuple(models))
+
+    def passes(self, sizes: Sequence[int]) -> int:
+        examples = self.settings.examples
+        return self.passes_per_example * sum(n if examples is None else min(n, examples) for n in sizes)
+
+    def prepare(
+        self,
+        evaluator: Evaluator,
+        *,
+        progress: Progress | None = None,
+        cancel: Event | None = None,
+        checkpoint: Path | None = None,
+        report: Report | None = None,
+    ) -> PreparedMerge:
+        del checkpoint, report
+        from mapmerge_core.weights.vectors.streamed import in_memory
+
+        vectors, exported = in_memory(evaluator.vectors), in_memory(evaluator.exported_vectors)
+        statistics = []
+        for number, model in enumerate(vectors.names):
+
+            def count(done: int, total: int, number: int = number) -> None:
+                if progress:
+                    progress(100 * number + 100 * done // total, 100 * len(vectors))
+
+            # On the CPU: they are as large as the model, Gram matrices larger.
+            statistics.append(self.observe(evaluator, model, count, cancel))
+        return self.prepared(vectors, exported, statistics)
+
+    def load(self, state: Path | None, vectors: Vectors, exported: Vectors) -> PreparedMerge:
+        from mapmerge_core.weights.vectors.streamed import in_memory
+
+        return self.read(state_file(state, self), in_memory(vectors), in_memory(exported))
+
+    @abstractmethod
+    def observe(
+        self, evaluator: Evaluator, model: str, progress: Progress, cancel: Event | None
+    ) -> Mapping[str, Any]:
+        """Return the statistics of one model by parameter, on the CPU."""
+
+    @abstractmethod
+    def prepared(
+        self, vectors: TaskVectors, exported: TaskVectors, statistics: Sequence[Mapping[str, Any]]
+    ) -> PreparedMerge:
+        """Return the merge with the statistics of all N models."""
+
+    @abstractmethod
+    def read(self, path: Path, vectors: TaskVectors, exported: TaskVectors) -> PreparedMerge:
+        """Return the merge that a state file holds."""

@@ -1,0 +1,26 @@
+"""Model soups."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mapmerge_core.merges.base import LinearMerge, Needs, register
+from mapmerge_core.search.spaces import Simplex
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mapmerge_core.search.spaces import Space
+
+
+@register
+class Soup(LinearMerge):
+    """Average the fine-tuned models, each with a weight."""
+
+    name = "soup"
+    title = "Model soup"
+    source = "Wortsman et al., Model Soups, ICML 2022"
+    needs = Needs()
+
+    def space(self, models: Sequence[str]) -> Space:
+        return Simplex(tuple(models))
