@@ -119,7 +119,7 @@ class Evaluator:
             same outcomes.
         batch_size: Examples in a batch, as a rule.
         exported_vectors: The task vectors as an export merges them, on the CPU.
-        siblings: Evaluators of the same tasks and vectors on other devices, to measure other points meanwhile.
+        siblings: Evaluators of the same tasks and vectors on other devices, for other points meanwhile.
         in_use: Who shares it among threads holds this lock while evaluating: there is one model.
 
     Raises:
@@ -343,7 +343,7 @@ class Evaluator:
             self._fastest = {dtype: min(best, size // 2) for dtype, best in self._fastest.items()}
 
     def _fastest_size(self, task: Task, dtype: torch.dtype) -> int:
-        """Return how large batches are of which most examples pass in a second; as usual unless it's clear."""
+        """Return the batch size by which most examples pass in a second; the usual one unless it's clear."""
         usual, other = self.batch_size, self._other_size
         if other is None:
             return usual
@@ -387,7 +387,7 @@ class Evaluator:
     def _with_metrics(self, keys: Sequence[str] | None) -> list[Task]:
         """Return the tasks of objectives, each with those of its metrics that are asked for."""
         metrics: dict[str, list[Metric]] = {}
-        for key in self._objectives if keys is None else keys:
+        for key in dict.fromkeys(self._objectives if keys is None else keys):
             if key not in self._objectives:
                 raise DatasetError(
                     f"There is no objective '{key}': choose from {', '.join(self._objectives)}."
@@ -407,13 +407,11 @@ def _mean(order: NDArray[np.intp], numbers: NDArray[Any]) -> Score:
     return Score(float(per_example.mean(dtype=np.float64)), error, per_example)
 
 
-def _outcome_of(
-    task: Task, metric: Metric, scores: Mapping[Metric, Score], n_total: int | None
-) -> Outcome:
+def _outcome_of(task: Task, metric: Metric, scores: Mapping[Metric, Score], n_total: int | None) -> Outcome:
     if metric not in scores:
         raise MapMergeError(
-            f"The family of models measured no {metric.name} on '{task.name}': let its `measure` return a score "
-            "for each of the task's metrics."
+            f"The family of models measured no {metric.name} on '{task.name}': let its `measure` return a "
+            "score for each of the task's metrics."
         )
     score = scores[metric]
     if not math.isfinite(score.value):
@@ -424,6 +422,4 @@ def _outcome_of(
     error = score.standard_error
     if error is None and metric.is_mean and len(score.per_example):
         error = standard_error(score.per_example)
-    return Outcome(
-        float(score.value), len(score.per_example), pack(score.per_example), 0.0, n_total, error
-    )
+    return Outcome(float(score.value), len(score.per_example), pack(score.per_example), 0.0, n_total, error)

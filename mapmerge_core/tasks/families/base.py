@@ -140,7 +140,7 @@ class Family(ABC):
         """
         del tasks
         cls.check_options(options)
-        given = make_settings(cls.Settings, options, what=cls.title)
+        given: Any = make_settings(cls.Settings, options, what=cls.title)
         implementation: Any = cls.loaded()
         family: Self = implementation(architecture, pretrained, *([given] if fields_of(cls.Settings) else []))
         return family

@@ -29,14 +29,18 @@ class Classifier(Family):
         """Settings of classifiers."""
 
         train_examples: int = setting(
-            2000, at_least=2, help="Training images of each task, at most, that its head is fitted to."
+            default=2000,
+            at_least=2,
+            help="Training images of each task, at most, that its head is fitted to.",
         )
         calibration_examples: int = setting(
-            512, at_least=2, help="How many of these, at most, BatchNorm statistics are computed from."
+            default=512,
+            at_least=2,
+            help="How many of these, at most, BatchNorm statistics are computed from.",
         )
-        recalibrate: bool = setting(True, help="Compute BatchNorm statistics anew for every merge.")
+        recalibrate: bool = setting(default=True, help="Compute BatchNorm statistics anew for every merge.")
         image_size: int | None = setting(
-            None,
+            default=None,
             at_least=2,
             help="Height and width of the input, without timm's margin around the crop; by default the "
             "architecture's own size and margin.",

@@ -36,7 +36,7 @@ class Clip(Family):
         """Settings of CLIP models of open_clip."""
 
         tag: str | None = setting(
-            None,
+            default=None,
             help="Which of open_clip's own weights these are, as ARCHITECTURE/TAG: they decide how images are "
             "prepared, unless a configuration file does.",
             advanced=True,

@@ -25,7 +25,7 @@ class Accuracy(Metric):
         """Return the predicted classes (n)."""
         return batch.predicted
 
-    def score(self, observed: NDArray[Any], labels: NDArray[Any] | None) -> Score:
+    def score(self, observed: NDArray[Any], labels: NDArray[Any]) -> Score:
         """Return the share that is right, with its binomial error."""
         right = observed == labels
         return Score(float(right.mean()), standard_error(right), right)

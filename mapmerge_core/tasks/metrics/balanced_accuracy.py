@@ -24,7 +24,7 @@ class BalancedAccuracy(Metric):
         """Return the predicted classes (n)."""
         return batch.predicted
 
-    def score(self, observed: NDArray[Any], labels: NDArray[Any] | None) -> Score:
+    def score(self, observed: NDArray[Any], labels: NDArray[Any]) -> Score:
         """Return the mean recall of the C classes that have examples.
 
         Its variance is Σ r_c (1 − r_c) / n_c / C², that of independent shares r_c of n_c examples.
@@ -36,6 +36,4 @@ class BalancedAccuracy(Metric):
         return Score(float(recall.mean()), float(error), right)
 
 
-BALANCED_ACCURACY = METRICS.register(
-    BalancedAccuracy("balanced accuracy", maximize=True, low=0.0, high=1.0)
-)
+BALANCED_ACCURACY = METRICS.register(BalancedAccuracy("balanced accuracy", maximize=True, low=0.0, high=1.0))

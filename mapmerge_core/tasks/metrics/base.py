@@ -150,12 +150,12 @@ class Metric:
         """Return one number for each of a batch's n examples, on the device that the predictions are on."""
         raise NotImplementedError
 
-    def score(self, observed: NDArray[Any], labels: NDArray[Any] | None) -> Score:
+    def score(self, observed: NDArray[Any], labels: NDArray[Any]) -> Score:
         """Return the metric of n examples.
 
         Args:
             observed: What `observe` returned for them, n numbers.
-            labels: Their true classes, n integers; None where there are no classes.
+            labels: Their true classes, n integers; empty where there are none.
         """
         raise NotImplementedError
 
@@ -181,11 +181,11 @@ class Observer:
                 self._records[record] = observed.new_empty(self._n)
             self._records[record][start : start + len(observed)] = observed
 
-    def scores(self, labels: NDArray[Any] | None = None) -> dict[Metric, Score]:
+    def scores(self, labels: NDArray[Any]) -> dict[Metric, Score]:
         """Return every metric's score; what was observed is fetched from the device once.
 
         Args:
-            labels: The examples' true classes, n integers; None where there are no classes.
+            labels: The examples' true classes, n integers; empty where there are none.
         """
         observed = {record: tensor.cpu().numpy() for record, tensor in self._records.items()}
         return {

@@ -24,7 +24,7 @@ class CohensKappa(Metric):
         """Return the predicted classes (n)."""
         return batch.predicted
 
-    def score(self, observed: NDArray[Any], labels: NDArray[Any] | None) -> Score:
+    def score(self, observed: NDArray[Any], labels: NDArray[Any]) -> Score:
         """Return (p_o − p_e) / (1 − p_e) (Cohen, 1960); 1 where all examples have one class and are right.
 
         Its error is the large-sample one of Fleiss, Cohen and Everitt (1969, Equation 13).

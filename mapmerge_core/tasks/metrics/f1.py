@@ -24,7 +24,7 @@ class F1(Metric):
         """Return the predicted classes (n)."""
         return batch.predicted
 
-    def score(self, observed: NDArray[Any], labels: NDArray[Any] | None) -> Score:
+    def score(self, observed: NDArray[Any], labels: NDArray[Any]) -> Score:
         """Return the mean F1 of the classes that have examples.
 
         F1 of class c is 2 TP_c / (T_c + P_c), of right ones, of true ones and of predicted ones. Its error

@@ -26,7 +26,7 @@ class Loss(Metric):
         """Return the losses (n)."""
         return batch.losses
 
-    def score(self, observed: NDArray[Any], labels: NDArray[Any] | None) -> Score:  # noqa: ARG002
+    def score(self, observed: NDArray[Any], labels: NDArray[Any]) -> Score:  # noqa: ARG002
         """Return the mean, with its standard error."""
         return Score(float(observed.mean(dtype=np.float64)), standard_error(observed), observed)
 

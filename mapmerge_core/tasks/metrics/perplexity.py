@@ -25,7 +25,7 @@ class Perplexity(Metric):
         """Return the losses (n), each the mean over the tokens of one block."""
         return batch.losses
 
-    def score(self, observed: NDArray[Any], labels: NDArray[Any] | None) -> Score:  # noqa: ARG002
+    def score(self, observed: NDArray[Any], labels: NDArray[Any]) -> Score:  # noqa: ARG002
         """Return exp(mean loss); by the delta method its error is that of the mean loss times itself."""
         with np.errstate(over="ignore"):
             value = float(np.exp(observed.mean(dtype=np.float64)))

@@ -26,7 +26,7 @@ class Top5Accuracy(Metric):
         largest = batch.logits.topk(min(5, batch.logits.shape[1]), dim=1).indices
         return (largest == batch.labels[:, None]).any(dim=1)
 
-    def score(self, observed: NDArray[Any], labels: NDArray[Any] | None) -> Score:  # noqa: ARG002
+    def score(self, observed: NDArray[Any], labels: NDArray[Any]) -> Score:  # noqa: ARG002
         """Return the share that is right, with its binomial error."""
         return Score(float(observed.mean()), standard_error(observed), observed)
 

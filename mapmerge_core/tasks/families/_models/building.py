@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from mapmerge_core.errors import CheckpointError
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Model = TypeVar("Model", bound=nn.Module)
+
+
+def called(module: nn.Module, parameters: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    """Call a module with tensors in the place of its own parameters; ``parameters`` may be empty."""
+    return functional_call(module, dict(parameters), args, kwargs) if parameters else module(*args, **kwargs)
 
 
 @contextmanager

@@ -6,25 +6,26 @@ import inspect
 import math
 from collections.abc import Mapping
 from numbers import Real
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
 from mapmerge_core.errors import Cancelled, CheckpointError, MapMergeError
-from mapmerge_core.tasks.families.base import Family, Scores
+from mapmerge_core.tasks.families.base import Family
+from mapmerge_core.tasks.metrics.base import Score
 from mapmerge_core.weights.io.checkpoints import open_state_dict
 from mapmerge_core.weights.io.checks import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from mapmerge_core.tasks.metric import Metric
+    from mapmerge_core.tasks.metrics.base import Metric
     from mapmerge_core.tasks.task import Task
     from mapmerge_core.weights.io.checks import Described
 
@@ -36,7 +37,8 @@ class CallableFamily(Family):
 
     The function is called once for each merge and split that something is measured on, either as
     ``function(state_dict)`` or, if its second parameter is named ``split`` or has no default, as
-    ``function(state_dict, split)`` with ``"val"`` or ``"test"``. It returns a number for each task, by name.
+    ``function(state_dict, split)`` with "val" or "test". It returns a dictionary with a number for each task,
+    by name; for a task with several metrics a dictionary of numbers by the metrics' names.
     Without a ``split`` it measures the same data for both, so that figures of the test split are then no
     check of what was chosen on the validation split.
 
@@ -55,8 +57,6 @@ class CallableFamily(Family):
         MapMergeError: The function can't be called so.
     """
 
-    options: ClassVar[tuple[str, ...]] = ()
-
     def __init__(
         self,
         function: Callable[..., Mapping[str, float]],
@@ -70,11 +70,11 @@ class CallableFamily(Family):
         self._takes_split = _takes_split(function, name)
         self._tensors = describe(open_state_dict(pretrained))
         self._model = _tree(self._tensors, str(pretrained))
-        self._measured: dict[str, dict[str, float]] = {}
+        self._measured: dict[str, dict[tuple[str, Metric], float]] = {}
 
     def use(self, tasks: Sequence[Task]) -> None:
-        """Says which tasks there are, with any metrics: the function knows what it measures."""
-        self._metrics = {task.name: task.metric for task in tasks}
+        """Take note of the tasks, with any metrics: the function knows what it measures."""
+        self._metrics = {task.name: task.metrics for task in tasks}
 
     def to(self, device: torch.device | str) -> None:
         """Moves the model, in place."""
@@ -99,7 +99,7 @@ class CallableFamily(Family):
         dtype: torch.dtype,  # noqa: ARG002
         batch_size: int,  # noqa: ARG002
         examples: NDArray[np.intp] | None = None,  # noqa: ARG002
-    ) -> Scores:
+    ) -> Mapping[Metric, Score]:
         """Return what the function says of a task, as one example.
 
         Raises:
@@ -108,45 +108,60 @@ class CallableFamily(Family):
         """
         if split not in self._measured:
             self._measured[split] = self._checked(self._called(split))
-        value = self._measured[split][task.name]
-        return Scores(value, np.array([value], np.float32))
+        numbers = {metric: self._measured[split][task.name, metric] for metric in task.metrics}
+        return {metric: Score(x, None, np.array([x], np.float32)) for metric, x in numbers.items()}
 
     def _called(self, split: str) -> object:
         held = self._model.state_dict()
         given = {name: held[name] for name in self._tensors}
         before = _versions(given)
         try:
-            found = self._function(given.copy(), *([split] if self._takes_split else []))
+            returned = self._function(given.copy(), *([split] if self._takes_split else []))
         except (MapMergeError, Cancelled):
             raise
         except Exception as error:
-            told = f"{type(error).__name__}: {error}".strip().rstrip(" .:").splitlines()[0]
-            raise MapMergeError(f"'{self._name}' failed with {told}; correct it, and go on.") from error
+            reason = f"{type(error).__name__}: {error}".strip().rstrip(" .:").splitlines()[0]
+            raise MapMergeError(f"'{self._name}' failed with {reason}; correct it, and go on.") from error
         for name, version in _versions(given).items():
             if version != before[name]:
                 raise MapMergeError(
                     f"'{self._name}' changed the tensor '{name}' of the model that it measures: let it work "
                     "on a copy."
                 )
-        return found
+        return returned
 
-    def _checked(self, found: object) -> dict[str, float]:
-        """A function's answer as a number for each task."""
-        if not isinstance(found, Mapping):
+    def _checked(self, returned: object) -> dict[tuple[str, Metric], float]:
+        """Return a function's answer as a number for each task and metric."""
+        of_tasks = self._complete(returned, "each task", "the task", "task of this study", self._metrics)
+        numbers = {}
+        for task, metrics in self._metrics.items():
+            of_metrics: Mapping[str, object] = {metrics[0].name: of_tasks[task]}
+            if len(metrics) > 1:
+                what, names = f"metric of '{task}'", [metric.name for metric in metrics]
+                of_metrics = self._complete(of_tasks[task], f"each {what}", f"the {what},", what, names)
+            for metric in metrics:
+                numbers[task, metric] = self._number(task, of_metrics[metric.name], metric)
+        return numbers
+
+    def _complete(
+        self, returned: object, what: str, one: str, kind: str, names: Collection[str]
+    ) -> Mapping[str, object]:
+        """Return a dictionary that has exactly these names, or refuse it."""
+        if not isinstance(returned, Mapping):
             raise MapMergeError(
-                f"'{self._name}' returned a {type(found).__name__}, not a dictionary with a number for each "
-                f"task: {', '.join(self._metrics)}."
+                f"'{self._name}' returned a {type(returned).__name__}, not a dictionary with a number for {what}: "
+                f"{', '.join(names)}."
             )
-        for task in self._metrics:
-            if task not in found:
-                raise MapMergeError(f"'{self._name}' returned no number for the task '{task}': add it.")
-        for task in found:
-            if task not in self._metrics:
+        for name in names:
+            if name not in returned:
+                raise MapMergeError(f"'{self._name}' returned no number for {one} '{name}': add it.")
+        for name in returned:
+            if name not in names:
                 raise MapMergeError(
-                    f"'{self._name}' returned a number for '{task}', which is no task of this study: "
-                    f"leave it out, or choose from {', '.join(self._metrics)}."
+                    f"'{self._name}' returned a number for '{name}', which is no {kind}: leave it out, or "
+                    f"choose from {', '.join(names)}."
                 )
-        return {task: self._number(task, found[task], metric) for task, metric in self._metrics.items()}
+        return returned
 
     def _number(self, task: str, value: object, metric: Metric) -> float:
         scalar = value

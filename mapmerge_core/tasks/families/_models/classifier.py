@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import timm
@@ -13,21 +13,22 @@ import torch
 from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mapmerge_core.errors import CheckpointError, DatasetError, MapMergeError
 from mapmerge_core.tasks.datasets import open_images
 from mapmerge_core.tasks.datasets.splitting import subset
-from mapmerge_core.tasks.families.building import building, load_exactly
-from mapmerge_core.tasks.families.fitting import fit_head
-from mapmerge_core.tasks.families.images import ImageClassifier
-from mapmerge_core.tasks.task import Task
+from mapmerge_core.tasks.families._models.building import building, called, load_exactly
+from mapmerge_core.tasks.families._models.fitting import fit_head
+from mapmerge_core.tasks.families._models.images import ImageClassifier
+from mapmerge_core.tasks.families.classifier import Classifier
 from mapmerge_core.weights.io.checkpoints import read_state_dict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
+
+    from mapmerge_core.tasks.task import Task
 
 
 # Of training images at a time, whatever the evaluator's batches are: statistics and heads, and so an
@@ -36,7 +37,7 @@ _BATCH = 128
 _SEED = 0
 
 
-class ClassifierWithHeads(ImageClassifier):
+class ClassifierWithHeads(ImageClassifier, Classifier):
     """A timm model whose backbone is merged, with a head for each task (MAP, Appendix F.3).
 
     The fine-tuned models' own heads fit features that no merge has, and have no counterpart in the
@@ -60,50 +61,29 @@ class ClassifierWithHeads(ImageClassifier):
             as timm writes it; ``""`` for the folder of ``pretrained``, which also counts where it names this
             very architecture: it knows the preprocessing, and an export repeats it.
         pretrained: The checkpoint of the pre-trained model, a file or a folder; its classifier is ignored.
-        train_examples: At most so many training images of each task, of every class alike, for its head.
-        calibration_examples: At most so many of these, from each task, for BatchNorm.
-        recalibrate: Whether BatchNorm statistics are computed anew; models without such layers have nothing
-            to compute.
-        image_size: Height and width of the input; images are then resized to it without timm's margin around
-            the crop. By default the architecture's own size and margin.
+        settings: How heads are fitted and statistics computed.
 
     Attributes:
         model: The backbone, in eval mode.
 
     Raises:
         CheckpointError: timm has no such architecture, or the checkpoint can't be read or doesn't fit it.
-        MapMergeError: A setting is not allowed.
     """
-
-    gives_logits: ClassVar[bool] = False
-    options: ClassVar[tuple[str, ...]] = (
-        "train_examples",
-        "calibration_examples",
-        "recalibrate",
-        "image_size",
-    )
 
     def __init__(
         self,
         architecture: str,
         pretrained: Path | str,
-        *,
-        train_examples: int = 2000,
-        calibration_examples: int = 512,
-        recalibrate: bool = True,
-        image_size: int | None = None,
+        settings: Classifier.Settings | None = None,
     ) -> None:
-        _check_count("train_examples", train_examples)
-        _check_count("calibration_examples", calibration_examples)
-        if not isinstance(recalibrate, bool):
-            raise MapMergeError(f"'recalibrate' must be true or false, not {recalibrate!r}.")
-        if image_size is not None:
-            _check_count("image_size", image_size)
-        self._train_examples, self._calibration_examples = train_examples, calibration_examples
+        settings = settings or self.Settings()
+        self._train_examples = settings.train_examples
+        self._calibration_examples = settings.calibration_examples
         architecture = _described(architecture, Path(pretrained))
         with _building(architecture):
             self.model, head = _backbone(architecture)
-            own = {} if image_size is None else {"img_size": image_size, "crop_pct": 1.0}
+            size = settings.image_size
+            own = {} if size is None else {"img_size": size, "crop_pct": 1.0}
             config = resolve_data_config(own, model=self.model)
             # The last two steps turn an image into a tensor and normalise it; `normalise` does them for a
             # whole batch.
@@ -120,22 +100,11 @@ class ClassifierWithHeads(ImageClassifier):
         self._norms = [
             layer
             for layer in self.model.modules()
-            if recalibrate and isinstance(layer, _BatchNorm) and layer.running_mean is not None
+            if settings.recalibrate and isinstance(layer, _BatchNorm) and layer.running_mean is not None
         ]
         self._tasks: tuple[Task, ...] = ()
         self._calibration: Tensor | None = None
         self._fitted: dict[str, Tensor] = {}
-
-    @classmethod
-    def left_out(cls, architecture: str, pretrained: Path) -> tuple[str, ...]:
-        """Return the names of the classifier's tensors (see `Family.left_out`).
-
-        Raises:
-            CheckpointError: timm has no such architecture.
-        """
-        architecture = _described(architecture, Path(pretrained))
-        with _building(architecture):
-            return _backbone(architecture)[1]
 
     def use(self, tasks: Sequence[Task]) -> None:
         """Says which tasks there are: all of them decide the BatchNorm statistics, whichever is measured.
@@ -221,7 +190,7 @@ class ClassifierWithHeads(ImageClassifier):
 
     def class_logits(self, batch: Tensor, head: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return the head's logits (see `ImageClassifier.class_logits`)."""
-        features: Tensor = functional_call(self.model, dict(parameters), (self.normalise(batch),))
+        features: Tensor = called(self.model, parameters, self.normalise(batch))
         return torch.addmm(head[-1], features, head[:-1])
 
     def extras(self) -> tuple[Mapping[str, Tensor], Mapping[str, Mapping[str, Tensor]]]:
@@ -255,7 +224,7 @@ class ClassifierWithHeads(ImageClassifier):
         if few not in self._datasets:
             # Its validation and test splits are of no use, and need no check.
             self._datasets[few] = open_images(few, check=False)
-        some = Task(task.name, few, task.metric)
+        some = replace(task, data=few)
         labels = self.labels(some, "train")
         if len(labels.unique()) < 2:
             raise DatasetError(
@@ -281,6 +250,17 @@ class ClassifierWithHeads(ImageClassifier):
             order = np.random.default_rng(_SEED).permutation(len(mixed))
             self._calibration = mixed[torch.from_numpy(order).to(self.device)]
         return self._calibration
+
+
+def head_names(architecture: str, pretrained: Path | str) -> tuple[str, ...]:
+    """Return the names of the tensors of an architecture's classifier.
+
+    Raises:
+        CheckpointError: timm has no such architecture.
+    """
+    architecture = _described(architecture, Path(pretrained))
+    with _building(architecture):
+        return _backbone(architecture)[1]
 
 
 def _described(architecture: str, pretrained: Path) -> str:
@@ -314,8 +294,3 @@ def _timm_name(architecture: str) -> str:
 
 def _building(architecture: str) -> AbstractContextManager[None]:
     return building(f"timm can't build a classifier of images from {architecture}")
-
-
-def _check_count(name: str, value: object) -> None:
-    if type(value) is not int or value < 2:
-        raise MapMergeError(f"'{name}' must be a whole number from 2 on, not {value!r}.")

@@ -9,64 +9,44 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import open_clip
-import torch
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from open_clip.zero_shot_classifier import build_zero_shot_classifier
-from torch import Tensor
-from torch.func import functional_call
-from torch.nn import functional
 
 from mapmerge_core.errors import CheckpointError
-from mapmerge_core.tasks.families.building import building, load_exactly, narrow_copy
-from mapmerge_core.tasks.families.heads import Heads
-from mapmerge_core.tasks.families.images import ImageClassifier
+from mapmerge_core.tasks.families._models.building import building, called, load_exactly
+from mapmerge_core.tasks.families._models.zero_shot import ZeroShot
+from mapmerge_core.tasks.families.clip import Clip
 from mapmerge_core.weights.io.checkpoints import read_state_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from mapmerge_core.tasks.task import Task
+    from torch import Tensor
 
 
-class ClipZeroShot(ImageClassifier):
+class ClipZeroShot(ZeroShot, Clip):
     """An open_clip model that classifies images by the prompt whose text embedding is nearest.
-
-    Heads come from the text tower, which is never merged, so they are computed once per task.
 
     Args:
         architecture: The path of an open_clip configuration file (``.json``, either the model's configuration
             alone or an ``open_clip_config.json`` with ``model_cfg`` and ``preprocess_cfg``), or the name of
             an open_clip architecture, then with open_clip's default preprocessing.
         pretrained: The checkpoint of the whole pre-trained model.
-        device: Where the model, heads and images are.
-        tag: Which of open_clip's own weights these are, as ``ARCHITECTURE/TAG``: they decide the
-            preprocessing, unless a configuration file does.
-
-    Attributes:
-        part: The prefix of the keys that are merged.
-        model: The model in float32, in eval mode.
-        image_size: Height and width of the model's input.
+        settings: Which of open_clip's own weights these are.
 
     Raises:
         CheckpointError: The configuration or the checkpoint can't be read, nothing can be built from the
             configuration, or they don't fit each other.
     """
 
-    part: ClassVar[str] = "visual."
-
-    options: ClassVar[tuple[str, ...]] = ("tag",)
+    vision: ClassVar[tuple[str, ...]] = (Clip.part,)
 
     def __init__(
-        self,
-        architecture: Path | str,
-        pretrained: Path | str,
-        device: torch.device | str = "cpu",
-        *,
-        tag: str | None = None,
+        self, architecture: Path | str, pretrained: Path | str, settings: Clip.Settings | None = None
     ) -> None:
-        architecture = str(architecture)
+        architecture, tag = str(architecture), settings.tag if settings else None
         model_config, preprocess_config = _read_architecture(architecture)
         if tag is not None:
             preprocess_config = preprocess_config or preprocessing_of(tag)
@@ -99,69 +79,27 @@ class ClipZeroShot(ImageClassifier):
             super().__init__(
                 image_size, steps, f"open_clip {asdict(preprocess)}", preprocess.mean, preprocess.std
             )
-        told = {name: value for name, value in model_config.items() if name != "vision_cfg"}
-        what = f"open_clip {open_clip.__version__} {json.dumps(told, sort_keys=True)}"
-        self._heads = Heads(what, self._tokenizer, self.model, (self.part,))
-        self._narrow: open_clip.CLIP | open_clip.CustomTextCLIP | None = None
-        self.to(device)
+        text_config = {name: value for name, value in model_config.items() if name != "vision_cfg"}
+        self._text_key = f"open_clip {open_clip.__version__} {json.dumps(text_config, sort_keys=True)}"
+        self.to("cpu")
 
-    def to(self, device: torch.device | str) -> None:
-        """Moves the model, in place."""
-        super().to(device)
-        self._heads.clear()
-        self._narrow = None
+    def _tokens(self, prompts: list[str]) -> Tensor:
+        tokens: Tensor = self._tokenizer(prompts)
+        return tokens
 
-    def model_in(self, dtype: torch.dtype) -> open_clip.CLIP | open_clip.CustomTextCLIP:
-        """Return the model to merge into for ``dtype``: `model` for float32, a copy of it for bfloat16."""
-        if dtype == torch.float32:
-            return self.model
-        if self._narrow is None:
-            self._narrow = narrow_copy(self.model, dtype, (self.part,))
-        return self._narrow
+    def _text_head(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        head: Tensor = build_zero_shot_classifier(
+            self.model, self._tokenizer, class_names, templates, device=self.device
+        )
+        return head
 
-    def head(self, task: Task) -> Tensor:
-        """Return the task's head, d x classes, float32: the normalised mean of its normalised prompts."""
-        dataset = self.dataset(task)
-
-        def make() -> Tensor:
-            head: Tensor = build_zero_shot_classifier(
-                self.model, self._tokenizer, dataset.class_names, dataset.templates, device=self.device
-            )
-            return head
-
-        return self._heads.get(dataset, self.device, make)
-
-    def prepare(self, task: Task, split: str) -> None:
-        """Reads the split's images and computes the task's head (see `Family.prepare`)."""
-        super().prepare(task, split)
-        self.head(task)
-
-    def logits(self, batch: Tensor, task: Task, dtype: torch.dtype) -> Tensor:
-        """Classifies prepared images with the model as it was last merged for ``dtype``.
-
-        Args:
-            batch: Prepared images, n x 3 x height x width.
-            task: Whose head to use.
-            dtype: float32 or bfloat16; normalisation and the head are in float32 always.
-
-        Returns:
-            Cosine similarities times the model's own logit scale, n x classes, float32.
-        """
-        features = self.model_in(dtype).visual(self.normalise(batch).to(dtype))
-        scale: Tensor = self.model.logit_scale.exp()
-        cosines: Tensor = functional.normalize(features.float(), dim=-1) @ self.head(task)
-        return cosines * scale
-
-    def class_logits(self, batch: Tensor, head: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return cosine similarities times the logit scale (see `ImageClassifier.class_logits`)."""
-        outputs = functional_call(self.model, dict(parameters), (self.normalise(batch),))
-        features: Tensor = outputs[0]
-        scale: Tensor = outputs[2]
-        return scale * (features @ head)
+    def _features(self, model: Any, images: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:  # noqa: ANN401
+        features: Tensor = called(model.visual, parameters, images)
+        return features
 
 
 def preprocessing_of(tag: str) -> dict[str, Any]:
-    """How images are prepared for open_clip's own weights ``ARCHITECTURE/TAG``, where not as usual."""
+    """Return how images are prepared for open_clip's own weights ``ARCHITECTURE/TAG``, where not as usual."""
     usual = asdict(PreprocessCfg())
     return {
         name: list(value) if isinstance(value, tuple) else value

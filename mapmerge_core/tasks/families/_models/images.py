@@ -1,19 +1,18 @@
-"""What families that classify images share: prepared images, batches, and the metrics of classifiers."""
+"""What families that classify images share: prepared images and batches."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from mapmerge_core.tasks.datasets import cached_inputs, open_images
-from mapmerge_core.tasks.families.base import Family, Scores
-from mapmerge_core.tasks.metric import ACCURACY, F1, LOSS, MEAN_CLASS_ACCURACY, TOP5_ACCURACY
+from mapmerge_core.tasks.families.base import Family
+from mapmerge_core.tasks.metrics.base import Observer, Predictions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from mapmerge_core.tasks.data_source import DataSource
     from mapmerge_core.tasks.datasets import ImageDataset
-    from mapmerge_core.tasks.metric import Metric
+    from mapmerge_core.tasks.metrics.base import Metric, Score
     from mapmerge_core.tasks.task import Task
 
 # Images move to the device once if they take less of its free memory than this, else batch by batch.
@@ -42,9 +41,6 @@ class ImageClassifier(Family):
         mean: Of the model's input, one for each of three channels.
         std: Likewise.
     """
-
-    metrics: ClassVar[tuple[Metric, ...]] = (ACCURACY, TOP5_ACCURACY, MEAN_CLASS_ACCURACY, F1, LOSS)
-    gives_logits: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -155,23 +151,18 @@ class ImageClassifier(Family):
         dtype: torch.dtype,
         batch_size: int,
         examples: NDArray[np.intp] | None = None,
-    ) -> Scores:
-        """Classifies a split (see `Family.measure`); results are collected on the device and fetched once."""
+    ) -> Mapping[Metric, Score]:
+        """Classify a split (see `Family.measure`); results are collected on the device and fetched once."""
         images, labels = self.images(task, split), self.labels(task, split)
         rows = None if examples is None else torch.from_numpy(examples)
         if rows is not None:
             labels = labels[rows.to(labels.device)]
-        per_example = _PER_EXAMPLE.get(task.metric.name, _predicted)
-        found: Tensor | None = None
+        observer = Observer(task.metrics, len(labels))
         for start in range(0, len(labels), batch_size):
             some = slice(start, start + batch_size)
-            chosen = images[some] if rows is None else images[rows[some].to(images.device)]
-            batch = per_example(self.logits(chosen, task, dtype), labels[some])
-            if found is None:
-                found = batch.new_empty(len(labels))
-            found[some] = batch
-        assert found is not None  # noqa: S101 - a dataset's splits are never empty
-        return _scores(task.metric, found.cpu().numpy(), labels.cpu().numpy())
+            batch = images[some] if rows is None else images[rows[some].to(images.device)]
+            observer.add(start, Predictions(self.logits(batch, task, dtype), labels[some]))
+        return observer.scores(labels.cpu().numpy())
 
     def _prepared(self, dataset: ImageDataset, split: str) -> np.ndarray:
         stack = dataset.array(split) if self._leaves_alone() else None
@@ -199,40 +190,3 @@ class ImageClassifier(Family):
             free, _ = torch.cuda.mem_get_info(self.device)
             return tensor.to(self.device) if array.nbytes < _SHARE_OF_MEMORY * free else tensor
         return tensor.to(self.device)
-
-
-def _predicted(logits: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG001 - alike
-    return logits.argmax(dim=1)
-
-
-def _among_five(logits: Tensor, labels: Tensor) -> Tensor:
-    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-    return (best == labels[:, None]).any(dim=1)
-
-
-def _losses(logits: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(logits, labels, reduction="none")
-
-
-_PER_EXAMPLE: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    TOP5_ACCURACY.name: _among_five,
-    LOSS.name: _losses,
-}
-
-
-def _scores(metric: Metric, found: np.ndarray, labels: np.ndarray) -> Scores:
-    """A metric of a split from what `_PER_EXAMPLE` found for each example (n)."""
-    if metric == LOSS:
-        return Scores(float(found.mean(dtype=np.float64)), found)
-    right = found if metric == TOP5_ACCURACY else found == labels
-    if metric == MEAN_CLASS_ACCURACY:
-        from sklearn.metrics import recall_score
-
-        value = recall_score(labels, found, labels=np.unique(labels), average="macro", zero_division=0)
-        return Scores(float(value), right)
-    if metric == F1:
-        from sklearn.metrics import f1_score
-
-        value = f1_score(labels, found, labels=np.unique(labels), average="macro", zero_division=0)
-        return Scores(float(value), right)
-    return Scores(float(right.mean()), right)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,22 +14,22 @@ from transformers import AutoModelForCausalLM
 
 from mapmerge_core.errors import DatasetError, MapMergeError
 from mapmerge_core.tasks.datasets import open_texts
-from mapmerge_core.tasks.families.base import Family, Scores
-from mapmerge_core.tasks.families.transformers_folder import Blueprint, check_tokens, read_tokenizer
-from mapmerge_core.tasks.metric import LOSS, PERPLEXITY
+from mapmerge_core.tasks.families._models.transformers_folder import Blueprint, check_tokens, read_tokenizer
+from mapmerge_core.tasks.families.language import Language
+from mapmerge_core.tasks.metrics.base import Observer, Predictions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
     from torch import Tensor
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
     from mapmerge_core.tasks.data_source import DataSource
-    from mapmerge_core.tasks.metric import Metric
+    from mapmerge_core.tasks.metrics.base import Metric, Score
     from mapmerge_core.tasks.task import Task
 
-_BLOCK, _TOKENS = 1024, 65_536
+_BLOCK = 1024
 
 # A batch has at most so many tokens, and fewer where their logits (float32, as wide as the vocabulary) would
 # take more than so many bytes; losses are computed from pieces of the logits.
@@ -42,7 +42,7 @@ _HELD_TWICE = 500_000_000
 _TEXTS_AT_A_TIME = 64
 
 
-class CausalLanguageModel(Family):
+class CausalLanguageModel(Language):
     """A causal language model of transformers, with its tokenizer; all its parameters are merged.
 
     The texts of a split are tokenized without special tokens, in their order; each is followed by the
@@ -50,59 +50,47 @@ class CausalLanguageModel(Family):
     budget, and the last block is dropped if it is not full, unless it is the only one. No block sees
     another's tokens, and the first token of each is not predicted.
 
-    The loss is the mean negative log-likelihood, in nats, of all predicted tokens: every token counts alike,
-    whatever text it is in. Perplexity is exp(loss). ``per_example`` is each block's mean loss.
+    An example is a block, and its loss is the mean negative log-likelihood, in nats, of its predicted tokens;
+    so every token counts the same, whatever text it is in.
 
     Models are built when they are first merged into. Of those with more than 500 million parameters only the
     one in the dtype that was last asked for is held, so that a bfloat16 model leaves before its float32
     version comes; building one again takes seconds.
 
     Args:
-        architecture: ``""``: the folder says what the model is.
+        architecture: "": the folder says what the model is.
         pretrained: The model's folder, with ``config.json``, its checkpoint and its tokenizer. Python code in
             it is never run.
-        block: Tokens of a block; by default 1,024, or the model's context where that is shorter.
-        tokens: At most so many tokens of each split are measured.
+        settings: How many tokens are measured at once, and in all.
 
     Raises:
         CheckpointError: The folder can't be read, or its checkpoint doesn't fit its configuration.
-        MapMergeError: A setting can't be used.
+        MapMergeError: An architecture is given, or the blocks are longer than the model's context.
     """
 
-    metrics: ClassVar[tuple[Metric, ...]] = (LOSS, PERPLEXITY)
-    options: ClassVar[tuple[str, ...]] = ("block", "tokens")
-
     def __init__(
-        self, architecture: str, pretrained: Path, *, block: int | None = None, tokens: int = _TOKENS
+        self, architecture: str, pretrained: Path, settings: Language.Settings | None = None
     ) -> None:
         if architecture:
             raise MapMergeError(
                 f"A language model's folder says what it is: leave the architecture '{architecture}' out."
             )
+        settings = settings or self.Settings()
         self._folder = Path(pretrained)
-        self._blueprint = Blueprint.draw(self._folder, _make)
+        self._blueprint = blueprint(self._folder)
         config = self._blueprint.skeleton.config.get_text_config()
         self._vocabulary: int = config.vocab_size
         self._tokenizer = read_tokenizer(self._folder, self._vocabulary)
         context: int | None = getattr(config, "max_position_embeddings", None)
-        self._block = _checked("block", min(_BLOCK, context or _BLOCK) if block is None else block)
+        self._block = settings.block or min(_BLOCK, context or _BLOCK)
         if context and self._block > context:
             raise MapMergeError(
                 f"Blocks of {self._block} tokens are longer than the {context} that this model can see: "
                 "choose a smaller 'block'."
             )
-        self._tokens = _checked("tokens", tokens)
+        self._tokens = settings.tokens
         self._models: dict[torch.dtype, PreTrainedModel] = {}
         self._blocks: dict[tuple[DataSource, str], Tensor] = {}
-
-    @classmethod
-    def left_out(cls, architecture: str, pretrained: Path) -> tuple[str, ...]:  # noqa: ARG003
-        """Return the names of old constants beside the parameters (see `Family.left_out`).
-
-        Raises:
-            CheckpointError: The folder can't be read, or its checkpoint doesn't fit its configuration.
-        """
-        return tuple(Blueprint.draw(Path(pretrained), _make).constants)
 
     def to(self, device: torch.device | str) -> None:
         """Has models built on ``device`` from now on."""
@@ -142,26 +130,17 @@ class CausalLanguageModel(Family):
         dtype: torch.dtype,
         batch_size: int,
         examples: NDArray[np.intp] | None = None,
-    ) -> Scores:
-        """Measures the losses of a split's blocks (see `Family.measure`).
-
-        Args:
-            task: A task.
-            split: ``"val"`` or ``"test"``.
-            dtype: Of the model; losses are computed in float32 always.
-            batch_size: Blocks in a batch, at most (see `at_once`).
-            examples: The blocks to measure, in this order; all by default.
-        """
+    ) -> Mapping[Metric, Score]:
+        """Measure a split's blocks (see `Family.measure`); losses are computed in float32 always."""
         blocks, model = self._tokenized(task, split), self._model(dtype)
         if examples is not None:
             blocks = blocks[torch.from_numpy(examples)]
-        size = self.at_once(task, split, batch_size)
-        losses = torch.cat([_losses(model, batch.to(self.device)) for batch in blocks.split(size)])
-        loss = float(losses.double().mean())
-        if task.metric == PERPLEXITY:
-            with np.errstate(over="ignore"):
-                return Scores(float(np.exp(loss)), _means(losses))
-        return Scores(loss, _means(losses))
+        observer, start = Observer(task.metrics, len(blocks)), 0
+        for batch in blocks.split(self.at_once(task, split, batch_size)):
+            losses = _losses(model, batch.to(self.device)).mean(dim=1)
+            observer.add(start, Predictions(losses=losses))
+            start += len(batch)
+        return observer.scores(np.empty(0, np.int64))
 
     def _model(self, dtype: torch.dtype) -> PreTrainedModel:
         if dtype not in self._models:
@@ -201,29 +180,24 @@ class CausalLanguageModel(Family):
         return torch.tensor(stream[: self._tokens], dtype=torch.int64)
 
 
-def _make(config: PreTrainedConfig) -> PreTrainedModel:
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    return model
+def blueprint(folder: Path) -> Blueprint:
+    """Return the causal language model of a folder, not built yet.
+
+    Raises:
+        CheckpointError: The folder can't be read, or its checkpoint doesn't fit its configuration.
+    """
+    return Blueprint.draw(
+        Path(folder), lambda config: AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    )
 
 
 def _losses(model: PreTrainedModel, blocks: Tensor) -> Tensor:
-    """Each token's negative log-likelihood given those before it, float32, n x (tokens of a block - 1)."""
+    """Return each token's negative log-likelihood given those before it, float32, n x (tokens of a block - 1)."""
     logits = model(input_ids=blocks, use_cache=False).logits
     rows = max(1, _PIECE_BYTES // (4 * logits.shape[-1]))
     losses = torch.empty(blocks[:, 1:].shape, dtype=torch.float32, device=blocks.device)
-    for own, targets, found in zip(logits[:, :-1], blocks[:, 1:], losses, strict=True):
+    for own, targets, of_block in zip(logits[:, :-1], blocks[:, 1:], losses, strict=True):
         for start in range(0, len(targets), rows):
             some = slice(start, start + rows)
-            found[some] = functional.cross_entropy(own[some].float(), targets[some], reduction="none")
+            of_block[some] = functional.cross_entropy(own[some].float(), targets[some], reduction="none")
     return losses
-
-
-def _means(losses: Tensor) -> np.ndarray:
-    means: np.ndarray = losses.mean(dim=1).cpu().numpy()
-    return means
-
-
-def _checked(name: str, value: int) -> int:
-    if type(value) is not int or value < 2:
-        raise MapMergeError(f"'{name}' must be a whole number from 2 on, not {value!r}.")
-    return value
