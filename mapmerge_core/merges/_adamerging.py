@@ -106,9 +106,9 @@ def learn_coefficients(
     """Return the coefficients that minimise the entropy of the merged model's predictions, found by Adam.
 
     Yang et al., ICLR 2024, section 3.2; with trimmed ``vectors`` it is their AdaMerging++. As in their code,
-    models are merged with the coefficients clipped to [0, 1]. Each step draws images of the validation split of
-    each model's own task; labels are never read. Models are merged in float32, without a checkpoint's rounding,
-    computed in the evaluator's precision, and left in the family.
+    models are merged with the coefficients clipped to [0, 1]. Each step draws images of the validation split
+    of each model's own task; labels are never read. Models are merged in float32, without a checkpoint's
+    rounding, computed in the evaluator's precision, and left in the family.
 
     Args:
         evaluator: Whose family and tasks to use; it measures as before afterwards.

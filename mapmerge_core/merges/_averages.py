@@ -6,7 +6,6 @@ import math
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import ArrayLike
     from torch import nn
 
@@ -91,15 +91,15 @@ class PreparedSlerp(PreparedAverage):
     """Two models' tensors on the arc between them.
 
     With φ the angle between a tensor's weights θ_1 and θ_2 and x = (1 − t, t),
-    θ = (sin((1 − t) φ) θ_1 + sin(t φ) θ_2) / sin φ, not scaled to unit length first; (1 − t) θ_1 + t θ_2 where
-    |cos φ| > 0.9995 or one of them is zero.
+    θ = (sin((1 − t) φ) θ_1 + sin(t φ) θ_2) / sin φ, not scaled to unit length first;
+    (1 − t) θ_1 + t θ_2 where |cos φ| > 0.9995 or one of them is zero.
     """
 
     def merged(self, w: np.ndarray, slot: Slot, base: Tensor, V: Tensor) -> Tensor:
         del slot
         first, second = base + V[0], base + V[1]
         t = float(w[1] / w.sum())
-        # In float64: the last bits of float32 sums depend on the number of threads, and would show in the result.
+        # In float64: the last bits of float32 sums depend on the number of threads, and would show.
         a, b = first.cpu().double(), second.cpu().double()
         norms = float(torch.linalg.vector_norm(a)), float(torch.linalg.vector_norm(b))
         if min(norms) == 0:
@@ -166,8 +166,8 @@ class PreparedRegMean(PreparedAverage):
     """W = (Σ w_n G_n)⁻¹ Σ w_n G_n W_n for a weight of shape in x out (RegMean's closed form).
 
     G_n is model n's Gram matrix with its off-diagonal entries scaled; parameters without Gram matrices are
-    averaged. Solved in float64. Every G_n gets one ridge, 10⁻⁶ of their mean diagonal, which hardly matters but
-    where no model's inputs reach: there weights are averaged. Where float32's rounding has left Σ w_n G_n
+    averaged. Solved in float64. Every G_n gets one ridge, 10⁻⁶ of their mean diagonal, which hardly matters
+    but where no model's inputs reach: there weights are averaged. Where float32's rounding has left Σ w_n G_n
     indefinite even so, as it may with ``off_diagonal`` 1 and fewer rows than inputs, the ridge grows tenfold
     until it is not.
 
@@ -216,7 +216,9 @@ class PreparedRegMean(PreparedAverage):
                 break
             ridge *= 10
         else:
-            raise MapMergeError("RegMean can't use Gram matrices that hold NaN or infinity: check the models.")
+            raise MapMergeError(
+                "RegMean can't use Gram matrices that hold NaN or infinity: check the models."
+            )
         solution = torch.cholesky_solve(weighted + ridge * plain, factor)
         return base + solution.movedim(0, axis).flatten().to(V)
 

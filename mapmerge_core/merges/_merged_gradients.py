@@ -100,9 +100,9 @@ def logits_of_tasks(
 def imbalance(logits: Tensor) -> Tensor:
     """Return how far the classes predicted for a batch (n x classes) are from being equally many, in nats.
 
-    It is by how much the entropy of their mean distribution is below the uniform one's: from 0 to the logarithm
-    of the number of classes. The mean entropy plus this is, but for a constant, minus the mutual information of
-    images and predictions (Krause et al., "Discriminative Clustering by Regularized Information
+    It is by how much the entropy of their mean distribution is below the uniform one's: from 0 to the
+    logarithm of the number of classes. The mean entropy plus this is, but for a constant, minus the mutual
+    information of images and predictions (Krause et al., "Discriminative Clustering by Regularized Information
     Maximization", NIPS 2010), which calling everything by one class doesn't improve.
     """
     p = logits.float().softmax(dim=1).mean(dim=0)

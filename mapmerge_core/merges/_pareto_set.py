@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import json
+import copy
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from mapmerge_core.errors import CheckpointError, MapMergeError
-from mapmerge_core.search.preferences import normalise
+from mapmerge_core.merges._state import damaged, read_state, write_state
+from mapmerge_core.merges.base import PreparedMerge
 from mapmerge_core.weights.io.checks import check_coefficients
-from mapmerge_core.weights.export.writing import save_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import ArrayLike
 
+    from mapmerge_core.merges.pareto_merging import ParetoMerging
     from mapmerge_core.weights.vectors.layout import Slot
     from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
 # What libraries of models call the modules that attend, and matrices that hold q, k and v in one.
 _ATTENTION = ("attn", "attention")
 _FUSED = ("qkv", "in_proj", "c_attn", "query_key_value")
-_FORMAT = "mapmerge-pareto-set"
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,12 @@ class Block:
     d: int
 
     def of(self, matrix: Tensor) -> Tensor:
-        """Its view of the tensor, or of anything with the tensor's last two dimensions."""
+        """Return its view of the tensor, or of anything with the tensor's last two dimensions."""
         return matrix[..., self.row : self.row + self.c, self.column : self.column + self.d]
 
 
 def find_blocks(vectors: TaskVectors, patterns: Sequence[str] | None = None) -> tuple[Block, ...]:
-    """The matrices to personalise, in the order of ``vectors.layers``.
+    """Return the matrices to personalise, in the order of ``vectors.layers``.
 
     Args:
         vectors: The task vectors; tensors that no fine-tuning changed are left alone.
@@ -68,7 +67,7 @@ def find_blocks(vectors: TaskVectors, patterns: Sequence[str] | None = None) -> 
     """
     matrices = [slot for group in vectors.groups for slot in group.slots if len(slot.shape) == 2]
     if not matrices:
-        raise CheckpointError("These models have no weight matrices to personalise: choose another method.")
+        raise CheckpointError("These models have no weight matrices to personalise: choose another merge.")
     example = matrices[0].name
     if patterns is None:
         chosen = [slot for slot in matrices if _attends(slot.name)]
@@ -115,7 +114,7 @@ class Personalisation(nn.Module):
 
     Args:
         blocks: What is personalised.
-        n_tasks: K.
+        n_tasks: K, which is N: each task has a model.
         rank: r.
         seed: Of A and B.
 
@@ -132,7 +131,7 @@ class Personalisation(nn.Module):
         self.make(torch.Generator().manual_seed(seed))
 
     def make(self, generator: torch.Generator) -> None:
-        """Makes the parameters at their start."""
+        """Make the parameters at their start."""
         self.A = nn.ParameterList(
             [_kaiming(block.c, self.rank, self.rank, generator) for block in self.blocks]
         )
@@ -142,11 +141,11 @@ class Personalisation(nn.Module):
         )
 
     def factors(self, i: int, gamma: Tensor) -> tuple[Tensor, Tensor]:
-        """Two matrices, c x r and d x r, whose product L Rᵀ is what γ (K,) adds to block ``i``."""
+        """Return two matrices, c x r and d x r, whose product L Rᵀ is what γ (K,) adds to block ``i``."""
         return self.A[i] @ (self.G[i] @ gamma), self.B[i]
 
     def squared_norm(self) -> Tensor:
-        """‖𝒲‖²_F of all blocks' tensors 𝒲 = G x₁ A x₂ B, whose K slices are A G_k Bᵀ (each c x d)."""
+        """Return ‖𝒲‖²_F of all blocks' tensors 𝒲 = G x₁ A x₂ B, whose K slices are A G_k Bᵀ (each c x d)."""
         total: Tensor = self.G[0].new_zeros(())
         for A, B, G in zip(self.A, self.B, self.G, strict=True):
             # tr(G_kᵀ AᵀA G_k BᵀB), summed over k: r x r products only.
@@ -155,7 +154,7 @@ class Personalisation(nn.Module):
 
     @property
     def n_parameters(self) -> int:
-        """How many parameters it adds: Σ r (c + d) + r² K over the blocks."""
+        """Return how many parameters it adds: Σ r (c + d) + r² K over the blocks."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 
@@ -164,126 +163,94 @@ def _kaiming(rows: int, columns: int, fan_in: int, generator: torch.Generator) -
     return nn.Parameter((torch.rand(rows, columns, generator=generator) * 2 - 1) * bound)
 
 
-class ParetoSet:
-    """All models θ(γ) = θ_pre + Σ_k λ_k V_k + Σ_k γ_k A G_k Bᵀ of one Pareto Merging (its equation 6).
+class PreparedParetoMerging(PreparedMerge):
+    """All models θ(γ) = θ_pre + Σ_k λ_k V_k + Σ_k γ_k A G_k Bᵀ of one training run (equation 6).
 
     Args:
-        vectors: The task vectors V.
-        lambdas: λ, L x N: a row for each of ``vectors.layers``.
-        personalisation: A, B and G.
+        merge: The merge and its settings.
+        vectors: The N task vectors that it was learned from, on the evaluator's device.
+        exported: The same on the CPU.
+        lambdas: λ, an `L x N` array: a row for each of ``exported.layers``.
+        personalisation: A, B and G, on the CPU.
 
     Attributes:
-        names: The K = N tasks, in the order of γ.
-        n_extra: Parameters that the set holds beside a merged model.
+        n_extra: How many parameters the set holds beside a merged model.
 
     Raises:
         PointError: ``lambdas`` is not L x N, or holds NaN or infinity.
     """
 
-    def __init__(self, vectors: TaskVectors, lambdas: ArrayLike, personalisation: Personalisation) -> None:
-        self.names = vectors.names
+    def __init__(
+        self,
+        merge: ParetoMerging,
+        vectors: TaskVectors,
+        exported: TaskVectors,
+        lambdas: ArrayLike,
+        personalisation: Personalisation,
+    ) -> None:
+        super().__init__(merge.space(exported.names), vectors, exported)
         self.lambdas = np.asarray(lambdas, dtype=np.float64)
         self.personalisation = personalisation
         self.n_extra = personalisation.n_parameters
-        self._vectors = vectors = vectors.to("cpu")
-        self._base = vectors.flats_of_layers(self.lambdas)
+        self._merge = merge
+        self._exact = _Models(exported, self.lambdas, personalisation)
+        self._fast = self._exact
+        if vectors is not exported:
+            on_device = copy.deepcopy(personalisation).to(vectors.device)
+            self._fast = _Models(vectors, self.lambdas, on_device)
+
+    def write(self, module: nn.Module, x: ArrayLike) -> None:
+        self._fast.vectors.load_into(module, self._fast.at(self.space.point(x)))
+
+    def write_exact(self, module: nn.Module, x: ArrayLike) -> None:
+        self._exact.vectors.load_into(module, self._exact.at(self.space.point(x)))
+
+    def tensors(self, x: ArrayLike) -> Iterator[tuple[str, Tensor]]:
+        return iter(self._exact.at(self.space.point(x)).items())
+
+    def save(self, path: Path) -> None:
+        tensors = {"lambda": torch.from_numpy(self.lambdas), **self.personalisation.state_dict()}
+        blocks = [asdict(block) for block in self.personalisation.blocks]
+        write_state(path, self._merge, self._exact.vectors, tensors, blocks=blocks)
+
+    @classmethod
+    def read(
+        cls, path: Path, merge: ParetoMerging, vectors: TaskVectors, exported: TaskVectors
+    ) -> PreparedParetoMerging:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: The file can't be read, is damaged, or is of another merge or other models.
+        """
+        header, tensors = read_state(path, merge, exported)
+        try:
+            blocks = [Block(**values) for values in header["blocks"]]
+            if not blocks or not set(blocks) <= set(find_blocks(exported, ["*"])):
+                raise damaged(path, merge)
+            lambdas = check_coefficients(exported.names, tensors.pop("lambda").numpy(), len(exported.layers))
+            personalisation = Personalisation(blocks, len(exported), tensors["A.0"].shape[1])
+            personalisation.load_state_dict(tensors)
+        except (MapMergeError, RuntimeError, KeyError, TypeError, ValueError, IndexError) as error:
+            raise damaged(path, merge) from error
+        personalisation.requires_grad_(requires_grad=False)
+        return cls(merge, vectors, exported, lambdas, personalisation)
+
+
+class _Models:
+    """A learned set on one device: the base model θ_pre + Σ λ_k V_k, and what a preference adds."""
+
+    def __init__(self, vectors: TaskVectors, lambdas: np.ndarray, personalisation: Personalisation) -> None:
+        self.vectors, self._personalisation = vectors, personalisation
+        self._base = vectors.flats_of_layers(lambdas)
         places = {slot.name: (slot, g) for g, group in enumerate(vectors.groups) for slot in group.slots}
         self._places = [places[block.tensor] for block in personalisation.blocks]
 
     @torch.no_grad()
-    def merge(self, gamma: ArrayLike) -> dict[str, Tensor]:
-        """Returns θ(γ) with all the pre-trained model's keys and its dtypes, on the CPU.
-
-        Args:
-            gamma: K non-negative weights, one of which is positive; they are divided by their sum.
-
-        Raises:
-            SearchError: They aren't.
-        """
-        weights = torch.from_numpy(normalise(gamma, len(self.names)))
+    def at(self, gamma: np.ndarray) -> dict[str, Tensor]:
+        """Return θ(γ) with all the pre-trained model's keys and its dtypes."""
+        weights = torch.from_numpy(gamma).to(self.vectors.device, torch.float32)
         flats = [flat.clone() for flat in self._base]
-        for i, (block, (slot, g)) in enumerate(zip(self.personalisation.blocks, self._places, strict=True)):
-            left, right = self.personalisation.factors(i, weights.to(torch.float32))
+        for i, (block, (slot, g)) in enumerate(zip(self._personalisation.blocks, self._places, strict=True)):
+            left, right = self._personalisation.factors(i, weights)
             block.of(slot.view(flats[g])).addmm_(left.to(flats[g].dtype), right.T.to(flats[g].dtype))
-        return self._vectors.state_dict_of(flats)
-
-    def save(self, path: Path | str, recipe: Mapping[str, Any]) -> None:
-        """Writes λ, A, B and G as one safetensors file, and the recipe with all names into its header.
-
-        Raises:
-            ExportError: The file can't be written.
-        """
-        path = Path(path)
-        tensors = {"lambda": torch.from_numpy(self.lambdas), **self.personalisation.state_dict()}
-        header = {
-            "format": _FORMAT,
-            "tasks": self.names,
-            "layers": self._vectors.layers,
-            "blocks": [asdict(block) for block in self.personalisation.blocks],
-            "recipe": recipe,
-        }
-        beside = path.with_name(f".{path.name}.part")  # so that the file is there whole, or not at all
-        save_tensors(beside, tensors, {_FORMAT: json.dumps(header)})
-        beside.replace(path)
-
-    @classmethod
-    def read(cls, path: Path | str, vectors: TaskVectors) -> ParetoSet:
-        """Reads what `save` wrote.
-
-        Args:
-            path: The file.
-            vectors: The task vectors that it was learned from.
-
-        Raises:
-            CheckpointError: It can't be read, is no such file, or belongs to other models.
-        """
-        header = read_header(path)
-        if tuple(header["tasks"]) != vectors.names or tuple(header["layers"]) != vectors.layers:
-            raise CheckpointError(f"{path} was learned from other models: choose those of its recipe.")
-        try:
-            blocks = _blocks_in(header, vectors)
-            with safe_open(path, framework="pt") as file:
-                lambdas = check_coefficients(
-                    vectors.names, file.get_tensor("lambda").numpy(), len(vectors.layers)
-                )
-                personalisation = Personalisation(blocks, len(vectors), file.get_tensor("A.0").shape[1])
-                personalisation.load_state_dict(
-                    {name: file.get_tensor(name) for name in personalisation.state_dict()}
-                )
-        except (MapMergeError, SafetensorError, RuntimeError, TypeError, ValueError, IndexError) as error:
-            raise CheckpointError(f"{path} is damaged: train the set again.") from error
-        return cls(vectors, lambdas, personalisation.requires_grad_(requires_grad=False))
-
-
-def _blocks_in(header: Mapping[str, Any], vectors: TaskVectors) -> list[Block]:
-    """The blocks that a file's header lists.
-
-    Raises:
-        TypeError, ValueError: They are no blocks, or none of these models.
-    """
-    blocks = [Block(**values) for values in header["blocks"]]
-    if not blocks or not set(blocks) <= set(find_blocks(vectors, ["*"])):
-        raise ValueError("unknown blocks")
-    return blocks
-
-
-def read_header(path: Path | str) -> dict[str, Any]:
-    """The names and the recipe of a learned set's file.
-
-    Raises:
-        CheckpointError: It can't be read, or is no such file.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_FORMAT)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} can't be read ({error}): train the set again.") from error
-    if text is None:
-        raise CheckpointError(f"{path} holds no learned Pareto set: choose a file that Pareto Merging wrote.")
-    try:
-        header: dict[str, Any] = json.loads(text)
-        if all(isinstance(header[name], list) for name in ("tasks", "layers", "blocks")):
-            return header
-    except (ValueError, TypeError, KeyError):
-        pass
-    raise CheckpointError(f"{path} is damaged: train the set again.")
+        return self.vectors.state_dict_of(flats)

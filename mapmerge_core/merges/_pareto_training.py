@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import asdict
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,21 +12,22 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from mapmerge_core.errors import Cancelled, CheckpointError, MapMergeError
-from mapmerge_core.merges._pareto_set import ParetoSet, Personalisation, find_blocks
-from mapmerge_core.merges._scalarisations import alignment, scalarise
-from mapmerge_core.merges._training_settings import Training
+from mapmerge_core.errors import Cancelled, CheckpointError
+from mapmerge_core.files import write_atomically
 from mapmerge_core.merges._merged_gradients import (
     contract,
     imbalance,
     logits_of_tasks,
-    mean_entropy,
     merge_unrounded,
     mixed_precision,
 )
-from mapmerge_core.merges._statistics import classifier_of, running_out_of_memory
+from mapmerge_core.merges._pareto_set import Personalisation, find_blocks
+from mapmerge_core.merges._scalarisations import alignment, scalarise
+from mapmerge_core.merges._statistics import classifier_of, own_task, running_out_of_memory
+from mapmerge_core.merges.base import TrainingPoint
+from mapmerge_core.settings import to_dict
+from mapmerge_core.tasks.unlabelled import mean_entropy
 from mapmerge_core.weights.export.writing import save_tensors
-from mapmerge_core.weights.vectors.streamed import in_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,142 +35,165 @@ if TYPE_CHECKING:
     from threading import Event
 
     from mapmerge_core.merges._pareto_set import Block
+    from mapmerge_core.merges.base import Progress, Report
+    from mapmerge_core.merges.pareto_merging import ParetoMerging
     from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
+POINTS = 100
+"""How often training reports how it goes."""
+SAVED_EVERY = 10.0
+"""Seconds between two checkpoints: what a killed process loses at most."""
+# Steps that are timed, after a first one that prepares much.
+_TIMED = 3
 # Added to ‖𝒲‖² under the root, whose slope is infinite at 0, where training starts.
 _TINY = 1e-12
 _STATE = "mapmerge-training"
 
 
-def pareto_merge(
-    evaluator: Evaluator,
-    training: Training | None = None,
-    *,
-    seed: int = 0,
-    cancel: Event | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> ParetoSet:
-    """Learns a Pareto set from start to end (Pareto Merging, Algorithm 1).
-
-    With an evaluator on TIES-trimmed task vectors it is their Pareto Merging++.
-
-    Args:
-        evaluator: Whose task vectors, family and tasks to use; it measures as before afterwards. Images are
-            those of the validation split; labels are never read.
-        training: How, by default as in the paper.
-        seed: Decides preferences, images and the start of A and B.
-        cancel: Set it to stop between two steps.
-        progress: Called with the number of steps done and their total after each.
-
-    Raises:
-        Cancelled: Once ``cancel`` is set.
-        CheckpointError: There is nothing to personalise (see `find_blocks`).
-        DatasetError: A dataset can't be read.
-        MapMergeError: The family gives no logits and the training isn't data-free, the rank is too large,
-            task vectors aren't in memory, or the device runs out of memory.
-    """
-    merging = ParetoMerging(evaluator, training, seed=seed)
-    while not merging.is_done:
-        if cancel and cancel.is_set():
-            raise Cancelled
-        merging.step()
-        if progress:
-            progress(merging.steps_done, merging.training.steps)
-    return merging.pareto_set()
-
-
-class ParetoMerging:
-    """A training run, step by step; it can be kept and resumed, to the same end.
+class ParetoTraining:
+    """A training run, step by step; it can be kept and resumed, to the same end (Algorithm 1).
 
     A step merges θ(γ) into the family's own model, passes each task's images forward and the objective
     backward once, and contracts the gradient by the merged parameters to those by λ, A, B and G: besides the
     task vectors it needs memory for that one model, its gradient and the activations. What is drawn in a step
-    depends on the seed and the step's number alone.
+    depends on the seed and the step's number alone. Images are those of the validation split; labels are
+    never read.
 
     Args:
-        evaluator: As for `pareto_merge`.
-        training: How.
-        seed: Decides preferences, images and the start of A and B.
-        structure: Makes what a preference adds to the base model, from blocks, K, rank and seed.
+        evaluator: Whose family and tasks to use; it measures as before afterwards.
+        vectors: N task vectors on the evaluator's device.
+        settings: How it is trained.
+        structure: Makes what a preference adds to the base model, from blocks, N, rank and seed.
 
     Attributes:
-        training: How it is trained.
         steps_done: Steps that were taken.
 
     Raises:
-        CheckpointError, DatasetError, MapMergeError: As for `pareto_merge`.
+        CheckpointError: There is nothing to personalise (see `find_blocks`).
+        DatasetError: A dataset can't be read.
+        MapMergeError: The family gives no logits or a model has no task of its own and the training isn't
+            data-free, the rank is too large, or the device runs out of memory.
     """
 
     def __init__(
         self,
         evaluator: Evaluator,
-        training: Training | None = None,
+        vectors: TaskVectors,
+        settings: ParetoMerging.Settings,
         *,
-        seed: int = 0,
         structure: Callable[[Sequence[Block], int, int, int], Personalisation] = Personalisation,
     ) -> None:
-        self.training = training = training or Training()
-        self.seed, self.steps_done = seed, 0
-        self._evaluator = evaluator
-        self._vectors = vectors = in_memory(evaluator.vectors)
-        n_tasks = len(vectors)
+        self.settings, self.steps_done = settings, 0
+        self._evaluator, self._vectors = evaluator, vectors
+        n = len(vectors)
         self._personalisation = structure(
-            find_blocks(vectors, training.personalised), n_tasks, training.rank, seed
+            find_blocks(vectors, settings.personalised), n, settings.rank, settings.seed
         ).to(evaluator.device)
         self._lambdas = nn.Parameter(
-            torch.full((len(vectors.layers), n_tasks), training.start, device=evaluator.device)
+            torch.full((len(vectors.layers), n), settings.start, device=evaluator.device)
         )
         self._parameters = [self._lambdas, *self._personalisation.parameters()]
-        self._optimizer = torch.optim.Adam(self._parameters, lr=training.lr, betas=(0.9, 0.999))
-        self._objectives = (_Distances if training.data_free else _Entropies)(
-            evaluator, vectors, self._personalisation.blocks, training
+        self._optimizer = torch.optim.Adam(self._parameters, lr=settings.lr, betas=(0.9, 0.999))
+        self._objectives = (_Distances if settings.data_free else _Entropies)(
+            evaluator, vectors, self._personalisation.blocks, settings
         )
 
     @property
     def is_done(self) -> bool:
         """Whether all steps have been taken."""
-        return self.steps_done >= self.training.steps
+        return self.steps_done >= self.settings.steps
 
     @property
-    def n_extra(self) -> int:
-        """Parameters that the low-rank tensors add."""
-        return self._personalisation.n_parameters
+    def lambdas(self) -> np.ndarray:
+        """λ as learned so far, `L x N`."""
+        lambdas: np.ndarray = self._lambdas.detach().cpu().double().numpy()
+        return lambdas
+
+    @property
+    def personalisation(self) -> Personalisation:
+        """A, B and G as learned so far, copied to the CPU."""
+        return copy.deepcopy(self._personalisation).cpu().requires_grad_(requires_grad=False)
+
+    def run(
+        self,
+        *,
+        progress: Progress | None = None,
+        cancel: Event | None = None,
+        checkpoint: Path | None = None,
+        report: Report | None = None,
+    ) -> None:
+        """Take all steps, going on from a checkpoint if there is one.
+
+        Args:
+            progress: Called with the number of steps done and their total after each.
+            cancel: Set it to stop between two steps.
+            checkpoint: Where all that resuming needs is kept every `SAVED_EVERY` seconds and at a stop.
+            report: Called about `POINTS` times with how it goes, and before each checkpoint.
+
+        Raises:
+            Cancelled: Once ``cancel`` is set.
+            CheckpointError: The checkpoint can't be read, or another training wrote it.
+            MapMergeError: The device runs out of memory.
+        """
+        if checkpoint is not None and checkpoint.exists():
+            self.resume(checkpoint)
+        total = self.settings.steps
+        meter, saved = _Meter(report), time.monotonic()
+        while not self.is_done:
+            stopped = cancel is not None and cancel.is_set()
+            if stopped or (checkpoint is not None and time.monotonic() - saved >= SAVED_EVERY):
+                # Reported first: points of steps that a kill takes back are reported again.
+                meter.report(self.steps_done)
+                if checkpoint is not None:
+                    self.save(checkpoint)
+                saved = time.monotonic()
+            if stopped:
+                raise Cancelled
+            meter.add(*self.step())
+            if self.steps_done % max(1, total // POINTS) == 0 or self.is_done:
+                meter.report(self.steps_done)
+            if progress:
+                progress(self.steps_done, total)
+
+    def seconds_per_step(self) -> float:
+        """Return what a step takes, by taking a few; the first one, which prepares much, aside."""
+        self.step()
+        started = time.perf_counter()
+        for _ in range(_TIMED):
+            _, objective = self.step()
+        float(objective)  # waits for the device
+        return (time.perf_counter() - started) / _TIMED
 
     def step(self) -> tuple[Tensor, Tensor]:
-        """Takes one step.
+        """Take one step.
 
         Returns:
-            The tasks' objectives (K,) before it, and the scalarised objective with its regularisers; both on
-            the device, so that nobody waits for it.
+            The N objectives before it, and the scalarised objective with its regularisers; both on the
+            device, so that nobody waits for it.
 
         Raises:
             MapMergeError: The device runs out of memory.
         """
-        training = self.training
-        rng = np.random.default_rng([self.seed, self.steps_done])
-        concentration = np.full(len(self._vectors), training.concentration)
+        settings = self.settings
+        rng = np.random.default_rng([settings.seed, self.steps_done])
+        concentration = np.full(len(self._vectors), settings.concentration)
         gamma = torch.from_numpy(rng.dirichlet(concentration)).float().to(self._evaluator.device)
         factors = [self._personalisation.factors(i, gamma) for i in range(len(self._personalisation.blocks))]
-        with running_out_of_memory(self._evaluator, training.batch_size):
+        with running_out_of_memory(self._evaluator, settings.batch_size):
             f, by_weights = self._objectives.of(
                 self._lambdas, factors, lambda f: self._scalarised(f, gamma), rng
             )
             norm = (self._personalisation.squared_norm() + _TINY).sqrt()
             self._optimizer.zero_grad()
-            (by_weights + training.beta_norm * norm).backward()
+            (by_weights + settings.beta_norm * norm).backward()
             self._optimizer.step()
         self.steps_done += 1
         with torch.no_grad():
-            return f, self._scalarised(f, gamma) + training.beta_norm * norm
-
-    def pareto_set(self) -> ParetoSet:
-        """What has been learned so far."""
-        learned = copy.deepcopy(self._personalisation).cpu().requires_grad_(requires_grad=False)
-        return ParetoSet(self._vectors, self._lambdas.detach().cpu().double().numpy(), learned)
+            return f, self._scalarised(f, gamma) + settings.beta_norm * norm
 
     def save(self, path: Path) -> None:
-        """Writes all that resuming needs, replacing the file as a whole.
+        """Write all that resuming needs, replacing the file as a whole.
 
         Raises:
             ExportError: It can't be written.
@@ -178,31 +202,33 @@ class ParetoMerging:
         for i, parameter in enumerate(self._parameters):
             state = self._optimizer.state.get(parameter, {})
             tensors |= {f"adam.{i}.{name}": value for name, value in state.items()}
-        beside = path.with_name(f".{path.name}.part")
-        said = {"steps_done": self.steps_done, "seed": self.seed, "training": asdict(self.training)}
-        save_tensors(
-            beside, {name: tensor.cpu() for name, tensor in tensors.items()}, {_STATE: json.dumps(said)}
-        )
-        beside.replace(path)
+        header = {"steps_done": self.steps_done, "settings": to_dict(self.settings)}
+        with write_atomically(path) as beside:
+            save_tensors(
+                beside, {n: tensor.cpu() for n, tensor in tensors.items()}, {_STATE: json.dumps(header)}
+            )
 
     def resume(self, path: Path) -> None:
-        """Goes on where `save` was called.
+        """Go on where `save` was called.
 
         Raises:
             CheckpointError: The file can't be read, or another training wrote it.
         """
         try:
             with safe_open(path, framework="pt") as file:
-                said = json.loads((file.metadata() or {}).get(_STATE, "{}"))
+                header = json.loads((file.metadata() or {}).get(_STATE, "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         except (OSError, SafetensorError, ValueError) as error:
-            raise CheckpointError(f"{path} can't be read ({error}): start the run anew.") from error
-        steps_done = said.pop("steps_done", None) if isinstance(said, dict) else None
-        mine = json.loads(json.dumps({"seed": self.seed, "training": asdict(self.training)}))
+            raise CheckpointError(f"{path} can't be read ({error}): start the training anew.") from error
+        steps_done = header.get("steps_done") if isinstance(header, dict) else None
         shapes = [parameter.shape for parameter in self._parameters]
-        found = [getattr(tensors.get(f"parameter.{i}"), "shape", None) for i in range(len(shapes))]
-        if not isinstance(steps_done, int) or said != mine or found != shapes:
-            raise CheckpointError(f"{path} was written by another training: start the run anew.")
+        saved = [getattr(tensors.get(f"parameter.{i}"), "shape", None) for i in range(len(shapes))]
+        if (
+            not isinstance(steps_done, int)
+            or header.get("settings") != to_dict(self.settings)
+            or saved != shapes
+        ):
+            raise CheckpointError(f"{path} was written by another training: start the training anew.")
         adam: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("adam."):
@@ -216,9 +242,32 @@ class ParetoMerging:
         self.steps_done = steps_done
 
     def _scalarised(self, f: Tensor, gamma: Tensor) -> Tensor:
-        training = self.training
-        aligned = training.beta_cos * alignment(f, gamma) if training.beta_cos else 0.0
-        return scalarise(training.scalarisation, f, gamma, training.mu) - aligned
+        s = self.settings
+        aligned = s.beta_cos * alignment(f, gamma) if s.beta_cos else 0.0
+        return scalarise(s.scalarisation, f, gamma, s.mu) - aligned
+
+
+class _Meter:
+    """Collects how steps go, on the device until somebody asks."""
+
+    def __init__(self, report: Report | None) -> None:
+        self._report = report
+        self._steps: list[tuple[Tensor, Tensor]] = []
+        self._started = time.perf_counter()
+
+    def add(self, f: Tensor, objective: Tensor) -> None:
+        if self._report:
+            self._steps.append((f, objective))
+
+    def report(self, step: int) -> None:
+        """Report the means since the last time; waits for the device."""
+        if not self._report or not self._steps:
+            return
+        f, objectives = (torch.stack(values).double() for values in zip(*self._steps, strict=True))
+        mean_f, objective = f.mean(dim=0).cpu().numpy(), float(objectives.mean())
+        now = time.perf_counter()
+        self._report(TrainingPoint(step, objective, mean_f, now - self._started))
+        self._steps, self._started = [], now
 
 
 Factors = list[tuple[Tensor, Tensor]]
@@ -228,26 +277,21 @@ class _Entropies:
     """Mean entropies of the merged model's predictions on batches of each task's images."""
 
     def __init__(
-        self, evaluator: Evaluator, vectors: TaskVectors, blocks: Sequence[Block], training: Training
+        self,
+        evaluator: Evaluator,
+        vectors: TaskVectors,
+        blocks: Sequence[Block],
+        settings: ParetoMerging.Settings,
     ) -> None:
         self._evaluator, self._vectors, self._blocks = evaluator, vectors, blocks
-        self._batch_size, self._balance = training.batch_size, training.balance
-        if not evaluator.family.gives_logits:
-            raise MapMergeError(
-                "Pareto Merging learns from the logits of image classifiers: train data-free, or choose MAP."
-            )
-        missing = [name for name in vectors.names if name not in evaluator.tasks]
-        if missing:
-            raise MapMergeError(
-                f"Pareto Merging needs unlabelled images of '{missing[0]}': add its dataset, or train "
-                "data-free."
-            )
+        self._batch_size, self._balance = settings.batch_size, settings.balance
         self._family = classifier_of(evaluator)
-        self._images = {name: self._family.images(evaluator.tasks[name], "val") for name in vectors.names}
+        tasks = [own_task(evaluator, model) for model in vectors.names]
+        self._images = [self._family.images(task, "val") for task in tasks]
         # Once, for the tensors that are not merged; from then on the merged ones are written in place.
-        vectors.merge_into(self._family.model_in(torch.float32), np.full(len(vectors), training.start))
+        vectors.merge_into(self._family.model_in(torch.float32), np.full(len(vectors), settings.start))
         self._family.merged(torch.float32)
-        self._heads = [self._family.head(evaluator.tasks[name]) for name in vectors.names]
+        self._heads = [self._family.head(task) for task in tasks]
 
     def of(
         self,
@@ -256,18 +300,18 @@ class _Entropies:
         scalarised: Callable[[Tensor], Tensor],
         rng: np.random.Generator,
     ) -> tuple[Tensor, Tensor]:
-        """The objectives (K,), and a scalar with the gradients of ``scalarised`` of them."""
+        """Return the N objectives, and a scalar with the gradients of ``scalarised`` of them."""
         model = self._family.model_in(torch.float32)
         leaves = merge_unrounded(model, self._vectors, lambdas)
         with torch.no_grad():
             for block, (left, right) in zip(self._blocks, factors, strict=True):
                 block.of(leaves[block.tensor]).addmm_(left, right.T)
-        batches = [self._batch(self._images[name], rng) for name in self._vectors.names]
+        batches = [self._batch(images, rng) for images in self._images]
         with mixed_precision(self._evaluator):
             logits = logits_of_tasks(self._family, self._heads, batches, leaves)
-        f = torch.stack([self._objective(some) for some in logits])
-        found = torch.autograd.grad(scalarised(f), list(leaves.values()), allow_unused=True)
-        slopes = dict(zip(leaves, found, strict=True))
+        f = torch.stack([self._objective(own) for own in logits])
+        gradients = torch.autograd.grad(scalarised(f), list(leaves.values()), allow_unused=True)
+        slopes = dict(zip(leaves, gradients, strict=True))
         by_weights = (lambdas * contract(self._vectors, slopes)).sum()
         return f.detach(), by_weights + _by_factors(self._blocks, factors, slopes)
 
@@ -277,12 +321,12 @@ class _Entropies:
 
     def _batch(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         n = min(self._batch_size, len(images))
-        some = torch.from_numpy(rng.choice(len(images), n, replace=False))
-        return images[some.to(images.device)].to(self._evaluator.device)
+        drawn = torch.from_numpy(rng.choice(len(images), n, replace=False))
+        return images[drawn.to(images.device)].to(self._evaluator.device)
 
 
 def _by_factors(blocks: Sequence[Block], factors: Factors, slopes: Mapping[str, Tensor | None]) -> Tensor:
-    """Σ <∂f/∂W, L Rᵀ>, whose gradients by what L and R are made of are f's own; no c x d matrix is made."""
+    """Return Σ <∂f/∂W, L Rᵀ>, whose gradients by what L and R are made of are f's, without a c x d matrix."""
     terms = []
     for block, (left, right) in zip(blocks, factors, strict=True):
         slope = slopes[block.tensor]
@@ -301,7 +345,11 @@ class _Distances:
     """
 
     def __init__(
-        self, evaluator: Evaluator, vectors: TaskVectors, blocks: Sequence[Block], training: Training
+        self,
+        evaluator: Evaluator,
+        vectors: TaskVectors,
+        blocks: Sequence[Block],
+        settings: ParetoMerging.Settings,
     ) -> None:
         del evaluator
         slots = [(slot, group) for group in vectors.groups for slot in group.slots]
@@ -314,9 +362,9 @@ class _Distances:
             for block, i in zip(blocks, self._rows, strict=True)
         ]
         n = len(vectors)
-        self._aims = n * training.start * torch.eye(n, device=vectors.device)  # K λ₀ e_k, as coefficients
+        self._aims = n * settings.start * torch.eye(n, device=vectors.device)  # K λ₀ e_k, as coefficients
         total = self._grams.sum(dim=0).diagonal()
-        self._scale = ((n * training.start) ** 2 * total.mean()).clamp(min=torch.finfo(total.dtype).tiny)
+        self._scale = ((n * settings.start) ** 2 * total.mean()).clamp(min=torch.finfo(total.dtype).tiny)
 
     def of(
         self,
@@ -325,7 +373,7 @@ class _Distances:
         scalarised: Callable[[Tensor], Tensor],
         rng: np.random.Generator,
     ) -> tuple[Tensor, Tensor]:
-        """The objectives (K,), and ``scalarised`` of them."""
+        """Return the N objectives, and ``scalarised`` of them."""
         del rng
         away = lambdas[:, None] - self._aims  # L x K x N: θ − aim_k, in coefficients
         squares = torch.einsum("lkn,lnm,lkm->k", away, self._grams, away)

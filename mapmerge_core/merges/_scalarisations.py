@@ -9,15 +9,13 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mapmerge_core.merges._training_settings import ScalarisationName
-
 FLOOR = 0.01
 """What γ counts as at least in 1/γ, so that it stays finite: a task that doesn't matter is a hundred times
 less wanted than one that is all that matters, and doesn't take the others' part of the cosine."""
 
 
-def scalarise(name: ScalarisationName, f: Tensor, gamma: Tensor, mu: float) -> Tensor:
-    """The objective for a preference.
+def scalarise(name: str, f: Tensor, gamma: Tensor, mu: float) -> Tensor:
+    """Return the objective for a preference.
 
     The ideal z* is 0, the least entropy (or imbalance) and the least distance there are.
 
@@ -40,7 +38,7 @@ def scalarise(name: ScalarisationName, f: Tensor, gamma: Tensor, mu: float) -> T
 
 
 def alignment(f: Tensor, gamma: Tensor) -> Tensor:
-    """The cosine of f with 1/γ (Pareto Merging, equation 10), γ being at least `FLOOR`.
+    """Return the cosine of f with 1/γ (Pareto Merging, equation 10), γ being at least `FLOOR`.
 
     Args:
         f: Objectives (K,).

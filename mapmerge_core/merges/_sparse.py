@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from mapmerge_core.weights.vectors.streamed import in_memory
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
+    from mapmerge_core.weights.vectors.streamed import Vectors
     from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
 
@@ -53,6 +56,20 @@ def trim(vectors: TaskVectors, keep: float) -> TaskVectors:
     return vectors.transformed(matrices)
 
 
+def trimmed_where_asked(
+    vectors: Vectors, exported: Vectors, keep: float | None
+) -> tuple[TaskVectors, TaskVectors]:
+    """Return task vectors on the evaluator's device and on the CPU, trimmed unless ``keep`` is None.
+
+    Raises:
+        MapMergeError: They aren't held in memory, in float32.
+    """
+    if keep is None:
+        return in_memory(vectors), in_memory(exported)
+    trimmed = trim(in_memory(exported), keep)
+    return trimmed.to(vectors.device), trimmed
+
+
 def average_agreeing_(vectors: TaskVectors) -> TaskVectors:
     """Zero entries against the elected sign, and divide the others by how many models agree, in place.
 
@@ -85,8 +102,8 @@ def drop_by_rank(change: Tensor, rng: np.random.Generator, density: float, epsil
     """Zero entries at random, the small ones of a row rather than the large ones (DELLA's MagPrune).
 
     An entry is kept with a probability that rises evenly with the rank of its magnitude among those of its
-    row (the whole of a vector), from ``density`` − ``epsilon`` to ``density`` + ``epsilon``, and is divided by
-    it (Deep et al. 2024, section 3.1).
+    row (the whole of a vector), from ``density`` − ``epsilon`` to ``density`` + ``epsilon``, and is divided
+    by it (Deep et al. 2024, section 3.1).
     """
     rows = change.reshape(len(change), -1) if change.ndim > 1 else change.reshape(1, -1)
     ranks = rows.abs().argsort(dim=1, stable=True).argsort(dim=1)

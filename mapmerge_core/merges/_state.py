@@ -42,9 +42,13 @@ def write_state(
     header = _header(merge, vectors) | more
     try:
         with write_atomically(path) as beside:
-            save_tensors(beside, {n: t.detach().cpu() for n, t in tensors.items()}, {_KEY: json.dumps(header)})
+            save_tensors(
+                beside, {n: t.detach().cpu() for n, t in tensors.items()}, {_KEY: json.dumps(header)}
+            )
     except OSError as error:
-        raise ExportError(f"{path} can't be written ({error}): free space, or choose another folder.") from error
+        raise ExportError(
+            f"{path} can't be written ({error}): free space, or choose another folder."
+        ) from error
 
 
 def read_state(path: Path, merge: Merge, vectors: TaskVectors) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -225,7 +225,7 @@ class _LinearInputs(TorchFunctionMode):
 def _single_task_model(
     evaluator: Evaluator, model: str, examples: int | None, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Make the family's model a fine-tuned one; return images of its task's validation split, and the head."""
+    """Make the family's model a fine-tuned one; return validation images of its task, and the head."""
     family, task = classifier_of(evaluator), own_task(evaluator, model)
     names = evaluator.vectors.names
     evaluator.vectors.merge_into(family.model_in(torch.float32), np.eye(len(names))[names.index(model)])
@@ -256,9 +256,7 @@ def classifier_of(evaluator: Evaluator) -> ImageClassifier:
         MapMergeError: It gives none.
     """
     if not evaluator.family.gives_logits:
-        raise MapMergeError(
-            "This merge needs the logits of image classifiers: choose another merge."
-        )
+        raise MapMergeError("This merge needs the logits of image classifiers: choose another merge.")
     return cast("ImageClassifier", evaluator.family)
 
 

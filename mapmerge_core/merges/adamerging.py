@@ -37,10 +37,14 @@ class AdaMerging(Merge):
         """What is learned, and how."""
 
         level: Literal["task", "layer"] = setting(
-            "layer", help="One coefficient for each task vector (task), or one for each tensor of each (layer)."
+            "layer",
+            help="One coefficient for each task vector (task), or one for each tensor of each (layer).",
         )
         keep: float | None = setting(
-            None, above=0, at_most=1, help="Share of each task vector's entries that TIES keeps (AdaMerging++)."
+            None,
+            above=0,
+            at_most=1,
+            help="Share of each task vector's entries that TIES keeps (AdaMerging++).",
         )
         steps: int = setting(500, at_least=1, help="Steps of Adam.")
         batch_size: int = setting(16, at_least=1, help="Images of each task in a step.")
@@ -86,10 +90,6 @@ class AdaMerging(Merge):
 
     def changed(self, vectors: Vectors, exported: Vectors) -> tuple[TaskVectors, TaskVectors]:
         """Return what is merged: the study's task vectors, trimmed where the settings say so."""
-        from mapmerge_core.merges._sparse import trim
-        from mapmerge_core.weights.vectors.streamed import in_memory
+        from mapmerge_core.merges._sparse import trimmed_where_asked
 
-        if self.settings.keep is None:
-            return in_memory(vectors), in_memory(exported)
-        trimmed = trim(in_memory(exported), self.settings.keep)
-        return trimmed.to(vectors.device), trimmed
+        return trimmed_where_asked(vectors, exported, self.settings.keep)

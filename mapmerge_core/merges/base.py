@@ -240,8 +240,8 @@ class Merge(ABC):
         n = self.needs.n_models
         if n is not None and n != len(models):
             raise StudyError(
-                f"{self.title} merges {n} models, not {len(models)} ({', '.join(models)}): choose another merge "
-                f"or a study of {n} models."
+                f"{self.title} merges {n} models, not {len(models)} ({', '.join(models)}): choose another "
+                f"merge or a study of {n} models."
             )
 
     def prepare(

@@ -37,10 +37,12 @@ class Della(LinearMerge):
             0.15,
             at_least=0,
             below=0.5,
-            help="By how much the probability of keeping a row's largest entry is above the density, and that "
-            "of its smallest below.",
+            help="By how much the probability of keeping a row's largest entry is above the density, and "
+            "that of its smallest below.",
         )
-        elect: bool = setting(True, help="Whether to elect a sign for each parameter and average what agrees.")
+        elect: bool = setting(
+            default=True, help="Whether to elect a sign for each parameter and average what agrees."
+        )
         seed: int = seed_setting("Seed of what is dropped; the same seed drops the same.")
 
     def __init__(self, settings: Any = None) -> None:  # noqa: ANN401 - as for Merge

@@ -34,7 +34,9 @@ class Fisher(StatisticalMerge):
     class Settings:
         """Which examples tell, and how little a parameter can weigh."""
 
-        examples: int | None = setting(256, at_least=1, help="Validation examples of each task; none for all.")
+        examples: int | None = setting(
+            256, at_least=1, help="Validation examples of each task; none for all."
+        )
         seed: int = seed_setting("Seed of the examples and labels that are drawn.")
         floor: float = setting(1e-6, above=0, advanced=True, help="Least weight of a parameter.")
 

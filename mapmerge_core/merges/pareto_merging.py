@@ -1,103 +1,176 @@
-"""How Pareto Merging is trained: everything that can be set, and how it goes. Nothing here imports torch."""
+"""Pareto Merging: one training run gives a model for every preference."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import isfinite
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
-from mapmerge_core.errors import MapMergeError
+from pydantic import field_validator
+
+from mapmerge_core.errors import StudyError
+from mapmerge_core.merges.base import Merge, Needs, PreparedMerge, StudyFacts, register, state_file
+from mapmerge_core.search.spaces import Simplex
+from mapmerge_core.settings import label, seed_setting, setting, settings
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Sequence
+    from pathlib import Path
+    from threading import Event
 
-ScalarisationName = Literal["smooth_tchebycheff", "tchebycheff", "linear"]
+    from mapmerge_core.merges.base import Progress, Report
+    from mapmerge_core.search.spaces import Space
+    from mapmerge_core.tasks.evaluator import Evaluator
+    from mapmerge_core.weights.vectors.streamed import Vectors
+    from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
-_ABOVE_ZERO = ("lr", "concentration", "mu")
-_NOT_NEGATIVE = ("beta_cos", "beta_norm", "balance")
 
+@register
+class ParetoMerging(Merge):
+    """Learn a base model and low-rank tensors that turn a preference over the models into a merged model."""
 
-@dataclass(frozen=True)
-class Training:
-    """Settings of Pareto Merging; the defaults are the paper's (section 4.1 and Appendix 1).
+    name = "pareto_merging"
+    title = "Pareto Merging"
+    source = (
+        "Chen and Kwok, Pareto Merging: Multi-Objective Optimization for Preference-Aware Model Merging, "
+        "ICML 2025"
+    )
+    has_state = True
+    is_trained = True
+    variants = ()  # a training of thousands of steps starts only where a person asked for it
 
-    The paper doesn't say μ; the one here is that of Lin et al., "Smooth Tchebycheff Scalarization for
-    Multi-Objective Optimization", ICML 2024.
+    @settings
+    class Settings:
+        """How it is trained; the defaults are the paper's (section 4.1 and Appendix 1).
 
-    Attributes:
-        steps: Steps of Adam, with β = (0.9, 0.999).
-        batch_size: Images of each task in a step, or all of them where there are fewer.
-        lr: Adam's learning rate.
-        rank: r, of A, B and G.
-        start: What every λ starts from; of data-free merging also the coefficient in its objectives.
-        concentration: p of the Dirichlet distribution that preferences are drawn from; 1 is uniform.
-        scalarisation: What one number is made of the tasks' objectives.
-        mu: μ of the smooth Tchebycheff scalarisation: the smaller, the nearer to the maximum.
-        beta_cos: Weight of the alignment with the inverse preference.
-        beta_norm: Weight of the low-rank tensors' norm.
-        balance: How much of the `imbalance` of predicted classes is added to each task's entropy; the best
-            possible is 0 still. Not in the paper, hence 0. Where merged models are weak, the least entropy is
-            that of calling everything by one class: 1 prevents it, if classes are about equally frequent.
-        data_free: Whether the objectives are distances of weights, rather than entropies of predictions.
-        personalised: Names of the tensors to personalise, in which ``*`` stands for anything; None for the
-            attention projections.
+        The paper doesn't say μ; the one here is that of Lin et al., "Smooth Tchebycheff Scalarization for
+        Multi-Objective Optimization", ICML 2024. The balance is not in the paper, hence 0: where merged
+        models are weak, the least entropy is that of calling everything by one class; 1 prevents it, if
+        classes are about equally frequent.
+        """
 
-    Raises:
-        MapMergeError: Something is out of range.
-    """
+        steps: int = setting(2000, at_least=1, help="Steps of Adam.")
+        data_free: bool = setting(
+            default=False,
+            help="Whether to learn from distances of weights, rather than from unlabelled images.",
+        )
+        keep: float | None = setting(
+            None,
+            above=0,
+            at_most=1,
+            help="Share of each task vector's entries that TIES keeps (Pareto Merging++).",
+        )
+        rank: int = setting(16, at_least=1, help="Rank of the tensors A, B and G.")
+        batch_size: int = setting(32, at_least=1, help="Images of each task in a step.")
+        lr: float = setting(1e-3, above=0, help="Adam's learning rate.")
+        seed: int = seed_setting("Seed of preferences, images and the start of A and B.")
+        start: float = setting(
+            0.3, advanced=True, help="What every λ starts from; data-free also the coefficient to aim at."
+        )
+        concentration: float = setting(
+            1.0,
+            above=0,
+            advanced=True,
+            help="Of the Dirichlet distribution of preferences; 1 is uniform, less prefers the corners.",
+        )
+        scalarisation: Literal["smooth_tchebycheff", "tchebycheff", "linear"] = setting(
+            "smooth_tchebycheff", advanced=True, help="How the tasks' objectives become one number."
+        )
+        mu: float = setting(
+            0.1,
+            above=0,
+            advanced=True,
+            help="μ of the smooth Tchebycheff scalarisation: the smaller, the nearer to the maximum.",
+        )
+        beta_cos: float = setting(
+            0.1, at_least=0, advanced=True, help="Weight of the alignment with the inverse preference."
+        )
+        beta_norm: float = setting(
+            1.0, at_least=0, advanced=True, help="Weight of the low-rank tensors' norm."
+        )
+        balance: float = setting(
+            0.0,
+            at_least=0,
+            advanced=True,
+            help="How much an imbalance of predicted classes is added to each task's entropy.",
+        )
+        personalised: tuple[str, ...] | None = setting(
+            None,
+            advanced=True,
+            help="Names of the tensors to personalise, * for anything; none for the attention projections.",
+        )
 
-    steps: int = 2000
-    batch_size: int = 32
-    lr: float = 1e-3
-    rank: int = 16
-    start: float = 0.3
-    concentration: float = 1.0
-    scalarisation: ScalarisationName = "smooth_tchebycheff"
-    mu: float = 0.1
-    beta_cos: float = 0.1
-    beta_norm: float = 1.0
-    balance: float = 0.0
-    data_free: bool = False
-    personalised: tuple[str, ...] | None = None
+        @field_validator("personalised")
+        @classmethod
+        def _names_something(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+            if names is not None and not all(name.strip() for name in names or ("",)):
+                raise ValueError("Name the tensors to personalise, or leave the setting out.")
+            return names
 
-    def __post_init__(self) -> None:
-        if self.personalised is not None:  # JSON has lists only
-            object.__setattr__(self, "personalised", tuple(self.personalised))
-        for name, what in (("steps", "step"), ("batch_size", "image in a batch"), ("rank", "rank")):
-            if getattr(self, name) < 1:
-                raise MapMergeError(f"Pareto Merging needs at least 1 {what}, not {getattr(self, name)}.")
-        for name in _ABOVE_ZERO:
-            if not 0 < getattr(self, name) < float("inf"):
-                raise MapMergeError(f"Pareto Merging's {name} must be above 0, not {getattr(self, name):g}.")
-        for name in _NOT_NEGATIVE:
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise MapMergeError(
-                    f"Pareto Merging's {name} must be 0 or more, not {getattr(self, name):g}."
-                )
-        if not isfinite(self.start):
-            raise MapMergeError(f"Pareto Merging's start must be a finite number, not {self.start:g}.")
-        if self.scalarisation not in get_args(ScalarisationName):
-            raise MapMergeError(
-                f"There is no scalarisation '{self.scalarisation}': choose "
-                f"{' or '.join(get_args(ScalarisationName))}."
+    def __init__(self, settings: Any = None) -> None:  # noqa: ANN401 - as for Merge
+        super().__init__(settings)
+        with_data = not self.settings.data_free
+        self.needs = Needs(data=with_data, logits=with_data, whole_models=True)
+
+    @property
+    def label(self) -> str:
+        """Its title with "++", and those other settings that differ from the defaults."""
+        keep = self.settings.keep
+        title = f"{self.title}{'++' if keep is not None else ''}"
+        others = label(replace(self.settings, keep=None if keep == 0.2 else keep))
+        return f"{title} ({others})" if others else title
+
+    def space(self, models: Sequence[str]) -> Space:
+        return Simplex(tuple(models))
+
+    def check(self, facts: StudyFacts) -> None:
+        if self.needs.logits and not facts.gives_logits:
+            raise StudyError(
+                f"{self.title} learns from the logits of image classifiers: train data-free, or choose "
+                "another merge."
             )
-        if self.personalised is not None and not all(name.strip() for name in self.personalised or ("",)):
-            raise MapMergeError("Name the tensors to personalise, or leave the setting out.")
+        if self.needs.data:
+            for model in facts.models:
+                if facts.own_task(model) is None:
+                    raise StudyError(
+                        f"{self.title} needs unlabelled images of a task of the model '{model}': add its "
+                        "dataset, or train data-free."
+                    )
+        super().check(facts)
 
+    def passes(self, sizes: Sequence[int]) -> int:
+        s = self.settings
+        return 0 if s.data_free else 3 * s.steps * sum(min(n, s.batch_size) for n in sizes)
 
-@dataclass(frozen=True, eq=False)
-class TrainingPoint:
-    """What training a learned set had come to.
+    def time_preparation(self, evaluator: Evaluator) -> float:
+        from mapmerge_core.merges._pareto_training import ParetoTraining
 
-    Attributes:
-        step: Steps taken.
-        objective: What is minimised, the mean since the point before.
-        f: The tasks' objectives (K,), likewise: entropies in nats, or of data-free training distances as
-            shares of those at the start.
-        seconds: What the steps since the point before took.
-    """
+        vectors = self.changed(evaluator.vectors, evaluator.exported_vectors)[0]
+        return self.settings.steps * ParetoTraining(evaluator, vectors, self.settings).seconds_per_step()
 
-    step: int
-    objective: float
-    f: np.ndarray
-    seconds: float
+    def prepare(
+        self,
+        evaluator: Evaluator,
+        *,
+        progress: Progress | None = None,
+        cancel: Event | None = None,
+        checkpoint: Path | None = None,
+        report: Report | None = None,
+    ) -> PreparedMerge:
+        from mapmerge_core.merges._pareto_set import PreparedParetoMerging
+        from mapmerge_core.merges._pareto_training import ParetoTraining
+
+        vectors, exported = self.changed(evaluator.vectors, evaluator.exported_vectors)
+        training = ParetoTraining(evaluator, vectors, self.settings)
+        training.run(progress=progress, cancel=cancel, checkpoint=checkpoint, report=report)
+        return PreparedParetoMerging(self, vectors, exported, training.lambdas, training.personalisation)
+
+    def load(self, state: Path | None, vectors: Vectors, exported: Vectors) -> PreparedMerge:
+        from mapmerge_core.merges._pareto_set import PreparedParetoMerging
+
+        return PreparedParetoMerging.read(state_file(state, self), self, *self.changed(vectors, exported))
+
+    def changed(self, vectors: Vectors, exported: Vectors) -> tuple[TaskVectors, TaskVectors]:
+        """Return what is merged: the study's task vectors, trimmed where the settings say so."""
+        from mapmerge_core.merges._sparse import trimmed_where_asked
+
+        return trimmed_where_asked(vectors, exported, self.settings.keep)
