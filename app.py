@@ -3,10 +3,10 @@
 import streamlit as st
 
 if __name__ == "__main__":
-    from pages.parts import shell
+    from pages.parts.shared import shell
 
     shell.draw()
 else:
-    from pages.parts import server
+    from pages.parts.shared import server
 
     app = st.App(__file__, lifespan=server.lifespan, routes=server.ROUTES, middleware=server.MIDDLEWARE)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import streamlit as st
+from mapmerge_core.studies.analysis.siblings import sibling
 
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.studies.analysis.siblings import sibling
-from pages.parts import comparison_figures, comparison_table, live, preference, shell, state, transform_form
-from pages.parts.words import duration
+from pages.parts.compare import comparison_figures, comparison_table
+from pages.parts.evaluate import transform_form
+from pages.parts.shared import live, preference, shell, state
+from pages.parts.shared.words import duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,18 +7,10 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from mapmerge_core.methods.catalogue import SEARCHES
-from pages.parts import (
-    learned_choice,
-    learning_results,
-    live,
-    nested_tree,
-    pictures,
-    results,
-    run_form,
-    shell,
-    state,
-)
-from pages.parts.words import STATUS, duration
+from pages.parts.evaluate import learning_results, nested_tree, results, run_form
+from pages.parts.shared import live, pictures, shell, state
+from pages.parts.shared.words import STATUS, duration
+from pages.parts.trade_offs import learned_choice
 
 if TYPE_CHECKING:
     from mapmerge_core.studies.store.rows import RunRow, StudyRow

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import streamlit as st
-
 from mapmerge_core.studies.runs.baselines import label
+
 from mapmerge_core.studies.runs.exporting import exported_baseline
-from pages.parts import exported as exports
-from pages.parts import live, pictures, shell, state
-from pages.parts.words import share, size
+from pages.parts.shared import exported as exports
+from pages.parts.shared import live, pictures, shell, state
+from pages.parts.shared.words import share, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

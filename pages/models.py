@@ -13,17 +13,9 @@ from mapmerge_core.methods.catalogue import default_points
 from mapmerge_core.studies.config.manifest import read_manifest, spec_from_manifest
 from mapmerge_core.studies.config.run import RunSettings
 from mapmerge_core.studies.config.study_file import STUDY_FILE, StudyFile, read_study_file, write_study_file
-from pages.parts import (
-    background,
-    downloads,
-    findings,
-    proposal_form,
-    saving,
-    shell,
-    state,
-    study_editor,
-    transform_form,
-)
+from pages.parts.evaluate import transform_form
+from pages.parts.models import downloads, findings, proposal_form, saving, study_editor
+from pages.parts.shared import background, shell, state
 
 if TYPE_CHECKING:
     from mapmerge_core.studies.config.study import StudySpec

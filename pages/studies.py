@@ -6,8 +6,9 @@ import streamlit as st
 
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.studies.config.manifest import demo_settings
-from pages.parts import demos, pictures, shell, state
-from pages.parts.words import STATUS, ago
+from pages.parts.shared import pictures, shell, state
+from pages.parts.shared.words import STATUS, ago
+from pages.parts.studies import demos
 
 
 def draw() -> None:

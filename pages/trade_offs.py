@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from mapmerge_core.errors import MapMergeError
-from pages.parts import choice as choosing
-from pages.parts import (
+from pages.parts.shared import choice as choosing
+from pages.parts.shared import preference, shell, state
+from pages.parts.trade_offs import (
     front_chart,
     learned_choice,
     learned_view,
     pick_card,
-    preference,
     rule_editor,
-    shell,
-    state,
     unlabelled_form,
 )
 

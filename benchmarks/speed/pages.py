@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import numpy as np
 import streamlit as st
+from mapmerge_core.tasks.metric import Outcome
 from streamlit.testing.v1 import AppTest
 
 from benchmarks.speed.row import Measured, Row, medians
@@ -23,8 +24,7 @@ from mapmerge_core.errors import MapMergeError
 from mapmerge_core.studies.config.manifest import DEMO_ZOO, demo_tasks, spec_from_manifest
 from mapmerge_core.studies.config.run import RunSettings
 from mapmerge_core.studies.store.store import Store
-from mapmerge_core.tasks.metric import Outcome
-from pages.parts import shell, state
+from pages.parts.shared import shell, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

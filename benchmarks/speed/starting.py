@@ -131,7 +131,7 @@ def profile_start(_device: str) -> None:
 
 
 FIRST_PAGE = f"""
-from pages.parts import shell
+from pages.parts.shared import shell
 from streamlit.testing.v1 import AppTest
 
 shell.warm_up = lambda: None

@@ -33,7 +33,7 @@ def home(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     st.cache_resource.clear()
     st.cache_data.clear()
     yield tmp_path / "home"
-    from pages.parts import state
+    from pages.parts.shared import state
 
     state.jobs().close()
     st.cache_resource.clear()
@@ -74,7 +74,7 @@ def measured_study(home: Path, tiny_zoo: Path) -> StudyRow:
 
 def wait_for_jobs(app: AppTest, study_id: int) -> AppTest:
     """Waits until no job of the study is live, then draws the page again."""
-    from pages.parts import state
+    from pages.parts.shared import state
 
     deadline = time.monotonic() + TIMEOUT
     while any(job.is_live for job in state.jobs().for_study(study_id)):

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-
 from mapmerge_core.studies.runs.baselines import BASELINES, find_kind
+from mapmerge_core.tasks.metric import Outcome
+
 from mapmerge_core.studies.analysis.comparing import compare
 from mapmerge_core.studies.config.manifest import spec_from_manifest
 from mapmerge_core.studies.config.run import RunSettings
 from mapmerge_core.studies.config.study import Transform
 from mapmerge_core.studies.store.store import Store
-from mapmerge_core.tasks.metric import Outcome
 from tests.pages.conftest import texts, wait_for_jobs
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def test_the_preference_is_the_one_of_trade_offs_both_ways(
     assert not app.error, before
     app.switch_page("pages/trade_offs.py").run()
     assert app.slider(key=f"pref_{number}_Colours").value == 0
-    from pages.parts import state
+    from pages.parts.shared import state
 
     analysis = state.analysis(number)
     best = analysis.front.c[analysis.by_preference({"Stripes": 1.0})]
@@ -175,7 +175,7 @@ def test_a_baseline_that_is_no_c_is_exported_but_not_opened(
     app = visit("export", study=compared_study.id, baseline=ties.id)
     assert app.selectbox(key="pick").value == f"baseline-{ties.id}"
     assert "Exported, read back and compared." in texts(app)
-    from pages.parts import state
+    from pages.parts.shared import state
 
     assert state.exported_file("baseline", ties.id).suffix == ".safetensors"
     soup = next(row for row in store.baselines(compared_study.id) if row.name == "soup")

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def client(home: Path) -> TestClient:  # noqa: ARG001 - the store lies there
-    from pages.parts import server
+    from pages.parts.shared import server
 
     return TestClient(Starlette(routes=server.ROUTES))
 
 
 def exported(study: StudyRow, folder: Path, name: str) -> int:
     """A pick whose export is made up."""
-    from pages.parts import state
+    from pages.parts.shared import state
 
     folder.mkdir()
     (folder / name).write_bytes(b"weights")
@@ -69,7 +69,7 @@ def test_what_was_not_exported_is_one_sentence(client: TestClient) -> None:
 def test_a_learned_sets_pick_has_an_address_of_its_own(
     client: TestClient, measured_study: StudyRow, tmp_path: Path
 ) -> None:
-    from pages.parts import state
+    from pages.parts.shared import state
 
     store = state.store()
     run = store.create_run(measured_study.id, RunSettings(points=2), "pareto_merging")
@@ -94,7 +94,7 @@ def test_a_learned_sets_pick_has_an_address_of_its_own(
 
 
 def test_a_learned_set_is_downloaded_whole(client: TestClient, measured_study: StudyRow) -> None:
-    from pages.parts import state
+    from pages.parts.shared import state
 
     store = state.store()
     run = store.create_run(measured_study.id, RunSettings(points=2), "pareto_merging")

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from mapmerge_core.tasks.metric import Outcome
 from safetensors.numpy import load_file
 
 from mapmerge_core.studies.config.demo import create_demo_study
+from mapmerge_core.studies.config.run import RunSettings
 from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
 from mapmerge_core.studies.runs.runner import execute_run
-from mapmerge_core.studies.config.run import RunSettings
 from mapmerge_core.studies.store.store import Store
-from mapmerge_core.tasks.metric import Outcome
 from tests.pages.conftest import texts, wait_for_jobs
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def test_sliders_move_the_pick(visit: Callable[..., AppTest], measured_study: St
 def test_a_clicked_point_is_picked_measured_and_shortlisted(
     visit: Callable[..., AppTest], measured_study: StudyRow, home: Path
 ) -> None:
-    from pages.parts import choice, state
+    from pages.parts.shared import choice, state
 
     app = visit("trade_offs", study=measured_study.id)
     analysis = state.analysis(measured_study.id)

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from mapmerge_core.merges._training_settings import Training
+from mapmerge_core.tasks.metric import Outcome
 from safetensors.numpy import load_file
 
-from mapmerge_core.merges._training_settings import Training
-from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
 from mapmerge_core.studies.config.manifest import spec_from_manifest
-from mapmerge_core.studies.runs.runner import execute_run
 from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
+from mapmerge_core.studies.runs.runner import execute_run
 from mapmerge_core.studies.store.store import Store
-from mapmerge_core.tasks.metric import Outcome
 from tests.pages.conftest import texts, wait_for_jobs
 from tests.pages.test_compare import choose
 
@@ -173,7 +173,7 @@ def test_the_set_of_another_study_is_no_warning(
 
 
 def test_titles_say_what_tells_sets_apart(run: RunRow, tiny_zoo: Path) -> None:
-    from pages.parts.learned_choice import titled
+    from pages.parts.trade_offs.learned_choice import titled
 
     runs = [
         replace(run, id=7),
@@ -258,7 +258,8 @@ def test_a_clicked_point_is_picked_and_moves_the_sliders(visit: Callable[..., Ap
     def click() -> None:
         import streamlit as st
 
-        from pages.parts import choice, learned_choice, state
+        from pages.parts.shared import choice, state
+        from pages.parts.trade_offs import learned_choice
 
         learned = state.learned_set(int(st.session_state["run"]))
         learned_choice.by_point(1, learned, learned.gammas[learned.gammas[:, 0] == 0.75][0])
@@ -343,7 +344,7 @@ def choose_for(app: AppTest, path: object, names: str = "") -> AppTest:
 def test_the_surest_model_of_unlabelled_images_becomes_the_pick(
     visit: Callable[..., AppTest], home: Path, run: RunRow, tiny_zoo: Path, learned: bool
 ) -> None:
-    from pages.parts import state
+    from pages.parts.shared import state
 
     add_surrogates(home)
     app = visit("trade_offs", study=1, **({"learned": run.id} if learned else {}))
@@ -384,7 +385,7 @@ def test_a_dataset_that_cannot_be_read_is_one_sentence(
 
 
 def test_class_names_are_separated_by_commas_or_lines() -> None:
-    from pages.parts.unlabelled_form import parse_names
+    from pages.parts.trade_offs.unlabelled_form import parse_names
 
     assert parse_names("cat, dog\n\n big bird ,") == ("cat", "dog", "big bird")
     assert parse_names(" \n,") is None

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-
 from mapmerge_core.merges._training_settings import Training, TrainingPoint
-from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
 from mapmerge_core.studies.runs.learning import LOOKS
+from mapmerge_core.tasks.metric import Outcome
+
 from mapmerge_core.studies.config.manifest import demo_training, spec_from_manifest
-from mapmerge_core.studies.runs.runner import execute_run
 from mapmerge_core.studies.config.run import RunSettings
 from mapmerge_core.studies.config.study import StudySpec
+from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
+from mapmerge_core.studies.runs.runner import execute_run
 from mapmerge_core.studies.store.store import Store
-from mapmerge_core.tasks.metric import Outcome
 from tests.pages.conftest import TIMEOUT, texts, wait_for_jobs
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def test_the_form_offers_what_suits_the_demo(visit: Callable[..., AppTest]) -> N
 def test_a_study_of_other_models_is_learned_as_in_the_paper(
     study: StudyRow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pages.parts import learning_form
+    from pages.parts.evaluate import learning_form
 
     assert learning_form.usual(study) == demo_training(2)
     monkeypatch.setenv("MAPMERGE_ZOO", str(tmp_path))
@@ -242,7 +242,7 @@ def test_a_data_free_run_needs_no_images(visit: Callable[..., AppTest], home: Pa
 def test_a_run_is_stopped_and_goes_on_from_where_it_was(visit: Callable[..., AppTest], home: Path) -> None:
     app = fill(open_form(visit), points_pareto_merging=3, steps=100_000, rank=2, batch_size=4)
     app = start(app)
-    from pages.parts import state
+    from pages.parts.shared import state
 
     deadline = time.monotonic() + TIMEOUT
     while state.live_job(1, "run").done < 20:

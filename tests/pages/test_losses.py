@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-
 from mapmerge_core.studies.runs.baselines import find_kind
+from mapmerge_core.tasks.metric import ACCURACY, LOSS, Metric, Outcome
+
 from mapmerge_core.studies.config.manifest import spec_from_manifest
 from mapmerge_core.studies.config.run import RunSettings
 from mapmerge_core.studies.store.store import Store
-from mapmerge_core.tasks.metric import ACCURACY, LOSS, Metric, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable

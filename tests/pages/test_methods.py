@@ -75,7 +75,7 @@ def test_a_nested_run_shows_its_tree_and_exports_its_model(
     assert "66.7% Colours" in texts(app).replace("\\", "")
     app.button(key="nested_export").click().run()
     wait_for_jobs(app, number)
-    from pages.parts import state
+    from pages.parts.shared import state
 
     pick = Store(home).picks(number)[-1]
     assert pick.exported is not None

@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from mapmerge_core.studies.config.manifest import spec_from_manifest
-from mapmerge_core.studies.store.store import Store
 from mapmerge_core.studies.config.study_file import read_study_file
+from mapmerge_core.studies.store.store import Store
 from mapmerge_core.weights.io.hub import Download
 from tests.pages.conftest import ROOT, TIMEOUT, texts, wait_for_jobs
 from tests.pages.loose import WORDS, make_language_folder, make_loose_folder
@@ -239,7 +239,7 @@ def test_a_folder_with_a_study_file_opens_it(visit: Callable[..., AppTest], stud
 def test_a_ready_study_opens_and_says_what_it_fetches(
     visit: Callable[..., AppTest], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pages.parts import background
+    from pages.parts.shared import background
 
     url = "hf://organisation/large"
     monkeypatch.setattr(background, "plan", lambda _: (Download(url, 605_000_000, cached=False),))
@@ -257,7 +257,7 @@ def test_a_ready_study_opens_and_says_what_it_fetches(
 def test_a_copy_of_a_ready_study_keeps_comments_and_relative_paths(
     visit: Callable[..., AppTest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pages.parts import background
+    from pages.parts.shared import background
 
     monkeypatch.setattr(background, "plan", lambda _: ())
     shipped = next(path for path in READY if "medical" in path.stem)
@@ -273,7 +273,7 @@ def test_a_copy_of_a_ready_study_keeps_comments_and_relative_paths(
 def test_what_is_here_already_is_not_fetched(
     visit: Callable[..., AppTest], study_yaml: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pages.parts import background
+    from pages.parts.shared import background
 
     text = study_yaml.read_text().replace("data: Colours.npz", "data: hf://datasets/organisation/name")
     study_yaml.write_text(text)
@@ -288,7 +288,7 @@ def test_a_hub_that_has_no_such_model_is_one_sentence(
     visit: Callable[..., AppTest], study_yaml: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mapmerge_core.errors import CheckpointError
-    from pages.parts import background
+    from pages.parts.shared import background
 
     def refuse(_: object) -> tuple[Download, ...]:
         raise CheckpointError("hf://organisation/none was not found: the hub has no such model.")

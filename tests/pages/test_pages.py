@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from mapmerge_core.tasks.metric import F1
 
-from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
 from mapmerge_core.studies.config.manifest import spec_from_manifest
 from mapmerge_core.studies.config.run import RunSettings
 from mapmerge_core.studies.config.study import Transform
+from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
 from mapmerge_core.studies.store.store import Store
-from mapmerge_core.tasks.metric import F1
-from pages.parts import state
+from pages.parts.shared import state
 from tests.pages.conftest import ROOT, TIMEOUT, texts, wait_for_jobs
 
 if TYPE_CHECKING:
@@ -305,7 +305,7 @@ def test_a_run_of_another_process_is_watched_and_not_doubled(
 
 
 def test_a_forgotten_job_is_no_error(visit: Callable[..., AppTest], measured_study: StudyRow) -> None:
-    from pages.parts import state
+    from pages.parts.shared import state
 
     pick = state.store().add_pick(measured_study.id, [0.5, 0.5], {"kind": "point"})
     state._export_jobs()[pick.id] = 999

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from mapmerge_core.tasks.metric import Outcome
 from sqlalchemy import event
 
 from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
 from mapmerge_core.studies.analysis.analysis import analysis
 from mapmerge_core.studies.store.store import Store
-from mapmerge_core.tasks.metric import Outcome
 from tests.pages.conftest import ROOT, TIMEOUT
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def but_pick(figure: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.fixture
 def work(home: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:  # noqa: ARG001 - caches of the test's own
     """How often what takes long was done since it was cleared."""
-    from pages.parts import front_chart, state
+    from pages.parts.shared import state
+    from pages.parts.trade_offs import front_chart
 
     done: Counter[str] = Counter()
 
@@ -120,7 +121,7 @@ def test_a_shortlisted_pick_stays_in_the_picture(
 FIRST_PAGE = f"""
 import sys
 from streamlit.testing.v1 import AppTest
-from pages.parts import server, shell
+from pages.parts.shared import server, shell
 
 shell.warm_up = lambda: print(*sys.modules)
 server.prepare()
@@ -143,6 +144,6 @@ def test_the_first_page_imports_nothing_that_later_ones_need(tmp_path: Path, tin
         check=True,
     )
     imported = set(ended.stdout.split())
-    assert {"streamlit", "mapmerge_core.studies.store.store", "pages.parts.demos"} <= imported
+    assert {"streamlit", "mapmerge_core.studies.store.store", "pages.parts.studies.demos"} <= imported
     heavy = {"torch", "open_clip", "transformers", "pymoo", "sklearn", "mapmerge_core.studies.jobs.jobs"}
     assert not heavy & imported
