@@ -174,6 +174,10 @@ class Evaluator:
         for name in self.tasks if tasks is None else tasks:
             self.family.prepare(self._task(name), split)
 
+    def at(self, c: ArrayLike) -> MergedPoint:
+        """Return the point θ_pre + Σ c_n v_n, as task arithmetic has it, for `outcomes` and `extras`."""
+        return VectorSum(self.vectors, self.exported_vectors), c
+
     def evaluate(
         self,
         c: ArrayLike,
@@ -200,8 +204,7 @@ class Evaluator:
         """
         names = [self._task(name).name for name in (self.tasks if tasks is None else tasks)]
         keys = [objective.key for name in names for objective in self.objectives if objective.task == name]
-        point = (VectorSum(self.vectors, self.exported_vectors), c)
-        outcomes = self.outcomes(point, keys, split, precision)
+        outcomes = self.outcomes(self.at(c), keys, split, precision)
         return {self._objectives[key].name: outcome for key, outcome in outcomes}
 
     def outcomes(

@@ -34,7 +34,7 @@ class Regression(mm.Family):
     @torch.inference_mode()
     def measure(self, task, split, dtype, batch_size):
         x, y = self.arrays[task.name, split]
-        found = torch.cat([self.model(batch)[:, 0] for batch in x.split(batch_size)]).cpu().numpy()
-        errors = (found - y) ** 2
-        value = errors.mean() if task.metric == mm.LOSS else r2_score(y, found)
-        return mm.Scores(float(value), errors)
+        predicted = torch.cat([self.model(batch)[:, 0] for batch in x.split(batch_size)]).cpu().numpy()
+        errors = (predicted - y) ** 2
+        values = {mm.LOSS: errors.mean(), R2: r2_score(y, predicted)}
+        return {metric: mm.Score(value, per_example=errors) for metric, value in values.items()}

@@ -10,21 +10,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mapmerge_core.errors import CheckpointError, PointError, DatasetError, MapMergeError
-from mapmerge_core.tasks.evaluator import Evaluator, choose_device, choose_devices, choose_precision
-from mapmerge_core.tasks.families.clip import ClipZeroShot
-from mapmerge_core.tasks.metric import (
-    ACCURACY,
-    F1,
-    LOSS,
-    MEAN_CLASS_ACCURACY,
-    PERPLEXITY,
-    TOP5_ACCURACY,
-    unpack,
-)
+from mapmerge_core.errors import CheckpointError, DatasetError, MapMergeError, PointError
+from mapmerge_core.tasks.devices import choose_device, choose_devices, choose_precision
+from mapmerge_core.tasks.evaluator import Evaluator
+from mapmerge_core.tasks.families._models.clip import ClipZeroShot
+from mapmerge_core.tasks.metrics import ACCURACY, LOSS
+from mapmerge_core.tasks.metrics.balanced_accuracy import BALANCED_ACCURACY
+from mapmerge_core.tasks.metrics.f1 import F1_SCORE as F1
+from mapmerge_core.tasks.metrics.perplexity import PERPLEXITY
+from mapmerge_core.tasks.metrics.top5 import TOP5_ACCURACY
+from mapmerge_core.tasks.outcome import unpack
 from mapmerge_core.tasks.task import Task
 from mapmerge_core.weights.export.writing import Recipe, save_merged
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
+from tests.tasks.measuring import outcomes, outcomes_of
 from tests.tiny import ARCHITECTURE, CLASS_NAMES, plain_head, plain_transform
 
 TASKS = tuple(CLASS_NAMES)
@@ -94,7 +93,7 @@ def by_hand(metric, logits, labels):
         log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
         return -log_p[np.arange(len(labels)), labels].mean()
     recall = np.array([np.mean(guesses[labels == k] == k) for k in classes])
-    if metric == MEAN_CLASS_ACCURACY:
+    if metric == BALANCED_ACCURACY:
         return recall.mean()
     found = [np.sum((guesses == k) & (labels == k)) for k in classes]
     return np.mean(
@@ -106,7 +105,7 @@ def by_hand(metric, logits, labels):
 
 
 @pytest.mark.parametrize(
-    "metric", [ACCURACY, TOP5_ACCURACY, MEAN_CLASS_ACCURACY, F1, LOSS], ids=lambda m: m.name
+    "metric", [ACCURACY, TOP5_ACCURACY, BALANCED_ACCURACY, F1, LOSS], ids=lambda m: m.name
 )
 def test_every_metric_of_classifiers_is_that_of_plain_numpy(evaluator, tmp_path, metric):
     rng = np.random.default_rng(0)
@@ -164,32 +163,32 @@ def test_evaluating_again_and_in_another_order_gives_the_same(evaluator):
     assert some["Light"].per_example == first[2]["Light"].per_example
 
 
-def bits(outcomes):
-    return {task: (outcome.value, outcome.per_example) for task, outcome in outcomes}
+def bits(measured):
+    return {task: (outcome.value, outcome.per_example) for task, outcome in measured}
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_any_state_dict_is_measured_as_the_same_coefficients_are(tiny_zoo, precision, split):
     evaluator = make_evaluator(tiny_zoo, precision=precision)
-    expected = [bits(make_evaluator(tiny_zoo, precision=precision).outcomes(c, split=split)) for c in POINTS]
-    for c, outcomes in zip(POINTS, expected, strict=True):
-        assert bits(evaluator.outcomes_of(evaluator.vectors.merge(c), split=split)) == outcomes
-    for c, outcomes in zip(POINTS[::-1], expected[::-1], strict=True):
-        assert bits(evaluator.outcomes(c, split=split)) == outcomes
+    expected = [bits(outcomes(make_evaluator(tiny_zoo, precision=precision), c, split=split)) for c in POINTS]
+    for c, values in zip(POINTS, expected, strict=True):
+        assert bits(outcomes_of(evaluator, evaluator.vectors.merge(c), split=split)) == values
+    for c, values in zip(POINTS[::-1], expected[::-1], strict=True):
+        assert bits(outcomes(evaluator, c, split=split)) == values
         assert bits(
-            evaluator.outcomes_of(evaluator.vectors.merge([0.1, 0.9, 0.4]), ["Light"], split)
+            outcomes_of(evaluator, evaluator.vectors.merge([0.1, 0.9, 0.4]), tasks=["Light"], split=split)
         ).keys() == {"Light"}
 
 
 def test_a_model_from_elsewhere_leaves_no_trace(tiny_zoo, evaluator):
-    expected = [bits(evaluator.outcomes(c, split=split)) for split in ("val", "test") for c in POINTS]
+    expected = [bits(outcomes(evaluator, c, split=split)) for split in ("val", "test") for c in POINTS]
     other = {name: torch.zeros_like(tensor) for name, tensor in evaluator.vectors.merge([0, 0, 0]).items()}
     for split in ("val", "test"):
-        for task, (value, _) in bits(evaluator.outcomes_of(other, split=split)).items():
+        for task, (value, _) in bits(outcomes_of(evaluator, other, split=split)).items():
             first_class = np.load(tiny_zoo / f"{task}.npz")[f"{split}_labels"] == 0
             assert value == first_class.mean()  # a model of zeros ties all classes
-    found = [bits(evaluator.outcomes(c, split=split)) for split in ("val", "test") for c in POINTS]
+    found = [bits(outcomes(evaluator, c, split=split)) for split in ("val", "test") for c in POINTS]
     assert found == expected
 
 
@@ -204,15 +203,15 @@ def test_a_model_from_elsewhere_leaves_no_trace_where_vectors_are_held_twice(tin
     evaluator = Evaluator(
         one.family, vectors, list(one.tasks.values()), device="cpu", precision="bfloat16", batch_size=25
     )
-    evaluator._exported = TaskVectors.from_state_dicts(pretrained, finetuned, part="visual.")
+    evaluator.exported_vectors = TaskVectors.from_state_dicts(pretrained, finetuned, part="visual.")
 
     def measure():
-        return [bits(evaluator.outcomes(POINTS[2], split=s, precision="bfloat16")) for s in ("val", "test")]
+        return [bits(outcomes(evaluator, POINTS[2], split=s, precision="bfloat16")) for s in ("val", "test")]
 
     expected = measure()
     other = vectors.merge(POINTS[2]) | {"visual.proj": -pretrained["visual.proj"]}
-    for split, outcomes in zip(("val", "test"), expected, strict=True):
-        assert bits(evaluator.outcomes_of(other, split=split, precision="bfloat16")) != outcomes
+    for split, values in zip(("val", "test"), expected, strict=True):
+        assert bits(outcomes_of(evaluator, other, split=split, precision="bfloat16")) != values
         assert measure() == expected
 
 
@@ -302,7 +301,7 @@ def test_what_can_not_be_measured(tiny_zoo, evaluator):
     tower = evaluator.vectors.merge([0, 0, 0])
     del tower["visual.conv1.weight"]
     with pytest.raises(CheckpointError, match=r"The model lacks the tensor 'visual\.conv1\.weight'"):
-        next(evaluator.outcomes_of(tower))
+        next(outcomes_of(evaluator, tower))
     with pytest.raises(MapMergeError, match="no precision 'float8': choose auto or one of float32, bfloat16"):
         make_evaluator(tiny_zoo, precision="float8")
     task = evaluator.tasks["Light"]

@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mapmerge_core.errors import CheckpointError
-from mapmerge_core.tasks.families import clip
-from mapmerge_core.tasks.families.clip import ClipZeroShot
+from mapmerge_core.tasks.families._models import clip
+from mapmerge_core.tasks.families._models.clip import ClipZeroShot
 from mapmerge_core.tasks.task import Task
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 from tests.tiny import ARCHITECTURE, CLASS_NAMES, TEMPLATES, plain_head
@@ -120,7 +120,7 @@ def test_a_custom_text_tower(tmp_path, tiny_zoo):
 
 def test_open_clips_own_weights_bring_their_preprocessing(tiny_zoo, tmp_path):
     files = str(tiny_zoo / "tiny-clip.json"), tiny_zoo / "pretrained.safetensors"
-    siglip = ClipZeroShot(*files, tag="ViT-B-16-SigLIP/webli")
+    siglip = ClipZeroShot(*files, ClipZeroShot.Settings(tag="ViT-B-16-SigLIP/webli"))
     wide = np.zeros((1, 16, 32, 3), np.uint8)
     wide[:, :, :8] = wide[:, :, 24:] = 255
     found = siglip.normalise(prepare(siglip, wide, tmp_path))[0, :, 8]
@@ -128,7 +128,7 @@ def test_open_clips_own_weights_bring_their_preprocessing(tiny_zoo, tmp_path):
     assert found[:, [0, -1]].tolist() == [[1.0, 1.0]] * 3
     assert found[:, 7:9].tolist() == [[-1.0, -1.0]] * 3
     with pytest.raises(CheckpointError, match=r"trained with QuickGELU, .*: choose .*-quickgelu\."):
-        ClipZeroShot(*files, tag="ViT-B-32/openai")
+        ClipZeroShot(*files, ClipZeroShot.Settings(tag="ViT-B-32/openai"))
     assert clip.preprocessing_of("ViT-B-32-quickgelu/openai") == {}
 
 

@@ -19,12 +19,16 @@ from torch.nn import functional
 from mapmerge_core.errors import CheckpointError, DatasetError, MapMergeError
 from mapmerge_core.tasks.data_source import DataSource
 from mapmerge_core.tasks.evaluator import Evaluator
-from mapmerge_core.tasks.families.classifier import ClassifierWithHeads
-from mapmerge_core.tasks.metric import LOSS, PERPLEXITY, unpack
+from mapmerge_core.tasks.families import find_family
+from mapmerge_core.tasks.families._models.classifier import ClassifierWithHeads
+from mapmerge_core.tasks.metrics import LOSS
+from mapmerge_core.tasks.metrics.perplexity import PERPLEXITY
+from mapmerge_core.tasks.outcome import unpack
 from mapmerge_core.tasks.subsets import nested_order
 from mapmerge_core.tasks.task import Task
 from mapmerge_core.weights.export.writing import Recipe, save_model, save_tensors
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
+from tests.tasks.measuring import outcomes, outcomes_of
 
 ARCHITECTURE, SIZE = "test_resnet", 32
 CLASSES = {"Stripes": 4, "Hues": 5}
@@ -102,7 +106,9 @@ def tasks_in(folder):
 
 def make_evaluator(zoo, tasks=None, **options):
     family = ClassifierWithHeads(
-        ARCHITECTURE, zoo / "pretrained.safetensors", **{"image_size": SIZE, **options}
+        ARCHITECTURE,
+        zoo / "pretrained.safetensors",
+        ClassifierWithHeads.Settings(**{"image_size": SIZE, **options}),
     )
     vectors = TaskVectors.from_files(
         zoo / "pretrained.safetensors",
@@ -154,7 +160,7 @@ def test_an_export_is_the_measured_model_to_the_last_example(zoo, evaluator, tmp
 
 def test_some_images_are_classified_as_among_all(zoo, evaluator):
     whole = evaluator.evaluate(HALF)
-    for name, part in evaluator.outcomes(HALF, images=20):
+    for name, part in outcomes(evaluator, HALF, images=20):
         labels = np.load(zoo / f"{name}.npz")["val_labels"]
         every = unpack(whole[name].per_example, len(labels))
         np.testing.assert_array_equal(
@@ -225,7 +231,7 @@ def test_equal_coefficients_have_equal_outcomes_whatever_was_measured_before(zoo
     first = evaluator.evaluate(HALF)
     evaluator.evaluate([0, 1], ["Hues"], "test")
     again = evaluator.evaluate(HALF, precision="bfloat16")
-    loaded = dict(evaluator.outcomes_of(evaluator.vectors.merge(HALF)))
+    loaded = dict(outcomes_of(evaluator, evaluator.vectors.merge(HALF)))
     alone = make_evaluator(zoo, **few).evaluate(HALF, ["Hues"])
     for name, outcome in first.items():
         assert again[name].per_example == loaded[name].per_example == outcome.per_example
@@ -234,16 +240,16 @@ def test_equal_coefficients_have_equal_outcomes_whatever_was_measured_before(zoo
 
 def test_other_metrics_and_fewer_training_images(zoo):
     stripes, hues = tasks_in(zoo)
-    tasks = [Task("Stripes", stripes.data, LOSS), hues]
+    tasks = [Task("Stripes", stripes.data, (LOSS,)), hues]
     evaluator = make_evaluator(zoo, tasks, train_examples=40, calibration_examples=20)
-    outcomes = evaluator.evaluate(HALF, split="test")
+    values = evaluator.evaluate(HALF, split="test")
     _, heads = evaluator.family.extras()
     images, labels = pixels(zoo, "Stripes", "test")
     logits = (
         evaluator.family.model(images) @ heads["head-Stripes"]["weight"].T + heads["head-Stripes"]["bias"]
     )
     expected = functional.cross_entropy(logits, torch.from_numpy(labels))
-    assert outcomes["Stripes"].value == pytest.approx(float(expected), rel=1e-4)
+    assert values["Stripes"].value == pytest.approx(float(expected), rel=1e-4)
     fitted = evaluator.family._training(hues)[1]
     assert fitted.bincount().tolist() == [8] * 5
     assert len(evaluator.family._calibration_images()) == 40
@@ -263,13 +269,15 @@ def test_two_classes_and_classes_that_no_training_image_shows(zoo, tmp_path):
 def test_models_without_batchnorm_have_nothing_to_recalibrate(zoo, tmp_path):
     model = timm.create_model("test_convnext", num_classes=3)
     save_file(model.state_dict(), tmp_path / "pretrained.safetensors")
-    family = ClassifierWithHeads("test_convnext", tmp_path / "pretrained.safetensors", image_size=SIZE)
+    family = ClassifierWithHeads(
+        "test_convnext", tmp_path / "pretrained.safetensors", ClassifierWithHeads.Settings(image_size=SIZE)
+    )
     without = ClassifierWithHeads.left_out("test_convnext", tmp_path)
     assert without == ("head.fc.weight", "head.fc.bias")
     base = tmp_path / "pretrained.safetensors"
     vectors = TaskVectors.from_files(base, {"only": base}, without=without)
-    outcomes = Evaluator(family, vectors, tasks_in(zoo), device="cpu").evaluate([1])
-    assert [outcome.n_examples for outcome in outcomes.values()] == [SPLITS["val"]] * 2
+    measured = Evaluator(family, vectors, tasks_in(zoo), device="cpu").evaluate([1])
+    assert [outcome.n_examples for outcome in measured.values()] == [SPLITS["val"]] * 2
     statistics, heads = family.extras()
     assert statistics == {}
     assert heads["head-Hues"]["weight"].shape == (5, model.num_features)
@@ -328,7 +336,9 @@ def test_a_folder_of_timm_brings_its_architecture_and_preprocessing(zoo, tmp_pat
 )
 def test_architectures_that_are_none_or_another(zoo, architecture, message):
     with pytest.raises(CheckpointError, match=message):
-        ClassifierWithHeads(architecture, zoo / "pretrained.safetensors", image_size=SIZE)
+        ClassifierWithHeads(
+            architecture, zoo / "pretrained.safetensors", ClassifierWithHeads.Settings(image_size=SIZE)
+        )
 
 
 def test_models_of_gray_images(tmp_path):
@@ -363,15 +373,15 @@ def test_checkpoints_that_do_not_fit(zoo, tmp_path):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"train_examples": 1}, "'train_examples' must be a whole number from 2 on, not 1"),
-        ({"calibration_examples": True}, "'calibration_examples' must be a whole number from 2 on, not True"),
-        ({"image_size": "32"}, "'image_size' must be a whole number from 2 on, not '32'"),
-        ({"recalibrate": "no"}, "'recalibrate' must be true or false, not 'no'"),
+        ({"train_examples": 1}, "can't have train_examples = 1: give a whole number of at least 2"),
+        ({"calibration_examples": True}, "can't have calibration_examples = True: give a whole number of at"),
+        ({"image_size": "32"}, "can't have image_size = '32': give a whole number of at least 2, or none"),
+        ({"recalibrate": "no"}, "can't have recalibrate = 'no': give true or false"),
     ],
 )
 def test_settings_that_are_not_allowed(option, message):
     with pytest.raises(MapMergeError, match=message):
-        ClassifierWithHeads(ARCHITECTURE, Path("unread.safetensors"), **option)
+        find_family("classifier").make(ARCHITECTURE, Path("unread.safetensors"), option, [])
 
 
 def test_datasets_that_heads_cannot_be_fitted_to(zoo, tmp_path):
@@ -387,8 +397,10 @@ def test_datasets_that_heads_cannot_be_fitted_to(zoo, tmp_path):
 
 
 def test_tasks_must_be_told_and_fit(zoo):
-    family = ClassifierWithHeads(ARCHITECTURE, zoo / "pretrained.safetensors", image_size=SIZE)
+    family = ClassifierWithHeads(
+        ARCHITECTURE, zoo / "pretrained.safetensors", ClassifierWithHeads.Settings(image_size=SIZE)
+    )
     with pytest.raises(MapMergeError, match="name them with `use`"):
         family.merged(torch.float32)
     with pytest.raises(MapMergeError, match="perplexity"):
-        family.use([Task("Stripes", tasks_in(zoo)[0].data, PERPLEXITY)])
+        family.use([Task("Stripes", tasks_in(zoo)[0].data, (PERPLEXITY,))])

@@ -13,7 +13,7 @@ import pytest
 from mapmerge_core.errors import DatasetError
 from mapmerge_core.tasks.data_source import DataSource
 from mapmerge_core.tasks.datasets import open_images
-from mapmerge_core.tasks.metric import ACCURACY, Metric
+from mapmerge_core.tasks.metrics import ACCURACY, Metric
 
 GOOD = {
     "val_images": np.zeros((4, 8, 8, 3), np.uint8),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mapmerge_core.tasks.families.images import ImageClassifier
 
 from mapmerge_core.tasks.families import FAMILIES, family_class, family_info
-from mapmerge_core.tasks.families.images import ImageClassifier
-from mapmerge_core.tasks.metric import ACCURACY, LOSS
+from mapmerge_core.tasks.metrics import ACCURACY, LOSS
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -10,14 +10,16 @@ from torch import nn
 
 from mapmerge_core.errors import CheckpointError, DatasetError, MapMergeError
 from mapmerge_core.tasks.evaluator import Evaluator
-from mapmerge_core.tasks.families import make_family
-from mapmerge_core.tasks.metric import ACCURACY, LOSS, Metric, unpack
+from mapmerge_core.tasks.families import find_family
+from mapmerge_core.tasks.metrics import LOSS, Metric
+from mapmerge_core.tasks.outcome import unpack
 from mapmerge_core.tasks.task import Task
 from mapmerge_core.weights.vectors.streamed import open_vectors
+from tests.tasks.measuring import outcomes_of
 from tests.tasks.own_family import R2
 
 DISTANCE = Metric("distance", maximize=False, low=0.0)
-TASKS = [Task("Near", None, DISTANCE), Task("Far", None, ACCURACY)]
+TASKS = [Task("Near", None, (DISTANCE,)), Task("Far", None)]
 
 # What the functions below were called with, as a person's own function would count or log.
 calls = []
@@ -95,8 +97,8 @@ def models(tmp_path):
 
 
 def make_evaluator(models, function, **options):
-    family = make_family(
-        f"tests.tasks.test_custom:{function}", "", models / "pretrained.safetensors", {}, TASKS
+    family = find_family(f"tests.tasks.families.test_custom:{function}").make(
+        "", models / "pretrained.safetensors", {}, TASKS
     )
     vectors = open_vectors(
         models / "pretrained.safetensors", {task.name: models / f"{task.name}.safetensors" for task in TASKS}
@@ -158,7 +160,7 @@ def test_a_function_with_a_second_parameter_is_told_the_split(models):
 def test_a_model_from_elsewhere_is_measured(models):
     evaluator = make_evaluator(models, "distances")
     zeros = {name: torch.zeros_like(tensor) for name, tensor in evaluator.vectors.merge([0, 0]).items()}
-    assert dict(evaluator.outcomes_of(zeros))["Near"].value == 0
+    assert dict(outcomes_of(evaluator, zeros))["Near"].value == 0
     assert evaluator.evaluate([1, 0])["Near"].value == pytest.approx(expected_norm(models, (1, 0)), rel=1e-6)
 
 
@@ -172,7 +174,7 @@ def test_a_model_from_elsewhere_is_measured(models):
 def test_a_function_that_fails_is_named(models, function, sentence):
     with pytest.raises(MapMergeError) as caught:
         make_evaluator(models, function).evaluate([0.5, 0.5])
-    assert str(caught.value) == f"'tests.tasks.test_custom:{function}' {sentence}"
+    assert str(caught.value) == f"'tests.tasks.families.test_custom:{function}' {sentence}"
 
 
 def test_what_is_said_for_people_passes_and_a_function_may_empty_its_dictionary(models):
@@ -214,7 +216,7 @@ def test_a_wrong_answer_is_refused_in_one_sentence(models, answer, sentence):
     ANSWERS["now"] = answer
     with pytest.raises(MapMergeError) as caught:
         make_evaluator(models, "answering").evaluate([0, 0])
-    assert str(caught.value).startswith(f"'tests.tasks.test_custom:answering' {sentence}")
+    assert str(caught.value).startswith(f"'tests.tasks.families.test_custom:answering' {sentence}")
 
 
 @pytest.mark.parametrize("answer", [torch.tensor([2.0]), np.array(2.0), np.int64(2), 2])
@@ -235,13 +237,15 @@ def test_a_function_that_takes_something_else_is_refused_at_once(models, functio
 def test_names_that_no_model_can_have_are_refused(tmp_path, names):
     save_file({name: torch.ones(1) for name in names}, tmp_path / "odd.safetensors")
     with pytest.raises(CheckpointError, match=r"The tensor 'a.*' of .* can't be a model's parameter"):
-        make_family("tests.tasks.test_custom:distances", "", tmp_path / "odd.safetensors", {}, TASKS)
+        find_family("tests.tasks.families.test_custom:distances").make(
+            "", tmp_path / "odd.safetensors", {}, TASKS
+        )
 
 
 def test_a_function_has_no_settings(models):
-    with pytest.raises(MapMergeError, match="it has none"):
-        make_family(
-            "tests.tasks.test_custom:distances", "", models / "pretrained.safetensors", {"x": 1}, TASKS
+    with pytest.raises(MapMergeError, match="has no setting 'x': there is nothing to set"):
+        find_family("tests.tasks.families.test_custom:distances").make(
+            "", models / "pretrained.safetensors", {"x": 1}, TASKS
         )
 
 
@@ -276,8 +280,8 @@ def test_a_family_of_ones_own(tmp_path):
         Task.from_file("Sum", tmp_path / "Sum.npz", LOSS),
         Task.from_file("First", tmp_path / "First.npz", R2),
     ]
-    family = make_family(
-        "tests.tasks.own_family:Regression", "3-32-1", tmp_path / "pretrained.safetensors", {}, tasks
+    family = find_family("tests.tasks.own_family:Regression").make(
+        "3-32-1", tmp_path / "pretrained.safetensors", {}, tasks
     )
     vectors = open_vectors(
         tmp_path / "pretrained.safetensors", {name: tmp_path / f"{name}.safetensors" for name in names}
@@ -306,4 +310,4 @@ def test_a_family_of_ones_own(tmp_path):
 
 def test_a_class_of_ones_own_that_fails_is_one_sentence(tmp_path):
     with pytest.raises(MapMergeError, match="own_family:Regression' can't be made, it raises ValueError: "):
-        make_family("tests.tasks.own_family:Regression", "wide", tmp_path, {}, [])
+        find_family("tests.tasks.own_family:Regression").make("wide", tmp_path, {}, [])

@@ -23,10 +23,11 @@ from transformers import (
 
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.merges._adamerging import adamerge
-from mapmerge_core.tasks.evaluator import Evaluator
-from mapmerge_core.tasks.families import make_family
-from mapmerge_core.tasks.metric import LOSS, unpack
 from mapmerge_core.merges._statistics import fisher_diagonals, gram_matrices
+from mapmerge_core.tasks.evaluator import Evaluator
+from mapmerge_core.tasks.families import find_family
+from mapmerge_core.tasks.metrics import LOSS
+from mapmerge_core.tasks.outcome import unpack
 from mapmerge_core.tasks.task import Task
 from mapmerge_core.weights.export.writing import save_merged
 from mapmerge_core.weights.vectors.streamed import open_vectors
@@ -126,7 +127,7 @@ def zoo(tmp_path_factory):
 
 def make_evaluator(zoo, pretrained="pretrained", metric=None, precision="float32", **finetuned):
     tasks = [Task.from_file(task, zoo / f"{task}.npz", *([metric] if metric else [])) for task in TASKS]
-    family = make_family("clip_transformers", "", zoo / pretrained, {}, tasks)
+    family = find_family("clip_transformers").make("", zoo / pretrained, {}, tasks)
     models = {task: zoo / task for task in TASKS} | finetuned
     left_out = family.left_out("", zoo / pretrained)
     vectors = open_vectors(zoo / pretrained, models, part=family.part, without=left_out)
@@ -203,7 +204,7 @@ def test_images_of_the_models_size_are_cut_where_the_processor_cuts(zoo, tmp_pat
         f"{s}_{kind}": a for s in ("val", "test") for kind, a in (("images", images), ("labels", labels))
     }
     np.savez(tmp_path / "x.npz", class_names=CLASS_NAMES["Colours"], templates=TEMPLATES, **arrays)
-    family = make_family("clip_transformers", "", folder, {}, [])
+    family = find_family("clip_transformers").make("", folder, {}, [])
     pixels = family.normalise(family.images(Task.from_file("x", tmp_path / "x.npz"), "val"))
     assert torch.allclose(pixels, plain_pixels(folder, images), atol=1e-6)
 
@@ -297,7 +298,7 @@ def test_merges_that_look_at_data(zoo):
 
 def refused(folder, architecture=""):
     with pytest.raises(MapMergeError) as caught:
-        make_family("clip_transformers", architecture, folder, {}, [])
+        find_family("clip_transformers").make(architecture, folder, {}, [])
     sentence = str(caught.value)
     assert sentence.endswith(".")
     assert "\n" not in sentence
@@ -338,7 +339,7 @@ def test_heads_of_many_prompts_are_kept_on_disk_and_keep_no_model_alive(zoo, tmp
     task = Task.from_file("Many", tmp_path / "many.npz")
     heads, counts = [], []
     for _ in range(2):
-        family, texts = make_family("clip_transformers", "", zoo / "pretrained", {}, [task]), []
+        family, texts = find_family("clip_transformers").make("", zoo / "pretrained", {}, [task]), []
         family.model.text_model.register_forward_hook(lambda *_, seen=texts: seen.append(1))
         heads.append(family.head(task))
         counts.append(len(texts))
@@ -354,5 +355,5 @@ def test_heads_of_many_prompts_are_kept_on_disk_and_keep_no_model_alive(zoo, tmp
     vocabulary = said["model"]["vocab"]
     vocabulary["p"], vocabulary["h"] = vocabulary["h"], vocabulary["p"]
     (other / "tokenizer.json").write_text(json.dumps(said))
-    family = make_family("clip_transformers", "", other, {}, [task])
+    family = find_family("clip_transformers").make("", other, {}, [task])
     assert not torch.equal(family.head(task), heads[0])
