@@ -29,7 +29,7 @@ class JobSnapshot:
         study_id: The study that it works for.
         run_id: The run that it executes, None for other work.
         title: What it does, in a few words.
-        done: Evaluations and training steps done, of ``total`` (0 of 0 while models are read, and for exports).
+        done: Evaluations and training steps done, of ``total``; 0 of 0 while models are read and for exports.
         seconds: Since it started.
         seconds_left: From the smoothed time that an evaluation takes; None before the first.
         error: One sentence, where it failed.

@@ -17,10 +17,10 @@ import numpy as np
 
 from mapmerge_core.errors import Cancelled, MapMergeError, StudyError
 from mapmerge_core.studies.analysis import run_result
-from mapmerge_core.studies.config import Compute
+from mapmerge_core.studies.analysis.references import shares_of
 from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
 from mapmerge_core.studies.jobs.job import LIVE, Job, JobKind, JobSnapshot, JobStatus
-from mapmerge_core.studies.runs.completing import check_preference, complete
+from mapmerge_core.studies.runs.completing import complete
 from mapmerge_core.studies.runs.estimating import estimate
 from mapmerge_core.studies.runs.exporting import export_pick, export_point
 from mapmerge_core.studies.runs.measuring import measure
@@ -35,10 +35,14 @@ if TYPE_CHECKING:
 
     from filelock import FileLock
 
-    from mapmerge_core.studies.config import RunConfig
-    from mapmerge_core.studies.store import Split, Store, Study
+    from mapmerge_core.studies.analysis import RuleChoice
+    from mapmerge_core.studies.config import Compute, RunConfig
+    from mapmerge_core.studies.runs.estimating import Estimate
+    from mapmerge_core.studies.runs.unlabelled import UnlabelledChoice
+    from mapmerge_core.studies.store import Run, Split, Store
     from mapmerge_core.tasks.data_source import DataSource
     from mapmerge_core.tasks.evaluator import Evaluator
+    from mapmerge_core.weights.export.writing import ExportResult
 
 __all__ = ["JobSnapshot", "Jobs"]
 
@@ -118,54 +122,48 @@ class Jobs:
         claim = self._store.runs.claim(run_id)
         run = self._store.runs.get(run_id)
 
-        def work(job: Job) -> Any:  # noqa: ANN401
-            ended = execute_run(
-                self._store, run_id, self._evaluators.get, cancel=job.cancel, progress=job.count
-            )
+        def work(job: Job) -> Run:
+            get = self._evaluators.get
+            ended = execute_run(self._store, run_id, get, cancel=job.cancel, progress=job.count)
             if ended.status == "done":
                 run_result(self._store, run_id)  # it may take seconds, which a page shouldn't wait for
             return ended
 
         return self.submit(
-            "run", run.study_id, run.config.label, work, device=run.config.compute.device, run_id=run_id, claim=claim
+            "run",
+            run.study_id,
+            run.config.label,
+            work,
+            device=run.config.compute.device,
+            run_id=run_id,
+            claim=claim,
         )
 
     def prepare(self, merge_id: int, compute: Compute | None = None) -> int:
-        """Prepare a merge; there is no result.
+        """Prepare a merge.
 
         Raises:
             StudyError: There is no such merge.
         """
         stored = self._store.merges.get(merge_id)
 
-        def work(job: Job, evaluator: Evaluator) -> None:
-            prepare_merge(self._store, merge_id, evaluator, cancel=job.cancel, progress=job.count)
+        def work(evaluator: Evaluator, **how: Any) -> None:  # noqa: ANN401
+            prepare_merge(self._store, merge_id, evaluator, **how)
 
-        title = f"Prepare {stored.make().title}"
-        return self._on_device("prepare", stored.study_id, title, work, compute)
+        return self._on_device("prepare", stored.study_id, f"Prepare {stored.make().label}", work, compute)
 
     def measure(
         self, merge_id: int, X: np.ndarray, split: Split, title: str, compute: Compute | None = None
     ) -> int:
-        """Measure every objective at the rows of ``X``; the result is an ``m x K`` array of values.
+        """Measure every objective at the rows of ``X`` (``m x D``); the result is an ``m x K`` array of values.
 
         Raises:
             StudyError: There is no such merge.
         """
-        study = self._store.studies.get(self._store.merges.get(merge_id).study_id)
-        rows = np.array(X, dtype=np.float64)
+        study, rows = self._store.studies.get(self._store.merges.get(merge_id).study_id), np.array(X, float)
 
-        def work(job: Job, evaluator: Evaluator) -> np.ndarray:
-            return measure(
-                self._store,
-                study,
-                evaluator,
-                merge_id,
-                rows,
-                split=split,
-                cancel=job.cancel,
-                progress=job.count,
-            )
+        def work(evaluator: Evaluator, **how: Any) -> np.ndarray:  # noqa: ANN401
+            return measure(self._store, study, evaluator, merge_id, rows, split=split, **how)
 
         return self._on_device("measure", study.id, title, work, compute)
 
@@ -177,10 +175,8 @@ class Jobs:
         """
         study = self._store.studies.get(study_id)
 
-        def work(job: Job, evaluator: Evaluator) -> Any:  # noqa: ANN401
-            return estimate(
-                self._store, study, evaluator, run, cancel=job.cancel, progress=job.count
-            )
+        def work(evaluator: Evaluator, **how: Any) -> Estimate:  # noqa: ANN401
+            return estimate(self._store, study, evaluator, run, **how)
 
         return self._on_device("estimate", study_id, "Time an evaluation", work, run.compute)
 
@@ -193,44 +189,35 @@ class Jobs:
         seed: int = 0,
         compute: Compute | None = None,
     ) -> int:
-        """Make and measure what a study's comparison lacks, see `completing.complete`; there is no result.
+        """Make and measure what a study's comparison lacks, see `completing.complete`.
 
         Raises:
             StudyError: There is no such study or objective.
             SearchError: The weights can't be used.
         """
-        check_preference(self._store.studies.get(study_id), weights)
+        shares_of(weights, self._store.studies.get(study_id).config.objectives)
+        given = {"merges": merges, "weights": weights, "seed": seed, "compute": compute}
 
         def work(job: Job) -> None:
-            complete(
-                self._store,
-                study_id,
-                self._evaluators.get,
-                merges=merges,
-                weights=weights,
-                seed=seed,
-                compute=compute,
-                cancel=job.cancel,
-                progress=job.count,
-            )
+            get = self._evaluators.get
+            complete(self._store, study_id, get, **given, cancel=job.cancel, progress=job.count)
 
         title = "Make baselines and measure" if merges else "Measure"
-        return self.submit("complete", study_id, title, work, device=self._compute(study_id, compute).device)
+        device = (compute or last_compute(self._store, study_id)).device
+        return self.submit("complete", study_id, title, work, device=device)
 
     def refine(self, merge_id: int, rule: str, compute: Compute | None = None) -> int:
-        """Measure near the best point for a rule; the result is a ``RuleChoice``.
+        """Measure where a rule is met best, see `refining.refine`; the result is a ``RuleChoice``.
 
         Raises:
             StudyError: There is no such merge.
         """
-        stored = self._store.merges.get(merge_id)
+        study_id = self._store.merges.get(merge_id).study_id
 
-        def work(job: Job, evaluator: Evaluator) -> Any:  # noqa: ANN401
-            return refine(
-                self._store, merge_id, evaluator, rule, cancel=job.cancel, progress=job.count
-            )
+        def work(evaluator: Evaluator, **how: Any) -> RuleChoice:  # noqa: ANN401
+            return refine(self._store, merge_id, evaluator, rule, **how)
 
-        return self._on_device("refine", stored.study_id, "Measure near the rule", work, compute)
+        return self._on_device("refine", study_id, "Measure near the rule", work, compute)
 
     def choose_unlabelled(
         self, study_id: int, source: DataSource, merge_id: int | None = None, compute: Compute | None = None
@@ -240,18 +227,9 @@ class Jobs:
         Raises:
             StudyError: There is no such study.
         """
-        self._store.studies.get(study_id)
 
-        def work(job: Job, evaluator: Evaluator) -> Any:  # noqa: ANN401
-            return choose_unlabelled(
-                self._store,
-                study_id,
-                source,
-                evaluator,
-                merge_id=merge_id,
-                cancel=job.cancel,
-                progress=job.count,
-            )
+        def work(evaluator: Evaluator, **how: Any) -> UnlabelledChoice:  # noqa: ANN401
+            return choose_unlabelled(self._store, study_id, source, evaluator, merge_id=merge_id, **how)
 
         return self._on_device("choose", study_id, "Look at the unlabelled data", work, compute)
 
@@ -259,7 +237,7 @@ class Jobs:
         self,
         pick_id: int | None = None,
         *,
-        merge_id: int | None = None,
+        merge_id: int = 0,
         x: np.ndarray | None = None,
         path: Path | str | None = None,
     ) -> int:
@@ -268,14 +246,17 @@ class Jobs:
         Raises:
             StudyError: There is no such pick or merge.
         """
-        owner = self._store.picks.get(pick_id) if pick_id is not None else self._store.merges.get(merge_id or 0)
+        if pick_id is not None:
+            study_id = self._store.picks.get(pick_id).study_id
+        else:
+            study_id = self._store.merges.get(merge_id).study_id
 
-        def work(_: Job) -> Any:  # noqa: ANN401
+        def work(_: Job) -> ExportResult:
             if pick_id is not None:
                 return export_pick(self._store, pick_id, path)
-            return export_point(self._store, owner.id, x, path)
+            return export_point(self._store, merge_id, x, path)
 
-        return self.submit("export", owner.study_id, "Export the merged model", work)
+        return self.submit("export", study_id, "Export the merged model", work)
 
     def stop(self, job_id: int) -> None:
         """Stop a job: at once while it waits, after the evaluation in flight while it runs.
@@ -327,26 +308,15 @@ class Jobs:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _on_device(
-        self,
-        kind: JobKind,
-        study_id: int,
-        title: str,
-        work: Callable[[Job, Evaluator], Any],
-        compute: Compute | None,
+        self, kind: JobKind, study_id: int, title: str, work: Callable[..., Any], compute: Compute | None
     ) -> int:
-        """Queue work that needs the study's evaluator; by default computed as in its latest run."""
-        chosen = self._compute(study_id, compute)
-        study = self._store.studies.get(study_id)
-        return self.submit(
-            kind,
-            study_id,
-            title,
-            lambda job: work(job, self._evaluators.get(study, chosen)),
-            device=chosen.device,
-        )
+        """Queue work with the study's evaluator; by default computed as in its latest run."""
+        study, chosen = self._store.studies.get(study_id), compute or last_compute(self._store, study_id)
 
-    def _compute(self, study_id: int, compute: Compute | None) -> Compute:
-        return compute or last_compute(self._store, study_id)
+        def whole(job: Job) -> Any:  # noqa: ANN401
+            return work(self._evaluators.get(study, chosen), cancel=job.cancel, progress=job.count)
+
+        return self.submit(kind, study_id, title, whole, device=chosen.device)
 
     def _serve(self, worker: str) -> None:
         queue = self._queues[worker]

@@ -1,181 +1,262 @@
-"""Makes and measures what a comparison lacks."""
+"""Make and measure what a comparison lacks."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mapmerge_core.studies.runs.baselines import (
-    check_offered,
-    estimate_baselines,
-    make_baseline,
-    measure_baseline,
-    missing,
-    passes_to_make,
-)
-from mapmerge_core.studies.analysis.entries import gather
-from mapmerge_core.studies.runs.learning import measure_learned
-from mapmerge_core.studies.runs.measuring import measure
+from mapmerge_core.errors import Cancelled
+from mapmerge_core.merges.base import applicable
+from mapmerge_core.registries import MERGES
+from mapmerge_core.settings import to_dict
+from mapmerge_core.studies.analysis import compare
+from mapmerge_core.studies.config import RunConfig
+from mapmerge_core.studies.runs.measuring import measure, reference_points
+from mapmerge_core.studies.runs.preparing import prepare_merge
+from mapmerge_core.studies.runs.runner import execute_run, last_compute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from threading import Event
 
-    from mapmerge_core.studies.runs.baselines import BaselineKind
-    from mapmerge_core.studies.analysis.entries import Entry
+    from mapmerge_core.merges.base import Merge
+    from mapmerge_core.studies.config import Compute
     from mapmerge_core.studies.runs.measuring import Progress
-    from mapmerge_core.studies.store.rows import StudyRow
-    from mapmerge_core.studies.store.store import Store
-    from mapmerge_core.tasks.evaluator import Evaluator
+    from mapmerge_core.studies.runs.runner import GetEvaluator
+    from mapmerge_core.studies.store import Split, Store, StoredMerge, Study
+
+SEARCH = "scalar"
+"""The method that finds the best scalar of a merge."""
+
+# How much longer an example takes in float32 than on the validation split, until one was measured: from 1
+# where validation runs in float32, too, to 5 where bfloat16 is fastest.
+_FLOAT32 = 2.5
 
 
 def complete(
     store: Store,
     study_id: int,
-    get_evaluator: Callable[[StudyRow], Evaluator],
+    get_evaluator: GetEvaluator,
     *,
-    baselines: bool | Collection[str] = True,
+    merges: bool | Collection[str] = True,
     weights: Mapping[str, float] | None = None,
     seed: int = 0,
+    compute: Compute | None = None,
     cancel: Event | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Measures on the test split what ``comparing.compare`` lacks, and makes and measures missing baselines.
+    """Measure on the test split what a comparison lacks, and make and measure missing baselines.
 
-    Runs and references come first, then one baseline after another. Each evaluation is kept as soon as
-    it is made and each baseline too, so that the next call goes on where this one was interrupted.
+    Runs and references come first, then one merge after another at its default points, then the searches for
+    the best scalar. Each evaluation is kept as soon as it is made and each merge too, so that the next call
+    goes on where this one was interrupted.
 
     Args:
         store: Where everything goes.
         study_id: The study.
-        get_evaluator: Gives a study's evaluator, as ``EvaluatorCache.get`` does.
-        baselines: Whether to make the missing baselines, or the names of those to make.
-        weights: As in ``comparing.compare``.
-        seed: As in ``comparing.compare``.
+        get_evaluator: Gives the study's evaluator, as `EvaluatorCache.get` does.
+        merges: Whether to make the missing merges that the study can have, or the names of those to make.
+        weights: As in `compare`.
+        seed: As in `compare`.
+        compute: What to compute with; by default as the study's latest run did.
         cancel: Set it to stop after the evaluation or the step in flight.
-        progress: Called with what is done of all, in evaluations: making a baseline counts as those that take
+        progress: Called with what is done of all, in evaluations: preparing a merge counts as those that take
             as long.
 
     Raises:
-        StudyError: where there is no such study, for a task that it doesn't have, and for a baseline that is
-            unknown or that it can't have.
-        SearchError: for weights and seeds that can't be used.
-        Cancelled: once ``cancel`` is set.
+        StudyError: There is no such study or objective, or a merge was named that the study can't have.
+        RegistryError: A merge was named that there isn't.
+        SearchError: The weights can't be used.
+        Cancelled: ``cancel`` was set.
     """
-    gathered = gather(store, study_id, weights, seed)
-    base = gathered.family[0]
-    kinds = _to_make(store, base, baselines)
-    steps: list[tuple[int, Callable[[Progress], object]]] = []
+    study = store.studies.get(study_id)
+    compute = compute or last_compute(store, study_id)
+    plan = _plan(store, study, merges, weights, seed)
+    n_objectives = len(study.config.objectives)
+    sizes = _timings(store, study, "val")[0]
 
-    def measure_at(study: StudyRow, C: np.ndarray, report: Progress) -> None:
-        measure(store, study, get_evaluator(study), C, split="test", cancel=cancel, progress=report)
+    def measure_at(merge_id: int, X: np.ndarray, report: Progress | None) -> None:
+        evaluator = get_evaluator(study, compute)
+        measure(store, study, evaluator, merge_id, X, split="test", cancel=cancel, progress=report)
 
-    def measure_set(study: StudyRow, entry: Entry, report: Progress) -> None:
-        measure_learned(
-            store,
-            cast("int", entry.run_id),
-            get_evaluator(study),
-            cast("np.ndarray", entry.gammas),
-            split="test",
-            cancel=cancel,
-            progress=report,
-        )
+    def make_one(merge: Merge, report: Progress) -> None:
+        stored = store.merges.add(study_id, merge.name, to_dict(merge.settings))
+        prepare_merge(store, stored.id, get_evaluator(study, compute), cancel=cancel, progress=report)
+        measure_at(stored.id, _defaults(merge, study), None)
 
-    def measure_made(baseline_id: int, report: Progress) -> None:
-        measure_baseline(store, baseline_id, get_evaluator(base), cancel=cancel, progress=report)
+    def search(merge: Merge, report: Progress) -> None:
+        config = replace(_search(merge), compute=compute)
+        run = store.runs.find_same(study_id, config) or store.runs.create(study_id, config)
+        claim = store.runs.claim(run.id)
+        try:
+            ended = execute_run(store, run.id, get_evaluator, cancel=cancel, progress=report)
+        finally:
+            claim.release()
+        if ended.status != "done":
+            raise Cancelled
+        wanted = compare(store, study_id, weights=weights, seed=seed).wanted
+        if run.merge_id in wanted:
+            measure_at(run.merge_id, wanted[run.merge_id], None)
 
-    def make(name: str, report: Progress) -> None:
-        evaluator = get_evaluator(base)
-        made = make_baseline(store, base, name, evaluator, cancel=cancel, progress=report)
-        measure_baseline(store, made.id, evaluator, cancel=cancel)
-
-    for member in gathered.family:
-        table = gathered.measured[member.id]
-        if table.wanted:
-            C = np.array(list(table.wanted.values()))
-            steps.append((table.n_missing, partial(measure_at, member, C)))
-        steps += [
-            (entry.n_missing, partial(measure_set, member, entry))
-            for entry in gathered.entries
-            if entry.study_id == member.id and entry.gammas is not None and entry.n_missing
-        ]
-    steps += [
-        (entry.n_missing, partial(measure_made, entry.baseline_id))
-        for entry in gathered.entries
-        if entry.baseline_id is not None and entry.n_missing
+    steps: list[tuple[int, Callable[[Progress], object]]] = [
+        (_n_missing(store, study, merge_id, X), partial(measure_at, merge_id, X))
+        for merge_id, X in plan.wanted.items()
     ]
-    steps += [(_effort(store, base, kind), partial(make, kind.name)) for kind in kinds]
-    _work(steps, progress)
+    for merge in plan.made:
+        effort = _passes(merge, study, sizes) / max(1.0, median(sizes.values() or [1]))
+        steps.append((round(effort) + len(_defaults(merge, study)) * n_objectives, partial(make_one, merge)))
+    steps += [((_search(merge).points + 1) * n_objectives, partial(search, merge)) for merge in plan.searched]
+    _take(steps, progress or (lambda _done, _total: None))
 
 
 def estimate_completion(
-    store: Store, study_id: int, *, weights: Mapping[str, float] | None = None, seed: int = 0
+    store: Store,
+    study_id: int,
+    *,
+    merges: bool | Collection[str] = True,
+    weights: Mapping[str, float] | None = None,
+    seed: int = 0,
 ) -> float | None:
-    """How long ``complete`` will take, roughly (see ``estimate_baselines``).
+    """Return roughly how many seconds `complete` will take.
+
+    Preparing a merge is counted in passes of one example forward (`Merge.passes`). They are done in float32,
+    as is measuring on the test split, so a pass takes as long as in the study's test evaluations, and until
+    there are some 2.5 times as long as on the validation split. Evaluations of another device mislead.
 
     Args:
-        store: Where everything is.
+        store: What has been made and measured, and how long that took.
         study_id: The study.
-        weights: As in ``comparing.compare``.
-        seed: As in ``comparing.compare``.
+        merges: As in `complete`.
+        weights: As in `compare`.
+        seed: As in `compare`.
 
     Returns:
-        Seconds; None where the family's first study has no evaluation of some task yet.
+        Seconds; None where some objective was never measured on a whole validation split.
 
     Raises:
-        StudyError: where there is no such study, and for a task that it doesn't have.
-        SearchError: for weights and seeds that can't be used.
+        StudyError, RegistryError, SearchError: As for `complete`.
     """
-    gathered = gather(store, study_id, weights, seed)
-    base = gathered.family[0]
-    of_baselines = estimate_baselines(store, base)
-    if of_baselines is None:
+    study = store.studies.get(study_id)
+    plan = _plan(store, study, merges, weights, seed)
+    sizes, seconds = _timings(store, study, "val")
+    n_objectives = len(study.config.objectives)
+    if len(seconds) < n_objectives:
         return None
-    seconds = [row.seconds for row in store.evaluations(base.id, "test") or store.evaluations(base.id)]
-    missing_c = sum(table.n_missing for table in gathered.measured.values())
-    missing_learned = sum(entry.n_missing for entry in gathered.entries if entry.gammas is not None)
-    return of_baselines + (missing_c + missing_learned) * median(seconds)
+    of_point = sum(seconds.values())
+    test_sizes, test_seconds = _timings(store, study, "test")
+    if len(test_seconds) == n_objectives:
+        of_test_point, n_examples = sum(test_seconds.values()), sum(test_sizes.values())
+    else:
+        of_test_point, n_examples = _FLOAT32 * of_point, sum(sizes.values())
+    n_wanted = sum(_n_missing(store, study, merge_id, X) for merge_id, X in plan.wanted.items())
+    n_points = n_wanted / n_objectives + sum(len(_defaults(merge, study)) for merge in plan.made)
+    passes = sum(_passes(merge, study, sizes) for merge in plan.made)
+    searches = sum(_search(merge).points * of_point + of_test_point for merge in plan.searched)
+    return n_points * of_test_point + passes * of_test_point / n_examples + searches
 
 
-def _to_make(store: Store, base: StudyRow, baselines: bool | Collection[str]) -> list[BaselineKind]:
-    """The missing baselines, or those of them that were named."""
-    absent = missing(store, base)
-    if isinstance(baselines, bool):
-        return list(absent) if baselines else []
-    for name in baselines:
-        check_offered(base.spec, name)
-    # DARE's coefficient is the one that the scalar's search finds, so that comes with it.
-    wanted = {*baselines, *(["scalar"] if "dare" in baselines else [])}
-    return [kind for kind in absent if kind.name in wanted]
+@dataclass(frozen=True)
+class _Plan:
+    """What is left to do.
+
+    Attributes:
+        wanted: By merge id the points (``m x D``) of the comparison's rows that lack a value.
+        made: Merges to prepare, and to measure at their default points.
+        searched: Merges whose best scalar is to be found.
+    """
+
+    wanted: Mapping[int, np.ndarray]
+    made: Sequence[Merge]
+    searched: Sequence[Merge]
 
 
-def _effort(store: Store, base: StudyRow, kind: BaselineKind) -> int:
-    """How many evaluations take as long as making and measuring a baseline."""
-    sizes = {row.task: row.n_examples for row in store.evaluations(base.id)}
-    n_tasks = len(base.spec.tasks)
-    if kind.name == "scalar":
-        return 12 * n_tasks
-    images = passes_to_make(kind, list(sizes.values()))
-    return n_tasks + (round(images * len(sizes) / sum(sizes.values())) if sizes else 0)
+def _plan(
+    store: Store,
+    study: Study,
+    merges: bool | Collection[str],
+    weights: Mapping[str, float] | None,
+    seed: int,
+) -> _Plan:
+    chosen = _chosen(study, merges)
+    usable = {stored.id for stored in store.merges.all(study.id) if _is_usable(stored)}
+    settings = [
+        (stored.name, dict(stored.settings)) for stored in store.merges.all(study.id) if stored.id in usable
+    ]
+    wanted = compare(store, study.id, weights=weights, seed=seed).wanted
+    done = [store.runs.find_same(study.id, _search(merge)) for merge in chosen if merge.searches_scalar]
+    searched = [merge for merge in chosen if merge.searches_scalar]
+    return _Plan(
+        wanted={merge_id: X for merge_id, X in wanted.items() if merge_id in usable},
+        made=[merge for merge in chosen if (merge.name, to_dict(merge.settings)) not in settings],
+        searched=[
+            merge for merge, run in zip(searched, done, strict=True) if run is None or run.status != "done"
+        ],
+    )
 
 
-def _work(steps: Sequence[tuple[int, Callable[[Progress], object]]], progress: Progress | None) -> None:
-    """Takes the steps one after another, each of which is worth the evaluations beside it."""
+def _chosen(study: Study, merges: bool | Collection[str]) -> list[Merge]:
+    """Return the merges to offer, in each of their variants: all that the study can have, or those named."""
+    facts = study.config.facts()
+    if isinstance(merges, bool):
+        kinds = [type(merge) for merge in applicable(facts)] if merges else []
+    else:
+        kinds = [MERGES[name] for name in merges]
+        for kind in kinds:
+            kind().check(facts)
+    return [kind(settings) for kind in kinds for settings in kind.variants]
+
+
+def _is_usable(stored: StoredMerge) -> bool:
+    """Return whether a merge's models can be measured without a long preparation."""
+    return stored.is_prepared or not stored.make().has_state
+
+
+def _defaults(merge: Merge, study: Study) -> np.ndarray:
+    return np.array([x for _, x in merge.baselines(study.config.model_names)])
+
+
+def _search(merge: Merge) -> RunConfig:
+    """Return the run that finds a merge's best scalar."""
+    return RunConfig(merge=merge.name, merge_settings=to_dict(merge.settings), method=SEARCH)
+
+
+def _n_missing(store: Store, study: Study, merge_id: int, X: np.ndarray) -> int:
+    known = sum(len(store.evaluations.measured(merge_id, x, "test")) for x in X)
+    return len(X) * len(study.config.objectives) - known
+
+
+def _passes(merge: Merge, study: Study, sizes: Mapping[str, int]) -> int:
+    """Return the passes that preparing a merge takes; 0 until its tasks' sizes are known."""
+    facts = study.config.facts()
+    return merge.passes([sizes.get(facts.own_task(model) or "", 0) for model in facts.models])
+
+
+def _timings(store: Store, study: Study, split: Split) -> tuple[dict[str, int], dict[str, float]]:
+    """Return each task's number of examples, and each objective's median seconds, of whole splits."""
+    tasks = {objective.key: objective.task for objective in study.config.objectives}
+    rows = [row for row in store.evaluations.rows(reference_points(store, study)[0], split) if row.is_whole]
+    seconds: dict[str, list[float]] = {}
+    for row in rows:
+        seconds.setdefault(row.objective, []).append(row.seconds)
+    return (
+        {tasks[row.objective]: row.n_examples for row in rows},
+        {key: median(values) for key, values in seconds.items()},
+    )
+
+
+def _take(steps: Sequence[tuple[int, Callable[[Progress], object]]], progress: Progress) -> None:
+    """Take steps one after another, each of which is worth the evaluations beside it."""
     total, before = sum(size for size, _ in steps), 0
-
-    def count(done: int) -> None:
-        if progress:
-            progress(done, total)
-
-    count(0)
+    progress(0, total)
     for size, step in steps:
 
         def report(done: int, of: int, before: int = before, size: int = size) -> None:
-            count(before + size * done // max(of, 1))
+            progress(before + size * done // max(of, 1), total)
 
         step(report)
         before += size
-        count(before)
+        progress(before, total)

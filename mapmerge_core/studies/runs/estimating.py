@@ -98,16 +98,13 @@ def estimate(
     Raises:
         Cancelled: ``cancel`` was set.
     """
-    from mapmerge_core.tasks.evaluator import MergedPoint
-
     reference_id, references = reference_points(store, study)
     was_known = store.evaluations.measured(reference_id, references[1], "val")
     measure(
         store, study, evaluator, reference_id, references[:2], alone=True, cancel=cancel, progress=progress
     )
-    warm_up, timed = (
-        MergedPoint(prepare_merge(store, reference_id, evaluator), x) for x in references[:2]
-    )
+    prepared = prepare_merge(store, reference_id, evaluator)
+    warm_up, timed = (prepared, references[0]), (prepared, references[1])
     if was_known:
         list(evaluator.outcomes(warm_up))
         if cancel and cancel.is_set():

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from datetime import UTC
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mapmerge_core.errors import CheckpointError, ExportError, StudyError
+from mapmerge_core.errors import ExportError, StudyError
 from mapmerge_core.files import absolute, write_atomically
-from mapmerge_core.settings import to_dict
 from mapmerge_core.studies.analysis import analyse
 from mapmerge_core.studies.config import Compute
-from mapmerge_core.studies.inputs.evaluators import load_evaluator, open_clip_tag, open_study_vectors
+from mapmerge_core.studies.inputs.evaluators import load_evaluator, open_study_vectors
 from mapmerge_core.studies.inputs.sources import check_sources, weights_of_sources
 from mapmerge_core.studies.runs.targets import export_target, slug, slugs
+from mapmerge_core.tasks.families import find_family
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -101,15 +102,13 @@ def export_merge_state(store: Store, merge_id: int, path: Path | str) -> Path:
         StudyError: The merge isn't prepared, or keeps nothing.
         ExportError: The file can't be written, or would replace another kind of file.
     """
-    from mapmerge_core.merges.state import is_state
-
     stored = store.merges.get(merge_id)
     source, target = _state(store, stored), absolute(path)
     if source is None:
         raise StudyError(f"{stored.make().title} keeps nothing: export the model of a point instead.")
     if target.suffix != ".safetensors":
         target = target / source.name
-    if target.exists() and not is_state(target):
+    if target.exists() and not _is_state(target):
         raise ExportError(f"{target} is no prepared merge, and stays: choose another file.")
     try:
         with write_atomically(target) as beside:
@@ -168,32 +167,76 @@ def _extras(
     study: Study, stored: StoredMerge, state: Path | None, x: np.ndarray
 ) -> tuple[Mapping[str, Tensor], Mapping[str, Mapping[str, Tensor]]]:
     """Return what a model's family adds to it; computed on the CPU, as the merge is."""
-    from mapmerge_core.registries import FAMILIES
-    from mapmerge_core.tasks.evaluator import MergedPoint
-    from mapmerge_core.tasks.families.base import Family
-
-    if FAMILIES[study.config.family].extras is Family.extras:
+    if not find_family(study.config.family).has_extras():
         return {}, {}
     evaluator = load_evaluator(study, Compute(device="cpu", precision="float32"))
     prepared = stored.make().load(state, evaluator.vectors, evaluator.exported_vectors)
-    replaced, extra = evaluator.extras(MergedPoint(prepared, x))
+    replaced, extra = evaluator.extras((prepared, x))
     return replaced, dict(zip(slugs(extra), extra.values(), strict=True))
 
 
 def _like(study: Study) -> Path | None:
-    """Return the pre-trained model's folder, or its configuration, if a library of models loads such folders."""
-    if study.config.family == "clip":
-        config = Path(study.config.architecture)
-        return config if config.name == "open_clip_config.json" else None
-    folder = weights_of_sources(study.config, study.sources)["pretrained"]
-    return folder if (folder / "config.json").is_file() else None
+    """Return the pre-trained model's folder or configuration, if a library of models loads such folders."""
+    pretrained = weights_of_sources(study.config, study.sources)["pretrained"]
+    return find_family(study.config.family).exported_like(study.config.architecture, pretrained)
 
 
 def _recipe(
     store: Store, study: Study, stored: StoredMerge, prepared: PreparedMerge, x: np.ndarray
 ) -> Recipe:
-    """Gather what is known about a merged model."""
+    """Gather what is known about a merged model; metrics by the objectives' names."""
     from mapmerge_core.weights.export.writing import Recipe
 
     config, merge = study.config, stored.make()
-    ...
+    family = find_family(config.family)
+    hashes = {source.role: source.sha256 for source in study.sources}
+    places = {"pretrained": config.pretrained, **config.models}
+    coefficients = prepared.coefficients(x)
+    is_sum = coefficients is not None and coefficients.ndim == 1
+    tested = {row.objective: row for row in store.evaluations.rows(stored.id, "test")}
+    measured = store.evaluations.measured(stored.id, x, "test")
+    return Recipe(
+        method=merge.title,
+        point=dict(zip(stored.space.names, x.tolist(), strict=True)),
+        coefficients=dict(zip(config.model_names, coefficients.tolist(), strict=True)) if is_sum else {},
+        layers={}
+        if coefficients is None or is_sum
+        else dict(zip(prepared.exported.layers, coefficients.tolist(), strict=True)),
+        settings={**config.options, **stored.settings},
+        sources={name: {"path": str(place), "sha256": hashes[name]} for name, place in places.items()},
+        predicted=_predicted(store, study, stored, x),
+        measured={o.name: measured[o.key] for o in config.objectives if o.key in measured},
+        tasks={
+            o.name: {
+                "task": o.task,
+                "metric": o.metric.name,
+                "test_examples": tested[o.key].n_examples if o.key in tested else None,
+            }
+            | ({"data_sha256": hashes[data]} if (data := f"{o.task} data") in hashes else {})
+            for o in config.objectives
+        },
+        family=config.family,
+        architecture=config.architecture if family.needs_architecture else "",
+        preprocessing=family.preprocessing(config.architecture, config.options),
+    )
+
+
+def _predicted(store: Store, study: Study, stored: StoredMerge, x: np.ndarray) -> dict[str, float]:
+    """Return the surrogates' metrics by objective; none where too few points for surrogates were measured."""
+    try:
+        predicted, _, _ = analyse(store, study.id, merges=[stored.id], with_front=False).predict(stored.id, x)
+    except StudyError:  # a model can be exported all the same
+        return {}
+    return {o.name: value for o, value in zip(study.config.objectives, predicted.tolist(), strict=True)}
+
+
+def _is_state(path: Path) -> bool:
+    """Return whether a file is what a merge's preparation wrote."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("mapmerge", "null"))
+    except (OSError, SafetensorError, ValueError):
+        return False
+    return isinstance(header, dict) and {"merge", "models", "layers"} <= header.keys()

@@ -87,12 +87,13 @@ def measure(
 
 
 def reference_points(store: Store, study: Study) -> tuple[int, np.ndarray]:
-    """Return where every comparison's references are: plain task arithmetic's id, and ``N + 1 x N`` points.
+    """Return where every comparison's references are: the id of task arithmetic, and ``N + 1 x N`` points.
 
-    The first is the pre-trained model, the others are the fine-tuned ones in the study's order.
+    The first is the pre-trained model, the others are the fine-tuned ones in the study's order. Task
+    arithmetic is a study's first merge from its creation.
     """
     n = len(study.config.model_names)
-    return store.merges.add(study.id, "task_arithmetic", {}).id, np.eye(n + 1, n, k=-1)
+    return store.merges.all(study.id)[0].id, np.eye(n + 1, n, k=-1)
 
 
 @dataclass
@@ -113,6 +114,7 @@ class _Measuring:
 
     def __post_init__(self) -> None:
         self._lock, self._broken, self._abandoned = Lock(), Event(), Event()
+        self._tasks = {objective.key: objective.task for objective in self.study.config.objectives}
 
     def report(self) -> int:
         """Tell the progress, and return how many values are missing."""
@@ -127,14 +129,15 @@ class _Measuring:
         # One after the other: what the first one prepares and keeps on disk the others only read, and Python
         # 3.11 can't parse the headers of NumPy's files in several threads at once.
         prepared = [
-            prepare_merge(self.store, self.merge_id, evaluator, cancel=self.cancel) for evaluator in evaluators
+            prepare_merge(self.store, self.merge_id, evaluator, cancel=self.cancel)
+            for evaluator in evaluators
         ]
         if len(evaluators) == 1:
             for i in rows:
                 self._measure(i, evaluators[0], prepared[0])
             return
         for evaluator in evaluators:
-            evaluator.prepare(self.keys, self.split)
+            evaluator.prepare(list(dict.fromkeys(self._tasks[key] for key in self.keys)), self.split)
         waiting = iter(rows)  # taking the next one of a list is a single step for all threads
         errors: list[BaseException] = []
 
@@ -168,8 +171,6 @@ class _Measuring:
 
     def _measure(self, i: int, evaluator: Evaluator, prepared: PreparedMerge) -> None:
         """Measure what a row lacks, and store it."""
-        from mapmerge_core.tasks.evaluator import MergedPoint
-
         if self.cancel.is_set():
             raise Cancelled
         # Another process may have measured some of it in the meantime.
@@ -178,13 +179,12 @@ class _Measuring:
         if not missing:
             self._set(i, values)
             return
-        x, images = self.X[i], self.wanted[i]
+        x, images, tasks = self.X[i], self.wanted[i], self._tasks
         measured = {key: part.values for key, part in parts.items()}
         # A thread that nobody waited for may still be at it.
         with evaluator.in_use:
-            point = MergedPoint(prepared, x)
             for key, outcome in evaluator.outcomes(
-                point, missing, self.split, images=images, measured=measured
+                (prepared, x), [*missing], self.split, images=images, measured=measured
             ):
                 if self._abandoned.is_set():
                     raise Cancelled
@@ -195,7 +195,10 @@ class _Measuring:
                 # Whoever stored it first, everybody goes on with the same value.
                 values[key] = outcome.value if added else self._lookup(i)[0][key]
                 n_missing = self._set(i, values)
-                if n_missing and (self.cancel.is_set() or self._broken.is_set()):
+                missing.remove(key)
+                # What the same pass measured is stored as well.
+                is_complete = tasks[key] not in {tasks[other] for other in missing}
+                if n_missing and is_complete and (self.cancel.is_set() or self._broken.is_set()):
                     raise Cancelled
 
     def _lookup(self, i: int) -> tuple[dict[str, float], dict[str, Evaluation]]:

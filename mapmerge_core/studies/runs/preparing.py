@@ -6,7 +6,6 @@ import json
 import time
 from collections import OrderedDict
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -14,10 +13,10 @@ from weakref import WeakKeyDictionary
 from filelock import FileLock, Timeout
 
 from mapmerge_core.errors import Cancelled, StudyError
-from mapmerge_core.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from mapmerge_core.merges.base import Merge, PreparedMerge
     from mapmerge_core.studies.store import Store, StoredMerge
@@ -89,10 +88,11 @@ def _make_state(
     cancel: Event | None,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    if store.merges.get(stored.id).is_prepared:
+    is_measured = any(store.evaluations.rows(stored.id, split) for split in ("val", "test"))
+    if store.merges.get(stored.id).is_prepared and is_measured:  # another model would score otherwise
         raise StudyError(
-            f"What {merge.title} prepared is gone from {state}: put the file back, or prepare it with another "
-            "seed, which makes another model."
+            f"What {merge.label} prepared is gone from {state}: put the file back, or prepare the merge anew "
+            "with another setting, such as its seed."
         )
     checkpoint = store.merges.checkpoint_file(stored.id)
     start = time.perf_counter()
@@ -104,8 +104,7 @@ def _make_state(
             checkpoint=checkpoint,
             report=lambda point: store.training.add(stored.id, [point]),
         )
-    with write_atomically(state) as beside:
-        prepared.save(beside)
+    prepared.save(state)
     # A training that was resumed took longer than what this process saw of it.
     trained = sum(point.seconds for point in store.training.all(stored.id))
     store.merges.set_prepared(stored.id, max(trained, time.perf_counter() - start), 0)

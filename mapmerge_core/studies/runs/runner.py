@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from threading import Event
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,8 @@ from mapmerge_core.studies.runs.measuring import measure, reference_points
 from mapmerge_core.studies.runs.preparing import prepare_merge
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mapmerge_core.studies.runs.measuring import Progress
     from mapmerge_core.studies.store import Run, Store, Study
     from mapmerge_core.tasks.evaluator import Evaluator
@@ -74,7 +75,7 @@ def _search(
     batch = method.ask()
     reference_id, references = reference_points(store, study)
     if batch is not None and run.merge_id == reference_id:  # most methods ask for them anyway
-        references = np.array([x for x in references if not (batch.X == x).all(axis=1).any()])
+        references = np.array([x for x in references if not (x == batch.X).all(axis=1).any()])
     keys = [objective.key for objective in study.config.objectives]
     ahead = len(references) * len(keys)
     before = 0

@@ -196,7 +196,7 @@ def test_what_another_process_measured_meanwhile_is_used(
     assert (values[0, 1], values[1, 0], values[2, 0]) == (0.5, 1 / 3, 0.125)
     X, Y = table(store, merge_id)
     for x, row in zip(C, values, strict=True):
-        np.testing.assert_array_equal(Y[(X == x).all(axis=1)], [row])
+        np.testing.assert_array_equal(Y[(x == X).all(axis=1)], [row])
 
 
 @pytest.mark.parametrize(("method", "points"), [("map", 9), ("bayesian", 12), ("nested", 8), ("direct", 9)])
@@ -295,7 +295,12 @@ def test_an_adaptive_run_whose_points_were_refined_is_compared_by_what_is_known_
 def test_the_estimate_of_a_run_on_some_images():
     def timed(sizes: tuple[int, ...] = (), few: float = 2.0, each: float = 10.0) -> Estimate:
         return Estimate(
-            seconds_per_point=each, device="cpu", precision="float32", seconds_per_few=few, sizes=sizes, n_references=3
+            seconds_per_point=each,
+            device="cpu",
+            precision="float32",
+            seconds_per_few=few,
+            sizes=sizes,
+            n_references=3,
         )
 
     same = timed((1010, 1010))

@@ -286,7 +286,7 @@ def test_what_an_interrupted_measurement_leaves_behind_stores_nothing_and_spoils
     def late(measured: Callable) -> Callable:
         def outcomes(point: object, *args: object, **more: object) -> Iterator:
             for key, each in measured(point, *args, **more):
-                if point.x[0] in C[:2, 0]:
+                if point[1][0] in C[:2, 0]:
                     signal.raise_signal(signal.SIGINT)
                     let_go.wait(60)
                 yield key, each
@@ -333,7 +333,7 @@ measure(store, study, evaluator, reference_points(store, study)[0], np.eye(2))
 """
 
 
-def test_ctrl_c_does_not_wait_for_any_device(store: Store, study: Study):
+def test_ctrl_c_does_not_wait_for_any_device(store: Store, study: Study):  # noqa: ARG001
     started = subprocess.Popen(
         [sys.executable, "-c", SLOW_DEVICES, str(store.folder)],
         cwd=ROOT,

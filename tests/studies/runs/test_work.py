@@ -10,25 +10,22 @@ import numpy as np
 import psutil
 import pytest
 
-from mapmerge_core.search.surrogates import quadratic as surrogate
-from mapmerge_core.studies.analysis.analysis import analyse
+from mapmerge_core.search.surrogates import quadratic
+from mapmerge_core.studies.analysis import analyse
+from mapmerge_core.studies.config import Compute
 from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
-from mapmerge_core.studies.runs.runner import execute_run
-from mapmerge_core.studies.config.run import RunSettings
 from mapmerge_core.tasks.datasets import npz
-from mapmerge_core.tasks.evaluator import PRECISIONS
-from mapmerge_core.weights.vectors import sums
-from mapmerge_core.weights.vectors import task_vectors
+from mapmerge_core.weights.vectors import sums, task_vectors
+from tests.studies.runs.helpers import CPU, execute
 from tests.tiny import CLASS_NAMES, SPLIT_SIZE, TEMPLATES
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.store.rows import Study
-    from mapmerge_core.studies.config.run import VectorsDtype
-    from mapmerge_core.studies.store.store import Store
+    from mapmerge_core.studies.store import Store, Study
     from mapmerge_core.tasks.evaluator import Evaluator
 
 POINTS, BATCH = 8, 25
 TASKS = ("Colours", "Stripes")
+PRECISIONS = ("float32", "bfloat16")
 
 
 class Counting(EvaluatorCache):
@@ -39,20 +36,16 @@ class Counting(EvaluatorCache):
         self.counts = counts
         self.known: Evaluator | None = None
 
-    def get(
-        self,
-        study: Study,
-        device: str = "cpu",
-        precision: str = "float32",
-        vectors: VectorsDtype = "float32",
-    ) -> Evaluator:
-        evaluator = super().get(study, device, precision, vectors)
+    def get(self, study: Study, compute: Compute = CPU) -> Evaluator:
+        from mapmerge_core.tasks.devices import dtype_of
+
+        evaluator = super().get(study, compute)
         if evaluator is not self.known:
             assert self.known is None, "the models are read once"
             self.known = evaluator
             evaluator.batch_size = BATCH
-            models = [evaluator.family.model_in(dtype) for dtype in PRECISIONS.values()]
-            for model in models:
+            for precision in PRECISIONS:
+                model = evaluator.family.model_in(dtype_of(precision))
                 model.visual.register_forward_hook(self._image)
                 model.token_embedding.register_forward_hook(self._text)
         return evaluator
@@ -69,7 +62,7 @@ class Counting(EvaluatorCache):
 def counts(monkeypatch: pytest.MonkeyPatch) -> Counter:
     """Counts merges and the numbers that they read, splits whose images are decoded, and fits."""
     counts: Counter = Counter()
-    make, pair, fit = sums.make_sums, npz._pair, surrogate.fit
+    make, pair, fit = sums.make_sums, npz._pair, quadratic.fit
 
     def merge(wanted, C):
         counts["merges"] += len(C)
@@ -87,13 +80,8 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter:
     for module in (sums, task_vectors):
         monkeypatch.setattr(module, "make_sums", merge)
     monkeypatch.setattr(npz, "_pair", decoded)
-    monkeypatch.setattr(surrogate, "fit", fitted)
+    monkeypatch.setattr(quadratic, "fit", fitted)
     return counts
-
-
-def run(store: Store, study: Study, cache: EvaluatorCache, points: int = POINTS) -> None:
-    settings = RunSettings(points=points, device="cpu", precision="float32")
-    execute_run(store, store.create_run(study.id, settings).id, cache.get)
 
 
 def bytes_read() -> int:
@@ -104,7 +92,7 @@ def bytes_read() -> int:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_one_c_is_merged_once_and_passes_every_image_once(study: Study, counts: Counter, precision: str):
-    evaluator = Counting(counts).get(study, precision=precision)
+    evaluator = Counting(counts).get(study, Compute(device="cpu", precision=precision))
     evaluator.evaluate(np.full(2, 0.2))
     counts.clear()
     before = bytes_read()
@@ -123,22 +111,43 @@ def test_a_study_reads_everything_once_and_measures_nothing_twice(
     store: Store, study: Study, counts: Counter
 ):
     cache = Counting(counts)
-    run(store, study, cache)
+    execute(store, study, cache, points=POINTS)
     assert counts["merges"] == POINTS
     assert counts["images"] == POINTS * len(TASKS) * SPLIT_SIZE
     assert counts["texts"] == len(TEMPLATES) * sum(len(CLASS_NAMES[task]) for task in TASKS)
     assert counts["splits decoded"] == 2 * len(TASKS), "both are checked when a dataset is opened"
     counts.clear()
-    run(store, study, cache)
+    execute(store, study, cache, points=POINTS)
     assert not counts, "a second run of the same points does nothing"
-    run(store, study, cache, points=POINTS + 3)
+    execute(store, study, cache, points=POINTS + 3)
     assert counts["merges"] == 3, "a longer one measures the new points alone"
+
+
+def test_a_transform_is_made_once_for_all_of_a_runs_points(
+    store: Store, study: Study, counts: Counter, monkeypatch: pytest.MonkeyPatch
+):
+    from mapmerge_core.registries import MERGES
+
+    ties, cache = MERGES["ties"], Counting(counts)
+    transform = ties.transform_vectors
+
+    def counted(*args):
+        counts["transforms"] += 1
+        return transform(*args)
+
+    monkeypatch.setattr(ties, "transform_vectors", counted)
+    for points in (POINTS, POINTS + 3):
+        execute(store, study, cache, merge="ties", points=points)
+    assert counts["transforms"] == 1
+    # Its own points, and the three references that every comparison needs.
+    assert counts["merges"] == POINTS + 3 + 3
+    assert counts["images"] == (POINTS + 3 + 3) * len(TASKS) * SPLIT_SIZE
 
 
 def test_an_analysis_fits_each_surrogate_once(
     store: Store, study: Study, counts: Counter, evaluators: EvaluatorCache
 ):
-    run(store, study, evaluators)
+    execute(store, study, evaluators, points=POINTS)
     counts.clear()
     assert analyse(store, study.id, generations=2).front is not None
     assert counts["fits"] == len(TASKS)
