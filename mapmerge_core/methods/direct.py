@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, ClassVar
+
+from mapmerge_core.methods.base import register
 from mapmerge_core.methods.map import MAP
 
-PAPER_POINTS = {2: 200, 3: 300, 4: 300, 5: 500, 6: 500, 7: 1000, 8: 1000}
-"""Points that the paper's direct search evaluates for each number of tasks (MAP, Table 2)."""
+if TYPE_CHECKING:
+    from mapmerge_core.search.spaces import Space
 
 
+@register
 class DirectSearch(MAP):
-    """The brute-force baseline, which samples as MAP does, but more.
+    """Sample as MAP does, but more, and keep the measured points that no other dominates, without surrogates."""
 
-    Its front is the non-dominated subset of what was measured, without surrogates. Arguments and errors are
-    ``MAP``'s.
-    """
+    name = "direct"
+    title = "Direct search"
+    source = "MAP (ICLR 2025), Section 5.2"
+    advice = "a check on the others"
+    is_front = "measured"
+    paper_points: ClassVar[dict[int, int]] = {2: 200, 3: 300, 4: 300, 5: 500, 6: 500, 7: 1000, 8: 1000}
 
-    @staticmethod
-    def default_points(n_vectors: int) -> int:
-        """The paper's budget for N tasks, and for more tasks that of eight."""
-        return PAPER_POINTS.get(n_vectors, PAPER_POINTS[8])
+    @classmethod
+    def default_points(cls, space: Space) -> int:
+        return cls.paper_points.get(space.n, cls.paper_points[8])

@@ -2,72 +2,70 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from mapmerge_core.methods.base import Batch, check_told
-from mapmerge_core.search.designs import Kind, make_design
+from mapmerge_core.errors import SearchError
+from mapmerge_core.methods.base import Batch, Method, links_of, register
+from mapmerge_core.registries import LINKS
+from mapmerge_core.search.designs import anchors_outside, make_design
+from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
+from mapmerge_core.settings import seed_setting, setting, settings
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    import numpy as np
 
-PAPER_POINTS = {2: 30, 3: 50, 4: 60, 5: 85, 6: 100, 7: 140, 8: 250}
-"""Points that the paper evaluates for each number of tasks (MAP, Table 2)."""
+    from mapmerge_core.search.spaces import Space
 
 
-class MAP:
-    """Algorithm 1, lines 2 to 6: sample coefficients once, and evaluate every task at each.
+@register
+class MAP(Method):
+    """Sample points once, evaluate every objective at each, and fit surrogates to all."""
 
-    The surrogates and the front (lines 7 to 9) are fitted to the evaluations afterwards.
+    name = "map"
+    title = "MAP"
+    source = "MAP (ICLR 2025), Algorithm 1"
+    advice = "the usual choice"
+    paper_points: ClassVar[dict[int, int]] = {2: 30, 3: 50, 4: 60, 5: 85, 6: 100, 7: 140, 8: 250}
+    """Points that the paper evaluates for each number of tasks (Table 2)."""
 
-    Args:
-        n_vectors: Number of task vectors N.
-        points: Rows to evaluate, anchors included; by default what the paper uses for N.
-        seed: Seed of the design.
-        low: Lower corner of the box.
-        high: Upper corner of the box.
-        design: "uniform", "sobol" or "grid" (which may hold fewer rows than the budget).
-        anchors: Whether the origin and the unit vectors come first.
+    @settings
+    class Settings:
+        points: int | None = setting(
+            None, at_least=1, help="Points to evaluate, anchors included; the paper's number if left out."
+        )
+        seed: int = seed_setting()
+        design: Literal["uniform", "sobol", "grid"] = setting(
+            "uniform", advanced=True, help="How points are spread: the paper's is uniform."
+        )
+        anchors: bool = setting(
+            True,
+            advanced=True,
+            help="Whether the space's anchors come first, such as the pre-trained and single-task models.",
+        )
 
-    Raises:
-        SearchError: for a budget, a box or a design that can't be sampled.
-    """
+    @classmethod
+    def default_points(cls, space: Space) -> int:
+        n_parameters = QuadraticSurrogate.n_parameters(space.n_free)
+        return cls.paper_points.get(space.n, 6 * n_parameters)
 
-    def __init__(
-        self,
-        n_vectors: int,
-        points: int | None = None,
-        *,
-        seed: int = 0,
-        low: float = 0.0,
-        high: float = 1.0,
-        design: Kind = "uniform",
-        anchors: bool = True,
-    ) -> None:
-        if points is None:
-            points = self.default_points(n_vectors)
-        C = make_design(design, points, n_vectors, low=low, high=high, seed=seed, anchors=anchors)
-        self._waiting: Batch | None = Batch(C, tuple(range(n_vectors)))
-        self._n_evaluations = C.size
+    def start(self) -> None:
+        needs_least = [link for link, _ in links_of(self.objectives) if not LINKS[link].needs_ridge]
+        outside = anchors_outside(self.space) if self.settings.anchors else 0
+        needed = QuadraticSurrogate.n_parameters(self.space.n_free) + outside
+        if self.is_front == "surrogates" and needs_least and self.points < needed:
+            why = f" ({outside} anchors outside the box aren't fitted)" if outside else ""
+            raise SearchError(
+                f"A surrogate of {self.space.n_free} coefficients with the {needs_least[0]} link needs {needed} points or more"
+                f"{why}, not {self.points}: raise the budget."
+            )
+        self._waiting = Batch(self.design(), self.all_objectives)
+        self.points = len(self._waiting.X)
 
-    @staticmethod
-    def default_points(n_vectors: int) -> int:
-        """The paper's budget for N tasks; for others six points per parameter (it has 5.6 at N = 8)."""
-        return PAPER_POINTS.get(n_vectors, 6 * (n_vectors + 1) * (n_vectors + 2) // 2)
+    def design(self) -> np.ndarray:
+        """Return the points to evaluate."""
+        how = self.settings
+        return make_design(how.design, self.points, self.space, seed=how.seed, anchors=how.anchors)
 
-    @property
-    def n_evaluations(self) -> int:
-        """Points of the design times tasks."""
-        return self._n_evaluations
-
-    def ask(self) -> Batch | None:
-        """The whole design on every task at first, and None once it has been told."""
-        return self._waiting
-
-    def tell(self, batch: Batch, values: ArrayLike) -> None:
-        """Takes the design's values (``points x N``).
-
-        Raises:
-            SearchError: where the batch isn't the one that was asked for, or the values don't fit it.
-        """
-        check_told(self._waiting, batch, values)
-        self._waiting = None
+    def take(self, batch: Batch, values: np.ndarray) -> Batch | None:
+        del batch, values
+        return None

@@ -13,7 +13,7 @@ from scipy.optimize import least_squares
 from mapmerge_core.errors import SearchError
 
 if TYPE_CHECKING:
-    from mapmerge_core.search.links import Array, Link
+    from mapmerge_core.search.links.base import Array, Link
 
 LossName = Literal["squared", "absolute", "huber"]
 
@@ -93,7 +93,7 @@ class _Weighted:
 
     link: Link
     roots: Array
-    name: ClassVar[str] = "weighted"
+    is_linear: ClassVar[bool] = False
 
     def value(self, z: Array) -> Array:
         return np.asarray(self.roots * self.link.value(z))
@@ -120,7 +120,7 @@ def fit(
 ) -> Fit:
     """Minimise the sum of the losses of the errors of link(z) plus ``ridge`` times the squared weights.
 
-    Errors are taken as a share of :func:`error_unit`, and the constant (the first feature) goes free. Squared
+    Errors are taken as a share of `Link.error_unit`, and the constant (the first feature) goes free. Squared
     and Huber losses equal the squared error where it is small; the absolute loss is the absolute error.
 
     The absolute loss is minimised by trust-region steps on √(r² + ε²) for ever smaller ε, starting at the
@@ -138,8 +138,8 @@ def fit(
     """
     features = design.features
     n, p = features.shape
-    unit = error_unit(link, values)
-    size = float(np.abs(values).max()) if link.name == "identity" else unit
+    unit = link.error_unit(values)
+    size = float(np.abs(values).max()) if link.is_linear else unit
     weighted: Link | _Weighted = link
     if roots is None:
         roots = np.ones(n)
@@ -171,15 +171,6 @@ def fit(
     return Fit(weights, scale, first * residuals, curvature, penalty, roots)
 
 
-def error_unit(link: Link, values: Array) -> float:
-    """What an error is a share of, so that a ridge means the same whatever the metric's units."""
-    if link.name == "sigmoid":
-        return link.high - link.low
-    if link.name == "softplus":
-        return float(values.std()) or 1.0
-    return 1.0
-
-
 def inverse_of_upper(root: Array) -> Array:
     """The inverse of an upper triangular matrix without a zero on its diagonal."""
     return np.asarray(dtrtri(root)[0])
@@ -187,10 +178,10 @@ def inverse_of_upper(root: Array) -> Array:
 
 def _fit_squared(link: Link | _Weighted, design: Design, values: Array, penalty: Array) -> Array:
     """Weights of the features that minimise the squared errors of link(z) and the penalty."""
-    if link.name == "identity" and not penalty.any():
+    if link.is_linear and not penalty.any():
         return np.asarray(design.inverse_root @ (design.orthonormal.T @ values))
     features, zeros = design.features, np.zeros(len(penalty))
-    if link.name == "identity":
+    if link.is_linear:
         return _least_squares(np.vstack([features, penalty]), np.concatenate([values, zeros]))
     weights = _gauss_newton(link, design, values, penalty)
     if weights is not None:
@@ -214,7 +205,7 @@ def _fit_squared(link: Link | _Weighted, design: Design, values: Array, penalty:
 
 
 def _gauss_newton(link: Link | _Weighted, design: Design, values: Array, penalty: Array) -> Array | None:
-    """What :func:`_fit_squared` looks for by whole steps, or None where they don't lead straight to it.
+    """What `_fit_squared` looks for by whole steps, or None where they don't lead straight to it.
 
     Each solves normal equations, which is quick, and exact enough in the orthonormal basis of the features:
     the gradient that ends at zero is not squared.

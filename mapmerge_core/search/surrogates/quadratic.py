@@ -12,12 +12,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from mapmerge_core.errors import SearchError
 from mapmerge_core.search.surrogates.fitting import Design, Fit, LossName, check_loss, fit, inverse_of_upper
-from mapmerge_core.search.links import Array, Link, LinkName, make_link
+from mapmerge_core.search.links.base import Array, Link, make_link
 from mapmerge_core.search.threads import one_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from numpy.typing import ArrayLike
 
 NONLINEAR_RIDGE = 3e-3
@@ -109,7 +107,7 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
 
     def __init__(
         self,
-        link: LinkName = "identity",
+        link: str = "identity",
         bounds: tuple[float, float] | None = None,
         ridge: float | None = None,
         loss: LossName = "squared",
@@ -219,14 +217,14 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
     def _ridge(self) -> float:
         if self.ridge is None:
             default = ABSOLUTE_RIDGE if self.loss == "absolute" else NONLINEAR_RIDGE
-            return 0.0 if self.link == "identity" else default
+            return default if self.link_.needs_ridge else 0.0
         if not (np.isfinite(self.ridge) and self.ridge >= 0):
             raise SearchError(f"A ridge is zero or more, not {self.ridge:g}.")
         return self.ridge
 
     def _check_points(self, C: ArrayLike) -> Array:
         check_is_fitted(self)
-        return _as_points(C, self.n_features_in_)
+        return as_points(C, self.n_features_in_)
 
     def _quadratic(self, points: Array) -> Array:
         return np.asarray(self.e_ + points @ self.b_ + 0.5 * np.einsum("ni,ni->n", points @ self.A_, points))
@@ -249,7 +247,7 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
         z = features @ found.weights
         slope = found.roots * self.link_.slope(z)
         n, p = features.shape
-        is_plain = self.link_.name == "identity" and self.loss == "squared" and not found.penalty.any()
+        is_plain = self.link_.is_linear and self.loss == "squared" and not found.penalty.any()
         if is_plain and (found.roots == 1).all():
             self._inverse_root, spread = design.inverse_root, design.leverage
         else:
@@ -283,93 +281,12 @@ def quadratic_features(C: Array) -> Array:
     return np.hstack([np.ones((len(C), 1)), C, products])
 
 
-@one_thread()
-def fit_all(
-    C: ArrayLike,
-    Y: ArrayLike,
-    links: Sequence[tuple[LinkName, tuple[float, float] | None]],
-    loss: LossName = "squared",
-    errors: ArrayLike | None = None,
-) -> tuple[QuadraticSurrogate, ...]:
-    """One surrogate for each of K metrics (``n x K``) measured at the same ``n x N`` points.
-
-    Args:
-        C: The points.
-        Y: The metrics.
-        links: Each metric's link and bounds.
-        loss: What the fits minimise.
-        errors: The metrics' standard errors (``n x K``), see ``QuadraticSurrogate.fit``.
+def as_points(C: ArrayLike, n_vectors: int | None = None) -> Array:
+    """Return points as an `n x N` array.
 
     Raises:
-        SearchError: As ``QuadraticSurrogate.fit``.
+        SearchError: They are of another shape, or not finite.
     """
-    points, columns = PreparedPoints.prepare(C), np.asarray(Y).T
-    noise = [None] * len(columns) if errors is None else list(np.asarray(errors).T)
-    return tuple(
-        QuadraticSurrogate(link=link, bounds=bounds, loss=loss).fit_prepared(points, y, own)
-        for (link, bounds), y, own in zip(links, columns, noise, strict=True)
-    )
-
-
-def predict_all(surrogates: Sequence[Surrogate], C: ArrayLike) -> Array:
-    """What K surrogates predict at ``n x N`` points, ``n x K``: one matrix product if all are quadratic."""
-    return SurrogateStack(surrogates).predict(C)
-
-
-class SurrogateStack:
-    """K surrogates of N coefficients as one: matrix products for all at once if all are quadratic."""
-
-    def __init__(self, surrogates: Sequence[Surrogate]) -> None:
-        self._surrogates = surrogates
-        self._n_vectors = surrogates[0].n_features_in_
-        quadratics = [surrogate for surrogate in surrogates if isinstance(surrogate, QuadraticSurrogate)]
-        self._are_quadratic = len(quadratics) == len(surrogates)
-        if self._are_quadratic:
-            self._constants = np.array([surrogate.e_ for surrogate in quadratics])
-            self._vectors = np.array([surrogate.b_ for surrogate in quadratics])
-            self._matrices = np.hstack([surrogate.A_ for surrogate in quadratics])
-            links = [surrogate.link_ for surrogate in quadratics]
-            self._links = [
-                (link, [k for k, other in enumerate(links) if other == link]) for link in dict.fromkeys(links)
-            ]
-
-    def predict(self, C: ArrayLike) -> Array:
-        """Metrics (``n x K``) at ``n x N`` coefficients.
-
-        Raises:
-            SearchError: C has another width than the points fitted, or is not finite.
-        """
-        if not self._are_quadratic:
-            return np.column_stack([surrogate.predict(C) for surrogate in self._surrogates])
-        return self._apply_links(self._quadratic(_as_points(C, self._n_vectors))[0], Link.value)
-
-    def predict_with_gradients(self, C: ArrayLike) -> tuple[Array, Array]:
-        """Metrics (``n x K``) and their derivatives by the coefficients (``n x K x N``).
-
-        Raises:
-            SearchError: As :meth:`predict`.
-        """
-        if not self._are_quadratic:
-            return self.predict(C), np.stack([s.gradient(C) for s in self._surrogates], axis=1)
-        z, gradients = self._quadratic(_as_points(C, self._n_vectors))
-        return self._apply_links(z, Link.value), self._apply_links(z, Link.slope)[:, :, None] * gradients
-
-    def _quadratic(self, points: Array) -> tuple[Array, Array]:
-        """The quadratic forms ``n x K`` and their derivatives ``n x K x N``."""
-        bends = (points @ self._matrices).reshape(len(points), *self._vectors.shape)
-        z = self._constants + np.einsum("nkj,nj->nk", self._vectors + 0.5 * bends, points)
-        return z, self._vectors + bends
-
-    def _apply_links(self, z: Array, function: Callable[[Link, Array], Array]) -> Array:
-        if len(self._links) == 1:
-            return function(self._links[0][0], z)
-        result = np.empty_like(z)
-        for link, columns in self._links:
-            result[:, columns] = function(link, z[:, columns])
-        return result
-
-
-def _as_points(C: ArrayLike, n_vectors: int | None = None) -> Array:
     points = np.asarray(C, dtype=np.float64)
     if points.ndim != 2:
         raise SearchError(f"Coefficients are an n x N array, one row a point, not of shape {points.shape}.")
@@ -406,7 +323,7 @@ class PreparedPoints:
         Raises:
             SearchError: They are too few, not finite, or leave the quadratic undetermined.
         """
-        points = _as_points(C)
+        points = as_points(C)
         n_points, n_vectors = points.shape
         needed = QuadraticSurrogate.n_parameters(n_vectors)
         if n_vectors < 1 or n_points < needed:

@@ -1,0 +1,101 @@
+"""What a link is: it turns a quadratic form into a metric that stays inside its bounds (MAP, Section 4.1)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mapmerge_core.errors import SearchError
+from mapmerge_core.registries import LINKS
+
+Array = NDArray[np.float64]
+
+INSIDE = 0.005
+"""How far inside its bounds, as a share of its range, a saturated metric is moved before it is unlinked."""
+
+register = LINKS.register
+
+
+class Link(ABC):
+    """A link with a metric's bounds.
+
+    Args:
+        low: The metric's least value l, or minus infinity.
+        high: Its greatest value u, or infinity.
+
+    Raises:
+        SearchError: The link can't have these bounds.
+
+    Attributes:
+        name: What study files and the command line call it.
+        title: What pages call it.
+        bounds: The bounds that it has unless others are given; None where it ignores bounds.
+        n_bounds: How many finite bounds a metric has that it suits.
+        is_linear: Whether it is the quadratic form itself, so that least squares have a closed form.
+        needs_ridge: Whether metrics on a bound would let the fit grow without end, but for a small ridge.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    bounds: ClassVar[tuple[float, float] | None]
+    n_bounds: ClassVar[int]
+    is_linear: ClassVar[bool] = False
+    needs_ridge: ClassVar[bool] = True
+
+    def __init__(self, low: float, high: float) -> None:
+        self.low, self.high = float(low), float(high)
+        self.check()
+
+    @classmethod
+    def help(cls) -> str:
+        """Return one sentence that says what it does."""
+        return (cls.__doc__ or "").strip().splitlines()[0]
+
+    @abstractmethod
+    def check(self) -> None:
+        """Make sure that it can have its bounds.
+
+        Raises:
+            SearchError: It can't.
+        """
+
+    @abstractmethod
+    def value(self, z: Array) -> Array:
+        """Return the metric at the quadratic form's values ``z`` (any shape)."""
+
+    @abstractmethod
+    def slope(self, z: Array) -> Array:
+        """Return the derivative of `value` at ``z``."""
+
+    @abstractmethod
+    def inverse(self, y: Array) -> Array:
+        """Return a finite ``z`` near the one that gives ``y``; values on a bound are first moved a little inside."""
+
+    def error_unit(self, y: Array) -> float:
+        """Return what errors of metrics ``y`` are a share of, so that a ridge weighs the same in all units."""
+        return float(y.std()) or 1.0
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and (self.low, self.high) == (other.low, other.high)  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.low, self.high))
+
+
+def make_link(name: str, bounds: tuple[float, float] | None = None) -> Link:
+    """Return the link called ``name`` with a metric's bounds, or with its usual ones.
+
+    Raises:
+        RegistryError: There is no such link.
+        SearchError: It can't have these bounds.
+    """
+    kind = LINKS[name]
+    if kind.bounds is None:
+        return kind(-np.inf, np.inf)
+    low, high = kind.bounds if bounds is None else bounds
+    if not low < high:
+        raise SearchError(f"The bounds {low:g} and {high:g} are empty: the lower one comes first.")
+    return kind(low, high)
