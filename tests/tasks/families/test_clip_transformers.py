@@ -22,11 +22,11 @@ from transformers import (
 )
 
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.merges._adamerging import adamerge
-from mapmerge_core.merges._statistics import fisher_diagonals, gram_matrices
+from mapmerge_core.registries import MERGES
+from mapmerge_core.settings import make
 from mapmerge_core.tasks.evaluator import Evaluator
 from mapmerge_core.tasks.families import find_family
-from mapmerge_core.tasks.metrics import LOSS
+from mapmerge_core.tasks.metrics import ACCURACY, LOSS
 from mapmerge_core.tasks.outcome import unpack
 from mapmerge_core.tasks.task import Task
 from mapmerge_core.weights.export.writing import save_merged
@@ -126,7 +126,7 @@ def zoo(tmp_path_factory):
 
 
 def make_evaluator(zoo, pretrained="pretrained", metric=None, precision="float32", **finetuned):
-    tasks = [Task.from_file(task, zoo / f"{task}.npz", *([metric] if metric else [])) for task in TASKS]
+    tasks = [Task.from_file(task, zoo / f"{task}.npz", metric or ACCURACY, model=task) for task in TASKS]
     family = find_family("clip_transformers").make("", zoo / pretrained, {}, tasks)
     models = {task: zoo / task for task in TASKS} | finetuned
     left_out = family.left_out("", zoo / pretrained)
@@ -286,14 +286,24 @@ def test_a_checkpoint_with_old_constants(zoo, evaluator, tmp_path, tuned):
         }
 
 
-def test_merges_that_look_at_data(zoo):
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("fisher", {}), ("regmean", {}), ("adamerging", {"level": "task", "steps": 3, "lr": 0.1})],
+)
+def test_merges_that_look_at_data(zoo, name, settings):
     evaluator = make_evaluator(zoo)
-    fisher = fisher_diagonals(evaluator, "Colours", examples=8)
-    assert set(fisher) <= set(evaluator.vectors.layers)
-    assert sum(float(diagonal.sum()) for diagonal in fisher.values()) > 0
-    grams = gram_matrices(evaluator, "Colours", examples=8)
-    assert len([name for name in grams if name.endswith("fc1.weight")]) == 2
-    assert (adamerge(evaluator, layer_wise=False, steps=3, lr=0.1) != 0.3).all()
+    before = {task: outcome.per_example for task, outcome in evaluator.evaluate([0.5, 0.5]).items()}
+    merge = MERGES[name](make(MERGES[name].Settings, settings, what=name))
+    prepared = merge.prepare(evaluator)
+    merged = dict(prepared.tensors(prepared.space.default))
+    pretrained, averaged = (evaluator.exported_vectors.merge(c) for c in ([0, 0], [0.5, 0.5]))
+    assert merged.keys() == pretrained.keys()
+    changed = [key for key in merged if not torch.equal(merged[key], pretrained[key])]
+    assert changed
+    assert set(changed) <= set(evaluator.vectors.layers)
+    assert any(not torch.equal(merged[key], averaged[key]) for key in changed)
+    again = {task: outcome.per_example for task, outcome in evaluator.evaluate([0.5, 0.5]).items()}
+    assert again == before
 
 
 def refused(folder, architecture=""):
