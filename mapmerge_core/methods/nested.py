@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from mapmerge_core.search.surrogates.fitting import LossName
     from mapmerge_core.search.fronts import Front
-    from mapmerge_core.search.links import LinkName
+    from mapmerge_core.search.links.base import LinkName
     from mapmerge_core.tasks.metric import Metric
 
 PAPER_POINTS = 20

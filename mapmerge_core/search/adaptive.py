@@ -2,9 +2,9 @@
 
 What the paper leaves open, and how it is filled here:
 
-- The spheres are centred on the box's low corner. From there every box, whatever the signs of its ends, lies
-  in one orthant, so that each angle is defined and in [0, 90°]; for boxes that start at 0, as the paper's,
-  the corner is the origin.
+- Points are taken to the unit cube first (``Space.to_unit``), and the spheres are centred on its origin: of a
+  box that is its low corner, the origin itself for boxes that start at 0, as the paper's. Each angle is then
+  in [0, 90°].
 - Bins are closed on the left, the last one on both sides: points on an axis belong to the first or the last
   bin of each angle. The corner itself has no direction and belongs to no bin.
 - There are about as many joint bins as a surrogate has parameters, but at least two per angle: 6 for two task
@@ -31,7 +31,7 @@ from mapmerge_core.errors import SearchError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from mapmerge_core.search.links import Array
+    from mapmerge_core.search.links.base import Array
 
 Cells = NDArray[np.int64]
 
@@ -47,82 +47,68 @@ DIRECTIONS = 256
 
 @dataclass(frozen=True)
 class AngularBins:
-    """The box [low, high]^N, cut along the N - 1 angles of the spheres about its low corner (Figure 11).
+    """The unit cube of n dimensions, cut along the n - 1 angles of the spheres about the origin (Figure 11).
 
-    With x = c - low the angles are φ_i = atan2(|(x_{i+1}, ..., x_N)|, x_i), each in [0, π/2], and 0 where
-    both are 0. A bin is N - 1 numbers from 0 to K - 1, one for each angle.
+    The angles are φ_i = atan2(|(u_{i+1}, ..., u_n)|, u_i), each in [0, π/2], and 0 where both are 0. A bin is
+    n - 1 numbers from 0 to K - 1, one for each angle.
 
     Args:
-        n_vectors: N, at least two.
+        n: Dimensions, at least two.
         per_angle: K, the equal parts of each angle.
-        low: Lower end of every coefficient.
-        high: Upper end of every coefficient.
 
     Raises:
-        SearchError: for fewer than two task vectors, which make no angle, no bin, or an empty box.
+        SearchError: There are fewer than two dimensions, which make no angle, or no bin.
     """
 
-    n_vectors: int
+    n: int
     per_angle: int
-    low: float = 0.0
-    high: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.n_vectors < 2:
+        if self.n < 2:
             raise SearchError(
-                f"Adaptive sampling needs at least two task vectors, not {self.n_vectors}: its bins are the "
+                f"Adaptive sampling needs a space of at least two dimensions, not {self.n}: its bins are the "
                 "angles between them."
             )
         if self.per_angle < 1:
             raise SearchError(f"Each angle needs at least one bin, not {self.per_angle}.")
-        if not (np.isfinite(self.low) and np.isfinite(self.high) and self.low < self.high):
-            raise SearchError(
-                f"The lowest coefficient must be below the highest, not {self.low:g} and {self.high:g}."
-            )
 
     @property
     def count(self) -> int:
         """Joint bins, K^(N - 1)."""
-        return int(self.per_angle ** (self.n_vectors - 1))
+        return int(self.per_angle ** (self.n - 1))
 
-    def contain(self, C: ArrayLike) -> NDArray[np.bool_]:
-        """Which of ``n x N`` points lie in the box, borders included (n,)."""
-        points = np.asarray(C, dtype=np.float64)
-        return np.asarray(((points >= self.low) & (points <= self.high)).all(axis=1))
-
-    def locate(self, C: ArrayLike) -> Cells:
-        """The bin of each point.
+    def locate(self, U: ArrayLike) -> Cells:
+        """Return the bin of each point.
 
         Args:
-            C: ``n x N`` points of the box.
+            U: `m x n` points of the unit cube.
 
         Returns:
-            ``n x (N - 1)`` whole numbers from 0 to K - 1; rows of -1 for points at the low corner.
+            `m x (n - 1)` whole numbers from 0 to K - 1; rows of -1 for points at the origin.
 
         Raises:
-            SearchError: for other shapes, and points outside the box, whose angles have no bin.
+            SearchError: The shape is another, or a point lies outside the cube.
         """
-        points = np.asarray(C, dtype=np.float64)
-        if points.ndim != 2 or points.shape[1] != self.n_vectors:
-            raise SearchError(f"Bins of {self.n_vectors} coefficients don't fit shape {points.shape}.")
-        if not self.contain(points).all():
-            raise SearchError("Only points inside the box have a bin.")
-        offsets = points - self.low
-        # |(x_i, ..., x_N)| for each i, by sums from the end.
-        tails = np.sqrt(np.cumsum(offsets[:, ::-1] ** 2, axis=1))[:, ::-1]
-        angles = np.arctan2(tails[:, 1:], offsets[:, :-1])
+        points = np.asarray(U, dtype=np.float64)
+        if points.ndim != 2 or points.shape[1] != self.n:
+            raise SearchError(f"Bins of {self.n} dimensions don't fit shape {points.shape}.")
+        if not ((points >= 0) & (points <= 1)).all():
+            raise SearchError("Only points inside the space have a bin.")
+        # |(u_i, ..., u_n)| for each i, by sums from the end.
+        tails = np.sqrt(np.cumsum(points[:, ::-1] ** 2, axis=1))[:, ::-1]
+        angles = np.arctan2(tails[:, 1:], points[:, :-1])
         cells = np.minimum((angles / (np.pi / 2) * self.per_angle).astype(np.int64), self.per_angle - 1)
-        cells[(offsets == 0).all(axis=1)] = -1
+        cells[(points == 0).all(axis=1)] = -1
         return cells
 
     def draw(self, cell: ArrayLike, size: int, rng: np.random.Generator) -> Array:
-        """``size x N`` points, uniform in the volume of a bin (N - 1 numbers) within the box.
+        """Return `size x n` points, uniform in the volume of a bin (n - 1 numbers) within the cube.
 
         ``DIRECTIONS`` directions are drawn with uniform angles, and chosen from in proportion to the volume
-        that they stand for: the sphere's element times R^N, where R is the way to the box's border. The
-        radius is R u^(1/N), u uniform.
+        that they stand for: the sphere's element times R^n, where R is the way to the cube's border. The
+        radius is R v^(1/n), v uniform.
         """
-        n = self.n_vectors
+        n = self.n
         angles = (np.asarray(cell) + rng.random((DIRECTIONS, n - 1))) / self.per_angle * (np.pi / 2)
         sines = np.cumprod(np.sin(angles), axis=1)
         one = np.ones((DIRECTIONS, 1))
@@ -133,15 +119,14 @@ class AngularBins:
         share = np.exp(volume - volume.max())
         chosen = rng.choice(DIRECTIONS, size, p=share / share.sum())
         radius = reach[chosen] * rng.random(size) ** (1 / n)
-        unit = np.minimum(radius[:, None] * ways[chosen], 1.0)
-        return np.asarray(np.clip(self.low + (self.high - self.low) * unit, self.low, self.high))
+        return np.minimum(radius[:, None] * ways[chosen], 1.0)
 
 
-def bins_per_angle(n_vectors: int) -> int:
-    """K for N task vectors: the largest for which K^(N - 1) is at most (N + 1)(N + 2) / 2, but at least 2."""
-    most = (n_vectors + 1) * (n_vectors + 2) // 2
+def bins_per_angle(n: int) -> int:
+    """Return K for n dimensions: the largest for which K^(n - 1) is at most (n + 1)(n + 2) / 2, but at least 2."""
+    most = (n + 1) * (n + 2) // 2
     per_angle = 2
-    while n_vectors > 1 and (per_angle + 1) ** (n_vectors - 1) <= most:
+    while n > 1 and (per_angle + 1) ** (n - 1) <= most:
         per_angle += 1
     return per_angle
 
@@ -154,12 +139,12 @@ def score_bins(errors: ArrayLike, cells: Cells, rng: np.random.Generator) -> tup
 
     Args:
         errors: Squared errors (n,); NaN for points whose error is unknown, which are left out.
-        cells: Their bins, ``n x (N - 1)``, as ``AngularBins.locate`` has them; points without a bin are left
+        cells: Their bins, `m x (n - 1)`, as ``AngularBins.locate`` has them; points without a bin are left
             out.
         rng: What draws.
 
     Returns:
-        The bins that have a score, ``m x (N - 1)`` in lexicographic order, and their scores (m,).
+        The bins that have a score, `m x (n - 1)` in lexicographic order, and their scores (m,).
     """
     squared = np.asarray(errors, dtype=np.float64)
     known = np.isfinite(squared) & (cells >= 0).all(axis=1)
@@ -180,7 +165,7 @@ class Posterior:
 
     Attributes:
         bins: The bins.
-        scored: Those that have a score, ``m x (N - 1)``.
+        scored: Those that have a score, `m x (n - 1)`.
         probabilities: The probability of each of them (m,).
         elsewhere: The probability of each other bin, all alike.
     """
@@ -200,7 +185,7 @@ class Posterior:
         if len(self.scored) == self.bins.count:  # rounding left the probabilities a hair below 1
             return np.asarray(self.scored[-1])
         while True:
-            cell = rng.integers(self.bins.per_angle, size=self.bins.n_vectors - 1)
+            cell = rng.integers(self.bins.per_angle, size=self.bins.n - 1)
             if not (self.scored == cell).all(axis=1).any():
                 return np.asarray(cell)
 
@@ -210,7 +195,7 @@ def make_posterior(bins: AngularBins, scored: Cells, scores: ArrayLike) -> Poste
 
     Args:
         bins: The bins.
-        scored: Those that have a score, ``m x (N - 1)``.
+        scored: Those that have a score, `m x (n - 1)`.
         scores: Their scores (m,).
     """
     values = np.asarray(scores, dtype=np.float64)
@@ -225,12 +210,12 @@ def make_posterior(bins: AngularBins, scored: Cells, scores: ArrayLike) -> Poste
 
 
 def draw_points(posterior: Posterior, n_points: int, known: ArrayLike, rng: np.random.Generator) -> Array:
-    """The next points, ``n_points x N``, one after the other and each away from all before it.
+    """Return the next points of the unit cube, `n_points x n`, one after the other and each away from all before it.
 
     Args:
         posterior: How likely each bin is.
         n_points: How many.
-        known: Points that were asked before, ``n x N``; none of them is asked again.
+        known: Points that were asked before, `m x n`; none of them is asked again.
         rng: What draws.
     """
     points = np.asarray(known, dtype=np.float64)

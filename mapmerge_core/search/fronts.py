@@ -1,4 +1,4 @@
-"""The Pareto front of the surrogates, by NSGA-III inside the sampled box (MAP, Algorithm 1, line 8)."""
+"""The Pareto front of the surrogates, by NSGA-III inside the sampled space (MAP, Algorithm 1, line 8)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ import numpy as np
 from scipy.optimize import minimize
 
 from mapmerge_core.errors import SearchError
-from mapmerge_core.search.designs import check_seed, sobol
-from mapmerge_core.search.surrogates.quadratic import Surrogate, SurrogateStack
+from mapmerge_core.search.spaces import Box, Space, unit_sobol
+from mapmerge_core.search.surrogates.spaces import SpaceSurrogates, SurrogateStack
 from mapmerge_core.search.threads import one_thread
+from mapmerge_core.settings import check_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-    from mapmerge_core.search.links import Array
+    from mapmerge_core.search.links.base import Array
+    from mapmerge_core.search.surrogates.quadratic import Surrogate
 
 SIZE_OF_TWO, SIZE = 200, 400
 """The most rows of a front of two metrics, and of more."""
 GENERATIONS = 20
 """NSGA-III generations unless told otherwise: with the climb after them, more add next to nothing."""
+SAMPLE = 1024
+"""Points of the Sobol sample that a search begins with."""
 CLIMBS = 20
 """Steps from where NSGA-III ends onto the front itself."""
 BLOCK = 128
@@ -39,27 +43,78 @@ SAME = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Front:
-    """Coefficients that no others dominate, sorted by the first metric, lowest first.
+    """Points that no others dominate, sorted by the first objective, lowest first.
 
     Attributes:
-        c: Coefficients, ``m x N``.
-        predicted: The surrogates' metrics, ``m x K``.
-        lower: Lower ends of the metrics' 90 % prediction intervals, ``m x K``.
-        upper: Upper ends, ``m x K``.
+        x: Points, `m x D`.
+        predicted: The surrogates' objectives, `m x K`.
+        lower: Lower ends of the objectives' 90 % prediction intervals, `m x K`.
+        upper: Upper ends, `m x K`.
     """
 
-    c: Array
+    x: Array
     predicted: Array
     lower: Array
     upper: Array
 
     def __len__(self) -> int:
-        return len(self.c)
+        return len(self.x)
 
     @property
     def is_single_point(self) -> bool:
         """Whether one model is best at everything, so that there is no trade-off to choose (Section 6)."""
-        return len(self.c) == 1
+        return len(self.x) == 1
+
+
+@dataclass(frozen=True, eq=False)
+class JointFront:
+    """The points of several merges that no point of any of them dominates, sorted by the first objective.
+
+    Attributes:
+        keys: The merge that each of m points belongs to.
+        x: The m points, each an array of its own merge's length.
+        predicted: Objectives, `m x K`.
+        lower: Lower ends of their 90 % prediction intervals, `m x K`.
+        upper: Upper ends, `m x K`.
+    """
+
+    keys: tuple[Hashable, ...]
+    x: tuple[Array, ...]
+    predicted: Array
+    lower: Array
+    upper: Array
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def is_single_point(self) -> bool:
+        """Whether one model is best at everything, so that there is no trade-off to choose."""
+        return len(self.x) == 1
+
+
+def join_fronts(fronts: Iterable[tuple[Hashable, Front]], maximize: Sequence[bool]) -> JointFront:
+    """Return the non-dominated points of the fronts of several merges.
+
+    Args:
+        fronts: A key for each merge, with its front; at least one.
+        maximize: For each objective, whether more is better.
+    """
+    pairs = list(fronts)
+    keys = [key for key, front in pairs for _ in range(len(front))]
+    points = [point for _, front in pairs for point in front.x]
+    predicted, lower, upper = (
+        np.vstack([getattr(front, side) for _, front in pairs]) for side in ("predicted", "lower", "upper")
+    )
+    best = np.ones(len(points), dtype=bool) if len(pairs) == 1 else non_dominated(predicted, maximize)
+    order = [i for i in np.lexsort(predicted.T[::-1]) if best[i]]
+    return JointFront(
+        tuple(keys[i] for i in order),
+        tuple(points[i] for i in order),
+        predicted[order],
+        lower[order],
+        upper[order],
+    )
 
 
 def non_dominated(values: ArrayLike, maximize: Sequence[bool]) -> NDArray[np.bool_]:
@@ -110,7 +165,7 @@ def find_front(
     generations: int = GENERATIONS,
     include: ArrayLike | None = None,
 ) -> Front:
-    """The non-dominated coefficients of the box [low, high]^N as the surrogates see them.
+    """Return the non-dominated coefficients of the box [low, high]^N as the surrogates see them.
 
     NSGA-III starts from the maximisers of every metric and of many weighted sums (L-BFGS-B), so that the ends
     and the bulges of the front are there from the beginning; every point it ever evaluates competes for the
@@ -130,48 +185,180 @@ def find_front(
         SearchError: No surrogate, surrogates of different N, an empty box, coefficients outside it, or a
             negative seed.
     """
-    box = _check_box(surrogates, low, high)
-    check_seed(seed)
-    if maximize is None:
-        maximize = [True] * len(surrogates)
-    if len(maximize) != len(surrogates):
-        raise SearchError(f"{len(surrogates)} surrogates need as many directions, not {len(maximize)}.")
-    search = _Search(surrogates, box, signs(maximize))
-    search.add(_candidates(box, seed))
-    if include is not None:
-        search.add(_check_inside(include, box))
-    search.polish()
-    if len(surrogates) > 1 and generations > 0:
-        _nsga3(search, generations, seed)
-    size = SIZE_OF_TWO if len(surrogates) == 2 else SIZE
-    c = search.climb(search.best_spread(size))
-    predicted = search.stack.predict(c)
-    ends = [surrogate.predict_interval(c) for surrogate in surrogates]
-    order = np.lexsort(predicted.T[::-1])
-    lower, upper = (np.column_stack(side)[order] for side in zip(*ends, strict=True))
-    return Front(c[order], predicted[order], lower, upper)
+    widths = {surrogate.n_features_in_ for surrogate in surrogates}
+    if len(widths) != 1:
+        raise SearchError("A front needs fitted surrogates of the same coefficients, at least one.")
+    box = Box([f"c{i + 1}" for i in range(widths.pop())], low, high)
+    return find_space_front(
+        SpaceSurrogates(box, surrogates),
+        maximize=maximize,
+        seed=seed,
+        generations=generations,
+        include=include,
+    )
 
 
-def best_sum(
-    surrogates: Sequence[Surrogate], weights: ArrayLike, start: ArrayLike, low: ArrayLike, high: ArrayLike
-) -> Array:
-    """The local maximiser (N,) of Σ w_k M̃_k in the box [low, high]^N, by L-BFGS-B from a start in it.
+@one_thread()
+def find_space_front(
+    surrogates: SpaceSurrogates,
+    *,
+    maximize: Sequence[bool] | None = None,
+    seed: int = 0,
+    generations: int = GENERATIONS,
+    include: ArrayLike | None = None,
+) -> Front:
+    """Return the points of a space that no other dominates, as the surrogates see them; see `find_front`.
+
+    A box is searched as it is, other spaces through their map from the unit cube.
 
     Args:
-        surrogates: K fitted surrogates of N coefficients each.
-        weights: K weights, negative for metrics that go down.
-        start: Coefficients (N,) to set out from.
-        low: Lower end of the box, a number or one for each coefficient.
-        high: Upper end.
+        surrogates: One for each of K objectives, with their space.
+        maximize: For each objective, whether more is better; all are, unless told otherwise.
+        seed: Same seed, same front.
+        generations: NSGA-III generations; 0 leaves the maximisers and a Sobol sample.
+        include: Further points (any number x D) that compete, such as those measured.
+
+    Raises:
+        SearchError: The directions don't match the objectives, or a point lies outside the space.
+        SettingError: The seed can't be used.
     """
-    row = np.asarray(start, dtype=np.float64)[None]
-    ends = [np.broadcast_to(np.asarray(end, dtype=np.float64), row.shape[1:]) for end in (low, high)]
+    check_seed(seed)
+    n_objectives = len(surrogates)
+    maximize = [True] * n_objectives if maximize is None else maximize
+    if len(maximize) != n_objectives:
+        raise SearchError(f"{n_objectives} surrogates need as many directions, not {len(maximize)}.")
+    domain = domain_of(surrogates)
+    search = _Search(domain, signs(maximize))
+    search.add(domain.candidates(seed))
+    if include is not None:
+        search.add(domain.inside(include))
+    search.polish()
+    if n_objectives > 1 and generations > 0:
+        _nsga3(search, generations, seed)
+    size = SIZE_OF_TWO if n_objectives == 2 else SIZE
+    x = surrogates.space.points(domain.points(search.climb(search.best_spread(size))))
+    predicted = surrogates.predict(x)
+    order = np.lexsort(predicted.T[::-1])
+    lower, upper = surrogates.predict_interval(x[order])
+    return Front(x[order], predicted[order], lower, upper)
+
+
+def best_sum(surrogates: SpaceSurrogates, weights: ArrayLike, start: ArrayLike) -> Array:
+    """Return the local maximiser (D,) of Σ w_k M̃_k in a space, by L-BFGS-B.
+
+    Args:
+        surrogates: One for each of K objectives.
+        weights: K weights, negative for objectives that go down.
+        start: A point (D,) to set out from.
+    """
+    domain = domain_of(surrogates)
+    first = domain.from_points(np.asarray(start, dtype=np.float64)[None])
     weight_row = np.asarray(weights, dtype=np.float64)[None]
-    return np.asarray(_best_sums(SurrogateStack(surrogates), weight_row, row, *ends)[0])
+    best = _best_sums(domain.stack, weight_row, first, domain.low, domain.high)
+    return np.asarray(surrogates.space.points(domain.points(best))[0])
 
 
-def _best_sums(stack: SurrogateStack, weights: Array, starts: Array, low: Array, high: Array) -> Array:
-    """What :func:`best_sum` finds for ``m x K`` weights and ``m x N`` starts, as one separable problem."""
+class Domain:
+    """A box in which a space is searched: the space itself, if it is one.
+
+    Args:
+        surrogates: One for each objective, with their space.
+
+    Attributes:
+        low, high: The ends of the domain's n coordinates.
+        stack: What predicts objectives, and their derivatives, at points of the domain.
+    """
+
+    def __init__(self, surrogates: SpaceSurrogates) -> None:
+        self.space: Space = surrogates.space
+        self.stack: SurrogateStack | _CubeStack = surrogates.stack
+        self.low, self.high = np.zeros(self.space.n_free), np.ones(self.space.n_free)
+
+    def points(self, U: Array) -> Array:
+        """Return the points (`m x D`) of the space that points of the domain stand for."""
+        return self.space.from_unit(U)
+
+    def from_points(self, X: Array) -> Array:
+        """Return points of the domain that stand for points of the space."""
+        return self.space.to_unit(X)
+
+    def candidates(self, seed: int) -> Array:
+        """Return a Sobol sample, and the corners where they are not too many."""
+        unit = self._sample(seed)
+        if len(self.low) <= 8:
+            unit = np.vstack([np.array(list(product((0.0, 1.0), repeat=len(self.low)))), unit])
+        return np.asarray(self.low + (self.high - self.low) * unit)
+
+    def _sample(self, seed: int) -> Array:
+        return self.space.to_unit(self.space.sobol(SAMPLE, seed))
+
+    def inside(self, include: ArrayLike) -> Array:
+        """Return points of the space as points of the domain.
+
+        Raises:
+            SearchError: They have another width, or lie outside.
+        """
+        points = np.asarray(include, dtype=np.float64)
+        if points.ndim != 2 or points.shape[1] != self.space.n:
+            raise SearchError(
+                f"Points to include have {self.space.n} coordinates each, not shape {points.shape}."
+            )
+        if not self.space.contains(points).all():
+            raise SearchError(
+                "Points to include must lie inside the sampled space: a surrogate says nothing outside it."
+            )
+        return self.from_points(points)
+
+
+class _BoxDomain(Domain):
+    """A box, searched as it is."""
+
+    def __init__(self, surrogates: SpaceSurrogates, box: Box) -> None:
+        super().__init__(surrogates)
+        self.low, self.high = box.low, box.high
+
+    def points(self, U: Array) -> Array:
+        return U
+
+    def from_points(self, X: Array) -> Array:
+        return np.clip(X, self.low, self.high)
+
+    def _sample(self, seed: int) -> Array:
+        return unit_sobol(SAMPLE, len(self.low), seed)
+
+
+class _CubeStack:
+    """Surrogates as functions of the unit cube, by the chain rule."""
+
+    def __init__(self, surrogates: SpaceSurrogates) -> None:
+        self._space, self._stack = surrogates.space, surrogates.stack
+
+    def predict(self, U: Array) -> Array:
+        """Return the objectives (`m x K`) at `m x n` points of the cube."""
+        return self._stack.predict(self._free(U))
+
+    def predict_with_gradients(self, U: Array) -> tuple[Array, Array]:
+        """Return the objectives and their derivatives (`m x K x n`)."""
+        values, gradients = self._stack.predict_with_gradients(self._free(U))
+        return values, gradients @ self._space.unit_jacobian(U)
+
+    def _free(self, U: Array) -> Array:
+        return self._space.free(self._space.from_unit(U))
+
+
+def domain_of(surrogates: SpaceSurrogates) -> Domain:
+    """Return the box in which the surrogates' space is searched."""
+    if isinstance(surrogates.space, Box):
+        return _BoxDomain(surrogates, surrogates.space)
+    domain = Domain(surrogates)
+    domain.stack = _CubeStack(surrogates)
+    return domain
+
+
+def _best_sums(
+    stack: SurrogateStack | _CubeStack, weights: Array, starts: Array, low: Array, high: Array
+) -> Array:
+    """What `best_sum` finds for ``m x K`` weights and ``m x N`` starts, as one separable problem."""
 
     def loss(flat: Array) -> tuple[float, Array]:
         values, gradients = stack.predict_with_gradients(flat.reshape(starts.shape))
@@ -191,8 +378,9 @@ def signs(maximize: Sequence[bool]) -> Array:
 class _Search:
     """Every point evaluated so far, with its goodness: metrics, turned so that more is better."""
 
-    def __init__(self, surrogates: Sequence[Surrogate], box: tuple[Array, Array], directions: Array) -> None:
-        self.stack, self.box, self.directions = SurrogateStack(surrogates), box, directions
+    def __init__(self, domain: Domain, directions: Array) -> None:
+        self.stack, self.directions = domain.stack, directions
+        self.box = domain.low, domain.high
         self._points: list[Array] = []
         self._goodness: list[Array] = []
 
@@ -299,8 +487,12 @@ def _nsga3(search: _Search, generations: int, seed: int) -> None:
             out["F"] = -search.add(x)
 
     directions = reference_directions(n_metrics)
+    low, high = search.box
     first = np.vstack(
-        [search.best_spread(len(directions)), _in_box(sobol(len(directions), n_vectors, seed), search.box)]
+        [
+            search.best_spread(len(directions)),
+            low + (high - low) * unit_sobol(len(directions), n_vectors, seed),
+        ]
     )
     # Without constraints NSGA-III draws parents at random, which its tournament would do one by one.
     algorithm = NSGA3(
@@ -403,44 +595,3 @@ def _is_matched(values: Array, others: Array, *, but_itself: bool = False) -> ND
             as_good[np.arange(len(block)), start + np.arange(len(block))] = False
         mask[start : start + BLOCK] = as_good.any(axis=1)
     return mask
-
-
-def _candidates(box: tuple[Array, Array], seed: int) -> Array:
-    """A Sobol sample of the box, and its corners where they are not too many."""
-    n_vectors = len(box[0])
-    unit = sobol(1024, n_vectors, seed)
-    if n_vectors <= 8:
-        corners = np.array(list(product((0.0, 1.0), repeat=n_vectors)))
-        unit = np.vstack([corners, unit])
-    return _in_box(unit, box)
-
-
-def _in_box(unit: Array, box: tuple[Array, Array]) -> Array:
-    return np.asarray(box[0] + (box[1] - box[0]) * unit)
-
-
-def _check_box(surrogates: Sequence[Surrogate], low: ArrayLike, high: ArrayLike) -> tuple[Array, Array]:
-    widths = {surrogate.n_features_in_ for surrogate in surrogates}
-    if len(widths) != 1:
-        raise SearchError("A front needs fitted surrogates of the same coefficients, at least one.")
-    n_vectors = widths.pop()
-    try:
-        ends = [
-            np.broadcast_to(np.asarray(end, dtype=np.float64), (n_vectors,)).copy() for end in (low, high)
-        ]
-    except ValueError as error:
-        raise SearchError(f"The box needs one number for all or each of {n_vectors} coefficients.") from error
-    if not (np.isfinite(ends).all() and (ends[0] < ends[1]).all()):
-        raise SearchError("The box is empty: its lowest coefficients must be finite and below its highest.")
-    return ends[0], ends[1]
-
-
-def _check_inside(include: ArrayLike, box: tuple[Array, Array]) -> Array:
-    points = np.asarray(include, dtype=np.float64)
-    if points.ndim != 2 or points.shape[1] != len(box[0]):
-        raise SearchError(
-            f"Points to include have {len(box[0])} coefficients each, not shape {points.shape}."
-        )
-    if not ((points >= box[0]) & (points <= box[1])).all():
-        raise SearchError("Points to include must lie inside the box: a surrogate says nothing outside it.")
-    return points

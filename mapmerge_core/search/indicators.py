@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from mapmerge_core.search.links import Array
+    from mapmerge_core.search.links.base import Array
 
 MOST_SAMPLED = 100
 """The most points that a win rate samples from each front (Section 5.2)."""

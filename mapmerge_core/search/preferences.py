@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from mapmerge_core.search.links import Array
+    from mapmerge_core.search.links.base import Array
 
 Scalarisation = Literal["weighted_sum", "tchebycheff"]
 

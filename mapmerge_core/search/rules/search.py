@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from mapmerge_core.search.links import Array
+    from mapmerge_core.search.links.base import Array
     from mapmerge_core.search.rules.rule import Rule
 
 N_STARTS = 6

@@ -49,6 +49,11 @@ class SpaceSurrogates:
         return lower, upper
 
     @property
+    def quadratics(self) -> tuple[QuadraticSurrogate, ...]:
+        """Those that are quadratics: all that `fit_surrogates` made."""
+        return tuple(s for s in self.surrogates if isinstance(s, QuadraticSurrogate))
+
+    @property
     def r2(self) -> Array:
         """Each quadratic's leave-one-out R² (K,)."""
         return np.array([getattr(surrogate, "loo_r2_", np.nan) for surrogate in self.surrogates])
