@@ -1,131 +1,200 @@
-"""From a study's evaluations to surrogates, a front, and a choice on it, for pages and command line alike."""
+"""From a study's evaluations to surrogates, the front of all merges, and choices on it."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mapmerge_core.errors import SearchError, StudyError
-from mapmerge_core.methods.catalogue import SEARCHES
-from mapmerge_core.search.fronts import GENERATIONS, Front, find_front
+from mapmerge_core.errors import MapMergeError, SearchError, StudyError
+from mapmerge_core.search.fronts import GENERATIONS, Front, JointFront, find_space_front, join_fronts
 from mapmerge_core.search.preferences import Scalarisation, choose_by_preference
-from mapmerge_core.search.rules import RuleResult, apply_rule, parse_rule
-from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate, fit_all, predict_all
-from mapmerge_core.studies.config.run import RunSettings, check_seed
+from mapmerge_core.search.rules import apply_rule, judge, parse_rule
+from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
+from mapmerge_core.search.surrogates.spaces import SpaceSurrogates, fit_surrogates
+from mapmerge_core.settings import check_seed
+from mapmerge_core.studies.analysis.references import References, references_in, shares_of
+from mapmerge_core.studies.config.run import RunConfig
+from mapmerge_core.studies.store import Measurements
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
-    from mapmerge_core.studies.store.store import Store
-    from mapmerge_core.tasks.metric import Metric
+    from mapmerge_core.search.rules import RuleResult
+    from mapmerge_core.search.spaces import Space
+    from mapmerge_core.studies.store import Store, StoredMerge
+    from mapmerge_core.tasks.objective import Objective
 
-
-@dataclass(frozen=True, eq=False)
-class Anchor:
-    """A model that every comparison needs: metrics ``values`` (K,) measured at ``c`` (N,)."""
-
-    kind: Literal["pretrained", "single"]
-    name: str
-    c: np.ndarray
-    values: np.ndarray
+Prediction = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Values and the ends of their 90 % intervals."""
 
 
 @dataclass(frozen=True, eq=False)
-class Analysis:
-    """What a study's validation points say.
+class MergeAnalysis:
+    """What the validation points of one merge say.
 
     Attributes:
-        study_id: The study.
-        tasks: K names; task k belongs to task vector k, so K = N.
-        metrics: Their metrics.
-        C: Measured coefficients (``n x N``), in the order of measuring.
-        Y: Their values (``n x K``), NaN where a task hasn't been measured.
-        S: Their standard errors (``n x K``), 0 where the whole split was measured, NaN where nothing was.
-        inside: Which rows lie in the box (n,); surrogates are fitted to these alone.
-        low: Lower corner of the box that the study's runs sampled.
-        high: Upper corner.
-        needed: Points that are still missing before the surrogates can be fitted.
-        problem: One sentence on why there are no surrogates; None where there are.
-        surrogates: One for each task, None until there are points enough.
-        r2: Leave-one-out R² (K,), NaN until there are surrogates.
-        front: The front inside the box, None until there are surrogates, and where it was not asked for.
-        single: Each task's metric of its own single-task model (K,), NaN where it hasn't been measured.
-        pretrained: The pre-trained model's metrics (K,), NaN where they haven't been measured.
+        merge: The merge.
+        title: What people call it.
+        space: The part of its space that its runs sampled; surrogates and front stay in it.
+        X: Measured points (``n x D``), in the order of measuring.
+        Y: Their values (``n x K``), NaN where an objective hasn't been measured.
+        S: Their standard errors (``n x K``), see `Measurements`.
+        inside: Which rows lie in ``space`` (n,); surrogates are fitted to these alone.
+        needed: Points that are still missing before surrogates can be fitted.
+        problem: One sentence on why there are no surrogates, None where there are, or none are needed.
+        surrogates: One for each objective; None until there are points enough, and for a single point.
+        r2: Leave-one-out R² (K,), NaN without surrogates.
+        front: The merge's own front; None until there are surrogates, and where it wasn't asked for.
         fit_seconds: What fitting took.
         front_seconds: What finding the front took.
     """
 
-    study_id: int
-    tasks: tuple[str, ...]
-    metrics: tuple[Metric, ...]
-    C: np.ndarray
+    merge: StoredMerge
+    title: str
+    space: Space
+    X: np.ndarray
     Y: np.ndarray
     S: np.ndarray
     inside: np.ndarray
-    low: float
-    high: float
     needed: int
     problem: str | None
-    surrogates: tuple[QuadraticSurrogate, ...] | None
+    surrogates: SpaceSurrogates | None
     r2: np.ndarray
     front: Front | None
-    single: np.ndarray
-    pretrained: np.ndarray
     fit_seconds: float
     front_seconds: float
 
-    @property
-    def maximize(self) -> tuple[bool, ...]:
-        """For each task, whether more is better."""
-        return tuple(metric.maximize for metric in self.metrics)
+    def predict(self, X: np.ndarray) -> Prediction:
+        """Predict the objectives at several points (``m x D``).
+
+        Returns:
+            Values and the ends of their 90 % intervals, each ``m x K``; of a merge without coordinates what
+            was measured.
+
+        Raises:
+            StudyError: There are no surrogates yet.
+            PointError: A row is no point of the space.
+        """
+        if self.surrogates is not None:
+            X = self.merge.space.points(X)
+            return self.surrogates.predict(X), *self.surrogates.predict_interval(X)
+        if self.problem is None:
+            values = np.repeat(self.Y[:1], len(X), axis=0)
+            return values, values, values
+        raise StudyError(self.problem)
+
+
+@dataclass(frozen=True, eq=False)
+class RuleChoice:
+    """The model that a rule leads to.
+
+    Attributes:
+        merge_id, x: The model.
+        predicted: Its predicted values (K,).
+        lower, upper: The ends of their 90 % intervals (K,).
+        feasible: Whether the predicted values meet every threshold.
+        misses: The thresholds missed, the largest miss first.
+        message: One sentence for people.
+    """
+
+    merge_id: int
+    x: np.ndarray
+    predicted: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    feasible: bool
+    misses: tuple[object, ...]
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class StudyAnalysis:
+    """What a study's validation points say.
+
+    Attributes:
+        study_id: The study.
+        objectives: Its K objectives.
+        merges: Its merges, or those that were asked for, oldest first.
+        front: The front of all these merges together; None while none has one.
+        references: The fine-tuned models and the pre-trained one.
+    """
+
+    study_id: int
+    objectives: tuple[Objective, ...]
+    merges: tuple[MergeAnalysis, ...]
+    front: JointFront | None
+    references: References
 
     @property
-    def fitted_front(self) -> Front:
+    def names(self) -> tuple[str, ...]:
+        """The objectives' names."""
+        return tuple(objective.name for objective in self.objectives)
+
+    @property
+    def maximize(self) -> tuple[bool, ...]:
+        """For each objective, whether more is better."""
+        return tuple(objective.metric.maximize for objective in self.objectives)
+
+    @property
+    def single(self) -> np.ndarray:
+        """See `References`."""
+        return self.references.single
+
+    @property
+    def pretrained(self) -> np.ndarray:
+        """The pre-trained model's values (K,), NaN where they haven't been measured."""
+        return self.references.pretrained
+
+    @property
+    def needed(self) -> int:
+        """How many points are missing before one of the merges has surrogates."""
+        return min((merge.needed for merge in self.merges), default=0)
+
+    @property
+    def problem(self) -> str | None:
+        """One sentence on why there is no front; None where a merge has surrogates."""
+        if any(merge.problem is None for merge in self.merges):
+            return None
+        nearest = min(self.merges, key=lambda merge: merge.needed, default=None)
+        return "The study has no merge yet." if nearest is None else nearest.problem
+
+    @property
+    def fitted_front(self) -> JointFront:
         """The front, for whoever can't do without.
 
         Raises:
-            StudyError: while there is none; says why.
+            StudyError: There is none; says why.
         """
         if self.front is None:
             raise StudyError(self.problem or "The study has no front yet.")
         return self.front
 
-    def values(self, C: np.ndarray) -> np.ndarray:
-        """The surrogates' metrics (``m x K``) at several c (``m x N``).
+    def merge(self, merge_id: int) -> MergeAnalysis:
+        """Return one merge's part.
 
         Raises:
-            StudyError: while there are no surrogates.
+            StudyError: It isn't one of the merges.
         """
-        return predict_all(self._fitted(), C)
+        for merge in self.merges:
+            if merge.merge.id == merge_id:
+                return merge
+        raise StudyError(f"There is no merge {merge_id} here: it may have been deleted.")
 
-    def predict(self, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The surrogates' metrics at one c (N,).
+    def predict(self, merge_id: int, x: np.ndarray) -> Prediction:
+        """Predict the objectives at one point (D,) of a merge.
 
         Returns:
-            Values and the ends of their 90% intervals, each (K,).
+            Values and the ends of their 90 % intervals, each (K,).
 
         Raises:
-            StudyError: while there are no surrogates.
+            StudyError: It isn't one of the merges, or has no surrogates yet.
+            PointError: ``x`` is no point of its space.
         """
-        row = np.asarray(c, dtype=np.float64)[None]
-        ends = np.array([surrogate.predict_interval(row) for surrogate in self._fitted()])
-        return self.values(row)[0], ends[:, 0, 0], ends[:, 1, 0]
-
-    def anchors(self) -> list[Anchor]:
-        """The pre-trained and the single-task models, as far as every task was measured on them."""
-        n = len(self.tasks)
-        corners = np.vstack([np.zeros(n), np.eye(n)])
-        names: list[tuple[Literal["pretrained", "single"], str]] = [("pretrained", "Pre-trained")]
-        names += [("single", name) for name in self.tasks]
-        found = []
-        for (kind, name), c in zip(names, corners, strict=True):
-            values = _values_at(self.C, self.Y, c)
-            if not np.isnan(values).any():
-                found.append(Anchor(kind, name, c, values))
-        return found
+        values, lower, upper = self.merge(merge_id).predict(np.asarray(x, dtype=np.float64)[None])
+        return values[0], lower[0], upper[0]
 
     def by_preference(
         self,
@@ -134,162 +203,191 @@ class Analysis:
         scalarisation: Scalarisation = "weighted_sum",
         normalise: bool = False,
     ) -> int:
-        """The front's row that suits a preference best; tasks without a weight have none.
+        """Return the front's row that suits a preference best.
+
+        Args:
+            weights: By an objective's name; those left out have none.
+            scalarisation: See `choose_by_preference`.
+            normalise: Whether to weigh shares of the fine-tuned models' values.
 
         Raises:
-            StudyError: while there is no front, and for a task that the study doesn't have.
-            SearchError: for weights that can't be used, and where normalising lacks single-task models.
+            StudyError: There is no front; a name is no objective's.
+            SearchError: The weights can't be used; normalising lacks values of fine-tuned models.
         """
         front = self.fitted_front
-        for name in weights:
-            if name not in self.tasks:
-                raise StudyError(f"There is no task '{name}': the study has {', '.join(self.tasks)}.")
         return choose_by_preference(
             front.predicted,
-            [weights.get(task, 0.0) for task in self.tasks],
+            shares_of(weights, self.objectives),
             maximize=self.maximize,
             scale=self.single if normalise else None,
             scalarisation=scalarisation,
         )
 
-    def by_rule(self, text: str) -> RuleResult:
-        """The model in the box that a rule asks for.
+    def by_rule(self, text: str) -> RuleChoice:
+        """Return the model that a rule asks for: the best that meets it in any merge, or else the nearest.
 
         Raises:
-            RuleError: where the text is no rule over the study's tasks.
-            StudyError: while there is no front.
-            SearchError: where the rule needs single-task models that haven't been measured.
+            RuleError: The text is no rule over the study's objectives.
+            StudyError: There is no front.
+            SearchError: The rule needs references that haven't been measured.
         """
-        bounds = [metric.bounds for metric in self.metrics]
-        rule = parse_rule(text, self.tasks, maximize=self.maximize, bounds=bounds)
-        return apply_rule(
-            rule,
-            self.fitted_front,
-            self._fitted(),
-            low=self.low,
-            high=self.high,
-            single=self.single,
-            maximize=self.maximize,
-        )
-
-    def _fitted(self) -> tuple[QuadraticSurrogate, ...]:
-        if self.surrogates is None:
-            raise StudyError(self.problem or "The study has no surrogates yet.")
-        return self.surrogates
+        bounds = [objective.metric.bounds for objective in self.objectives]
+        rule = parse_rule(text, self.names, maximize=self.maximize, bounds=bounds)
+        front = self.fitted_front
+        aims = {"single": self.single, "pretrained": self.pretrained, "maximize": self.maximize}
+        choices = []
+        for merge in self.merges:
+            if merge.surrogates is not None and merge.front is not None:
+                result = apply_rule(rule, merge.front, merge.surrogates, space=merge.space, **aims)
+                choices.append(_choice(merge.merge.id, result))
+            elif merge.front is not None:  # a single point, as it was measured
+                judged = judge(rule, merge.Y[:1], **aims)
+                message = "This model meets the rule, as measured." if judged.feasible else judged.missed
+                choices.append(
+                    RuleChoice(
+                        merge.merge.id,
+                        merge.X[0],
+                        *[merge.Y[0]] * 3,
+                        feasible=judged.feasible,
+                        misses=judged.misses,
+                        message=message,
+                    )
+                )
+        del front
+        return choices[judge(rule, np.array([choice.predicted for choice in choices]), **aims).best]
 
 
 def analyse(
-    store: Store, study_id: int, *, seed: int = 0, generations: int = GENERATIONS, with_front: bool = True
-) -> Analysis:
-    """Fits each task's surrogate to the study's validation points and finds the front (MAP, Algorithm 1).
+    store: Store,
+    study_id: int,
+    *,
+    merges: Collection[int] | None = None,
+    seed: int = 0,
+    generations: int = GENERATIONS,
+    with_front: bool = True,
+) -> StudyAnalysis:
+    """Fit each merge's surrogates to its validation points and find the front of all (MAP, Algorithm 1).
 
-    The box is the one that the study's runs sampled (``Store.sampled_box``); link and loss are those of its
-    latest run of a search. Points outside the box, as the single-task models are where it ends below 1,
-    aren't fitted: the front can't reach them, and they would bend the surrogates. The same evaluations and
-    seed give the same front; ``Store.fingerprint`` tells whether there are new ones. Without ``with_front``
-    the surrogates alone are fitted, which takes milliseconds where the front takes up to seconds.
+    A merge's surrogates are fitted, and its front found, in the part of its space that its runs sampled
+    (`Evaluations.regions`); points outside, as the fine-tuned models are where a box ends below 1, would bend
+    the surrogates. Link and loss are those of its latest run. The same evaluations and seed give the same
+    front; `Evaluations.fingerprint` tells whether there are new ones.
+
+    Args:
+        store: Where the study is.
+        study_id: The study.
+        merges: The ids of the merges to look at; all by default.
+        seed: Seed of the search for fronts.
+        generations: See `find_front`.
+        with_front: Whether to find fronts, which takes up to seconds where fitting takes milliseconds.
 
     Raises:
-        StudyError: where there is no such study.
-        SearchError: for a seed that can't be used.
+        StudyError: There is no such study.
+        SettingError: The seed can't be used.
     """
     check_seed(seed)
-    study = store.study(study_id)
-    metrics = study.spec.metrics
-    runs = [run for run in store.runs(study_id) if run.method in SEARCHES]
-    settings = runs[-1].settings if runs else RunSettings(points=0)
-    low, high = store.sampled_box(study_id)
-    found = store.measurements(study_id)
-    C, Y, S = found.C, found.Y, found.S
-    n = len(metrics)
-    inside = np.asarray(((low <= C) & (high >= C)).all(axis=1))
-    usable = [inside & ~np.isnan(y) for y in Y.T]
-    needed = max(0, QuadraticSurrogate.n_parameters(n) - min(int(rows.sum()) for rows in usable))
+    config = store.merges.config(study_id)
+    stored = store.merges.all(study_id)
+    runs = {run.merge_id: run.config for run in store.runs.all(study_id)}  # the latest of each merge stays
+    regions = store.evaluations.regions(study_id)
+    tables = store.evaluations.tables(study_id)
+    objectives = config.objectives
+    analysed = []
+    for merge in stored:
+        if merges is not None and merge.id not in merges:
+            continue
+        region = merge.space.within(*regions[merge.id]) if merge.id in regions else merge.space
+        table = tables.get(merge.id, Measurements.empty(merge.space.n, len(objectives)))
+        search = (seed, generations) if with_front else None
+        analysed.append(_analyse(merge, region, table, runs.get(merge.id, RunConfig()), objectives, search))
+    fronts = [(merge.merge.id, merge.front) for merge in analysed if merge.front is not None]
+    maximize = [objective.metric.maximize for objective in objectives]
+    return StudyAnalysis(
+        study_id=study_id,
+        objectives=objectives,
+        merges=tuple(analysed),
+        front=join_fronts(fronts, maximize) if fronts else None,
+        references=references_in(tables.get(stored[0].id), stored[0].id, config),
+    )
 
-    single, pretrained = corner_values(C, Y)
-    surrogates: tuple[QuadraticSurrogate, ...] | None = None
+
+def _analyse(
+    merge: StoredMerge,
+    space: Space,
+    table: Measurements,
+    run: RunConfig,
+    objectives: Sequence[Objective],
+    search: tuple[int, int] | None,
+) -> MergeAnalysis:
+    """Return one merge's part; ``search`` is the seed and the generations of its front, if that is wanted."""
+    X, Y, S = table.X, table.Y, table.S
+    inside = space.contains(X)
+    n_known = int(np.isfinite(Y[inside]).sum(axis=0).min(initial=len(X)))
+    needed = max(0, QuadraticSurrogate.n_parameters(space.n_free) - n_known)
+    surrogates: SpaceSurrogates | None = None
     front: Front | None = None
     problem: str | None = None
-    started = fitted = time.perf_counter()
+    start = fitted = time.perf_counter()
     if needed:
         points = "1 more point is" if needed == 1 else f"{needed} more points are"
         problem = f"{points} needed before the surrogates can be fitted: evaluate more first."
+    elif space.n_free == 0:  # one model, of which all is known
+        front = Front(X[:1], Y[:1], Y[:1], Y[:1]) if search else None
     else:
         try:
-            surrogates = _fit(C, Y, S, usable, settings, metrics)
+            links = links_of(run, objectives)
+            surrogates = fit_surrogates(space, X[inside], Y[inside], links, run.loss, S[inside])
         except SearchError as error:
             problem = str(error)
-        else:
-            fitted = time.perf_counter()
-            if with_front:
-                front = find_front(
-                    surrogates,
-                    low,
-                    high,
-                    maximize=[metric.maximize for metric in metrics],
-                    seed=seed,
-                    generations=generations,
-                    include=C[inside],
-                )
-    return Analysis(
-        study_id=study_id,
-        tasks=study.spec.task_names,
-        metrics=metrics,
-        C=C,
+        fitted = time.perf_counter()
+        if surrogates is not None and search is not None:
+            front = find_space_front(
+                surrogates,
+                maximize=[objective.metric.maximize for objective in objectives],
+                seed=search[0],
+                generations=search[1],
+                include=X[inside],
+            )
+    return MergeAnalysis(
+        merge=merge,
+        title=title_of(merge),
+        space=space,
+        X=X,
         Y=Y,
         S=S,
         inside=inside,
-        low=low,
-        high=high,
         needed=needed,
         problem=problem,
         surrogates=surrogates,
-        r2=np.array([s.loo_r2_ for s in surrogates]) if surrogates else np.full(n, np.nan),
+        r2=np.full(len(objectives), np.nan) if surrogates is None else surrogates.r2,
         front=front,
-        single=single,
-        pretrained=pretrained,
-        fit_seconds=fitted - started,
+        fit_seconds=fitted - start,
         front_seconds=time.perf_counter() - fitted,
     )
 
 
-def _fit(
-    C: np.ndarray,
-    Y: np.ndarray,
-    S: np.ndarray,
-    usable: Sequence[np.ndarray],
-    settings: RunSettings,
-    metrics: Sequence[Metric],
-) -> tuple[QuadraticSurrogate, ...]:
-    """A surrogate for each task, fitted to its ``usable`` rows; tasks with the same rows share the work."""
-    links = settings.links(metrics)
-    alike: dict[bytes, list[int]] = {}
-    for k, rows in enumerate(usable):
-        alike.setdefault(rows.tobytes(), []).append(k)
-    found: dict[int, QuadraticSurrogate] = {}
-    for tasks in alike.values():
-        rows = usable[tasks[0]]
-        chosen = [links[k] for k in tasks]
-        surrogates = fit_all(C[rows], Y[rows][:, tasks], chosen, settings.loss, S[rows][:, tasks])
-        found |= zip(tasks, surrogates, strict=True)
-    return tuple(found[k] for k in range(len(links)))
+def links_of(run: RunConfig, objectives: Sequence[Objective]) -> list[tuple[str, tuple[float, float]]]:
+    """Return each objective's link and bounds, as `fit_surrogates` takes them."""
+    metrics = [objective.metric for objective in objectives]
+    return [(metric.link if run.link == "auto" else run.link, metric.bounds) for metric in metrics]
 
 
-def corner_values(C: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each task's metric of its own single-task model, and the pre-trained model's metrics.
-
-    Args:
-        C: Measured coefficients (``n x N``).
-        Y: Their metrics (``n x K``), K = N.
-
-    Returns:
-        Both (K,), NaN where they haven't been measured.
-    """
-    n = C.shape[1]
-    return np.diag([_values_at(C, Y, c) for c in np.eye(n)]).copy(), _values_at(C, Y, np.zeros(n))
+def title_of(merge: StoredMerge) -> str:
+    """Return what people call a merge; its name where the package that brought it isn't installed."""
+    try:
+        return merge.make().label
+    except MapMergeError:
+        return merge.name
 
 
-def _values_at(C: np.ndarray, Y: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """The values (K,) measured at one c, NaN where there are none."""
-    rows = np.flatnonzero((c == C).all(axis=1))
-    return Y[rows[0]] if rows.size else np.full(Y.shape[1], np.nan)
+def _choice(merge_id: int, result: RuleResult) -> RuleChoice:
+    return RuleChoice(
+        merge_id,
+        result.x,
+        result.predicted,
+        result.lower,
+        result.upper,
+        result.feasible,
+        result.misses,
+        result.message,
+    )

@@ -14,7 +14,7 @@ def _id() -> sa.Column[int]:
 
 
 def _parent(name: str, of: str, **options: bool) -> sa.Column[int]:
-    return sa.Column(name, sa.ForeignKey(f"{of}.id", ondelete="CASCADE"), nullable=False, **options)
+    return sa.Column(name, sa.Integer, sa.ForeignKey(f"{of}.id", ondelete="CASCADE"), nullable=False, **options)
 
 
 def upgrade() -> None:
@@ -59,7 +59,7 @@ def upgrade() -> None:
         "evaluations",
         _id(),
         _parent("merge_id", "merges"),
-        sa.Column("run_id", sa.ForeignKey("runs.id", ondelete="SET NULL"), index=True),
+        sa.Column("run_id", sa.Integer, sa.ForeignKey("runs.id", ondelete="SET NULL"), index=True),
         sa.Column("x", sa.LargeBinary, nullable=False),
         sa.Column("objective", sa.Text, nullable=False),
         sa.Column("split", sa.Text, nullable=False),
