@@ -128,8 +128,8 @@ def learn_coefficients(
     """
     with running_out_of_memory(evaluator, settings.batch_size):
         family, rng = classifier_of(evaluator), np.random.default_rng(settings.seed)
-        tasks = {task.name: task for task in (own_task(evaluator, model) for model in vectors.names)}
-        images = {name: family.images(task, "val") for name, task in tasks.items()}
+        own = {own_task(evaluator, model).name for model in vectors.names}
+        images = {name: family.images(task, "val") for name, task in evaluator.tasks.items() if name in own}
         shape = (len(vectors.layers), len(vectors))
         # Once, for the tensors that are not merged; from then on the merged ones are written in place.
         vectors.merge_into(family.model_in(torch.float32), np.full(len(vectors), settings.start))

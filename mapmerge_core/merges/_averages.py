@@ -77,7 +77,7 @@ class PreparedAverage(PreparedMerge):
     def _merged(self, vectors: TaskVectors, x: ArrayLike) -> dict[str, Tensor]:
         w = self.space.point(x)
         if w.max() == w.sum():
-            return vectors.merge(w)
+            return vectors.merge(w > 0)
         w = w / w.max()
         flats = [torch.zeros_like(group.base) for group in vectors.groups]
         for group, flat in zip(vectors.groups, flats, strict=True):
@@ -199,12 +199,13 @@ class PreparedRegMean(PreparedAverage):
         axis = own[0].axis
         changes = [v.to(device, torch.float64).movedim(axis, 0) for v in V.view(-1, *slot.shape)]
         products = self._products_of(slot.name, own, changes, device)
-        total, diagonal = torch.zeros_like(own[0].matrix, dtype=torch.float64, device=device), 0
+        total = torch.zeros_like(own[0].matrix, dtype=torch.float64, device=device)
+        diagonal = torch.zeros_like(total[0])
         weighted, plain = torch.zeros_like(products[0]), torch.zeros_like(products[0])
         for w_n, gram, product, change in zip(w.tolist(), own, products, changes, strict=True):
             G, d = self._scaled(gram, device)
             total.add_(G.mul_(w_n))
-            diagonal = diagonal + w_n * d
+            diagonal.add_(w_n * d)
             weighted.add_(product, alpha=w_n)
             plain.add_(change, alpha=w_n)
         n = float(w.sum())
@@ -258,13 +259,14 @@ class PreparedRegMean(PreparedAverage):
             CheckpointError: The file can't be read, is damaged, or is of another merge or other models.
         """
         header, tensors = read_state(path, merge, exported)
-        shapes, axes = header["layers"], header.get("axes")
+        axes = header.get("axes")
+        if not isinstance(axes, dict):
+            raise damaged(path, merge)
         matrices = _by_model(path, merge, tensors, len(exported))
-        for matrix_of in matrices:
-            for name, matrix in matrix_of.items():
-                axis = axes.get(name) if isinstance(axes, dict) else None
-                if axis not in (0, 1) or list(matrix.shape) != 2 * shapes.get(name, [0, 0])[axis : axis + 1]:
-                    raise damaged(path, merge)
+        for name, matrix in (pair for each in matrices for pair in each.items()):
+            shape, axis = header["layers"].get(name, ()), axes.get(name)
+            if axis not in (0, 1) or len(shape) != 2 or list(matrix.shape) != [shape[axis]] * 2:
+                raise damaged(path, merge)
         grams = [{name: Gram(matrix, axes[name]) for name, matrix in each.items()} for each in matrices]
         return cls(merge, vectors, exported, grams)
 

@@ -102,8 +102,8 @@ def imbalance(logits: Tensor) -> Tensor:
 
     It is by how much the entropy of their mean distribution is below the uniform one's: from 0 to the
     logarithm of the number of classes. The mean entropy plus this is, but for a constant, minus the mutual
-    information of images and predictions (Krause et al., "Discriminative Clustering by Regularized Information
-    Maximization", NIPS 2010), which calling everything by one class doesn't improve.
+    information of images and predictions (Krause et al., "Discriminative Clustering by Regularized
+    Information Maximization", NIPS 2010), which calling everything by one class doesn't improve.
     """
     p = logits.float().softmax(dim=1).mean(dim=0)
     # A class that nothing is called may underflow to 0, where the logarithm has no slope.

@@ -248,7 +248,7 @@ class _Models:
     @torch.no_grad()
     def at(self, gamma: np.ndarray) -> dict[str, Tensor]:
         """Return θ(γ) with all the pre-trained model's keys and its dtypes."""
-        weights = torch.from_numpy(gamma).to(self.vectors.device, torch.float32)
+        weights = torch.tensor(gamma, dtype=torch.float32, device=self.vectors.device)
         flats = [flat.clone() for flat in self._base]
         for i, (block, (slot, g)) in enumerate(zip(self._personalisation.blocks, self._places, strict=True)):
             left, right = self._personalisation.factors(i, weights)

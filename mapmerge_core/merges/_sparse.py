@@ -109,7 +109,7 @@ def drop_by_rank(change: Tensor, rng: np.random.Generator, density: float, epsil
     ranks = rows.abs().argsort(dim=1, stable=True).argsort(dim=1)
     kept = density - epsilon + 2 * epsilon * ranks / max(rows.shape[1] - 1, 1)
     kept = kept.to(change.dtype).view_as(change)
-    return change.div_(kept).masked_fill_(_uniform(change, rng) >= kept, 0)
+    return change.div_(kept).masked_fill_(_uniform(change, rng) < 1 - kept, 0)
 
 
 def drop_outliers(change: Tensor, density: float, gamma: float) -> Tensor:

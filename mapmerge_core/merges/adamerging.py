@@ -55,9 +55,9 @@ class AdaMerging(Merge):
     @property
     def label(self) -> str:
         """Its title, level and "++", and those other settings that differ from the defaults."""
-        s, usual = self.settings, self.Settings()
+        s = self.settings
         title = f"{self.title}{'++' if s.keep is not None else ''}, {s.level}-wise"
-        others = label(replace(s, level=usual.level, keep=usual.keep if s.keep in (None, 0.2) else s.keep))
+        others = label(replace(s, level="layer", keep=None if s.keep == 0.2 else s.keep))
         return f"{title} ({others})" if others else title
 
     def space(self, models: Sequence[str]) -> Space:
@@ -65,7 +65,8 @@ class AdaMerging(Merge):
         return SinglePoint()
 
     def passes(self, sizes: Sequence[int]) -> int:
-        return 3 * self.settings.steps * sum(min(n, self.settings.batch_size) for n in sizes)
+        s = self.settings
+        return 3 * int(s.steps) * sum(min(n, s.batch_size) for n in sizes)
 
     def prepare(
         self,

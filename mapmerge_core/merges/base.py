@@ -210,9 +210,10 @@ class Merge(ABC):
 
         Raises:
             StudyError: It can't; the sentence says why.
+            SearchError: There are too few models for its space.
         """
         needs = self.needs
-        self.check_models(facts.models)
+        self.space(facts.models)
         if needs.logits and not facts.gives_logits:
             raise StudyError(f"{self.title} needs the logits of image classifiers: choose another merge.")
         if needs.whole_models and facts.in_low_rank:

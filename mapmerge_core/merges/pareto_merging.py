@@ -34,6 +34,7 @@ class ParetoMerging(Merge):
         "Chen and Kwok, Pareto Merging: Multi-Objective Optimization for Preference-Aware Model Merging, "
         "ICML 2025"
     )
+    needs = Needs(data=True, logits=True, whole_models=True)
     has_state = True
     is_trained = True
     variants = ()  # a training of thousands of steps starts only where a person asked for it
@@ -108,8 +109,8 @@ class ParetoMerging(Merge):
 
     def __init__(self, settings: Any = None) -> None:  # noqa: ANN401 - as for Merge
         super().__init__(settings)
-        with_data = not self.settings.data_free
-        self.needs = Needs(data=with_data, logits=with_data, whole_models=True)
+        if self.settings.data_free:
+            self.needs = Needs(whole_models=True)
 
     @property
     def label(self) -> str:
@@ -145,7 +146,8 @@ class ParetoMerging(Merge):
         from mapmerge_core.merges._pareto_training import ParetoTraining
 
         vectors = self.changed(evaluator.vectors, evaluator.exported_vectors)[0]
-        return self.settings.steps * ParetoTraining(evaluator, vectors, self.settings).seconds_per_step()
+        training = ParetoTraining(evaluator, vectors, self.settings)
+        return training.seconds_per_step() * int(self.settings.steps)
 
     def prepare(
         self,

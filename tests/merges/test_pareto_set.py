@@ -5,19 +5,21 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from mapmerge_core.errors import CheckpointError, MapMergeError, SearchError
+from mapmerge_core.errors import CheckpointError, MapMergeError, PointError
 from mapmerge_core.merges._pareto_set import (
     Block,
-    ParetoSet,
     Personalisation,
+    PreparedParetoMerging,
     find_blocks,
-    read_header,
 )
+from mapmerge_core.registries import MERGES
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
-from tests.tasks.test_evaluator import make_evaluator
+from tests.merges.helpers import make_evaluator
 
+MERGE = MERGES["pareto_merging"]({"rank": 2})
 D = 6
 SHAPES = {
     "blocks.0.attn.in_proj_weight": (3 * D, D),
@@ -50,7 +52,12 @@ def make_set(vectors, rank=2, seed=1):
         for G in personalisation.G:
             G.copy_(torch.randn(G.shape, generator=generator))
     lambdas = np.random.default_rng(seed).normal(0.3, 0.2, (len(vectors.layers), len(vectors)))
-    return ParetoSet(vectors, lambdas, personalisation)
+    personalisation.requires_grad_(requires_grad=False)
+    return PreparedParetoMerging(MERGE, vectors, vectors, lambdas, personalisation)
+
+
+def at(learned, gamma):
+    return dict(learned.tensors(gamma))
 
 
 def written_out(pretrained, finetuned, vectors, learned, gamma):
@@ -76,7 +83,7 @@ def test_folded_weights_are_the_sum_written_out(gamma):
     pretrained, finetuned = make_models()
     vectors = TaskVectors.from_state_dicts(pretrained, finetuned)
     learned = make_set(vectors)
-    merged, expected = learned.merge(gamma), written_out(pretrained, finetuned, vectors, learned, gamma)
+    merged, expected = at(learned, gamma), written_out(pretrained, finetuned, vectors, learned, gamma)
     assert list(merged) == list(pretrained)
     for name, tensor in merged.items():
         assert tensor.double().numpy() == pytest.approx(expected[name], rel=1e-5, abs=1e-5), name
@@ -85,7 +92,7 @@ def test_folded_weights_are_the_sum_written_out(gamma):
 def test_only_proportions_of_a_preference_count():
     vectors = TaskVectors.from_state_dicts(*make_models())
     learned = make_set(vectors)
-    once, twice = learned.merge([1, 2, 5]), learned.merge([2, 4, 10])
+    once, twice = at(learned, [1, 2, 5]), at(learned, [2, 4, 10])
     assert all(torch.equal(once[name], twice[name]) for name in once)
 
 
@@ -93,7 +100,7 @@ def test_a_float16_model_stays_one():
     pretrained, finetuned = make_models(torch.float16)
     vectors = TaskVectors.from_state_dicts(pretrained, finetuned)
     learned = make_set(vectors)
-    merged = learned.merge([1, 2, 3])
+    merged = at(learned, [1, 2, 3])
     expected = written_out(pretrained, finetuned, vectors, learned, [1, 2, 3])
     for name, tensor in merged.items():
         assert tensor.dtype == torch.float16
@@ -104,9 +111,9 @@ def test_a_float16_model_stays_one():
 
 def test_merging_leaves_the_base_as_it_was():
     learned = make_set(TaskVectors.from_state_dicts(*make_models()))
-    before = learned.merge([1, 0, 0])
-    learned.merge([0, 0, 1])
-    assert all(torch.equal(tensor, learned.merge([1, 0, 0])[name]) for name, tensor in before.items())
+    before = at(learned, [1, 0, 0])
+    at(learned, [0, 0, 1])
+    assert all(torch.equal(tensor, at(learned, [1, 0, 0])[name]) for name, tensor in before.items())
 
 
 @pytest.mark.parametrize(
@@ -114,8 +121,8 @@ def test_merging_leaves_the_base_as_it_was():
 )
 def test_what_is_no_preference_is_refused(gamma):
     learned = make_set(TaskVectors.from_state_dicts(*make_models()))
-    with pytest.raises(SearchError):
-        learned.merge(gamma)
+    with pytest.raises(PointError):
+        at(learned, gamma)
 
 
 def test_attention_is_personalised_and_a_fused_matrix_counts_as_three():
@@ -191,9 +198,7 @@ def test_extra_parameters_follow_the_formula(rank):
     blocks = find_blocks(vectors)
     personalisation = Personalisation(blocks, 3, rank)
     assert personalisation.n_parameters == sum(rank * (b.c + b.d) + rank**2 * 3 for b in blocks)
-    assert ParetoSet(vectors, np.zeros((len(vectors.layers), 3)), personalisation).n_extra == 7 * (
-        rank * 2 * D + rank**2 * 3
-    )
+    assert make_set(vectors, rank).n_extra == 7 * (rank * 2 * D + rank**2 * 3)
 
 
 @pytest.mark.parametrize("rank", [0, D + 1])
@@ -226,62 +231,55 @@ def test_a_new_personalisation_adds_nothing_and_its_factors_keep_the_scale():
 
 def test_a_set_is_read_as_it_was_saved(tmp_path):
     vectors = TaskVectors.from_state_dicts(*make_models())
-    learned = make_set(vectors)
-    file = tmp_path / "new" / "set.safetensors"
-    learned.save(file, {"method": "Pareto Merging", "seed": 3})
-    read = ParetoSet.read(file, vectors)
-    expected, found = learned.merge([1, 2, 3]), read.merge([1, 2, 3])
+    learned, file = make_set(vectors), tmp_path / "new" / "set.safetensors"
+    learned.save(file)
+    expected, found = at(learned, [1, 2, 3]), at(MERGE.load(file, vectors, vectors), [1, 2, 3])
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     n = len(learned.personalisation.blocks)
     assert load_file(file).keys() == {"lambda", *(f"{kind}.{i}" for kind in "ABG" for i in range(n))}
     header = read_header(file)
-    assert header["recipe"] == {"method": "Pareto Merging", "seed": 3}
-    assert header["tasks"] == ["A", "B", "C"]
-    assert header["layers"] == list(vectors.layers)
+    assert header["models"] == ["A", "B", "C"]
+    assert header["layers"] == {name: list(SHAPES[name]) for name in vectors.layers}
+    assert header["settings"]["rank"] == 2
     assert [file.name for file in file.parent.iterdir()] == ["set.safetensors"]
+
+
+def read_header(file):
+    with safe_open(file, framework="pt") as opened:
+        return json.loads(opened.metadata()["mapmerge"])
 
 
 def test_a_set_of_other_models_is_refused(tmp_path):
     pretrained, finetuned = make_models()
     file = tmp_path / "set.safetensors"
-    make_set(TaskVectors.from_state_dicts(pretrained, finetuned)).save(file, {})
+    make_set(TaskVectors.from_state_dicts(pretrained, finetuned)).save(file)
     others = TaskVectors.from_state_dicts(pretrained, {"X": finetuned["A"], "B": finetuned["B"]})
-    with pytest.raises(CheckpointError, match="was learned from other models"):
-        ParetoSet.read(file, others)
+    with pytest.raises(CheckpointError, match="was prepared from other models"):
+        MERGE.load(file, others, others)
 
 
 def test_other_files_are_refused(tmp_path):
     vectors = TaskVectors.from_state_dicts(*make_models())
     file = tmp_path / "set.safetensors"
+    with pytest.raises(CheckpointError, match="is gone from"):
+        MERGE.load(file, vectors, vectors)
     with pytest.raises(CheckpointError, match="can't be read"):
-        ParetoSet.read(file, vectors)
+        MERGE.load(tmp_path, vectors, vectors)
     save_file({"a": torch.zeros(2)}, file)
-    with pytest.raises(CheckpointError, match="holds no learned Pareto set"):
-        ParetoSet.read(file, vectors)
-    learned = make_set(vectors)
-    learned.save(file, {})
+    with pytest.raises(CheckpointError, match="is no file that a merge prepared"):
+        MERGE.load(file, vectors, vectors)
+    make_set(vectors).save(file)
     file.write_bytes(file.read_bytes()[:-40])
     with pytest.raises(CheckpointError, match="can't be read"):
-        ParetoSet.read(file, vectors)
-
-
-def test_a_folder_is_no_learned_set(tmp_path):
-    with pytest.raises(CheckpointError, match="can't be read"):
-        read_header(tmp_path)
-
-
-@pytest.mark.parametrize("text", ["no JSON", "[]", "null", "{}", '{"blocks": 3, "tasks": [], "layers": []}'])
-def test_a_damaged_header_is_refused(tmp_path, text):
-    vectors = TaskVectors.from_state_dicts(*make_models())
-    file = tmp_path / "set.safetensors"
-    save_file({"lambda": torch.zeros(2)}, file, {"mapmerge-pareto-set": text})
-    for read in (read_header, lambda file: ParetoSet.read(file, vectors)):
-        with pytest.raises(CheckpointError, match="is damaged: train the set again"):
-            read(file)
+        MERGE.load(file, vectors, vectors)
 
 
 def no_blocks(header, _tensors):
     header["blocks"] = []
+
+
+def blocks_that_are_a_number(header, _tensors):
+    header["blocks"] = 3
 
 
 def blocks_that_are_words(header, _tensors):
@@ -336,6 +334,7 @@ def fewer_tasks(_header, tensors):
     "damage",
     [
         no_blocks,
+        blocks_that_are_a_number,
         blocks_that_are_words,
         a_block_of_no_tensor,
         a_block_beyond_its_tensor,
@@ -353,11 +352,11 @@ def fewer_tasks(_header, tensors):
 def test_a_damaged_set_is_refused(tmp_path, damage):
     vectors = TaskVectors.from_state_dicts(*make_models())
     file = tmp_path / "set.safetensors"
-    make_set(vectors).save(file, {})
+    make_set(vectors).save(file)
     header, tensors = read_header(file), load_file(file)
-    save_file(tensors, file, {"mapmerge-pareto-set": json.dumps(header)})
-    ParetoSet.read(file, vectors)  # so far it is whole
+    save_file(tensors, file, {"mapmerge": json.dumps(header)})
+    MERGE.load(file, vectors, vectors)  # so far it is whole
     damage(header, tensors)
-    save_file(tensors, file, {"mapmerge-pareto-set": json.dumps(header)})
-    with pytest.raises(CheckpointError, match="is damaged: train the set again"):
-        ParetoSet.read(file, vectors)
+    save_file(tensors, file, {"mapmerge": json.dumps(header)})
+    with pytest.raises(CheckpointError, match=r"is damaged: prepare Pareto Merging \(rank 2\) again"):
+        MERGE.load(file, vectors, vectors)

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from mapmerge_core.errors import MapMergeError
-from mapmerge_core.merges import _sparse as transforms
-from mapmerge_core.merges._one_shot import dare, dare_ties, slerp, ties
+from mapmerge_core.errors import PointError, SettingError, StudyError
+from mapmerge_core.merges import _sparse
+from mapmerge_core.registries import MERGES
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
-from mapmerge_core.merges._sparse import dare_drop
-from tests.weights.test_task_vectors import assert_same, by_hand, make_models
+from tests.merges.helpers import merged, transformed
+from tests.weights.test_task_vectors import Net, assert_same, by_hand, make_models
 
 # A pre-trained tensor (3 x 4), what three fine-tunings added, and what mergekit 0.1.5 (torch 2.15.0, CPU)
 # made of them: recorded, so that tests don't need it with its transformers, accelerate, peft and datasets.
@@ -73,25 +73,33 @@ def fixed(*names: str) -> TaskVectors:
     return TaskVectors.from_state_dicts({"w": pretrained}, finetuned)
 
 
-def assert_merged(merged: dict[str, torch.Tensor], expected: list[float]) -> None:
-    np.testing.assert_allclose(merged["w"].flatten().numpy(), expected, rtol=0, atol=1e-6)
+def assert_merged(found: dict[str, torch.Tensor], expected: list[float]) -> None:
+    np.testing.assert_allclose(found["w"].flatten().numpy(), expected, rtol=0, atol=1e-6)
 
 
-def test_mergekit_still_gives_the_recorded_figures():
+MODELS = {"pretrained": torch.tensor(PRETRAINED).reshape(3, 4)}
+MODELS |= {
+    name: MODELS["pretrained"] + torch.tensor(change).reshape(3, 4) for name, change in CHANGES.items()
+}
+MODELS["near"] = 1.5 * MODELS["one"] + 0.001 * MODELS["two"]
+
+
+def by_mergekit(method, models, base=None, each=None, **parameters):
+    """What a merge method of mergekit makes of tensors by name; ``each`` are parameters of each model."""
     from mergekit.merge_methods import registry
     from mergekit.merge_methods.base import PerInputValues, TensorGroup
 
-    models = {"pretrained": torch.tensor(PRETRAINED).reshape(3, 4)}
-    for name, change in CHANGES.items():
-        models[name] = models["pretrained"] + torch.tensor(change).reshape(3, 4)
-    models["near"] = 1.5 * models["one"] + 0.001 * models["two"]
+    names = list(models)
+    group = TensorGroup.from_tensors(list(models.values()), ids=names, base_index=base)
+    inputs = names[1:] if base is not None else names
+    for key, value in (each or {}).items():
+        parameters[key] = PerInputValues([(name, value) for name in inputs])
+    return {"w": registry.get(method)([group], parameters=parameters)[0]}
 
+
+def test_mergekit_still_gives_the_recorded_figures():
     def run(method, names, base=None, each=None, **parameters):
-        group = TensorGroup.from_tensors([models[n] for n in names], ids=names, base_index=base)
-        inputs = names[1:] if base is not None else names
-        for key, value in (each or {}).items():
-            parameters[key] = PerInputValues([(name, value) for name in inputs])
-        return {"w": registry.get(method)([group], parameters=parameters)[0]}
+        return by_mergekit(method, {name: MODELS[name] for name in names}, base, each, **parameters)
 
     weight, names, tuned = {"weight": 1.0}, ["pretrained", *CHANGES], list(CHANGES)
     assert_merged(run("linear", tuned, each=weight), MERGEKIT_LINEAR)
@@ -110,24 +118,80 @@ def test_mergekit_still_gives_the_recorded_figures():
 
 def test_sums_against_mergekit():
     vectors = fixed("one", "two", "three")
-    assert_merged(vectors.merge([1 / 3] * 3), MERGEKIT_LINEAR)
-    assert_merged(vectors.merge([0.3] * 3), MERGEKIT_TASK_ARITHMETIC)
+    assert_merged(merged("soup", vectors), MERGEKIT_LINEAR)
+    assert_merged(merged("task_arithmetic", vectors), MERGEKIT_TASK_ARITHMETIC)
 
 
 def test_ties_against_mergekit():
     vectors = fixed("one", "two", "three")
-    assert_merged(ties(vectors, keep=1 / 3), MERGEKIT_TIES)
-    assert_merged(ties(vectors, keep=1 / 3, scale=0.7), MERGEKIT_TIES_07)
+    assert_merged(merged("ties", vectors, keep=1 / 3), MERGEKIT_TIES)
+    assert_merged(merged("ties", vectors, [0.7] * 3, keep=1 / 3), MERGEKIT_TIES_07)
+
+
+def drop_these(monkeypatch, kept):
+    """Let the next tensors lose the entries where ``kept`` is 0."""
+    masks = iter(kept)
+    monkeypatch.setattr(_sparse, "_uniform", lambda like, _: next(masks).float().view_as(like))
 
 
 def test_dare_against_mergekit(monkeypatch):
     vectors = fixed("one", "two", "three")
-    masks = iter([])
-    monkeypatch.setattr(transforms, "_mask", lambda *_: ~torch.tensor(next(masks)).bool())
-    masks = iter(MERGEKIT_KEPT)
-    assert_merged(dare(vectors, drop=0.4), MERGEKIT_DARE_LINEAR)
-    masks = iter(MERGEKIT_KEPT * 2)  # once to elect signs, once to merge
-    assert_merged(dare_ties(vectors, drop=0.4), MERGEKIT_DARE_TIES)
+    drop_these(monkeypatch, torch.tensor(MERGEKIT_KEPT))
+    assert_merged(merged("dare", vectors, [1, 1, 1], drop=0.4), MERGEKIT_DARE_LINEAR)
+    drop_these(monkeypatch, torch.tensor(MERGEKIT_KEPT))
+    assert_merged(merged("dare_ties", vectors, drop=0.4), MERGEKIT_DARE_TIES)
+
+
+@pytest.mark.parametrize(("density", "gamma"), [(0.9, 0.01), (0.75, 0.1), (0.5, 0), (0.9, 0.3), (1, 0.1)])
+def test_breadcrumbs_against_mergekit(density, gamma):
+    settings, weight = {"density": density, "gamma": gamma}, {"weight": 0.3}
+    expected = by_mergekit("breadcrumbs", tuned_models(), 0, weight | settings)
+    found = merged("breadcrumbs", vectors_of(tuned_models()), **settings)
+    torch.testing.assert_close(found["w"], expected["w"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("density", "epsilon"), [(0.5, 0.15), (0.7, 0.25), (0.3, 0)])
+def test_della_against_mergekit(monkeypatch, density, epsilon):
+    """Mergekit restores each tensor's norm where the paper divides by the probability of keeping an entry."""
+    models = tuned_models()
+    base, bernoulli, drawn = models["pretrained"], torch.bernoulli, []
+
+    def draw(probabilities):
+        drawn.append((probabilities, bernoulli(probabilities)))
+        return drawn[-1][1]
+
+    monkeypatch.setattr(torch, "bernoulli", draw)
+    torch.manual_seed(0)
+    parameters = {"weight": 1.0, "density": density, "epsilon": epsilon}
+    as_drawn = by_mergekit("della_linear", models, 0, parameters, rescale=False)["w"]
+    drop_these(monkeypatch, [mask for _, mask in drawn])
+    settings = {"density": density, "epsilon": epsilon}
+    vectors = transformed("della", vectors_of(models), elect=False, **settings)
+    rows = [vectors.merge(c)["w"] - base for c in np.eye(3)]
+    probabilities = [p for p, _ in drawn]
+    unscaled = sum(row * p for row, p in zip(rows, probabilities, strict=True))
+    torch.testing.assert_close(base + unscaled, as_drawn, rtol=0, atol=2e-6)
+    rescaled = {"pretrained": base} | {str(n): base + row for n, row in enumerate(rows)}
+    elected = by_mergekit("ties", rescaled, 0, {"weight": 1.0, "density": 1.0})["w"]
+    drop_these(monkeypatch, [mask for _, mask in drawn])
+    found = merged("della", vectors_of(models), **settings)["w"]
+    torch.testing.assert_close(found, elected, rtol=0, atol=2e-6)
+
+
+def tuned_models():
+    generator = torch.Generator().manual_seed(7)
+    pretrained = torch.randn(17, 23, generator=generator)
+    changes = {name: torch.randn(17, 23, generator=generator) for name in CHANGES}
+    return {"pretrained": pretrained} | {name: pretrained + change for name, change in changes.items()}
+
+
+def vectors_of(models):
+    pretrained, *tuned = ({"w": tensor} for tensor in models.values())
+    return TaskVectors.from_state_dicts(pretrained, dict(zip(list(models)[1:], tuned, strict=True)))
+
+
+def slerp(vectors, t=0.5):
+    return merged("slerp", vectors, [1 - t, t])
 
 
 def test_slerp_against_mergekit():
@@ -152,23 +216,23 @@ def flat_changes(pretrained, finetuned):
 
 def with_change(pretrained, change):
     """The pre-trained model plus one flat change (parameters), rounded to its dtypes."""
-    merged, start = dict(pretrained), 0
+    model, start = dict(pretrained), 0
     for key in floats_of(pretrained):
         tensor = pretrained[key]
         part = torch.from_numpy(change[start : start + tensor.numel()]).reshape(tensor.shape)
-        merged[key] = (tensor.double() + part).to(tensor.dtype)
+        model[key] = (tensor.double() + part).to(tensor.dtype)
         start += tensor.numel()
     assert start == len(change)
-    return merged
+    return model
 
 
 def disjoint_mean(rows):
     """TIES, Algorithm 1, lines 8 to 17, one parameter after the other."""
-    merged = np.zeros(rows.shape[1])
+    mean = np.zeros(rows.shape[1])
     for p, column in enumerate(rows.T):
         agree = [x for x in column if x * column.sum() > 0]
-        merged[p] = sum(agree) / len(agree) if agree else 0
-    return merged
+        mean[p] = sum(agree) / len(agree) if agree else 0
+    return mean
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -178,13 +242,14 @@ def test_ties_of_models_with_many_tensors_by_hand(dtype):
     for row in rows:
         row[abs(row) < np.sort(abs(row))[-40]] = 0  # 40 of 100 are kept
     expected = with_change(pretrained, 0.8 * disjoint_mean(rows))
-    assert_same(ties(TaskVectors.from_state_dicts(pretrained, finetuned), keep=0.4, scale=0.8), expected)
+    vectors = TaskVectors.from_state_dicts(pretrained, finetuned)
+    assert_same(merged("ties", vectors, [0.8] * 3, keep=0.4), expected, ulps=4)
 
 
 def test_dare_merges_what_is_left_after_dropping():
     pretrained, finetuned = make_models(dtype=torch.float16)
     vectors = TaskVectors.from_state_dicts(pretrained, finetuned)
-    left = [dare_drop(vectors, 0.3, seed=5).merge(c) for c in np.eye(3)]
+    left = [merged("dare", vectors, c, drop=0.3, seed=5) for c in np.eye(3)]
     dropped = [
         {key: torch.eq(model[key], pretrained[key]) for key in pretrained} for model in left
     ]  # an entry that survives is far larger than float16's steps
@@ -194,10 +259,9 @@ def test_dare_merges_what_is_left_after_dropping():
     )
     assert 0.5 < kept.mean() < 0.9
     rows = rows * kept / 0.7
-    assert_same(dare(vectors, 0.3, seed=5, scale=0.6), with_change(pretrained, 0.6 * rows.sum(axis=0)))
-    assert_same(
-        dare_ties(vectors, 0.3, seed=5, scale=0.6), with_change(pretrained, 0.6 * disjoint_mean(rows))
-    )
+    for kind, total in (("dare", rows.sum(axis=0)), ("dare_ties", disjoint_mean(rows))):
+        found = merged(kind, vectors, [0.6] * 3, drop=0.3, seed=5)
+        assert_same(found, with_change(pretrained, 0.6 * total))
 
 
 def slerp_by_hand(a, b, t):
@@ -249,22 +313,23 @@ def test_slerp_is_linear_where_there_is_no_arc():
     }
     first["near"], second["near"] = torch.tensor([1.0, 0]), torch.tensor([3.0, 0.09])  # cosine 0.99955
     vectors = TaskVectors.from_state_dicts(zeros, {"first": first, "second": second})
-    merged = slerp(vectors, 0.25)
-    assert merged["zero"].tolist() == [0.25, 0.5, 0.75]
-    assert merged["opposite"].tolist() == [1.5, 2]
-    assert merged["scalar"] == 3
-    np.testing.assert_allclose(merged["near"], [1.5, 0.0225], rtol=1e-6)
+    found = slerp(vectors, 0.25)
+    assert found["zero"].tolist() == [0.25, 0.5, 0.75]
+    assert found["opposite"].tolist() == [1.5, 2]
+    assert found["scalar"] == 3
+    np.testing.assert_allclose(found["near"], [1.5, 0.0225], rtol=1e-6)
     second["near"] = torch.tensor([3.0, 0.1])  # cosine 0.99944: an arc
-    merged = slerp(TaskVectors.from_state_dicts(zeros, {"first": first, "second": second}), 0.25)
+    found = slerp(TaskVectors.from_state_dicts(zeros, {"first": first, "second": second}), 0.25)
     expected = slerp_by_hand(np.array([1.0, 0]), np.array([3.0, 0.1]), 0.25)
     assert abs(expected[0] - 1.5) > 1e-4
-    np.testing.assert_allclose(merged["near"], expected, rtol=1e-6)
+    np.testing.assert_allclose(found["near"], expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "merge", [lambda v: ties(v, 0.5), lambda v: dare(v, 0.5), lambda v: dare_ties(v, 0.5), slerp]
-)
-def test_every_merge_keeps_the_rest_the_ties_and_the_task_vectors(merge):
+NAMES = ("ties", "ties_trim", "dare", "dare_ties", "breadcrumbs", "della", "slerp", "soup", "task_arithmetic")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_merge_keeps_the_rest_the_ties_and_the_task_vectors(name):
     torch.manual_seed(0)
     models = []
     for i in range(3):
@@ -275,13 +340,13 @@ def test_every_merge_keeps_the_rest_the_ties_and_the_task_vectors(merge):
         model["text.w"] = models[0]["text.w"]
     vectors = TaskVectors.from_state_dicts(models[0], part)
     before = vectors.merge([0.3, 0.4])
-    merged = merge(vectors)
-    assert list(merged) == list(models[0])
-    assert merged["embed"].dtype == torch.float16
-    assert merged["embed"].data_ptr() == merged["out"].data_ptr()
-    assert not torch.equal(merged["embed"], models[0]["embed"])
-    assert merged["n"] == 0
-    assert torch.equal(merged["text.w"], models[0]["text.w"])
+    found = merged(name, vectors)
+    assert list(found) == list(models[0])
+    assert found["embed"].dtype == torch.float16
+    assert torch.equal(found["embed"], found["out"])
+    assert not torch.equal(found["embed"], models[0]["embed"])
+    assert found["n"] == 0
+    assert torch.equal(found["text.w"], models[0]["text.w"])
     assert_same(vectors.merge([0.3, 0.4]), before, ulps=0)
 
 
@@ -289,41 +354,50 @@ def test_one_model_and_models_that_do_not_differ():
     pretrained, finetuned = make_models(1)
     one = TaskVectors.from_state_dicts(pretrained, finetuned)
     same = TaskVectors.from_state_dicts(pretrained, {"a": pretrained, "b": pretrained})
-    for merge in (lambda v: ties(v, 1), lambda v: dare(v, 0), lambda v: dare_ties(v, 0)):
-        assert_same(merge(one), by_hand(pretrained, finetuned, [1]))
-        assert_same(merge(same), pretrained, ulps=0)
-    assert_same(slerp(same), pretrained, ulps=0)
+    for name, settings in (("ties", {"keep": 1}), ("dare", {"drop": 0}), ("dare_ties", {"drop": 0})):
+        assert_same(merged(name, one, [1], **settings), by_hand(pretrained, finetuned, [1]))
+    for name in NAMES:
+        assert_same(merged(name, same), pretrained, ulps=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_merges_as_the_cpu_does():
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gpu_merges_as_the_cpu_does(name):
     vectors = TaskVectors.from_state_dicts(*make_models(2, dtype=torch.float16))
-    for merge in (ties, dare, dare_ties, slerp):
-        found = merge(vectors.to("cuda"))
-        assert all(tensor.device.type == "cuda" for tensor in found.values())
-        assert_same({key: tensor.cpu() for key, tensor in found.items()}, merge(vectors), ulps=1)
+    prepared = MERGES[name]().load(None, vectors.to("cuda"), vectors)
+    module, exact = Net().half().to("cuda"), Net().half()
+    prepared.write(module, prepared.space.default)
+    prepared.write_exact(exact, prepared.space.default)
+    assert_same(
+        {key: tensor.cpu() for key, tensor in module.state_dict().items()}, exact.state_dict(), ulps=1
+    )
+
+
+def test_slerp_of_other_than_two_models_and_outside_of_the_arc():
+    with pytest.raises(StudyError, match=r"SLERP merges 2 models, not 1 \(one\): choose another merge or"):
+        slerp(fixed("one"))
+    with pytest.raises(StudyError, match=r"SLERP merges 2 models, not 3 \(one, two, three\)"):
+        merged("slerp", fixed("one", "two", "three"), [0.2, 0.3, 0.5])
+    for t in (-0.1, 1.1, np.nan):
+        with pytest.raises(PointError):
+            slerp(fixed("one", "two"), t)
 
 
 @pytest.mark.parametrize(
-    ("merge", "says"),
+    ("name", "settings", "sentence"),
     [
-        (slerp, r"SLERP merges two models, not 3 \(one, two, three\): choose exactly two"),
-        (lambda v: ties(v, 0), "TIES keeps a share of each task vector above 0"),
-        (lambda v: ties(v, scale=np.nan), "can't be scaled by nan: give a finite number"),
-        (lambda v: dare(v, 1), "DARE drops a share of each task vector from 0 to below 1"),
-        (lambda v: dare(v, scale=np.inf), "can't be scaled by inf"),
-        (lambda v: dare_ties(v, seed=-1), "whole number from 0 up, not -1"),
-        (lambda v: dare_ties(v, scale=np.inf), "can't be scaled by inf"),
+        ("ties", {"keep": 0}, "TIES can't have keep = 0: give a number above 0 and at most 1"),
+        ("ties_trim", {"keep": 1.5}, r"can't have keep = 1\.5"),
+        ("ties", {"keep": np.nan}, "can't have keep = nan"),
+        ("dare", {"drop": 1}, "DARE can't have drop = 1: give a number of at least 0 and below 1"),
+        ("dare", {"drop": -0.1}, r"can't have drop = -0\.1"),
+        ("dare_ties", {"seed": -1}, "can't have seed = -1: give a whole number of at least 0"),
+        ("della", {"density": 0.1}, r"DELLA can't have epsilon = 0\.15 with density = 0\.1"),
+        ("della", {"density": 0.9}, r"DELLA can't have epsilon = 0\.15 with density = 0\.9"),
+        ("breadcrumbs", {"gamma": 1}, "Model Breadcrumbs can't have gamma = 1"),
+        ("soup", {"keep": 1}, "Model soup has no setting 'keep': there is nothing to set"),
     ],
 )
-def test_what_can_not_be_merged(merge, says):
-    with pytest.raises(MapMergeError, match=says):
-        merge(fixed("one", "two", "three"))
-
-
-def test_slerp_of_one_model_and_outside_of_the_arc():
-    with pytest.raises(MapMergeError, match=r"SLERP merges two models, not 1 \(one\)"):
-        slerp(fixed("one"))
-    for t in (-0.1, 1.1, np.nan):
-        with pytest.raises(MapMergeError, match="t lies between 0"):
-            slerp(fixed("one", "two"), t)
+def test_settings_out_of_range_are_refused(name, settings, sentence):
+    with pytest.raises(SettingError, match=sentence):
+        MERGES[name](settings)

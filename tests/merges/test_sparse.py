@@ -4,16 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from mapmerge_core.errors import MapMergeError
+from mapmerge_core.registries import MERGES
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
-from mapmerge_core.merges._sparse import apply_transform, dare_drop, elect_sign, ties_trim
+from tests.merges.helpers import transformed
 from tests.weights.test_task_vectors import Net, assert_same, make_models
 
-TRANSFORMS = [
-    lambda vectors: ties_trim(vectors, 0.2),
-    elect_sign,
-    lambda vectors: dare_drop(vectors, 0.5, seed=1),
-]
+TRANSFORMS = ("ties_trim", "ties", "dare", "dare_ties", "breadcrumbs", "della")
+
+
+def ties_trim(vectors: TaskVectors, keep: float) -> TaskVectors:
+    return transformed("ties_trim", vectors, keep=keep)
+
+
+def dare_drop(vectors: TaskVectors, drop: float, seed: int = 0) -> TaskVectors:
+    return transformed("dare", vectors, drop=drop, seed=seed)
 
 
 def vectors_of(*rows: list[float]) -> TaskVectors:
@@ -79,11 +83,17 @@ def test_a_tied_tensor_counts_once_in_the_share():
     assert merged["norm"].tolist() == [0, 0]
 
 
-def test_the_sign_of_the_sum_is_elected():
+def test_the_sign_of_the_sum_is_elected_and_what_agrees_is_averaged():
     vectors = vectors_of(
         [1.0, 2.0, -1.0, 0.0, 5.0], [2.0, -3.0, -2.0, -4.0, -5.0], [-1.0, 0.5, -3.0, 1.0, 0.0]
     )
-    assert rows_of(elect_sign(vectors)) == [[1, 0, -1, 0, 0], [2, -3, -2, -4, 0], [0, 0, -3, 0, 0]]
+    elected = transformed("ties", vectors, keep=1)
+    assert rows_of(elected) == [
+        [0.5, 0, pytest.approx(-1 / 3), 0, 0],
+        [1, -3, pytest.approx(-2 / 3), -4, 0],
+        [0, 0, -1, 0, 0],
+    ]
+    assert elected.merge([1, 1, 1])["w"].tolist() == [1.5, -3, pytest.approx(-2), -4, 0]
 
 
 def test_dropping_leaves_a_rescaled_share_of_each_vector():
@@ -110,65 +120,67 @@ def test_the_same_seed_drops_the_same():
     np.testing.assert_array_equal(flat(dare_drop(alone, 0.5, seed=7))[0], first[0])
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
-def test_the_input_stays_and_the_result_merges_as_any_other(transform):
+def test_dare_adds_what_is_left_with_one_coefficient():
+    """As it was before each model had a coefficient of its own."""
+    vectors = TaskVectors.from_state_dicts(*make_models())
+    flats = [group.base.clone() for group in vectors.groups]
+    for n in range(3):
+        rng = np.random.default_rng([2, n])
+        for group, total in zip(vectors.groups, flats, strict=True):
+            row = group.V[n] / (1 - 0.6)
+            for slot in group.slots:
+                dropped = rng.random(slot.shape.numel(), dtype=np.float32) < 0.6
+                slot.columns(row).masked_fill_(torch.from_numpy(dropped), 0)
+            total.add_(row, alpha=0.3)
+    prepared = MERGES["dare"]({"drop": 0.6, "seed": 2}).load(None, vectors, vectors)
+    # One rounding fewer: add_ multiplies and adds at once.
+    assert_same(dict(prepared.tensors([0.3] * 3)), vectors.state_dict_of(flats), ulps=1)
+
+
+def test_della_drops_small_entries_of_a_row_more_often_and_keeps_the_mean():
+    generator = torch.Generator().manual_seed(0)
+    change = torch.randn(400, 50, generator=generator)
+    vectors = TaskVectors.from_state_dicts({"w": torch.zeros(400, 50)}, {"one": {"w": change}})
+    left = transformed("della", vectors, density=0.4, epsilon=0.3, elect=False).merge([1])["w"]
+    ranks = change.abs().argsort(dim=1).argsort(dim=1)
+    chance = 0.1 + 0.6 * ranks / 49
+    kept = left != 0
+    torch.testing.assert_close(left[kept], (change / chance)[kept])
+    for low, high in ((0, 10), (20, 30), (40, 50)):
+        among = (ranks >= low) & (ranks < high)
+        p = chance[among].mean()
+        assert abs(kept[among].float().mean() - p) < 5 * (p * (1 - p) / among.sum()) ** 0.5
+
+
+def test_breadcrumbs_drop_both_ends_of_each_tensor():
+    pretrained = {"a": torch.zeros(10), "b": torch.zeros(2, 5)}
+    tuned = {"a": torch.arange(1.0, 11), "b": -100 * torch.arange(1.0, 11).view(2, 5)}
+    vectors = TaskVectors.from_state_dicts(pretrained, {"one": tuned})
+    left = transformed("breadcrumbs", vectors, density=0.5, gamma=0.2).merge([1])
+    assert left["a"].tolist() == [0, 0, 0, 4, 5, 6, 7, 8, 0, 0]
+    assert left["b"].flatten().tolist() == [0, 0, 0, -400, -500, -600, -700, -800, 0, 0]
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_the_input_stays_and_the_result_merges_as_any_other(name):
     pretrained, finetuned = make_models(dtype=torch.float16, change_head=False)
     vectors = TaskVectors.from_state_dicts(pretrained, finetuned)
     before = flat(vectors)
-    transformed = transform(vectors)
+    others = transformed(name, vectors)
     np.testing.assert_array_equal(flat(vectors), before)
-    assert (flat(transformed) != before).any()
-    assert (gaps(transformed) == 0).all()
-    assert transformed.names == vectors.names
-    assert_same(transformed.merge([0, 0, 0]), pretrained, ulps=0)
+    assert (flat(others) != before).any()
+    assert (gaps(others) == 0).all()
+    assert others.names == vectors.names
+    assert_same(others.merge([0, 0, 0]), pretrained, ulps=0)
     module, reference = Net(), Net()
     vectors.merge_into(module, [1, 1, 1])
-    transformed.merge_into(module, [0.5, 0.25, 1])
-    reference.load_state_dict(transformed.merge([0.5, 0.25, 1]))
+    others.merge_into(module, [0.5, 0.25, 1])
+    reference.load_state_dict(others.merge([0.5, 0.25, 1]))
     assert_same(module.state_dict(), reference.state_dict(), ulps=0)
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
-def test_models_that_do_not_differ_transform_to_themselves(transform):
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_models_that_do_not_differ_transform_to_themselves(name):
     pretrained, _ = make_models()
     vectors = TaskVectors.from_state_dicts(pretrained, {"same": pretrained})
-    assert_same(transform(vectors).merge([0.7]), pretrained, ulps=0)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("transform", TRANSFORMS)
-def test_a_gpu_transforms_as_the_cpu_does(transform):
-    vectors = TaskVectors.from_state_dicts(*make_models())
-    on_gpu = transform(vectors.to("cuda"))
-    assert on_gpu.device.type == "cuda"
-    np.testing.assert_array_equal(flat(on_gpu.to("cpu")), flat(transform(vectors)))
-
-
-def test_transforms_by_name():
-    vectors = TaskVectors.from_state_dicts(*make_models())
-    for kind, expected in (
-        ("ties_trim", ties_trim(vectors, 0.3)),
-        ("ties", elect_sign(ties_trim(vectors, 0.3))),
-        ("dare", dare_drop(vectors, 0.6, seed=2)),
-    ):
-        found = apply_transform(vectors, kind, keep=0.3, drop=0.6, seed=2)
-        np.testing.assert_array_equal(flat(found), flat(expected))
-    with pytest.raises(MapMergeError, match="no transform 'prune': choose ties_trim, ties or dare"):
-        apply_transform(vectors, "prune", keep=0.2, drop=0.5, seed=0)
-
-
-@pytest.mark.parametrize(
-    ("transform", "says"),
-    [
-        (lambda vectors: ties_trim(vectors, 0), "above 0 and at most 1, not 0"),
-        (lambda vectors: ties_trim(vectors, 1.5), r"not 1\.5"),
-        (lambda vectors: ties_trim(vectors, float("nan")), "not nan"),
-        (lambda vectors: dare_drop(vectors, 1), "from 0 to below 1, not 1"),
-        (lambda vectors: dare_drop(vectors, -0.1), r"not -0\.1"),
-        (lambda vectors: dare_drop(vectors, float("nan")), "not nan"),
-        (lambda vectors: dare_drop(vectors, 0.5, seed=-1), "whole number from 0 up, not -1"),
-    ],
-)
-def test_shares_that_are_none(transform, says):
-    with pytest.raises(MapMergeError, match=says):
-        transform(vectors_of([1.0, 2.0]))
+    assert_same(transformed(name, vectors).merge([0.7]), pretrained, ulps=0)

@@ -1,15 +1,38 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from mapmerge_core.errors import MapMergeError
-from mapmerge_core.merges._averages import Gram, fisher_merge, regmean_merge
+from mapmerge_core.errors import CheckpointError, MapMergeError
+from mapmerge_core.merges._statistics import Gram
+from mapmerge_core.registries import MERGES
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 from tests.weights.test_task_vectors import by_hand, make_models
 
 SHAPE = (4, 6)  # out x in
+
+
+def prepared_fisher(vectors, fishers, **settings):
+    return MERGES["fisher"](settings).prepared(vectors, vectors, fishers)
+
+
+def fisher_merge(vectors, fishers, x=None, **settings):
+    prepared = prepared_fisher(vectors, fishers, **settings)
+    return dict(prepared.tensors(prepared.space.default if x is None else x))
+
+
+def prepared_regmean(vectors, grams, off_diagonal=0.9):
+    return MERGES["regmean"]({"off_diagonal": off_diagonal}).prepared(vectors, vectors, grams)
+
+
+def regmean_merge(vectors, grams, off_diagonal=0.9, x=None):
+    prepared = prepared_regmean(vectors, grams, off_diagonal)
+    return dict(prepared.tensors(prepared.space.default if x is None else x))
 
 
 def linear_models(n=3, dtype=torch.float32):
@@ -147,6 +170,126 @@ def test_a_layer_without_gram_matrices_of_every_model_is_averaged():
     np.testing.assert_allclose(merged, sum(weights_of(models)) / 3, atol=1e-6)
 
 
+@pytest.mark.parametrize("off_diagonal", [0.9, 0.5])
+def test_regmean_with_weights_by_hand(off_diagonal):
+    vectors, models, inputs = linear_models()
+    x = np.array([0.6, 0.1, 0.3])
+    found = regmean_merge(vectors, [gram_of(X) for X in inputs], off_diagonal, x=x)
+    G = [X.T @ X / len(X) for X in inputs]
+    G = [w * (off_diagonal * g + (1 - off_diagonal) * np.diag(np.diag(g))) for w, g in zip(x, G, strict=True)]
+    expected = np.linalg.inv(sum(G)) @ sum(g @ w.T for g, w in zip(G, weights_of(models), strict=True))
+    np.testing.assert_allclose(found["weight"], expected.T, rtol=0, atol=1e-4)
+    biases = [model["bias"].double().numpy() for model in models.values()]
+    np.testing.assert_allclose(found["bias"], x @ np.array(biases), atol=1e-6)
+
+
+def test_fisher_with_weights_by_hand():
+    vectors, models, _ = linear_models()
+    generator = torch.Generator().manual_seed(1)
+    fishers = [{"weight": torch.rand(SHAPE, generator=generator)} for _ in models]
+    x = np.array([0.6, 0.1, 0.3])
+    found = fisher_merge(vectors, fishers, x=x)
+    F = [w * fisher["weight"].double().numpy() for w, fisher in zip(x, fishers, strict=True)]
+    expected = sum(f * m for f, m in zip(F, weights_of(models), strict=True)) / sum(F)
+    np.testing.assert_allclose(found["weight"], expected, rtol=1e-5, atol=1e-6)
+    biases = [model["bias"].double().numpy() for model in models.values()]
+    np.testing.assert_allclose(found["bias"], x @ np.array(biases), atol=1e-6)
+
+
+@pytest.mark.parametrize("average", [fisher_merge, regmean_merge])
+def test_a_model_of_weight_one_comes_out_as_it_is(average):
+    vectors, models, inputs = linear_models(dtype=torch.float16)
+    statistics = [gram_of(X) for X in inputs]
+    if average is fisher_merge:
+        statistics = [{"weight": torch.rand(SHAPE)} for _ in models]
+    for x, model in zip(np.eye(3), models.values(), strict=True):
+        found = average(vectors, statistics, x=x)
+        assert all(torch.equal(found[name], tensor) for name, tensor in model.items())
+
+
+def test_regmean_at_equal_weights_is_the_closed_form_without_weights_to_the_last_bit():
+    """As it was before weights came: sums of G_n and G_n W_n in float64, one solve."""
+    vectors, models, inputs = linear_models()
+    grams = [gram_of(X)["weight"].matrix for X in inputs]
+    found = regmean_merge(vectors, [{"weight": Gram(G, 1)} for G in grams])["weight"]
+    base = vectors.merge(np.zeros(3))["weight"]
+    total = weighted = plain = torch.zeros((), dtype=torch.float64)
+    for G, model in zip(grams, models.values(), strict=True):
+        G = G.double()  # noqa: PLW2901
+        G = 0.9 * G + (1 - 0.9) * torch.diag(G.diagonal())  # noqa: PLW2901
+        change = (model["weight"] - base).double().movedim(1, 0)
+        total, weighted, plain = total + G, weighted + G @ change, plain + change
+    ridge = 1e-6 * float(total.diagonal().mean()) / 3 + 1e-30
+    factor = torch.linalg.cholesky(total + 3 * ridge * torch.eye(6, dtype=torch.float64))
+    change = torch.cholesky_solve(weighted + ridge * plain, factor).movedim(0, 1).float()
+    assert torch.equal(found, base + change)
+
+
+@pytest.mark.parametrize("kind", ["fisher", "regmean"])
+def test_statistics_are_read_as_they_were_saved(kind, tmp_path):
+    vectors, models, inputs = linear_models()
+    merge = MERGES[kind]()
+    grams = [gram_of(X) for X in inputs]
+    statistics = grams if kind == "regmean" else [{"weight": torch.rand(SHAPE)} for _ in models]
+    prepared, file = merge.prepared(vectors, vectors, statistics), tmp_path / "new" / "state.safetensors"
+    prepared.save(file)
+    again = merge.load(file, vectors, vectors)
+    for x in ([0.2, 0.5, 0.3], [0.0, 1.0, 0.0], [1, 1, 1]):
+        expected = dict(prepared.tensors(x))
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in again.tensors(x))
+    assert [each.name for each in file.parent.iterdir()] == ["state.safetensors"]
+    others = TaskVectors.from_state_dicts(
+        {"weight": torch.zeros(SHAPE), "bias": torch.zeros(4)}, {"other": models["m0"]}
+    )
+    with pytest.raises(CheckpointError, match="was prepared from other models: prepare"):
+        merge.load(file, others, others)
+    with pytest.raises(CheckpointError, match="was prepared by another merge"):
+        MERGES["regmean" if kind == "fisher" else "fisher"]().load(file, vectors, vectors)
+    with pytest.raises(CheckpointError, match="was prepared with other settings"):
+        MERGES[kind]({"seed": 1}).load(file, vectors, vectors)
+    with pytest.raises(CheckpointError, match="is gone from"):
+        merge.load(tmp_path / "no file", vectors, vectors)
+
+
+@pytest.mark.parametrize("kind", ["fisher", "regmean"])
+@pytest.mark.parametrize("damage", ["shape", "number", "axis", "layer"])
+def test_damaged_statistics_are_refused(kind, damage, tmp_path):
+    vectors, _, inputs = linear_models()
+    merge, file = MERGES[kind](), tmp_path / "state.safetensors"
+    statistics = [gram_of(X) if kind == "regmean" else {"weight": torch.rand(SHAPE)} for X in inputs]
+    merge.prepared(vectors, vectors, statistics).save(file)
+    tensors = load_file(file)
+    with safe_open(file, framework="pt") as opened:
+        header = json.loads(opened.metadata()["mapmerge"])
+    if damage == "shape":
+        tensors["1.weight"] = tensors["1.weight"][1:].clone()
+    elif damage == "number":
+        tensors["3.weight"] = tensors.pop("0.weight")
+    elif damage == "layer":
+        tensors["0.text"] = tensors.pop("0.weight")
+    elif kind == "fisher":
+        return
+    else:
+        header["axes"] = {"weight": 2}
+    save_file(tensors, file, {"mapmerge": json.dumps(header)})
+    with pytest.raises(CheckpointError, match="is damaged: prepare"):
+        merge.load(file, vectors, vectors)
+
+
+def test_files_of_others_are_refused(tmp_path):
+    vectors, _, _ = linear_models()
+    file = tmp_path / "state.safetensors"
+    for text in (None, "[]", "null", "{}", '{"merge": "fisher"}'):
+        save_file({"0.weight": torch.rand(SHAPE)}, file, None if text is None else {"mapmerge": text})
+        with pytest.raises(CheckpointError, match="is no file that a merge prepared"):
+            MERGES["fisher"]().load(file, vectors, vectors)
+    save_file({"0.weight": torch.rand(SHAPE)}, file, {"mapmerge": "no JSON"})
+    for content in (file.read_bytes(), file.read_bytes()[:-10], b"\x00" * 20, b""):
+        file.write_bytes(content)
+        with pytest.raises(CheckpointError, match="can't be read"):
+            MERGES["fisher"]().load(file, vectors, vectors)
+
+
 def test_what_can_not_be_averaged():
     vectors, _, inputs = linear_models()
     with pytest.raises(
@@ -156,9 +299,11 @@ def test_what_can_not_be_averaged():
     with pytest.raises(MapMergeError, match="need one set of Gram matrices each, but 1 came"):
         regmean_merge(vectors, [{}])
     grams = [gram_of(X) for X in inputs]
-    with pytest.raises(MapMergeError, match="floor of Fisher merging must be above 0, not 0"):
+    with pytest.raises(MapMergeError, match=r"Fisher merging can't have floor = 0: give a number above 0"):
         fisher_merge(vectors, [{}, {}, {}], floor=0)
-    with pytest.raises(MapMergeError, match=r"off-diagonals must be from 0 to 1, not 1\.2"):
+    with pytest.raises(
+        MapMergeError, match=r"off_diagonal = 1\.2: give a number of at least 0 and at most 1"
+    ):
         regmean_merge(vectors, grams, off_diagonal=1.2)
     grams[1]["weight"].matrix[0, 0] = torch.nan
     with pytest.raises(MapMergeError, match="hold NaN or infinity"):
