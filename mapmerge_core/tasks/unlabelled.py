@@ -83,8 +83,8 @@ def entropies(
                     progress(i * len(batches) + j + 1, len(points) * len(batches))
     except torch.OutOfMemoryError as error:
         raise MapMergeError(
-            f"The device {evaluator.device} ran out of memory with {size} images in a batch: choose a smaller "
-            "batch size."
+            f"The device {evaluator.device} ran out of memory with {size} images in a batch: choose a "
+            "smaller batch size."
         ) from error
     if not np.isfinite(means).all():
         raise MapMergeError("A model's predictions are not finite numbers: sample a smaller box.")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -15,7 +17,6 @@ from platformdirs import user_cache_path
 
 from mapmerge_core.errors import Cancelled, DatasetError
 from mapmerge_core.tasks.datasets.base import key_of
-from mapmerge_core.tasks.datasets.parallel import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from mapmerge_core.tasks.datasets.images import ImageDataset
 
 _SECONDS_BETWEEN_LOOKS = 0.2
+
+T = TypeVar("T")
 
 
 def cache_folder() -> Path:
@@ -168,3 +171,41 @@ def full(folder: Path, details: str = "") -> DatasetError:
         f"The disk of the cache {folder} is full{details}; free some space, or set MAPMERGE_HOME to a folder "
         "on another disk."
     )
+
+
+def in_threads(
+    work: Callable[[int], T],
+    count: int,
+    progress: Callable[[int, int], None] | None = None,
+    cancel: Event | None = None,
+) -> Iterator[T]:
+    """Yield ``work(0)``, ``work(1)``, ... in order; Pillow and NumPy let threads run side by side.
+
+    Args:
+        work: Safe to call from several threads.
+        count: How often.
+        progress: Called with how many are done, and ``count``.
+        cancel: Set by whoever wants it to stop.
+
+    Raises:
+        Cancelled: ``cancel`` is set.
+    """
+    workers = min(32, os.cpu_count() or 1)
+    # Enough to keep the threads busy, and few enough to stop soon and to fit into memory.
+    ahead = 4 * workers
+    with ThreadPoolExecutor(workers) as threads:
+        rows = iter(range(count))
+        waiting = [threads.submit(work, row) for row in islice(rows, ahead)]
+        done = 0
+        try:
+            while waiting:
+                if cancel is not None and cancel.is_set():
+                    raise Cancelled
+                yield waiting.pop(0).result()
+                waiting += [threads.submit(work, row) for row in islice(rows, 1)]
+                done += 1
+                if progress is not None:
+                    progress(done, count)
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from mapmerge_core.errors import DatasetError
 from mapmerge_core.tasks.datasets.base import shown
-from mapmerge_core.tasks.datasets.cache import cache_folder, writing
-from mapmerge_core.tasks.datasets.parallel import in_threads
+from mapmerge_core.tasks.datasets.cache import cache_folder, in_threads, writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

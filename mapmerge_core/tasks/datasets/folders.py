@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from mapmerge_core.errors import DatasetError
-from mapmerge_core.tasks.datasets.base import Found, Images, Part, key_of, key_of_files, shown
+from mapmerge_core.tasks.datasets.base import (
+    Images,
+    LabelledImages,
+    RawImages,
+    Reader,
+    key_of,
+    key_of_files,
+    register,
+    shown,
+)
 from mapmerge_core.tasks.datasets.decode import to_pixels
 from mapmerge_core.tasks.datasets.splitting import ours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from mapmerge_core.tasks.data_source import DataSource
+    from mapmerge_core.tasks.datasets.base import Examples
 
 IMAGE_FILES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"),
@@ -35,17 +47,37 @@ class FileImages(Images):
         return to_pixels(self._paths[row], str(self._paths[row]))
 
     def name(self, row: int) -> str:
-        """What a message calls an image."""
+        """Return what a message calls an image."""
         return self._paths[row].relative_to(self._folder).as_posix()
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether there is an image file anywhere in a folder."""
+    """Return whether there is an image file anywhere in a folder."""
     return next(_walk(folder), None) is not None
 
 
-def read_folder(folder: Path, splits: tuple[str, ...]) -> Found:
-    """Finds the images of each class, without opening one.
+class FolderReader(Reader):
+    """A folder of images for each class, in folders for each split or in one set; or loose images."""
+
+    name: ClassVar[str] = "folders"
+    examples: ClassVar[tuple[Examples, ...]] = ("images",)
+    rank: ClassVar[int] = 10
+
+    def reads(self, source: DataSource, examples: Examples) -> bool:  # noqa: ARG002
+        """Return whether a source is a folder."""
+        return isinstance(source.path, Path) and source.path.is_dir()
+
+    def images(self, source: DataSource) -> RawImages:
+        """Find the images of each class, or where labels aren't read all images, without opening one."""
+        read = read_folder if source.labelled else read_loose
+        return read(Path(source.path), tuple(source.splits.values()))
+
+
+register(FolderReader())
+
+
+def read_folder(folder: Path, splits: tuple[str, ...]) -> RawImages:
+    """Find the images of each class, without opening one.
 
     Args:
         folder: Holds a folder for each class, or folders of such folders, one for each split. A folder that
@@ -59,22 +91,22 @@ def read_folder(folder: Path, splits: tuple[str, ...]) -> Found:
     while len(inner := _folders(root)) == 1 and not _images(root) and _inner_images(inner[0]):
         root = inner[0]
     parts = {half.name: half for half in _halves(root, splits)} or {root.name: root}
-    found = {name: _classes(part) for name, part in parts.items()}
-    classes = {name for part in found.values() for name in part}
+    classed = {name: _classes(part) for name, part in parts.items()}
+    classes = {name for part in classed.values() for name in part}
     if len(classes) < 2:
         raise DatasetError(
             f"{folder} must hold a folder of images for each of two or more classes, or such folders in "
             f"'train', 'val' and 'test', but it holds {_held(root)}."
         )
-    every = [path for part in found.values() for paths in part.values() for path in paths]
-    return Found(
-        {name: _part(root, parts[name], classed) for name, classed in found.items()},
+    every = [path for part in classed.values() for paths in part.values() for path in paths]
+    return RawImages(
+        {name: _part(root, parts[name], of_part) for name, of_part in classed.items()},
         lambda: key_of_files(root, every),
     )
 
 
-def read_loose(folder: Path, splits: tuple[str, ...]) -> Found:
-    """Finds all images, however they lie in folders, without opening one.
+def read_loose(folder: Path, splits: tuple[str, ...]) -> RawImages:
+    """Find all images, however they lie in folders, without opening one.
 
     Args:
         folder: Holds images, or folders of them; those named like splits are splits, as in `read_folder`.
@@ -87,11 +119,11 @@ def read_loose(folder: Path, splits: tuple[str, ...]) -> Found:
     while len(inner := _folders(root)) == 1 and not _images(root):
         root = inner[0]
     halves = _halves(root, splits) or _loose_halves(root, splits)
-    found = {half.name: list(_walk(half)) for half in halves or [root]}
+    files = {half.name: list(_walk(half)) for half in halves or [root]}
     classes = {name for half in halves or [root] for name in _classes(half)}
-    every = [path for paths in found.values() for path in paths]
-    return Found(
-        {name: Part(FileImages(root, paths), None) for name, paths in found.items()},
+    every = [path for paths in files.values() for path in paths]
+    return RawImages(
+        {name: LabelledImages(FileImages(root, paths), None) for name, paths in files.items()},
         # Not the key of the same images with labels, which may have another order.
         lambda: key_of("loose", key_of_files(root, every)),
         tuple(sorted(classes)) if len(classes) > 1 else None,
@@ -111,13 +143,13 @@ def _halves(folder: Path, splits: tuple[str, ...]) -> list[Path]:
     return named if any(_inner_images(each) for each in named) else []
 
 
-def _part(root: Path, folder: Path, classed: dict[str, list[Path]]) -> Part:
+def _part(root: Path, folder: Path, classed: dict[str, list[Path]]) -> LabelledImages:
     if not classed:
         loose = _images(folder)
-        return Part(FileImages(root, loose), None)
+        return LabelledImages(FileImages(root, loose), None)
     paths = [path for name in sorted(classed) for path in classed[name]]
     labels = [name for name in sorted(classed) for _ in classed[name]]
-    return Part(FileImages(root, paths), np.array(labels, str))
+    return LabelledImages(FileImages(root, paths), np.array(labels, str))
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:

@@ -10,15 +10,14 @@ import numpy as np
 
 from mapmerge_core.errors import DatasetError
 from mapmerge_core.tasks.datasets import checks, labels, splitting, templates
-from mapmerge_core.tasks.datasets.base import Chosen, key_of
-from mapmerge_core.tasks.datasets.npz import ArrayImages, read_npz
+from mapmerge_core.tasks.datasets.base import ChosenImages, find_reader, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from threading import Event
 
     from mapmerge_core.tasks.data_source import DataSource
-    from mapmerge_core.tasks.datasets.base import Found, Images
+    from mapmerge_core.tasks.datasets.base import Images, RawImages
 
 
 class ImageDataset:
@@ -33,15 +32,15 @@ class ImageDataset:
         corrupt: Names of images that can't be read and are left out, of the splits that were checked.
     """
 
-    def __init__(self, source: DataSource, found: Found) -> None:
+    def __init__(self, source: DataSource, raw: RawImages) -> None:
         where = source.path
         self.source = source
-        self._found = found
+        self._raw = raw
         typed = source.class_names
         class_names = templates.read_list(typed) if isinstance(typed, Path) else typed
-        numbered = (labels.number if source.labelled else labels.ignored)(where, found, class_names)
+        numbered = (labels.number if source.labelled else labels.ignored)(where, raw, class_names)
         self.class_names = numbered.class_names
-        self.columns = found.columns
+        self.columns = raw.columns
         used = {split: np.flatnonzero(of >= 0) for split, of in numbered.of.items()}
         known = {split: numbered.of[split][rows] for split, rows in used.items()}
         divided: list[str] = []
@@ -58,8 +57,8 @@ class ImageDataset:
             if len(kept) == 0:
                 raise DatasetError(f"{where}: the split '{name}' is empty, so there is nothing to measure.")
             self._rows[split] = rows[kept]
-        self.templates, said = self._choose_templates()
-        self.notes = (*numbered.notes, *divided, *said)
+        self.templates, prompted = self._choose_templates()
+        self.notes = (*numbered.notes, *divided, *prompted)
         self.corrupt: tuple[str, ...] = ()
         self._checked: set[str] = set()
 
@@ -134,7 +133,7 @@ class ImageDataset:
         if split in self._checked:
             return
         images = self._chosen(split)
-        if isinstance(self._found.parts[self._theirs[split]].images, ArrayImages):
+        if self._raw.parts[self._theirs[split]].images.is_array:
             images.array()
         elif bad := checks.unreadable(images, self._key_of_rows(split), progress, cancel):
             names = [images.name(row) for row in bad]
@@ -146,40 +145,40 @@ class ImageDataset:
         self._checked.add(split)
 
     def preview(self, count: int) -> list[tuple[np.ndarray, str]]:
-        """See `preview`."""
+        """Return some validation images and their class names (see `preview`)."""
         images, rows = self._chosen("val"), self._rows["val"]
         numbers = self._numbers[self._theirs["val"]][rows]
-        found: list[tuple[np.ndarray, str]] = []
+        shown: list[tuple[np.ndarray, str]] = []
         for row in _apart(numbers, len(self.class_names)):
-            if len(found) == count:
+            if len(shown) == count:
                 break
             try:
                 name = self.class_names[numbers[row]] if self.source.labelled else ""
-                found.append((images[row], name))
+                shown.append((images[row], name))
             except DatasetError:
                 continue  # the check names it
-        return found
+        return shown
 
     def _chosen(self, split: str) -> Images:
-        return Chosen(self._found.parts[self._theirs[split]].images, self._rows[split])
+        return ChosenImages(self._raw.parts[self._theirs[split]].images, self._rows[split])
 
     def _key_of_rows(self, split: str) -> str:
         return self._content_key(self._theirs[split], self._rows[split].astype("<i8").tobytes())
 
     def _content_key(self, *parts: object) -> str:
-        return key_of(self._found_key, *parts)
+        return key_of(self._raw_key, *parts)
 
     @cached_property
-    def _found_key(self) -> str:
-        return self._found.key()
+    def _raw_key(self) -> str:
+        return self._raw.key()
 
     def _choose_templates(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Prompts: a person's, else the dataset's, else shipped ones for a dataset of this name."""
         path = self.source.path
         if self.source.templates is not None:
             return templates.read_templates(self.source.templates), ()
-        if self._found.templates is not None:
-            return templates.check_templates(self._found.templates, path), ()
+        if self._raw.templates is not None:
+            return templates.check_templates(self._raw.templates, path), ()
         name = path.stem if isinstance(path, Path) else path.partition("@")[0].rpartition("/")[2]
         shipped = templates.find_shipped(name)
         if shipped is None:
@@ -209,7 +208,11 @@ def open_images(
             the class names, or images can't be read and the person did not agree to leave them out.
         Cancelled: ``cancel`` is set.
     """
-    dataset = ImageDataset(source, _read(source))
+    reader = find_reader(source, "images")
+    try:
+        dataset = ImageDataset(source, reader.images(source))
+    except OSError as error:
+        raise DatasetError(f"{source.path} can't be read: {error.strerror or error}.") from error
     if check:
         sizes = {split: count for split, count in dataset.sizes.items() if split != "train"}
         total = sum(sizes.values())
@@ -230,38 +233,6 @@ def preview(source: DataSource, count: int) -> list[tuple[np.ndarray, str]]:
         DatasetError: As for `open_images`, but for unreadable images.
     """
     return open_images(source, check=False).preview(count)
-
-
-def _read(source: DataSource) -> Found:
-    from mapmerge_core.tasks.datasets import folders, tables
-
-    if (name := source.torchvision) is not None:
-        from mapmerge_core.tasks.datasets.torchvision import read_torchvision
-
-        return read_torchvision(name, source.config)
-    path = source.path
-    if isinstance(path, str):
-        return tables.read_table(source)
-    if not path.is_dir():
-        if path.exists() and path.suffix.lower() in tables.TABLE_FILES:
-            return tables.read_table(source)
-        if path.exists() and path.suffix.lower() != ".npz":
-            raise DatasetError(
-                f"{path} is no dataset of images: choose a folder, or a file of the kind .npz or "
-                f"{', '.join(tables.TABLE_FILES)}."
-            )
-        return read_npz(path)
-    try:
-        if (
-            tables.is_saved(path)
-            or tables.has_metadata(path)
-            or (tables.holds_tables(path) and not folders.holds_images(path))
-        ):
-            return tables.read_table(source)
-        read = folders.read_folder if source.labelled else folders.read_loose
-        return read(path, tuple(source.splits.values()))
-    except OSError as error:
-        raise DatasetError(f"The folder {path} can't be read: {error.strerror}.") from error
 
 
 def _apart(numbers: np.ndarray, n_classes: int) -> list[int]:

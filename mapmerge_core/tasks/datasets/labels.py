@@ -13,7 +13,7 @@ from mapmerge_core.tasks.datasets.base import shown
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mapmerge_core.tasks.datasets.base import Found
+    from mapmerge_core.tasks.datasets.base import RawImages
 
 # Columns of other things than classes, such as identifiers, have more different values.
 _MOST_CLASSES = 100_000
@@ -35,7 +35,7 @@ class Labels:
     notes: tuple[str, ...]
 
 
-def number(where: object, found: Found, class_names: tuple[str, ...] | None) -> Labels:
+def number(where: object, raw: RawImages, class_names: tuple[str, ...] | None) -> Labels:
     """Numbers the classes of a dataset.
 
     Texts are numbered in alphabetical order, as torchvision's and Hugging Face's image folders are. A
@@ -44,17 +44,17 @@ def number(where: object, found: Found, class_names: tuple[str, ...] | None) -> 
 
     Args:
         where: What a message calls the dataset.
-        found: The dataset.
+        raw: The dataset.
         class_names: As a person gave them.
 
     Raises:
         DatasetError: No split has labels, a label is no class, or names don't fit the labels.
     """
-    kept, notes = _labelled(where, found)
+    kept, notes = _labelled(where, raw)
     if class_names is not None and len(set(class_names)) < len(class_names):
         twice = next(name for name in class_names if class_names.count(name) > 1)
         raise DatasetError(f"{where}: two classes are named '{twice}': name each differently.")
-    of, known = _integers(where, kept, found.class_names)
+    of, known = _integers(where, kept, raw.class_names)
     if known is None:
         highest = max(int(labels.max()) for labels in of.values())
         if class_names is None and highest >= _MOST_CLASSES:
@@ -73,27 +73,27 @@ def number(where: object, found: Found, class_names: tuple[str, ...] | None) -> 
     return _reordered(where, of, known, class_names, notes)
 
 
-def ignored(where: object, found: Found, class_names: tuple[str, ...] | None) -> Labels:
+def ignored(where: object, raw: RawImages, class_names: tuple[str, ...] | None) -> Labels:
     """Has every image in one class, and names the classes that a model may see in them.
 
     Args:
         where: What a message calls the dataset.
-        found: The dataset, whose labels aren't looked at.
+        raw: The dataset, whose labels aren't looked at.
         class_names: As a person gave them; None for the dataset's own.
 
     Raises:
         DatasetError: There are no images, or no names of two or more different classes.
     """
-    of = {split: np.zeros(len(part.images), np.int64) for split, part in found.parts.items()}
+    of = {split: np.zeros(len(part.images), np.int64) for split, part in raw.parts.items()}
     of = {split: zeros for split, zeros in of.items() if len(zeros)}
     if not of:
         raise DatasetError(f"{where} holds no images: choose another dataset.")
-    names = class_names or found.class_names
+    names = class_names or raw.class_names
     if names is None:
         raise DatasetError(f"{where} doesn't name its classes: give class names for models to choose from.")
     if len(names) < 2 or len(set(names)) < len(names):
         raise DatasetError(f"{where}: give the names of two or more different classes, not {shown(names)}.")
-    return Labels(of, readable(names), found.notes)
+    return Labels(of, readable(names), raw.notes)
 
 
 def readable(names: Sequence[str]) -> tuple[str, ...]:
@@ -102,11 +102,11 @@ def readable(names: Sequence[str]) -> tuple[str, ...]:
     return spaced if len(set(spaced)) == len(names) and all(spaced) else tuple(names)
 
 
-def _labelled(where: object, found: Found) -> tuple[dict[str, np.ndarray], list[str]]:
+def _labelled(where: object, raw: RawImages) -> tuple[dict[str, np.ndarray], list[str]]:
     kept: dict[str, np.ndarray] = {}
-    notes = list(found.notes)
+    notes = list(raw.notes)
     unlabelled = False
-    for split, part in found.parts.items():
+    for split, part in raw.parts.items():
         if len(part.images) == 0:
             continue
         # Hidden labels, as of a competition's test split, are often given as -1.

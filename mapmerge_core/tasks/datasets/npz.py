@@ -7,21 +7,33 @@ import zipfile
 import zlib
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from mapmerge_core.errors import DatasetError
 from mapmerge_core.tasks.data_source import SPLITS
-from mapmerge_core.tasks.datasets.base import Found, Images, Part, key_of_file
+from mapmerge_core.tasks.datasets.base import (
+    Images,
+    LabelledImages,
+    RawImages,
+    Reader,
+    key_of_file,
+    register,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from mapmerge_core.tasks.data_source import DataSource
+    from mapmerge_core.tasks.datasets.base import Examples
 
 
 class ArrayImages(Images):
-    """A split's images, which are loaded together as soon as one is asked for."""
+    """A split's images, which are loaded together when one is asked for."""
+
+    is_array: ClassVar[bool] = True
 
     def __init__(self, path: Path, split: str, count: int) -> None:
         self._path, self._split, self._count = path, split, count
@@ -34,11 +46,11 @@ class ArrayImages(Images):
         return image
 
     def name(self, row: int) -> str:
-        """What a message calls an image."""
+        """Return what a message calls an image."""
         return f"{self._split}_images[{row}]"
 
     def array(self) -> np.ndarray:
-        """See `Images.array`."""
+        """Return all images (see `Images.array`)."""
         return self._array
 
     @cached_property
@@ -46,30 +58,42 @@ class ArrayImages(Images):
         return _pair(self._path, self._split)[0]
 
 
-def read_npz(path: Path) -> Found:
-    """Reads which of train, val and test a file holds, and their labels; images are loaded when asked for.
+class NpzReader(Reader):
+    """Arrays of images and labels in one .npz file of NumPy."""
 
-    Raises:
-        DatasetError: The file can't be read, holds no split, or an array of a wrong type or shape.
-    """
-    names = _names(path)
-    parts = {}
-    for split in SPLITS:
-        if f"{split}_images" in names:
-            labels = _labels(path, split, _count(path, f"{split}_images"))
-            parts[split] = Part(ArrayImages(path, split, len(labels)), labels.astype(np.int64))
-    if not parts:
-        _array(path, "val_images")  # says what the file lacks and holds
-    return Found(
-        parts,
-        lambda: key_of_file(path),
-        _texts(path, "class_names") if "class_names" in names else None,
-        _texts(path, "templates") if "templates" in names else None,
-    )
+    name: ClassVar[str] = "npz"
+    examples: ClassVar[tuple[Examples, ...]] = ("images",)
+    suffixes: ClassVar[tuple[str, ...]] = (".npz",)
+
+    def images(self, source: DataSource) -> RawImages:
+        """Read which of train, val and test a file holds, and their labels; images are loaded when asked for.
+
+        Raises:
+            DatasetError: The file can't be read, holds no split, or an array of a wrong type or shape.
+        """
+        path = Path(source.path)
+        names = _names(path)
+        parts = {}
+        for split in SPLITS:
+            if f"{split}_images" in names:
+                labels = _labels(path, split, _count(path, f"{split}_images"))
+                images = ArrayImages(path, split, len(labels))
+                parts[split] = LabelledImages(images, labels.astype(np.int64))
+        if not parts:
+            _array(path, "val_images")  # says what the file lacks and holds
+        return RawImages(
+            parts,
+            lambda: key_of_file(path),
+            _texts(path, "class_names") if "class_names" in names else None,
+            _texts(path, "templates") if "templates" in names else None,
+        )
+
+
+register(NpzReader())
 
 
 def _pair(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """A split's images and labels."""
+    """Return a split's images and labels."""
     images = _array(path, f"{split}_images")
     if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)):
         raise DatasetError(
@@ -108,13 +132,13 @@ def _texts(path: Path, name: str) -> tuple[str, ...]:
 
 
 def _names(path: Path) -> list[str]:
-    """What the file's arrays are called."""
+    """Return what the file's arrays are called."""
     with _opened(path, "its list of arrays") as arrays:
         return list(arrays.files)
 
 
 def _count(path: Path, name: str) -> int:
-    """An array's length, without reading more than its header."""
+    """Return an array's length, without reading more than its header."""
     with _opened(path, name), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
@@ -136,10 +160,6 @@ def _array(path: Path, name: str) -> np.ndarray:
 @contextmanager
 def _opened(path: Path, name: str) -> Iterator[np.lib.npyio.NpzFile]:
     """Opens the file to read an array of it; whatever goes wrong ends in one sentence."""
-    if path.is_dir():
-        raise DatasetError(f"{path} is a folder: choose a .npz file in it.")
-    if not path.exists():
-        raise DatasetError(f"There is no dataset {path}.")
     if not zipfile.is_zipfile(path):
         raise DatasetError(f"{path} is damaged or not a .npz file.")
     try:

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from mapmerge_core.errors import DatasetError
-from mapmerge_core.tasks.datasets.base import Found, Images, Part, key_of, key_of_file, key_of_files, shown
+from mapmerge_core.tasks.datasets import folders
+from mapmerge_core.tasks.datasets.base import (
+    Images,
+    LabelledImages,
+    LazyTexts,
+    RawImages,
+    RawTexts,
+    Reader,
+    key_of,
+    key_of_file,
+    key_of_files,
+    register,
+    shown,
+)
 from mapmerge_core.tasks.datasets.cache import cache_folder, full, is_full, writing
 from mapmerge_core.tasks.datasets.decode import to_pixels
 from mapmerge_core.tasks.datasets.labels import readable
@@ -21,6 +34,7 @@ if TYPE_CHECKING:
     from datasets.features import Features
 
     from mapmerge_core.tasks.data_source import DataSource
+    from mapmerge_core.tasks.datasets.base import Examples
 
 TABLE_FILES: Mapping[str, str] = {
     ".parquet": "parquet",
@@ -62,45 +76,96 @@ class TableImages(Images):
         return to_pixels(self._table[row][self._column], self.name(row), self._folder)
 
     def name(self, row: int) -> str:
-        """What a message calls an image."""
+        """Return what a message calls an image."""
         return f"row {row} of {self._split}"
 
 
-def read_table(source: DataSource) -> Found:
-    """Opens a dataset's tables and chooses the columns of images and, unless they have none, labels.
+class ColumnTexts(LazyTexts):
+    """A column of texts in a table."""
 
-    Raises:
-        DatasetError: It can't be opened, or no column can be told to hold images or labels.
-    """
-    tables, key = open_tables(source)
-    features = next(iter(tables.values())).features
-    image = source.image or _guess_image(source, features)
-    label = _label_column(source, features, image)
-    columns = {"image": image} | ({} if label is None else {"label": label})
-    check_columns(source, tables, tuple(columns.values()))
-    names = None if label is None else getattr(features[label], "names", None)
-    folder = None if isinstance(source.path, str) else source.path
-    folder = folder.parent if folder is not None and folder.is_file() else folder
-    parts, is_bool = {}, False
-    for split, table in tables.items():
-        labels = _labels(source, table, label, split) if label and source.labelled else None
-        is_bool |= labels is not None and labels.dtype == np.bool_
-        labels = labels.astype(np.int64) if labels is not None and labels.dtype == np.bool_ else labels
-        parts[split] = Part(TableImages(table, image, split, folder), labels)
-    if names is None and is_bool:
-        names = ("False", "True")
-    return Found(
-        parts,
-        lambda: key_of(key(), image, label, *_named_files(tables, image, folder)),
-        readable(names) if names else None,
-        columns=columns,
-    )
+    def __init__(self, table: Dataset, column: str) -> None:
+        self._table, self._column = table.select_columns([column]).with_format(None), column
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __iter__(self) -> Iterator[str]:
+        for batch in self._table.iter(1000):
+            yield from (text or "" for text in batch[self._column])
+
+    def read(self, row: int) -> str:
+        """Return the text of a row."""
+        return self._table[row][self._column] or ""
+
+
+class TableReader(Reader):
+    """Tables in files or folders, and whatever Hugging Face's datasets library opens, also from the hub."""
+
+    name: ClassVar[str] = "tables"
+    examples: ClassVar[tuple[Examples, ...]] = ("images", "texts")
+    suffixes: ClassVar[tuple[str, ...]] = tuple(TABLE_FILES)
+    rank: ClassVar[int] = 5
+
+    def reads(self, source: DataSource, examples: Examples) -> bool:
+        """Return whether a source is on the hub, a table's file, or a folder that isn't one of images."""
+        path = source.path
+        if source.hub is not None or super().reads(source, examples):
+            return True
+        if not isinstance(path, Path) or not path.is_dir():
+            return False
+        if examples == "texts" or _is_saved(path) or _has_metadata(path):
+            return True
+        return _holds_tables(path) and not folders.holds_images(path)
+
+    def images(self, source: DataSource) -> RawImages:
+        """Open a dataset's tables and choose the columns of images and, unless they have none, labels.
+
+        Raises:
+            DatasetError: It can't be opened, or it is not clear which column holds images or labels.
+        """
+        tables, key = _open_tables(source)
+        features = next(iter(tables.values())).features
+        image = source.image or _guess_image(source, features)
+        label = _label_column(source, features, image)
+        columns = {"image": image} | ({} if label is None else {"label": label})
+        _check_columns(source, tables, tuple(columns.values()))
+        names = None if label is None else getattr(features[label], "names", None)
+        folder = None if isinstance(source.path, str) else source.path
+        folder = folder.parent if folder is not None and folder.is_file() else folder
+        parts, is_bool = {}, False
+        for split, table in tables.items():
+            labels = _labels(source, table, label, split) if label and source.labelled else None
+            is_bool |= labels is not None and labels.dtype == np.bool_
+            labels = labels.astype(np.int64) if labels is not None and labels.dtype == np.bool_ else labels
+            parts[split] = LabelledImages(TableImages(table, image, split, folder), labels)
+        if names is None and is_bool:
+            names = ("False", "True")
+        return RawImages(
+            parts,
+            lambda: key_of(key(), image, label, *_named_files(tables, image, folder)),
+            readable(names) if names else None,
+            columns=columns,
+        )
+
+    def texts(self, source: DataSource) -> RawTexts:
+        """Open a dataset's tables and choose the column of texts."""
+        tables, key = _open_tables(source)
+        features = next(iter(tables.values())).features
+        column = source.text or _guess_text(source, features)
+        _check_columns(source, tables, (column,))
+        if not _holds_texts(features[column]):
+            raise DatasetError(f"{source.path}: the column '{column}' holds no texts: choose another.")
+        parts = {split: ColumnTexts(table, column) for split, table in tables.items()}
+        return RawTexts(parts, key, {"text": column})
+
+
+register(TableReader())
 
 
 def _named_files(tables: Mapping[str, Dataset], column: str, folder: Path | None) -> Iterator[str]:
-    """Names, sizes and times of change of the image files that a column of texts names, if it does."""
+    """Yield names, sizes and times of change of the image files that a column of texts names."""
     for table in tables.values():
-        if holds_texts(table.features[column]):
+        if _holds_texts(table.features[column]):
             for name in table.select_columns([column]).with_format(None)[:][column]:
                 try:
                     stat = ((folder or Path()) / (name or "")).stat()
@@ -109,8 +174,8 @@ def _named_files(tables: Mapping[str, Dataset], column: str, folder: Path | None
                     yield f"{name} is missing"
 
 
-def open_tables(source: DataSource) -> tuple[dict[str, Dataset], Callable[[], str]]:
-    """Opens all tables by the dataset's own names of splits, memory-mapped; no code of a dataset is run.
+def _open_tables(source: DataSource) -> tuple[dict[str, Dataset], Callable[[], str]]:
+    """Open all tables by the dataset's own names of splits, memory-mapped; no code of a dataset is run.
 
     Returns:
         The tables, and a function that tells their content from any other.
@@ -125,8 +190,8 @@ def open_tables(source: DataSource) -> tuple[dict[str, Dataset], Callable[[], st
             name, revision = source.hub
             tables = _built(source, datasets.load_dataset_builder(name, source.config, revision=revision))
             return tables, lambda: _fingerprints(tables)
-        path = _there(source)
-        if is_saved(path):
+        path = Path(source.path)
+        if _is_saved(path):
             saved = datasets.load_from_disk(path)
             tables = dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
             return tables, lambda: _fingerprints(tables)
@@ -147,17 +212,15 @@ def open_tables(source: DataSource) -> tuple[dict[str, Dataset], Callable[[], st
             return _built(source, builder), lambda: key_of_file(path)
 
 
-def is_saved(folder: Path) -> bool:
-    """Whether a folder was written by ``save_to_disk``."""
+def _is_saved(folder: Path) -> bool:
+    """Return whether a folder was written by ``save_to_disk``."""
     return (folder / "dataset_dict.json").is_file() or (
         (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
     )
 
 
-def holds_tables(folder: Path) -> bool:
-    """Whether a folder is one for the datasets library rather than a folder of images for each class."""
-    if is_saved(folder):
-        return True
+def _holds_tables(folder: Path) -> bool:
+    """Return whether a folder holds tables, or a dataset's description as the hub has it."""
     return any(
         file.is_file() and (file.suffix.lower() in TABLE_FILES or file.name.lower() == "readme.md")
         for level in ("*", "*/*")
@@ -165,18 +228,14 @@ def holds_tables(folder: Path) -> bool:
     )
 
 
-def has_metadata(folder: Path) -> bool:
-    """Whether a file beside the images gives their labels, as the datasets library's image folders have."""
+def _has_metadata(folder: Path) -> bool:
+    """Return whether a file beside the images gives their labels, as the datasets library's image folders have."""
     names = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
     return any(next(folder.glob(level + name), None) is not None for level in ("", "*/") for name in names)
 
 
-def check_columns(source: DataSource, tables: Mapping[str, Dataset], columns: tuple[str, ...]) -> None:
-    """Refuses columns that a split lacks.
-
-    Raises:
-        DatasetError: Naming those that there are.
-    """
+def _check_columns(source: DataSource, tables: Mapping[str, Dataset], columns: tuple[str, ...]) -> None:
+    """Refuse columns that a split lacks."""
     for split, table in tables.items():
         for column in columns:
             if column not in table.column_names:
@@ -186,18 +245,14 @@ def check_columns(source: DataSource, tables: Mapping[str, Dataset], columns: tu
                 )
 
 
-def guess_text(source: DataSource, features: Features) -> str:
-    """Which column holds the texts.
-
-    Raises:
-        DatasetError: None or several could.
-    """
-    texts = [name for name, feature in features.items() if holds_texts(feature)]
+def _guess_text(source: DataSource, features: Features) -> str:
+    """Return the column that holds the texts."""
+    texts = [name for name, feature in features.items() if _holds_texts(feature)]
     return _guess(source, "texts", "text", _named(texts, _TEXT_NAMES) or texts, features)
 
 
-def holds_texts(feature: object) -> bool:
-    """Whether a column's type is that of texts."""
+def _holds_texts(feature: object) -> bool:
+    """Return whether a column's type is that of texts."""
     return _dtype(feature) in {"string", "large_string"}
 
 
@@ -206,7 +261,7 @@ def _guess_image(source: DataSource, features: Features) -> str:
 
     images = [name for name, feature in features.items() if isinstance(feature, Image)]
     held = [name for name, feature in features.items() if _may_be_image(feature)]
-    paths = [name for name, feature in features.items() if holds_texts(feature)]
+    paths = [name for name, feature in features.items() if _holds_texts(feature)]
     for among in (images, held):
         if among:
             return _guess(source, "images", "image", _named(among, _IMAGE_NAMES) or among, features)
@@ -224,7 +279,7 @@ def _guess_label(source: DataSource, features: Features, image: str) -> str:
 
 
 def _label_column(source: DataSource, features: Features, image: str) -> str | None:
-    """Which column holds the labels; where they aren't read it only names the classes, and may be missing."""
+    """Return the column of labels; where they aren't read it only names the classes, and may be missing."""
     try:
         return source.label or _guess_label(source, features, image)
     except DatasetError:
@@ -234,7 +289,7 @@ def _label_column(source: DataSource, features: Features, image: str) -> str | N
 
 
 def _named(columns: list[str], usual: tuple[str, ...]) -> list[str]:
-    """The column whose name comes first among the usual ones, if any."""
+    """Return the column whose name comes first among the usual ones, if any, in a list."""
     lower = {column.lower(): column for column in reversed(columns)}
     return [lower[name] for name in usual if name in lower][:1]
 
@@ -273,7 +328,7 @@ def _dtype(feature: object) -> str:
 
 
 def _labels(source: DataSource, table: Dataset, column: str, split: str) -> np.ndarray | None:
-    """Labels of one split: integers, bools or texts; None if none is given."""
+    """Return the labels of one split: integers, bools or texts; None if none is given."""
     held = table.select_columns([column]).with_format("arrow")[:].column(column)
     if held.null_count == len(held):
         return None
@@ -291,13 +346,6 @@ def _labels(source: DataSource, table: Dataset, column: str, split: str) -> np.n
             "and false: choose another."
         )
     return labels.astype(np.int64) if labels.dtype.kind in "iu" else labels
-
-
-def _there(source: DataSource) -> Path:
-    path = source.path
-    if isinstance(path, str) or not path.exists():
-        raise DatasetError(f"There is no dataset {path}.")
-    return path
 
 
 def _built(source: DataSource, builder: DatasetBuilder) -> dict[str, Dataset]:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import re
-from abc import abstractmethod
-from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mapmerge_core.errors import DatasetError
 from mapmerge_core.tasks.datasets import splitting
-from mapmerge_core.tasks.datasets.base import key_of, key_of_file, key_of_files
+from mapmerge_core.tasks.datasets.base import LazyTexts, find_reader, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from datasets import Dataset
+    from collections.abc import Sequence
 
     from mapmerge_core.tasks.data_source import DataSource
+    from mapmerge_core.tasks.datasets.base import RawTexts
 
 _PREVIEW_CHARACTERS = 300
 
@@ -37,16 +33,11 @@ class TextDataset:
         notes: Sentences that a person should see: what was guessed, divided or left out.
     """
 
-    def __init__(
-        self,
-        source: DataSource,
-        texts: Mapping[str, Sequence[str]],
-        key: Callable[[], str],
-        columns: dict[str, str],
-    ) -> None:
+    def __init__(self, source: DataSource, raw: RawTexts) -> None:
         self.source = source
-        self.columns = columns
-        self._key = key
+        self.columns = raw.columns
+        self._key = raw.key
+        texts = raw.parts
         notes = []
         filled = {}
         for split, documents in texts.items():
@@ -63,14 +54,14 @@ class TextDataset:
         self._texts: dict[str, Sequence[str]] = {}
         if sum(map(len, filled.values())) == 1 and not source.splits:
             split, rows = next(iter(filled.items()))
-            self._texts, said = _cut(source, texts[split][int(rows[0])])
+            self._texts, divided = _cut(source, texts[split][int(rows[0])])
         else:
-            alike = {split: np.zeros(len(rows), np.int64) for split, rows in filled.items()}
-            assigned, said = splitting.assign(source.path, alike, source.splits, source.seed)
+            strata = {split: np.zeros(len(rows), np.int64) for split, rows in filled.items()}
+            assigned, divided = splitting.assign(source.path, strata, source.splits, source.seed)
             for split, (name, chosen) in assigned.items():
-                kept = splitting.subset(alike[name][chosen], source.limit, source.seed)
-                self._texts[split] = _Chosen(texts[name], filled[name][chosen[kept]])
-        self.notes = (*notes, *said)
+                kept = splitting.subset(strata[name][chosen], source.limit, source.seed)
+                self._texts[split] = _ChosenTexts(texts[name], filled[name][chosen[kept]])
+        self.notes = (*notes, *divided)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -107,16 +98,11 @@ def open_texts(source: DataSource) -> TextDataset:
         DatasetError: It can't be read, holds no text, no column can be told to hold texts, or no validation
             or test split can be found or made.
     """
-    path = source.path
-    if isinstance(path, Path):
-        try:
-            if path.suffix.lower() in {".txt", ".text", ".md"} and path.is_file():
-                return TextDataset(source, {"train": _documents(path)}, lambda: key_of_file(path), {})
-            if path.is_dir() and (files := _text_files(path, tuple(source.splits.values()))):
-                return _open_folder(source, files)
-        except OSError as error:
-            raise DatasetError(f"{path} can't be read: {error.strerror}.") from error
-    return _open_table(source)
+    reader = find_reader(source, "texts")
+    try:
+        return TextDataset(source, reader.texts(source))
+    except OSError as error:
+        raise DatasetError(f"{source.path} can't be read: {error.strerror or error}.") from error
 
 
 def text_preview(source: DataSource, count: int) -> list[str]:
@@ -130,24 +116,8 @@ def text_preview(source: DataSource, count: int) -> list[str]:
     return [_shortened(texts[int(row)]) for row in rows]
 
 
-class _Lazy(Sequence[str]):
-    """Texts of which each is read as it is asked for."""
-
-    @abstractmethod
-    def read(self, row: int) -> str: ...
-
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[str]: ...
-    def __getitem__(self, row: int | slice) -> str | list[str]:
-        if isinstance(row, slice):
-            return [self.read(each) for each in range(*row.indices(len(self)))]
-        return self.read(row)
-
-
-class _Chosen(_Lazy):
-    """Some of the texts, in the order of ``rows``."""
+class _ChosenTexts(LazyTexts):
+    """Those texts whose rows are given, in that order."""
 
     def __init__(self, texts: Sequence[str], rows: np.ndarray) -> None:
         self._texts, self._rows = texts, rows
@@ -156,79 +126,8 @@ class _Chosen(_Lazy):
         return len(self._rows)
 
     def read(self, row: int) -> str:
+        """Return one text."""
         return self._texts[int(self._rows[row])]
-
-
-class _Column(_Lazy):
-    """A column of texts in a table."""
-
-    def __init__(self, table: Dataset, column: str) -> None:
-        self._table, self._column = table.select_columns([column]).with_format(None), column
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def __iter__(self) -> Iterator[str]:
-        for batch in self._table.iter(1000):
-            yield from (text or "" for text in batch[self._column])
-
-    def read(self, row: int) -> str:
-        return self._table[row][self._column] or ""
-
-
-def _open_table(source: DataSource) -> TextDataset:
-    from mapmerge_core.tasks.datasets import tables
-
-    path = source.path
-    if isinstance(path, Path) and path.is_file() and path.suffix.lower() not in tables.TABLE_FILES:
-        raise DatasetError(
-            f"{path} is no dataset of texts: choose a folder, or a file of the kind .txt or "
-            f"{', '.join(tables.TABLE_FILES)}."
-        )
-    if source.torchvision is not None:
-        raise DatasetError(f"{path} holds images: choose a dataset of texts.")
-    found, key = tables.open_tables(source)
-    features = next(iter(found.values())).features
-    column = source.text or tables.guess_text(source, features)
-    tables.check_columns(source, found, (column,))
-    if not tables.holds_texts(features[column]):
-        raise DatasetError(f"{path}: the column '{column}' holds no texts: choose another.")
-    columns = {split: _Column(table, column) for split, table in found.items()}
-    return TextDataset(source, columns, key, {"text": column})
-
-
-def _open_folder(source: DataSource, files: Mapping[str, list[Path]]) -> TextDataset:
-    folder = Path(source.path)
-    texts = {
-        split: _documents(paths[0]) if len(paths) == 1 else [_text(path) for path in paths]
-        for split, paths in files.items()
-    }
-    every = [path for paths in files.values() for path in paths]
-    return TextDataset(source, texts, lambda: key_of_files(folder, every), {})
-
-
-def _text_files(folder: Path, splits: tuple[str, ...]) -> dict[str, list[Path]]:
-    """Text files of each split, named after it or in a folder named after it; all of them without splits."""
-    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    files = [path for path in inside if path.is_file() and path.suffix.lower() == ".txt"]
-    found = {path.stem: [path] for path in files if path.stem in splits or splitting.ours(path.stem)}
-    for path in inside:
-        is_split = path.is_dir() and (path.name in splits or splitting.ours(path.name) is not None)
-        if is_split and (within := sorted(path.rglob("*.txt"))):
-            found[path.name] = within
-    return found or ({"train": files} if files else {})
-
-
-def _documents(path: Path) -> list[str]:
-    """A file's texts, which are separated by blank lines."""
-    return [text for text in re.split(r"\n[^\S\n]*\n\s*", _text(path).strip()) if text.strip()]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is no text in UTF-8: save it as such.") from error
 
 
 def _cut(source: DataSource, text: str) -> tuple[dict[str, Sequence[str]], list[str]]:

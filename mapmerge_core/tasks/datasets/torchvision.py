@@ -6,18 +6,29 @@ import pickle
 import shutil
 import zipfile
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from mapmerge_core.errors import DatasetError
-from mapmerge_core.tasks.datasets.base import Chosen, Found, Images, Part, key_of
+from mapmerge_core.tasks.datasets.base import (
+    ChosenImages,
+    Images,
+    LabelledImages,
+    RawImages,
+    Reader,
+    key_of,
+    register,
+)
 from mapmerge_core.tasks.datasets.cache import cache_folder, locked, writing
 from mapmerge_core.tasks.datasets.decode import to_pixels
 from mapmerge_core.tasks.datasets.templates import shipped_class_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from mapmerge_core.tasks.data_source import DataSource
+    from mapmerge_core.tasks.datasets.base import Examples
 
 _FLAG: Mapping[str, Mapping[str, Any]] = {"train": {"train": True}, "test": {"train": False}}
 _TWO = {"train": {"split": "train"}, "test": {"split": "test"}}
@@ -65,46 +76,51 @@ class PairImages(Images):
         return to_pixels(held, self.name(row))
 
     def name(self, row: int) -> str:
-        """What a message calls an image."""
+        """Return what a message calls an image."""
         return f"example {row} of {self._split}"
 
 
-def torchvision_names() -> tuple[str, ...]:
-    """Names of the datasets that can be opened."""
-    return tuple(sorted(_KNOWN))
+class TorchvisionReader(Reader):
+    """Datasets that torchvision downloads, named as torchvision://NAME."""
+
+    name: ClassVar[str] = "torchvision"
+    examples: ClassVar[tuple[Examples, ...]] = ("images",)
+
+    def reads(self, source: DataSource, examples: Examples) -> bool:  # noqa: ARG002
+        """Return whether a source is named so."""
+        return source.torchvision is not None
+
+    def images(self, source: DataSource) -> RawImages:
+        """Open a dataset, which is downloaded into our cache if it isn't there.
+
+        Raises:
+            DatasetError: There is no such dataset or variant, or it can't be downloaded.
+        """
+        wanted, variant = str(source.torchvision), source.config
+        name = next((name for name in _KNOWN if name.lower() == wanted.lower()), None)
+        if name is None:
+            raise DatasetError(
+                f"There is no dataset '{wanted}' of torchvision that can be opened: choose from "
+                f"{', '.join(sorted(_KNOWN))}."
+            )
+        known = _KNOWN[name]
+        if variant is not None and known.variant is None:
+            raise DatasetError(f"The dataset {name} has no configurations: leave out '{variant}'.")
+        options = {known.variant: variant} if known.variant and variant else known.default
+        opened = _open(name, {split: {**options, **of_split} for split, of_split in known.splits.items()})
+        parts, keys = {}, [name, str(options)]
+        for split, pairs in opened.items():
+            numbers, order = _labels_of(pairs)
+            parts[split] = LabelledImages(ChosenImages(PairImages(pairs, split), order), numbers[order])
+            keys.append(key_of(split, numbers[order].tobytes()))
+        return RawImages(parts, lambda: key_of(*keys), _class_names(name, next(iter(opened.values()))))
 
 
-def read_torchvision(name: str, variant: str | None) -> Found:
-    """Opens a dataset of torchvision, which is downloaded into our cache if it isn't there.
-
-    Args:
-        name: Of a torchvision class, whatever its case.
-        variant: EMNIST's split, such as ``"letters"``; only for datasets that have variants.
-
-    Raises:
-        DatasetError: There is no such dataset or variant, or it can't be downloaded.
-    """
-    found = next((each for each in _KNOWN if each.lower() == name.lower()), None)
-    if found is None:
-        raise DatasetError(
-            f"There is no dataset '{name}' of torchvision that can be opened: choose from "
-            f"{', '.join(torchvision_names())}."
-        )
-    known = _KNOWN[found]
-    if variant is not None and known.variant is None:
-        raise DatasetError(f"The dataset {found} has no configurations: leave out '{variant}'.")
-    options = {known.variant: variant} if known.variant and variant else known.default
-    opened = _open(found, {split: {**options, **said} for split, said in known.splits.items()})
-    parts, keys = {}, [found, str(options)]
-    for split, pairs in opened.items():
-        numbers, order = _labels_of(pairs)
-        parts[split] = Part(Chosen(PairImages(pairs, split), order), numbers[order])
-        keys.append(key_of(split, numbers[order].tobytes()))
-    return Found(parts, lambda: key_of(*keys), _class_names(found, next(iter(opened.values()))))
+register(TorchvisionReader())
 
 
 def _open(name: str, splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Opens each split from a folder that is moved to its place only when all of it is there."""
+    """Open each split from a folder that is moved to its place only when all of it is there."""
     from torchvision import datasets
 
     make = getattr(datasets, name)
@@ -122,17 +138,8 @@ def _open(name: str, splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
                 part.replace(home)
             return {split: make(root=home, download=False, **options) for split, options in splits.items()}
         except (
-            *(
-                AttributeError,
-                EOFError,
-                ImportError,
-                LookupError,
-                OSError,
-                RuntimeError,
-                TypeError,
-                ValueError,
-            ),
-            *(pickle.UnpicklingError, shutil.Error, zipfile.BadZipFile),
+            *(AttributeError, EOFError, ImportError, LookupError, OSError, RuntimeError, TypeError),
+            *(ValueError, pickle.UnpicklingError, shutil.Error, zipfile.BadZipFile),
         ) as error:
             reason = next(iter(str(error).strip().splitlines()), "").rstrip(" .:") or type(error).__name__
             raise DatasetError(
@@ -144,7 +151,7 @@ def _open(name: str, splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _labels_of(pairs: Any) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN401
-    """Labels, without reading images, and the rows in an order that no file system decides."""
+    """Return labels, without reading images, and the rows in an order that no file system decides."""
     for name in ("targets", "labels", "_labels"):
         if hasattr(pairs, name):
             numbers = np.asarray(getattr(pairs, name), np.int64)

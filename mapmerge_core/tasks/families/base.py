@@ -1,8 +1,8 @@
 """What a family of models is: how parameters become predictions.
 
-A family that comes with mapmerge, or in another package, is one light class that says all that is known of it,
-decorated with `register`; its ``implementation`` names the class, derived from it, that holds a model and needs
-torch. A family of one's own may be one class for both (see the README).
+A family that comes with mapmerge, or in another package, is one light class that says all that is known of
+it, decorated with `register`; its ``implementation`` names the class, derived from it, that holds a model and
+needs torch. A family of one's own may be one class for both (see the README).
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ class Family(ABC):
                 nothing is asked for all of them always, and needn't take this argument.
 
         Returns:
-            A score for each of the task's metrics, with one number for each example in the split's order or in
+            A score for each of the task's metrics, with one number for each example, in the split's order or
             that of ``examples``; scores of other metrics are ignored.
         """
 

@@ -37,8 +37,8 @@ class Clip(Family):
 
         tag: str | None = setting(
             default=None,
-            help="Which of open_clip's own weights these are, as ARCHITECTURE/TAG: they decide how images are "
-            "prepared, unless a configuration file does.",
+            help="Which of open_clip's own weights these are, as ARCHITECTURE/TAG: they decide how images "
+            "are prepared, unless a configuration file does.",
             advanced=True,
         )
 

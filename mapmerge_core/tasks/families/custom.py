@@ -67,7 +67,8 @@ class OwnFamily(Family):
             raise
         except Exception as error:
             raise MapMergeError(
-                f"'{cls.name}' can't be made, it raises {type(error).__name__}: {' '.join(str(error).split())}."
+                f"'{cls.name}' can't be made, it raises {type(error).__name__}: "
+                f"{' '.join(str(error).split())}."
             ) from error
 
     @classmethod

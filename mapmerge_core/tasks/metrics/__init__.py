@@ -1,4 +1,4 @@
-"""Metrics: each is one module, with its value, its standard error and what it needs of a model's predictions."""
+"""Metrics: each is one module, with its value, its standard error and what it needs of predictions."""
 
 from mapmerge_core.tasks.metrics.accuracy import ACCURACY
 from mapmerge_core.tasks.metrics.base import Metric, Observer, Predictions, Score

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class BalancedAccuracy(Metric):
-    """Mean over the classes of the share of their examples that are right, so that rare classes count alike."""
+    """Mean over the classes of the share of their examples that are right: rare classes count as much."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels", "predicted"})
     observes: ClassVar[str] = "predicted"

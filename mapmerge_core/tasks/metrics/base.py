@@ -1,4 +1,4 @@
-"""What a metric is: from a model's predictions to one number and its standard error. Nothing here needs torch."""
+"""What a metric is: from a model's predictions to one number and its standard error, without torch."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _there(tensor: Tensor | None, name: str) -> Tensor:
 class Metric:
     """A number with a direction and bounds, and how it is computed.
 
-    A subclass says how: what it `observe`\\ s of each example on the model's device, and the `score` of all
+    A subclass says how: what to `observe` of each example on the model's device, and the `score` of all
     that was observed. A plain instance has no function of its own: a family of models that lists it in its
     ``metrics`` computes its value.
 

@@ -149,8 +149,8 @@ class CallableFamily(Family):
         """Return a dictionary that has exactly these names, or refuse it."""
         if not isinstance(returned, Mapping):
             raise MapMergeError(
-                f"'{self._name}' returned a {type(returned).__name__}, not a dictionary with a number for {what}: "
-                f"{', '.join(names)}."
+                f"'{self._name}' returned a {type(returned).__name__}, not a dictionary with a number for "
+                f"{what}: {', '.join(names)}."
             )
         for name in names:
             if name not in returned:

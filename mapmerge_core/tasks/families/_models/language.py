@@ -192,7 +192,7 @@ def blueprint(folder: Path) -> Blueprint:
 
 
 def _losses(model: PreTrainedModel, blocks: Tensor) -> Tensor:
-    """Return each token's negative log-likelihood given those before it, float32, n x (tokens of a block - 1)."""
+    """Return each token's negative log-likelihood given those before it, float32, n x (tokens - 1)."""
     logits = model(input_ids=blocks, use_cache=False).logits
     rows = max(1, _PIECE_BYTES // (4 * logits.shape[-1]))
     losses = torch.empty(blocks[:, 1:].shape, dtype=torch.float32, device=blocks.device)
