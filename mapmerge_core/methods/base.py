@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from mapmerge_core.search.spaces import Space
+    from mapmerge_core.search.surrogates.fitting import LossName
 
 register = METHODS.register
 
@@ -116,7 +117,7 @@ class Method(ABC):
         objectives: Sequence[ObjectiveInfo],
         settings: Any = None,  # noqa: ANN401 - an instance of Settings
         *,
-        loss: str = "squared",
+        loss: LossName = "squared",
     ) -> None:
         if settings is None or isinstance(settings, dict):
             settings = make(self.Settings, settings or {}, what=self.title)

@@ -26,7 +26,9 @@ class LatinHypercube(MAP):
 
     @settings
     class Settings:
-        points: int | None = setting(None, at_least=1, help="Points to evaluate, anchors included; as MAP's if left out.")
+        points: int | None = setting(
+            None, at_least=1, help="Points to evaluate, anchors included; as MAP's if left out."
+        )
         seed: int = seed_setting()
         anchors: bool = setting(
             True,

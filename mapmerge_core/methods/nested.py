@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mapmerge_core.errors import SearchError
-from mapmerge_core.methods.base import Batch, check_told
-from mapmerge_core.methods.tree import (
+from mapmerge_core.methods._tree import (
     Leaf,
     Node,
     Pair,
@@ -23,28 +22,31 @@ from mapmerge_core.methods.tree import (
     neighbours,
     shares,
 )
+from mapmerge_core.methods.base import Batch, Choice, Method, register
 from mapmerge_core.search.designs import anchors_outside, make_design
-from mapmerge_core.search.fronts import best_sum, find_front, signs
+from mapmerge_core.search.fronts import best_sum, find_space_front, signs
 from mapmerge_core.search.preferences import choose_by_preference
-from mapmerge_core.search.rules import Objective, Rule, apply_rule, parse_rule
-from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate, fit_all, predict_all
+from mapmerge_core.search.rules import Rule, Target, apply_rule, parse_rule
+from mapmerge_core.search.spaces import Box
+from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
+from mapmerge_core.search.surrogates.spaces import SpaceSurrogates, fit_surrogates
+from mapmerge_core.settings import seed_setting, setting, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from numpy.typing import ArrayLike
-
-    from mapmerge_core.search.surrogates.fitting import LossName
     from mapmerge_core.search.fronts import Front
-    from mapmerge_core.search.links.base import LinkName
-    from mapmerge_core.tasks.metric import Metric
+    from mapmerge_core.search.spaces import Space
 
 PAPER_POINTS = 20
 """Points of every pair (MAP, Appendix C.1)."""
 
 
-class NestedMAP:
-    """Algorithm 2: pairs of nodes are merged by a 2-D MAP each, round by round, until one node is left.
+@register
+class NestedMAP(Method):
+    """Merge two models at a time, up a tree, towards one model for a preference or a rule.
+
+    Pairs of nodes are merged by a 2-D MAP each, round by round, until one node is left (Algorithm 2).
 
     Every nested model is linear in the task vectors, so each has a c (N,) and nothing is kept in between
     (line 7 is meant as θ_pre + c_i v_i + c_j v_j: its minus sign is a slip). What the paper leaves open:
@@ -72,70 +74,90 @@ class NestedMAP:
 
     Surrogates are fitted to the points inside the box alone. The same (c, task) is never asked twice.
 
-    Args:
-        n_vectors: Number of task vectors N.
-        points: Points of every pair, anchors included.
-        seed: Seed; each pair's own derives from it, the round and the pair's number in the round.
-        low: Lower end of the box, for both coefficients of every pair.
-        high: Upper end.
-        tasks: N names.
-        metrics: Their metrics.
-        weights: The preference, weights by task name; tasks without one have none. All tasks alike if
-            neither it nor a rule is given.
-        rule: A rule such as ``all >= 70% of single, maximize MNIST``, instead of a preference.
-        order: All task names in the order of the tree's leaves: neighbours are paired, round by round
-            (Appendix H, Q1 leaves the order to the person). By loss if left out.
-        links: Each task's link and its metric's bounds, for the surrogates; the metric's own if left out.
-        loss: What the surrogates' fit minimises: "squared", "absolute" or "huber".
+    Task n is the first objective of model n's own; other objectives of the study are not looked at.
 
     Raises:
-        SearchError: for fewer than two tasks, names or metrics that don't fit, a budget or a box that can't
-            be sampled, a preference that can't be used or comes with a rule, an order that isn't one.
-        RuleError: for a text that is no rule over the tasks.
+        SearchError: The space is no box of two coefficients or more, a model has no objective of its own, the
+            budget can't be sampled, the preference can't be used or comes with a rule, or the order isn't one.
+        RuleError: The text is no rule over the models' own objectives.
     """
 
-    def __init__(
-        self,
-        n_vectors: int,
-        points: int = PAPER_POINTS,
-        *,
-        seed: int = 0,
-        low: float = 0.0,
-        high: float = 1.0,
-        tasks: Sequence[str],
-        metrics: Sequence[Metric],
-        weights: Mapping[str, float] | None = None,
-        rule: str | None = None,
-        order: Sequence[str] | None = None,
-        links: Sequence[tuple[LinkName, tuple[float, float]]] | None = None,
-        loss: LossName = "squared",
-    ) -> None:
-        if n_vectors < 2 or not len(tasks) == len(metrics) == n_vectors:
+    name = "nested"
+    title = "Nested MAP"
+    source = "MAP (ICLR 2025), Algorithm 2"
+    advice = "many models, with a preference or a rule in mind: one model, no front"
+    is_front = "single"
+    # A pair's choice, and with it what the next round asks, ends in other digits on another processor (by 1e-8
+    # between the kernels of one BLAS).
+    tolerance = 1e-6
+    per_pair = True
+
+    @settings
+    class Settings:
+        points: int | None = setting(None, at_least=1, help="Points of every pair of models; 20 if left out.")
+        seed: int = seed_setting()
+        weights: dict[str, float] | None = setting(
+            None, help="The preference: weights of objectives; all alike if left out."
+        )
+        rule: str | None = setting(None, help="A rule instead of a preference, such as all >= 70%, maximize MNIST.")
+        order: tuple[str, ...] | None = setting(
+            None,
+            help="The objectives in the order of the tree's leaves, neighbours merged first; by loss if left out.",
+        )
+
+    @classmethod
+    def default_points(cls, space: Space) -> int:
+        del space
+        return PAPER_POINTS
+
+    def start(self) -> None:
+        how = self.settings
+        if not isinstance(self.space, Box) or self.space.n < 2:
             raise SearchError(
-                "Nested MAP merges two task vectors or more, with a task name and a metric for each: got "
-                f"{n_vectors} task vectors, {len(tasks)} names and {len(metrics)} metrics."
+                "Nested MAP merges the task vectors of two models or more, each with a coefficient: choose another "
+                "method for this merge."
             )
-        if weights is not None and rule is not None:
+        self._own = self._own_objectives()
+        own = [self.objectives[k] for k in self._own]
+        self._n_vectors = self.space.n
+        self._seed, self._low, self._high = how.seed, float(self.space.low[0]), float(self.space.high[0])
+        self._tasks, self._metrics = tuple(objective.name for objective in own), own
+        if how.weights is not None and how.rule is not None:
             raise SearchError("Nested MAP chooses by a preference or by a rule: give one of them.")
-        self._n_vectors = n_vectors
-        self._points, self._seed, self._low, self._high = points, seed, low, high
-        self._tasks, self._metrics = tuple(tasks), tuple(metrics)
-        self._links = list(links or [(metric.link, metric.bounds) for metric in metrics])
-        self._fit_loss: LossName = loss
-        self._maximize = [metric.maximize for metric in metrics]
-        self._weights = _check_weights(weights, self._tasks)
+        self._links = [(objective.link, objective.bounds) for objective in own]
+        self._maximize = [objective.maximize for objective in own]
+        self._weights = _check_weights(how.weights, self._tasks)
         self._rule: Rule | None = None
-        if rule is not None:
-            bounds = [metric.bounds for metric in metrics]
-            self._rule = parse_rule(rule, self._tasks, maximize=self._maximize, bounds=bounds)
-        self._order = None if order is None else leaf_order(order, self._tasks)
-        _check_budget(points, seed, low, high)
+        if how.rule is not None:
+            bounds = [objective.bounds for objective in own]
+            self._rule = parse_rule(how.rule, self._tasks, maximize=self._maximize, bounds=bounds)
+        self._order = None if how.order is None else leaf_order(how.order, self._tasks)
+        self._pair_box = Box(["α", "β"], self._low, self._high)
+        _check_budget(self.points, self._pair_box)
 
         self._known: dict[tuple[bytes, int], float] = {}
         self._pairs: list[Pair] = []
-        self._most = points * most_tasks([1] * n_vectors)
+        self._most = self.points * most_tasks([1] * self._n_vectors)
         self._steps = self._work()
-        self._batch = next(self._steps, None)
+        self._waiting = self._next()
+
+    def _own_objectives(self) -> list[int]:
+        """The column of each model's own objective."""
+        own = {}
+        for column, objective in reversed(list(enumerate(self.objectives))):
+            own[objective.model] = column
+        for model, name in enumerate(self.space.names):
+            if model not in own:
+                raise SearchError(
+                    f"Nested MAP needs an objective of its own for each model, and '{name}' has none: add a task with "
+                    "that model, or choose another method."
+                )
+        return [own[model] for model in range(self.space.n)]
+
+    def _next(self) -> Batch | None:
+        """The algorithm's next batch, with the study's columns of its tasks."""
+        batch = next(self._steps, None)
+        return batch and Batch(batch.X, tuple(self._own[task] for task in batch.objectives))
 
     @property
     def n_evaluations(self) -> int:
@@ -162,42 +184,18 @@ class NestedMAP:
         return self._pairs[-1]
 
     @property
-    def c(self) -> np.ndarray:
-        """The merged model's coefficients (N,), once all is told (see ``tree``)."""
-        return self.tree.c
+    def chosen(self) -> Choice:
+        values = np.full(len(self.objectives), np.nan)
+        values[[self._own[task] for task in self.tree.tasks]] = self.tree.predicted
+        return Choice(self.tree.c, values, self.tree.feasible, self.tree.message)
 
-    @property
-    def predicted(self) -> np.ndarray:
-        """Its metrics (N,) by the last pair's surrogates."""
-        return self.tree.predicted
-
-    @property
-    def feasible(self) -> bool:
-        """Whether it meets the rule as those surrogates see it; true without a rule."""
-        return self.tree.feasible
-
-    @property
-    def message(self) -> str:
-        """How it was chosen: where it misses the rule, which thresholds and by how much."""
-        return self.tree.message
-
-    def ask(self) -> Batch | None:
-        """What is wanted next, the same until it has been told; None once the tree is complete."""
-        return self._batch
-
-    def tell(self, batch: Batch, values: ArrayLike) -> None:
-        """Takes the values of what was asked for, ``m x len(batch.tasks)``.
-
-        The last batch of a pair fits its surrogates, finds its front and chooses, which takes up to seconds.
-
-        Raises:
-            SearchError: where the batch isn't the one that was asked for, or the values don't fit it.
-        """
-        table = check_told(self._batch, batch, values)
-        for c, row in zip(batch.C, table, strict=True):
-            for task, value in zip(batch.tasks, row, strict=True):
+    def take(self, batch: Batch, values: np.ndarray) -> Batch | None:
+        # The last batch of a pair fits its surrogates, finds its front and chooses, which takes up to seconds.
+        tasks = [self._own.index(column) for column in batch.objectives]
+        for c, row in zip(batch.X, values, strict=True):
+            for task, value in zip(tasks, row, strict=True):
                 self._known[c.tobytes(), task] = float(value)
-        self._batch = next(self._steps, None)
+        return self._next()
 
     def _work(self) -> Iterator[Batch]:
         """The algorithm itself: gives the batches, and goes on when their values are known."""
@@ -233,7 +231,7 @@ class NestedMAP:
         now = [sizes[i] + sizes[j] for i, j in pairing]
         over = sum(sizes) - sum(now)
         before = sum(len(pair.tasks) for pair in self._pairs)
-        self._most = self._points * (before + sum(now) + most_tasks(now + [over] * (over > 0)))
+        self._most = self.points * (before + sum(now) + most_tasks(now + [over] * (over > 0)))
 
     def _loss(self, node: Node) -> float:
         """The node's loss: its tasks' weighted average (line 8)."""
@@ -248,8 +246,8 @@ class NestedMAP:
         """Points (α, β) to measure, ``points x 2``: the single-task models first."""
         single = [isinstance(node, Leaf) for node in (left, right)]
         anchors = np.vstack([np.zeros((int(all(single)), 2)), np.eye(2)[single]])
-        n_free = self._points - len(anchors)
-        free = make_design("uniform", n_free, 2, low=self._low, high=self._high, seed=seed, anchors=False)
+        n_free = self.points - len(anchors)
+        free = make_design("uniform", n_free, self._pair_box, seed=seed, anchors=False)
         return np.vstack([anchors, free])
 
     def _missing(self, C: np.ndarray, tasks: tuple[int, ...]) -> Iterator[Batch]:
@@ -272,13 +270,11 @@ class NestedMAP:
     ) -> Pair:
         """Algorithm 1 on a pair, and the choice on its front (lines 5 to 7)."""
         design, measured = table
-        inside = ((self._low <= design) & (design <= self._high)).all(axis=1)
+        inside = self._pair_box.contains(design)
         links = [self._links[task] for task in tasks]
-        surrogates = fit_all(design[inside], measured[inside], links, self._fit_loss)
-        front = find_front(
+        surrogates = fit_surrogates(self._pair_box, design[inside], measured[inside], links, self.loss)
+        front = find_space_front(
             surrogates,
-            self._low,
-            self._high,
             maximize=[self._maximize[task] for task in tasks],
             seed=seed,
             include=design[inside],
@@ -301,37 +297,31 @@ class NestedMAP:
             **vars(chosen),
         )
 
-    def _by_preference(
-        self, tasks: tuple[int, ...], front: Front, surrogates: tuple[QuadraticSurrogate, ...]
-    ) -> _Choice:
+    def _by_preference(self, tasks: tuple[int, ...], front: Front, surrogates: SpaceSurrogates) -> _Choice:
         """The front's best row for the preference among these tasks (line 6), refined on the surrogates."""
         weights = shares(self._weights[list(tasks)])
         maximize = [self._maximize[task] for task in tasks]
         row = choose_by_preference(front.predicted, weights, maximize=maximize)
-        point = best_sum(surrogates, weights * signs(maximize), front.c[row], self._low, self._high)
+        point = best_sum(surrogates, weights * signs(maximize), front.x[row])
         names = [self._tasks[task] for task in tasks]
         if self._weights[list(tasks)].any():
             listed = ", ".join(f"{100 * w:.3g}% {name}" for w, name in zip(weights, names, strict=True))
             message = f"This model is the best for a preference of {listed}."
         else:
             message = f"The preference gives {' and '.join(names)} no weight, so they count alike here."
-        return _Choice(point, predict_all(surrogates, point[None])[0], feasible=True, message=message)
+        return _Choice(point, surrogates.predict(point[None])[0], feasible=True, message=message)
 
-    def _by_rule(
-        self, rule: Rule, tasks: tuple[int, ...], front: Front, surrogates: tuple[QuadraticSurrogate, ...]
-    ) -> _Choice:
+    def _by_rule(self, rule: Rule, tasks: tuple[int, ...], front: Front, surrogates: SpaceSurrogates) -> _Choice:
         """The pair's share of the rule applied to it (Appendix C.3)."""
         eye = np.eye(self._n_vectors)
         result = apply_rule(
             _restricted(rule, tasks, self._maximize),
             front,
             surrogates,
-            low=self._low,
-            high=self._high,
             single=[self._known[eye[task].tobytes(), task] for task in tasks],
             maximize=[self._maximize[task] for task in tasks],
         )
-        return _Choice(result.c, result.predicted, result.feasible, result.message)
+        return _Choice(result.x, result.predicted, result.feasible, result.message)
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,17 +342,17 @@ def _models(points: np.ndarray, left: Node, right: Node) -> np.ndarray:
 
 def _restricted(rule: Rule, tasks: tuple[int, ...], maximize: Sequence[bool]) -> Rule:
     """What a rule says about some of its tasks alone."""
-    names = tuple(rule.tasks[task] for task in tasks)
+    names = tuple(rule.names[task] for task in tasks)
     thresholds = tuple(t for t in rule.thresholds if set(rule.covered(t)) & set(tasks))
-    objective = rule.objective
-    if objective.kind == "sum":
-        terms = tuple(term for term in objective.weights if term[0] in names)
-        objective = replace(objective, weights=terms)
+    target = rule.target
+    if target.kind == "sum":
+        terms = tuple(term for term in target.weights if term[0] in names)
+        target = replace(target, weights=terms)
         if not terms:
             up = maximize[tasks[0]]
-            alike = tuple((rule.tasks[task], 1.0) for task in tasks if maximize[task] == up)
-            objective = Objective("sum", not up, alike)
-    return Rule(names, thresholds, objective)
+            alike = tuple((rule.names[task], 1.0) for task in tasks if maximize[task] == up)
+            target = Target("sum", not up, alike)
+    return Rule(names, thresholds, target)
 
 
 def _derived_seed(seed: int, round_: int, index: int) -> int:
@@ -376,18 +366,17 @@ def _check_weights(weights: Mapping[str, float] | None, tasks: tuple[str, ...]) 
         return np.full(len(tasks), 1 / len(tasks))
     for name, weight in weights.items():
         if name not in tasks:
-            raise SearchError(f"The preference names '{name}', but the tasks are {', '.join(tasks)}.")
+            raise SearchError(f"The preference names '{name}', but the objectives are {', '.join(tasks)}.")
         if not (isfinite(weight) and weight >= 0):
             raise SearchError(f"A preference's weights are numbers from zero up, but {name} has {weight:g}.")
     if not any(weights.values()):
-        raise SearchError("Every weight is zero: give at least one task a weight above zero.")
+        raise SearchError("Every weight is zero: give at least one objective a weight above zero.")
     return shares(np.array([weights.get(task, 0.0) for task in tasks], dtype=np.float64))
 
 
-def _check_budget(points: int, seed: int, low: float, high: float) -> None:
-    """Refuses what the pairs' designs couldn't be made of, or their surrogates not be fitted to."""
-    make_design("uniform", points, 2, low=low, high=high, seed=seed, anchors=False)
-    outside = anchors_outside(2, low, high)
+def _check_budget(points: int, box: Box) -> None:
+    """Refuse what the pairs' surrogates couldn't be fitted to."""
+    outside = anchors_outside(box)
     needed = QuadraticSurrogate.n_parameters(2) + outside
     if points < needed:
         why = f", and {outside} of them lie outside the box" if outside else ""

@@ -119,7 +119,7 @@ class AngularBins:
         share = np.exp(volume - volume.max())
         chosen = rng.choice(DIRECTIONS, size, p=share / share.sum())
         radius = reach[chosen] * rng.random(size) ** (1 / n)
-        return np.minimum(radius[:, None] * ways[chosen], 1.0)
+        return np.asarray(np.minimum(radius[:, None] * ways[chosen], 1.0))
 
 
 def bins_per_angle(n: int) -> int:

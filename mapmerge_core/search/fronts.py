@@ -300,9 +300,7 @@ class Domain:
         """
         points = np.asarray(include, dtype=np.float64)
         if points.ndim != 2 or points.shape[1] != self.space.n:
-            raise SearchError(
-                f"Points to include have {self.space.n} coordinates each, not shape {points.shape}."
-            )
+            raise SearchError(f"Points to include have {self.space.n} coordinates each, not shape {points.shape}.")
         if not self.space.contains(points).all():
             raise SearchError(
                 "Points to include must lie inside the sampled space: a surrogate says nothing outside it."
@@ -355,9 +353,7 @@ def domain_of(surrogates: SpaceSurrogates) -> Domain:
     return domain
 
 
-def _best_sums(
-    stack: SurrogateStack | _CubeStack, weights: Array, starts: Array, low: Array, high: Array
-) -> Array:
+def _best_sums(stack: SurrogateStack | _CubeStack, weights: Array, starts: Array, low: Array, high: Array) -> Array:
     """What `best_sum` finds for ``m x K`` weights and ``m x N`` starts, as one separable problem."""
 
     def loss(flat: Array) -> tuple[float, Array]:

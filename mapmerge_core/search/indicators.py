@@ -13,9 +13,9 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import r2_score
 
 from mapmerge_core.errors import SearchError
-from mapmerge_core.search.designs import check_seed
 from mapmerge_core.search.fronts import signs
 from mapmerge_core.search.preferences import normalise
+from mapmerge_core.settings import check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,9 +54,7 @@ def win_rate(ours: ArrayLike, theirs: ArrayLike, maximize: Sequence[bool], seed:
     fronts = [_rows(front, len(directions)) * directions for front in (theirs, ours)]
     n_sampled = min(MOST_SAMPLED, len(fronts[0]))
     rng = np.random.default_rng(seed)
-    theirs_sampled, ours_sampled = (
-        front[np.resize(rng.permutation(len(front)), n_sampled)] for front in fronts
-    )
+    theirs_sampled, ours_sampled = (front[np.resize(rng.permutation(len(front)), n_sampled)] for front in fronts)
     return float(np.mean(ours_sampled[:, None] > theirs_sampled[None]))
 
 
@@ -114,9 +112,7 @@ def generational_distance(values: ArrayLike, reference_front: ArrayLike, p: Lite
     return float(GD(reference)(table)) if p == 1 else _root_of_squares(table, reference)
 
 
-def inverted_generational_distance(
-    values: ArrayLike, reference_front: ArrayLike, p: Literal[1, 2] = 2
-) -> float:
+def inverted_generational_distance(values: ArrayLike, reference_front: ArrayLike, p: Literal[1, 2] = 2) -> float:
     """IGD: how far a reference front's rows are from a front, (Σ d_i^p)^(1/p) / M (Appendix D).
 
     As :func:`generational_distance`, the other way around: d_i is the distance of the i-th of M reference
@@ -159,9 +155,7 @@ def preference_sums(values: ArrayLike, preferences: ArrayLike, maximize: Sequenc
     weights = np.array([normalise(row, len(directions)) for row in _rows(preferences, len(directions))])
     table = _rows(np.atleast_2d(np.asarray(values, dtype=np.float64)), len(directions))
     if len(table) not in (1, len(weights)):
-        raise SearchError(
-            f"{len(weights)} preferences choose one model each, or all the same, not {len(table)}."
-        )
+        raise SearchError(f"{len(weights)} preferences choose one model each, or all the same, not {len(table)}.")
     return np.asarray((weights * directions * table).sum(axis=1))
 
 
@@ -212,9 +206,7 @@ def _root_of_squares(rows: Array, others: Array) -> float:
 def _rows(values: ArrayLike, n_columns: int) -> Array:
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2 or len(table) == 0 or table.shape[1] != n_columns:
-        raise SearchError(
-            f"Rows of {n_columns} columns are needed, at least one, not an array of shape {table.shape}."
-        )
+        raise SearchError(f"Rows of {n_columns} columns are needed, at least one, not an array of shape {table.shape}.")
     if not np.isfinite(table).all():
         raise SearchError("Only finite metrics can be compared: there is a NaN or an infinity among them.")
     return table

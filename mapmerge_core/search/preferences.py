@@ -1,4 +1,4 @@
-"""From a preference, weights over the tasks, to a row of the front (MAP, Section 5)."""
+"""From a preference, weights over the objectives, to a row of the front (MAP, Section 5)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def choose_by_preference(
     scale: ArrayLike | None = None,
     scalarisation: Scalarisation = "weighted_sum",
 ) -> int:
-    """The row that suits a preference best.
+    """Return the row that suits a preference best.
 
     ``weighted_sum`` takes the highest Σ w_k v_k, with metrics that go down counted negatively.
     ``tchebycheff`` takes the smallest max_k w_k (ideal_k − v_k) + ``AUGMENTATION`` Σ w_k (ideal_k − v_k),
@@ -62,9 +62,7 @@ def choose_by_preference(
         raise SearchError(f"{len(shares)} metrics need as many directions, not {len(directions)}.")
     goodness = table * directions / _scale(scale, table.shape[1])
     if scalarisation not in get_args(Scalarisation):
-        raise SearchError(
-            f"There is no scalarisation called {scalarisation!r}: choose weighted_sum or tchebycheff."
-        )
+        raise SearchError(f"There is no scalarisation called {scalarisation!r}: choose weighted_sum or tchebycheff.")
     if scalarisation == "weighted_sum":
         score = goodness @ shares
     else:
@@ -75,22 +73,18 @@ def choose_by_preference(
 
 
 def normalise(weights: ArrayLike, n_metrics: int) -> Array:
-    """The weights as shares that sum to 1 (n_metrics,).
+    """Return weights as shares that sum to 1 (n_metrics,).
 
     Raises:
         SearchError: for weights that are negative, not finite or all zero, or not as many as metrics.
     """
     shares = np.asarray(weights, dtype=np.float64)
     if shares.shape != (n_metrics,):
-        raise SearchError(
-            f"A preference over {n_metrics} tasks has as many weights, not shape {shares.shape}."
-        )
+        raise SearchError(f"A preference over {n_metrics} objectives has as many weights, not shape {shares.shape}.")
     if not np.isfinite(shares).all() or (shares < 0).any():
-        raise SearchError(
-            "A preference's weights are numbers from zero up: one of them is negative or not finite."
-        )
+        raise SearchError("A preference's weights are numbers from zero up: one of them is negative or not finite.")
     if not shares.any():
-        raise SearchError("Every weight is zero: give at least one task a weight above zero.")
+        raise SearchError("Every weight is zero: give at least one objective a weight above zero.")
     total = shares.sum()
     # Dividing shares once more could change their last bits, and they are looked up by them.
     return np.array(shares) if abs(total - 1) < _ROUNDING else np.asarray(shares / total)

@@ -58,10 +58,9 @@ class Space(ABC):
         """
         row = np.asarray(x, dtype=np.float64)
         if row.shape != (self.n,):
-            raise PointError(
-                f"A point here has {self.n} coordinates ({self._listed()}), not shape {row.shape}."
-            )
-        return self.points(row[None])[0]
+            raise PointError(f"A point here has {self.n} coordinates ({self._listed()}), not shape {row.shape}.")
+        canonical: Array = self.points(row[None])[0]
+        return canonical
 
     def points(self, X: ArrayLike) -> Array:
         """Return `m x D` points in that form, read-only.
@@ -71,9 +70,7 @@ class Space(ABC):
         """
         rows = np.asarray(X, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != self.n:
-            raise PointError(
-                f"Points here are rows of {self.n} coordinates ({self._listed()}), not {rows.shape}."
-            )
+            raise PointError(f"Points here are rows of {self.n} coordinates ({self._listed()}), not {rows.shape}.")
         if not np.isfinite(rows).all():
             raise PointError("A point must be finite: there is a NaN or an infinity among its coordinates.")
         canonical = self._canonical(rows + 0.0)  # −0 becomes 0
@@ -187,23 +184,17 @@ class Box(Space):
         self.names = tuple(names)
         n = self.n_free = len(self.names)
         try:
-            self.low, self.high = (
-                np.broadcast_to(np.asarray(end, np.float64), (n,)) + 0.0 for end in (low, high)
-            )
+            self.low, self.high = (np.broadcast_to(np.asarray(end, np.float64), (n,)) + 0.0 for end in (low, high))
         except ValueError as error:
             raise SearchError(f"The box needs one number for all or each of {n} coefficients.") from error
         if n < 1:
             raise SearchError("A box has at least one coefficient: name it.")
-        if not (
-            np.isfinite(self.low).all() and np.isfinite(self.high).all() and (self.low < self.high).all()
-        ):
+        if not (np.isfinite(self.low).all() and np.isfinite(self.high).all() and (self.low < self.high).all()):
             raise SearchError(
                 f"The lowest coefficient must be below the highest, not {_shown(self.low)} and {_shown(self.high)}."
             )
         middle = (self.low + self.high) / 2
-        self.default = (
-            middle if default is None else np.broadcast_to(np.asarray(default, np.float64), (n,)) + 0.0
-        )
+        self.default = middle if default is None else np.broadcast_to(np.asarray(default, np.float64), (n,)) + 0.0
         self.anchors = np.vstack([np.zeros((1, n)), np.eye(n)])
 
     def contains(self, X: ArrayLike) -> NDArray[np.bool_]:
@@ -236,9 +227,7 @@ class Box(Space):
         return np.empty((0, self.n))
 
     def within(self, low: float | None, high: float | None) -> Space:
-        return Box(
-            self.names, self.low if low is None else low, self.high if high is None else high, self.default
-        )
+        return Box(self.names, self.low if low is None else low, self.high if high is None else high, self.default)
 
     def to_dict(self) -> dict[str, Any]:
         ends = {"low": self.low.tolist(), "high": self.high.tolist(), "default": self.default.tolist()}
@@ -430,7 +419,17 @@ class SinglePoint(Space):
     def free(self, X: ArrayLike) -> Array:
         return np.asarray(X, dtype=np.float64)
 
-    from_free = from_unit = to_unit = _spread = free
+    def from_free(self, U: ArrayLike) -> Array:
+        return np.asarray(U, dtype=np.float64)
+
+    def from_unit(self, U: ArrayLike) -> Array:
+        return np.asarray(U, dtype=np.float64)
+
+    def to_unit(self, X: ArrayLike) -> Array:
+        return np.asarray(X, dtype=np.float64)
+
+    def _spread(self, U: Array) -> Array:
+        return U
 
     def unit_jacobian(self, U: ArrayLike) -> Array:
         return np.empty((len(np.asarray(U)), 0, 0))

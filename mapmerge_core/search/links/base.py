@@ -79,7 +79,7 @@ class Link(ABC):
         return float(y.std()) or 1.0
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and (self.low, self.high) == (other.low, other.high)  # type: ignore[attr-defined]
+        return type(self) is type(other) and (self.low, self.high) == (other.low, other.high)
 
     def __hash__(self) -> int:
         return hash((self.name, self.low, self.high))

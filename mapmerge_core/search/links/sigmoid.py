@@ -22,9 +22,7 @@ class Sigmoid(Link):
 
     def check(self) -> None:
         if not (np.isfinite(self.low) and np.isfinite(self.high) and self.low < self.high):
-            raise SearchError(
-                f"A sigmoid link needs two finite bounds in order, not {self.low:g} and {self.high:g}."
-            )
+            raise SearchError(f"A sigmoid link needs two finite bounds in order, not {self.low:g} and {self.high:g}.")
 
     def value(self, z: Array) -> Array:
         return np.asarray(self.low + (self.high - self.low) * expit(z))

@@ -1,4 +1,4 @@
-"""What a rule is: thresholds and one objective, as text and as a table (MAP, Appendix C.3)."""
+"""What a rule is: thresholds and one target, as text and as a table (MAP, Appendix C.3)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import re
 from dataclasses import dataclass, field
 from decimal import Decimal
 from math import isfinite
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from typing import Literal
 
 KEYWORDS = (
     "all",
@@ -17,6 +14,7 @@ KEYWORDS = (
     "and",
     "of",
     "single",
+    "pretrained",
     "mean",
     "worst",
     "maximize",
@@ -25,21 +23,22 @@ KEYWORDS = (
     "minimise",
 )
 PLAIN_NAME = re.compile(r"[^\W\d](?:[\w.\-/]*\w)?")
-"""Task names that need no quotes, unless they are keywords."""
+"""Names of objectives that need no quotes, unless they are keywords."""
 
-Scope = Literal["all", "others", "task"]
+Scope = Literal["all", "others", "one"]
+Reference = Literal["", "single", "pretrained"]
 Row = dict[str, str | float]
 
 
 def quoted(name: str) -> str:
-    """A task's name as a rule spells it: in double quotes unless it is one plain word."""
+    """Return an objective's name as a rule spells it: in double quotes unless it is one plain word."""
     if PLAIN_NAME.fullmatch(name) and name.lower() not in KEYWORDS:
         return name
     return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def number_text(value: float, percent: bool = False) -> str:
-    """The shortest decimal text, in percent if wanted, that reads back as the same float."""
+    """Return the shortest decimal text, in percent if wanted, that reads back as the same float."""
     if not isfinite(value):
         return str(value)
     exact = Decimal(repr(float(value))) * (100 if percent else 1)
@@ -51,39 +50,40 @@ class Threshold:
     """One condition, such as ``MNIST >= 90%``.
 
     Attributes:
-        scope: ``all`` tasks, the ``others`` (those that no threshold names), or one ``task``.
-        task: The task's name, empty unless the scope is ``task``.
-        at_least: Whether the metric must reach the value (>=) or stay within it (<=).
+        scope: ``all`` objectives, the ``others`` (those that no threshold names), or ``one``.
+        name: The objective's name, empty unless the scope is ``one``.
+        at_least: Whether the objective must reach the value (>=) or stay within it (<=).
         value: The value, a fraction where it was written in percent.
-        relative: Whether the value is a share of what the task's single-task model reaches.
+        reference: Of what the value is a share: of what the task's ``single`` model reaches, of what the
+            ``pretrained`` model does, or of nothing.
         percent: Whether it is written in percent; 90% and 0.9 are the same threshold.
     """
 
     scope: Scope
-    task: str
+    name: str
     at_least: bool
     value: float
-    relative: bool = False
+    reference: Reference = ""
     percent: bool = field(default=True, compare=False)
 
     @property
     def who(self) -> str:
         """Whom it is about, as a rule spells it."""
-        return quoted(self.task) if self.scope == "task" else self.scope
+        return quoted(self.name) if self.scope == "one" else self.scope
 
     def __str__(self) -> str:
-        sign, single = ">=" if self.at_least else "<=", " of single" if self.relative else ""
-        return f"{self.who} {sign} {number_text(self.value, self.percent)}{single}"
+        sign, of = ">=" if self.at_least else "<=", f" of {self.reference}" if self.reference else ""
+        return f"{self.who} {sign} {number_text(self.value, self.percent)}{of}"
 
 
 @dataclass(frozen=True)
-class Objective:
+class Target:
     """What is best among the models that meet the thresholds.
 
     Attributes:
-        kind: ``mean`` or ``worst`` of all tasks, or a weighted ``sum``, of one task for instance.
+        kind: ``mean`` or ``worst`` of all objectives, or a weighted ``sum``, of one of them for instance.
         minimize: Whether less is better.
-        weights: (task, weight) pairs of a ``sum``, empty otherwise.
+        weights: (name, weight) pairs of a ``sum``, empty otherwise.
     """
 
     kind: Literal["sum", "mean", "worst"]
@@ -92,8 +92,7 @@ class Objective:
 
     def __str__(self) -> str:
         terms = [
-            quoted(task) if weight == 1 else f"{number_text(weight)} {quoted(task)}"
-            for task, weight in self.weights
+            quoted(name) if weight == 1 else f"{number_text(weight)} {quoted(name)}" for name, weight in self.weights
         ]
         target = " + ".join(terms) if self.kind == "sum" else self.kind
         return f"{'minimize' if self.minimize else 'maximize'} {target}"
@@ -101,75 +100,47 @@ class Objective:
 
 @dataclass(frozen=True)
 class Rule:
-    """Thresholds and an objective over a study's tasks.
+    """Thresholds and a target over a study's objectives.
 
     ``str(rule)`` is its text, which ``parse_rule`` turns into an equal rule.
 
     Attributes:
-        tasks: All tasks, in the study's order.
-        thresholds: Conditions that all must hold, none about the same tasks as another.
-        objective: What is best among the models that meet them.
+        names: All objectives' names, in the study's order.
+        thresholds: Conditions that all must hold, none about the same objectives as another.
+        target: What is best among the models that meet them.
     """
 
-    tasks: tuple[str, ...]
+    names: tuple[str, ...]
     thresholds: tuple[Threshold, ...]
-    objective: Objective
+    target: Target
 
     def __str__(self) -> str:
-        return ", ".join([*map(str, self.thresholds), str(self.objective)])
+        return ", ".join([*map(str, self.thresholds), str(self.target)])
 
     def covered(self, threshold: Threshold) -> tuple[int, ...]:
-        """Indices of the tasks that a threshold of this rule is about."""
-        if threshold.scope == "task":
-            return (self.tasks.index(threshold.task),)
+        """Return the columns of the objectives that a threshold of this rule is about."""
+        if threshold.scope == "one":
+            return (self.names.index(threshold.name),)
         if threshold.scope == "all":
-            return tuple(range(len(self.tasks)))
-        named = {other.task for other in self.thresholds}
-        return tuple(index for index, task in enumerate(self.tasks) if task not in named)
+            return tuple(range(len(self.names)))
+        named = {other.name for other in self.thresholds}
+        return tuple(index for index, name in enumerate(self.names) if name not in named)
 
     def to_table(self) -> tuple[list[Row], str]:
-        """The rule as a form shows it.
+        """Return the rule as a form shows it.
 
         Returns:
-            One row a threshold: ``task`` (a name as a rule spells it, ``all`` or ``others``), ``comparison``
-            (``at least`` or ``at most``), ``value`` and ``unit`` (``%``, ``% of single``, ``of single`` or
-            nothing); and the objective's text, such as ``maximize worst``.
+            One row a threshold: ``objective`` (a name as a rule spells it, ``all`` or ``others``), ``comparison``
+            (``at least`` or ``at most``), ``value`` and ``unit`` (``%``, nothing, or either with ``of single`` or
+            ``of pretrained``); and the target's text, such as ``maximize worst``.
         """
         rows: list[Row] = [
             {
-                "task": t.who,
+                "objective": t.who,
                 "comparison": "at least" if t.at_least else "at most",
                 "value": float(number_text(t.value, t.percent).rstrip("%")),
-                "unit": f"{'%' if t.percent else ''} {'of single' if t.relative else ''}".strip(),
+                "unit": f"{'%' if t.percent else ''} {f'of {t.reference}' if t.reference else ''}".strip(),
             }
             for t in self.thresholds
         ]
-        return rows, str(self.objective)
-
-    @staticmethod
-    def from_table(
-        rows: Sequence[Row],
-        objective: str,
-        tasks: Sequence[str],
-        *,
-        maximize: Sequence[bool] | None = None,
-        bounds: Sequence[tuple[float, float]] | None = None,
-    ) -> Rule:
-        """The rule that :meth:`to_table` showed, perhaps edited since; names need no quotes here.
-
-        Raises:
-            RuleError: As ``parse_rule``, about the text that the table amounts to.
-        """
-        from mapmerge_core.search.rules.parser import parse_rule
-
-        clauses = [_clause(row, tasks) for row in rows]
-        return parse_rule(", ".join([*clauses, objective]), tasks, maximize=maximize, bounds=bounds)
-
-
-def _clause(row: Row, tasks: Sequence[str]) -> str:
-    """A table's row as a rule's text; what makes no sense in it is left to the parser to point at."""
-    name, value, unit = str(row["task"]), row["value"], str(row["unit"])
-    who = quoted(name) if name in tasks and name.lower() not in KEYWORDS else name
-    comparison = {"at least": ">=", "at most": "<="}.get(str(row["comparison"]), row["comparison"])
-    number = number_text(float(value)) if isinstance(value, int | float) else str(value)
-    return f"{who} {comparison} {number}{unit if unit.startswith('%') else ' ' + unit}".rstrip()
+        return rows, str(self.target)

@@ -1,4 +1,4 @@
-"""From a rule to a model: the front's winner, refined on the surrogates inside the sampled box."""
+"""From a rule to a model: the front's winner, refined on the surrogates inside the space that was sampled."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ import numpy as np
 from scipy.optimize import minimize
 
 from mapmerge_core.errors import SearchError
-from mapmerge_core.search.fronts import Front, signs
+from mapmerge_core.search.fronts import domain_of, signs
 from mapmerge_core.search.rules.parser import parse_rule
-from mapmerge_core.search.surrogates.quadratic import Surrogate, predict_all
+from mapmerge_core.search.spaces import Box
+from mapmerge_core.search.surrogates.spaces import SpaceSurrogates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
+    from mapmerge_core.search.fronts import Front
     from mapmerge_core.search.links.base import Array
     from mapmerge_core.search.rules.rule import Rule
+    from mapmerge_core.search.surrogates.quadratic import Surrogate
 
 N_STARTS = 6
 """From how many rows of the front SciPy's SLSQP sets out: the winner and the next best."""
@@ -31,9 +34,9 @@ MARGIN = 1e-6
 
 @dataclass(frozen=True)
 class Miss:
-    """A threshold that the nearest model misses: the task, the metric wanted and the metric predicted."""
+    """A threshold that the nearest model misses: the objective, the value wanted and the value that it has."""
 
-    task: str
+    name: str
     wanted: float
     got: float
 
@@ -43,7 +46,7 @@ class RuleResult:
     """What a rule leads to.
 
     Attributes:
-        c: Coefficients (N,): the best model that meets the rule, or else the one whose largest miss is least.
+        x: A point (D,): the best model that meets the rule, or else the one whose largest miss is least.
         predicted: Its metrics (K,).
         lower: Lower ends of their 90 % prediction intervals (K,).
         upper: Upper ends (K,).
@@ -52,7 +55,7 @@ class RuleResult:
         message: One sentence for people.
     """
 
-    c: Array
+    x: Array
     predicted: Array
     lower: Array
     upper: Array
@@ -64,43 +67,47 @@ class RuleResult:
 def apply_rule(
     rule: Rule,
     front: Front,
-    surrogates: Sequence[Surrogate],
+    surrogates: SpaceSurrogates | Sequence[Surrogate],
     *,
-    low: ArrayLike,
-    high: ArrayLike,
+    low: ArrayLike = 0.0,
+    high: ArrayLike = 1.0,
     single: ArrayLike | None = None,
+    pretrained: ArrayLike | None = None,
     maximize: Sequence[bool] | None = None,
 ) -> RuleResult:
-    """The model of the box [low, high]^N that a rule asks for, as the surrogates see it.
+    """Return the model of a space that a rule asks for, as the surrogates see it.
 
     The front's best row that meets the rule is refined by SLSQP with analytic gradients, from it and a few
     more rows; a refined model counts only if it meets the rule and is better. If no row meets the rule, SLSQP
     first looks for a model that does, by making the smallest slack as large as it can.
 
     Args:
-        rule: The rule; its tasks are the metrics, in order.
+        rule: The rule; its names are the objectives, in order.
         front: The surrogates' front.
-        surrogates: K fitted surrogates.
-        low: Lower end of the box, a number or one for each coefficient.
+        surrogates: K fitted surrogates with their space; or K surrogates of the coefficients of a box.
+        low: Lower end of that box, a number or one for each coefficient.
         high: Upper end.
-        single: The single-task models' metrics (K,), needed by thresholds "of single".
-        maximize: For each metric, whether more is better; all are, unless told otherwise.
+        single: The own models' values (K,), needed by thresholds "of single".
+        pretrained: The pre-trained model's values (K,), needed by thresholds "of pretrained".
+        maximize: For each objective, whether more is better; all are, unless told otherwise.
 
     Raises:
-        RuleError: The rule's directions are not the metrics' (its position refers to ``str(rule)``).
-        SearchError: The rule has another number of tasks, or the single-task metrics it needs are missing.
+        RuleError: The rule's directions are not the objectives' (its position refers to ``str(rule)``).
+        SearchError: The rule has another number of objectives, or values that it needs are missing.
     """
-    n_metrics = len(surrogates)
-    directions = [True] * n_metrics if maximize is None else list(maximize)
-    if len(rule.tasks) != n_metrics or len(directions) != n_metrics or front.predicted.shape[1] != n_metrics:
-        raise SearchError(f"The rule is about {len(rule.tasks)} tasks, and there are {n_metrics} surrogates.")
-    anything = [(-np.inf, np.inf)] * n_metrics
-    parse_rule(str(rule), rule.tasks, maximize=directions, bounds=anything)  # raises where directions clash
-    problem = _Problem(
-        rule, surrogates, (low, high), _wanted(rule, single, signs(directions)), signs(directions)
-    )
+    if not isinstance(surrogates, SpaceSurrogates):
+        box = Box([f"c{i + 1}" for i in range(surrogates[0].n_features_in_)], low, high)
+        surrogates = SpaceSurrogates(box, surrogates)
+    n = len(surrogates)
+    directions = [True] * n if maximize is None else list(maximize)
+    if len(rule.names) != n or len(directions) != n or front.predicted.shape[1] != n:
+        raise SearchError(f"The rule is about {len(rule.names)} objectives, and there are {n} surrogates.")
+    anything = [(-np.inf, np.inf)] * n
+    parse_rule(str(rule), rule.names, maximize=directions, bounds=anything)  # raises where directions clash
+    wanted = _wanted(rule, {"single": single, "pretrained": pretrained}, signs(directions))
+    problem = _Problem(rule, surrogates, wanted, signs(directions))
 
-    rows = front.c
+    rows = problem.domain.from_points(front.x)
     if not (problem.slack(rows) >= -ROUNDING).any():
         rows = np.vstack([rows, problem.nearest(rows)])
     slack = problem.slack(rows)
@@ -108,10 +115,10 @@ def apply_rule(
     if feasible:
         rows = np.vstack([rows, problem.best(rows[slack >= -ROUNDING])])
         meets = problem.slack(rows) >= -ROUNDING
-        c = rows[np.argmax(np.where(meets, problem.objective(rows), -np.inf))]
+        best = rows[np.argmax(np.where(meets, problem.objective(rows), -np.inf))]
     else:
-        c = rows[np.argmax(slack)]
-    return _result(problem, c, feasible)
+        best = rows[np.argmax(slack)]
+    return _result(problem, surrogates.space.points(problem.domain.points(best[None]))[0], feasible)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,24 +153,26 @@ def judge(
     values: ArrayLike,
     *,
     single: ArrayLike | None = None,
+    pretrained: ArrayLike | None = None,
     maximize: Sequence[bool] | None = None,
 ) -> Judged:
-    """Applies a rule to models whose metrics are known.
+    """Apply a rule to models whose objectives are known.
 
     Args:
-        rule: The rule; its tasks are the metrics, in order.
-        values: Metrics of the models, ``m x K``.
-        single: The single-task models' metrics (K,), needed by thresholds "of single".
-        maximize: For each metric, whether more is better; all are, unless told otherwise.
+        rule: The rule; its names are the objectives, in order.
+        values: The models' values, `m x K`.
+        single: The own models' values (K,), needed by thresholds "of single".
+        pretrained: The pre-trained model's values (K,), needed by thresholds "of pretrained".
+        maximize: For each objective, whether more is better; all are, unless told otherwise.
 
     Raises:
-        SearchError: The rule has another number of tasks, or the single-task metrics it needs are missing.
+        SearchError: The rule has another number of objectives, or values that it needs are missing.
     """
     table = np.asarray(values, dtype=np.float64)
-    if table.ndim != 2 or not len(table) or table.shape[1] != len(rule.tasks):
-        raise SearchError(f"The rule is about {len(rule.tasks)} tasks, and the metrics have {table.shape}.")
-    directions = signs([True] * len(rule.tasks) if maximize is None else maximize)
-    aim = _Aim(rule, _wanted(rule, single, directions), directions)
+    if table.ndim != 2 or not len(table) or table.shape[1] != len(rule.names):
+        raise SearchError(f"The rule is about {len(rule.names)} objectives, and the values have shape {table.shape}.")
+    directions = signs([True] * len(rule.names) if maximize is None else maximize)
+    aim = _Aim(rule, _wanted(rule, {"single": single, "pretrained": pretrained}, directions), directions)
     slack, objective = aim.slack(table * directions), aim.objective(table * directions)
     meets = slack >= -ROUNDING
     best = int(np.argmax(np.where(meets, objective, -np.inf) if meets.any() else slack))
@@ -176,10 +185,10 @@ class _Aim:
     def __init__(self, rule: Rule, wanted: Array, directions: Array) -> None:
         self.rule, self.wanted, self.directions = rule, wanted, directions
         self.constrained = np.flatnonzero(np.isfinite(wanted))
-        if rule.objective.kind == "sum":
+        if rule.target.kind == "sum":
             self.weights = np.zeros(len(wanted))
-            for task, weight in rule.objective.weights:
-                self.weights[rule.tasks.index(task)] = weight
+            for name, weight in rule.target.weights:
+                self.weights[rule.names.index(name)] = weight
         else:
             self.weights = np.full(len(wanted), 1 / len(wanted))
 
@@ -192,7 +201,7 @@ class _Aim:
 
     def objective(self, goodness: Array) -> Array:
         """What is to be maximised."""
-        if self.rule.objective.kind == "worst":
+        if self.rule.target.kind == "worst":
             return np.asarray(goodness.min(axis=1))
         return np.asarray(goodness @ self.weights)
 
@@ -201,34 +210,28 @@ class _Aim:
         predicted, wanted = goodness * self.directions, self.wanted * self.directions
         short = np.where(np.isfinite(self.wanted), self.wanted - goodness, -np.inf)
         missed = [k for k in np.argsort(-short, kind="stable") if short[k] > ROUNDING]
-        return tuple(Miss(self.rule.tasks[k], float(wanted[k]), float(predicted[k])) for k in missed)
+        return tuple(Miss(self.rule.names[k], float(wanted[k]), float(predicted[k])) for k in missed)
 
 
 class _Problem:
-    """A rule over surrogates; goodness is a metric turned so that more is better."""
+    """A rule over surrogates, on rows of their domain; goodness is an objective turned so that more is better."""
 
-    def __init__(
-        self,
-        rule: Rule,
-        surrogates: Sequence[Surrogate],
-        box: tuple[ArrayLike, ArrayLike],
-        wanted: Array,
-        directions: Array,
-    ) -> None:
-        self.surrogates, self.aim = surrogates, _Aim(rule, wanted, directions)
-        self.rule, self.wanted, self.directions = rule, wanted, directions
-        n_vectors = surrogates[0].n_features_in_
-        self.low, self.high = (
-            np.broadcast_to(np.asarray(end, dtype=np.float64), (n_vectors,)) for end in box
+    def __init__(self, rule: Rule, surrogates: SpaceSurrogates, wanted: Array, directions: Array) -> None:
+        self.surrogates, self.domain, self.aim = (
+            surrogates,
+            domain_of(surrogates),
+            _Aim(rule, wanted, directions),
         )
+        self.rule, self.wanted, self.directions = rule, wanted, directions
+        self.low, self.high = self.domain.low, self.domain.high
         self.constrained, self.weights = self.aim.constrained, self.aim.weights
 
     def goodness(self, C: Array) -> Array:
-        return predict_all(self.surrogates, C) * self.directions
+        return self.domain.stack.predict(C) * self.directions
 
     def slopes(self, c: Array) -> Array:
-        """Derivatives of the goodness at one c, ``K x N``."""
-        return np.vstack([s.gradient(c[None]) for s in self.surrogates]) * self.directions[:, None]
+        """Derivatives of the goodness at one row, ``K x n``."""
+        return np.asarray(self.domain.stack.predict_with_gradients(c[None])[1][0] * self.directions[:, None])
 
     def slack(self, C: Array) -> Array:
         """By how much each row (n,) meets the threshold it meets least; negative if it misses it."""
@@ -246,11 +249,9 @@ class _Problem:
     def best(self, rows: Array) -> Array:
         """Where SLSQP gets from the rows of the best objective, looking for better, ``N_STARTS x N``."""
         starts = rows[np.argsort(-self.objective(rows), kind="stable")[:N_STARTS]]
-        if self.rule.objective.kind == "worst":
+        if self.rule.target.kind == "worst":
             everything = np.arange(len(self.wanted))
-            return np.array(
-                [self._raise_least(c, np.zeros(len(self.wanted)), everything, keep=True) for c in starts]
-            )
+            return np.array([self._raise_least(c, np.zeros(len(self.wanted)), everything, keep=True) for c in starts])
         return np.array([self._raise_sum(c) for c in starts])
 
     def _raise_sum(self, start: Array) -> Array:
@@ -261,9 +262,7 @@ class _Problem:
             self._thresholds(len(start)),
         )
 
-    def _raise_least(
-        self, start: Array, base: Array, which: NDArray[np.intp], *, keep: bool = False
-    ) -> Array:
+    def _raise_least(self, start: Array, base: Array, which: NDArray[np.intp], *, keep: bool = False) -> Array:
         """Maximise the least of goodness − base over some metrics: one more variable t that none is below.
 
         ``keep`` holds the thresholds too.
@@ -308,37 +307,37 @@ class _Problem:
         return np.clip(found, self.low, self.high) if np.isfinite(found).all() else start[:n]
 
 
-def _wanted(rule: Rule, single: ArrayLike | None, directions: Array) -> Array:
-    """The least goodness that the thresholds leave each task (K,); minus infinity where there is none."""
-    wanted = np.full(len(rule.tasks), -np.inf)
-    references = None if single is None else np.asarray(single, dtype=np.float64)
+_OF = {"single": "the own model", "pretrained": "the pre-trained model"}
+
+
+def _wanted(rule: Rule, references: Mapping[str, ArrayLike | None], directions: Array) -> Array:
+    """The least goodness that the thresholds leave each objective (K,); minus infinity where there is none."""
+    wanted = np.full(len(rule.names), -np.inf)
     for threshold in rule.thresholds:
         for index in rule.covered(threshold):
             value = threshold.value
-            if threshold.relative:
-                if references is None or not np.isfinite(references[index]):
+            if threshold.reference:
+                values = references[threshold.reference]
+                reference = np.nan if values is None else np.asarray(values, dtype=np.float64)[index]
+                if not np.isfinite(reference):
                     raise SearchError(
-                        f'"{threshold}" needs the single-task model of {rule.tasks[index]}: measure it '
-                        'first, or write the threshold without "of single".'
+                        f'"{threshold}" needs {_OF[threshold.reference]} measured on {rule.names[index]}: measure '
+                        f'it first, or write the threshold without "of {threshold.reference}".'
                     )
-                value *= references[index]
+                value *= reference
             wanted[index] = max(wanted[index], directions[index] * value)
     return wanted
 
 
-def _result(problem: _Problem, c: Array, feasible: bool) -> RuleResult:
-    goodness = problem.goodness(c[None])[0]
-    predicted = goodness * problem.directions
-    misses = () if feasible else problem.aim.misses(goodness)
+def _result(problem: _Problem, x: Array, feasible: bool) -> RuleResult:
+    predicted = problem.surrogates.predict(x[None])[0]
+    lower, upper = problem.surrogates.predict_interval(x[None])
+    misses = () if feasible else problem.aim.misses(predicted * problem.directions)
     if feasible:
         message = "This model meets the rule, as the surrogates see it."
     else:
-        message = f"No model in the box meets this rule; the nearest misses {_missed(misses)}."
-    lower, upper = (
-        np.concatenate(side)
-        for side in zip(*[s.predict_interval(c[None]) for s in problem.surrogates], strict=True)
-    )
-    return RuleResult(c, predicted, lower, upper, feasible, misses, message)
+        message = f"No model meets this rule; the nearest misses {_missed(misses)}."
+    return RuleResult(x, predicted, lower[0], upper[0], feasible, misses, message)
 
 
 def _missed(misses: Sequence[Miss]) -> str:
@@ -351,8 +350,8 @@ def _missed(misses: Sequence[Miss]) -> str:
 def _in_words(miss: Miss) -> str:
     gap = abs(miss.wanted - miss.got)
     if min(miss.wanted, miss.got) >= 0 and max(miss.wanted, miss.got) <= 1:
-        return f"{miss.task} by {100 * gap:.1f} points ({100 * miss.got:.1f}% of {100 * miss.wanted:.1f}%)"
-    return f"{miss.task} by {gap:.3g} ({miss.got:.4g} instead of {miss.wanted:.4g})"
+        return f"{miss.name} by {100 * gap:.1f} points ({100 * miss.got:.1f}% of {100 * miss.wanted:.1f}%)"
+    return f"{miss.name} by {gap:.3g} ({miss.got:.4g} instead of {miss.wanted:.4g})"
 
 
 def _joined(parts: Sequence[str]) -> str:

@@ -115,9 +115,7 @@ def check_loss(loss: str) -> None:
         raise SearchError(f"There is no loss called {loss!r}: choose squared, absolute or huber.")
 
 
-def fit(
-    link: Link, design: Design, values: Array, ridge: float, loss: LossName, roots: Array | None = None
-) -> Fit:
+def fit(link: Link, design: Design, values: Array, ridge: float, loss: LossName, roots: Array | None = None) -> Fit:
     """Minimise the sum of the losses of the errors of link(z) plus ``ridge`` times the squared weights.
 
     Errors are taken as a share of `Link.error_unit`, and the constant (the first feature) goes free. Squared
@@ -190,9 +188,7 @@ def _fit_squared(link: Link | _Weighted, design: Design, values: Array, penalty:
     # Whole steps fail where many metrics sit on a bound. This starts from the same linear fit as they do.
     target = link.inverse(values)
     slope = link.slope(target)
-    start = _least_squares(
-        np.vstack([slope[:, None] * features, penalty]), np.concatenate([slope * target, zeros])
-    )
+    start = _least_squares(np.vstack([slope[:, None] * features, penalty]), np.concatenate([slope * target, zeros]))
 
     def errors(weights: Array) -> Array:
         return np.concatenate([link.value(features @ weights) - values, penalty @ weights])

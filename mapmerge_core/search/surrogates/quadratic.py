@@ -11,8 +11,8 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from mapmerge_core.errors import SearchError
-from mapmerge_core.search.surrogates.fitting import Design, Fit, LossName, check_loss, fit, inverse_of_upper
 from mapmerge_core.search.links.base import Array, Link, make_link
+from mapmerge_core.search.surrogates.fitting import Design, Fit, LossName, check_loss, fit, inverse_of_upper
 from mapmerge_core.search.threads import one_thread
 
 if TYPE_CHECKING:
@@ -350,9 +350,7 @@ class PreparedPoints:
         """
         values, n_points = np.asarray(y, dtype=np.float64), len(self.design.features)
         if values.shape != (n_points,):
-            raise SearchError(
-                f"{n_points} points need as many metrics, not an array of shape {values.shape}."
-            )
+            raise SearchError(f"{n_points} points need as many metrics, not an array of shape {values.shape}.")
         if not np.isfinite(values).all():
             raise SearchError("Metrics must be finite: there is a NaN or an infinity among them.")
         return values

@@ -84,9 +84,7 @@ def fit_surrogates(
     """
     U, table = space.free(X), np.asarray(Y, dtype=np.float64)
     if table.shape != (len(U), len(links)):
-        raise SearchError(
-            f"{len(U)} points need values of shape ({len(U)}, {len(links)}), not {table.shape}."
-        )
+        raise SearchError(f"{len(U)} points need values of shape ({len(U)}, {len(links)}), not {table.shape}.")
     noise = None if errors is None else np.asarray(errors, dtype=np.float64)
     prepared: dict[bytes, PreparedPoints] = {}
     surrogates = []

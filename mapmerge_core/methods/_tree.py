@@ -14,9 +14,9 @@ from mapmerge_core.errors import SearchError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mapmerge_core.methods.base import ObjectiveInfo
     from mapmerge_core.search.fronts import Front
-    from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
-    from mapmerge_core.tasks.metric import Metric
+    from mapmerge_core.search.surrogates.spaces import SpaceSurrogates
 
 Pairing = list[tuple[int, int]]
 """Positions of the nodes that belong together, a pair each."""
@@ -70,7 +70,7 @@ class Pair:
     tasks: tuple[int, ...]
     design: np.ndarray
     measured: np.ndarray
-    surrogates: tuple[QuadraticSurrogate, ...]
+    surrogates: SpaceSurrogates
     front: Front
     weights: np.ndarray
     point: np.ndarray
@@ -82,12 +82,12 @@ class Pair:
     @property
     def r2(self) -> np.ndarray:
         """Leave-one-out R² of each surrogate (K,), NaN where nothing is left to tell it by."""
-        return np.array([surrogate.loo_r2_ for surrogate in self.surrogates])
+        return self.surrogates.r2
 
     @property
     def front_c(self) -> np.ndarray:
         """The front's coefficients in the study's task vectors, ``m x N``."""
-        return np.asarray(self.front.c @ np.vstack([self.left.c, self.right.c]))
+        return np.asarray(self.front.x @ np.vstack([self.left.c, self.right.c]))
 
     def sides(self, values: np.ndarray) -> np.ndarray:
         """The two axes on which a pair is drawn: each node's average metric by ``weights``.
@@ -114,13 +114,14 @@ def shares(weights: np.ndarray) -> np.ndarray:
     return weights / total if total > 0 else np.full(len(weights), 1 / len(weights))
 
 
-def loss_of(value: float, metric: Metric) -> float:
+def loss_of(value: float, metric: ObjectiveInfo) -> float:
     """How far a metric is from its best possible value, as a share of its range where that is finite."""
+    low, high = metric.bounds
     if metric.maximize:
-        loss = metric.high - value if isfinite(metric.high) else -value
+        loss = high - value if isfinite(high) else -value
     else:
-        loss = value - metric.low if isfinite(metric.low) else value
-    width = metric.high - metric.low
+        loss = value - low if isfinite(low) else value
+    width = high - low
     return loss / width if isfinite(width) else loss
 
 
@@ -165,10 +166,10 @@ def leaf_order(order: Sequence[str], tasks: tuple[str, ...]) -> list[int]:
     """
     for name in order:
         if name not in tasks:
-            raise SearchError(f"The order names '{name}', but the tasks are {', '.join(tasks)}.")
+            raise SearchError(f"The order names '{name}', but the objectives are {', '.join(tasks)}.")
         if list(order).count(name) > 1:
-            raise SearchError(f"The order names '{name}' twice: name every task once.")
+            raise SearchError(f"The order names '{name}' twice: name every objective once.")
     missing = [task for task in tasks if task not in order]
     if missing:
-        raise SearchError(f"The order leaves out {', '.join(missing)}: name every task once.")
+        raise SearchError(f"The order leaves out {', '.join(missing)}: name every objective once.")
     return [tasks.index(name) for name in order]
