@@ -1,4 +1,4 @@
-"""Every method and baseline together: how each looks in every figure, and one line each over many tasks."""
+"""Runs and baselines together: how each looks in every figure, and one line each over many objectives."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import plotly.graph_objects as go
 
+from mapmerge_core.charts.fronts import parallel_axis, single_diamonds
 from mapmerge_core.charts.palette import Palette, draw, translucent
 from mapmerge_core.charts.units import PERCENT, Notation, axis_title, notation, relative_title, shared_axis
 
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mapmerge_core.tasks.metric import Metric
+    from mapmerge_core.tasks.metrics import Metric
 
 Kind = Literal["run", "baseline", "single", "pretrained"]
 
-# Circles are runs', squares the pre-trained model's and diamonds the single-task models' in every figure.
+# Circles are runs', squares the pre-trained model's and diamonds the fine-tuned models' in every figure.
 _SYMBOLS = (
     "triangle-up",
     "x",
@@ -41,7 +42,7 @@ MARGIN = {"l": 16, "r": 16, "t": 12, "b": 16}
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One row of the comparison.
+    """One row of a comparison.
 
     Attributes:
         key: What tells it from all others.
@@ -64,28 +65,28 @@ class CompareInfo:
     """What the figures of all rows show.
 
     Attributes:
-        tasks: K names.
+        objectives: K names.
         titles: K axis titles with their units.
-        notations: How each task's values are written (K,).
-        shared: The title of an axis that all tasks share.
-        scale: What each task's values are multiplied by on that axis (K,).
-        entries: The rows that have two values or a front, as shown: in percent, or in the metric's own unit.
-        own: Each task's metric under its own model (K,), as shown; NaN where not measured.
+        notations: How each objective's values are written (K,).
+        shared: The title of an axis that all objectives share.
+        scale: What each objective's values are multiplied by on that axis (K,).
+        entries: The rows that have values to draw, or a front, as shown: in percent, or in the metric's unit.
+        single: The single models' values (K,), as shown; NaN where not measured.
         chosen: Key of the row that stands out, if any.
     """
 
-    tasks: tuple[str, ...]
+    objectives: tuple[str, ...]
     titles: tuple[str, ...]
     notations: tuple[Notation, ...]
     shared: str
     scale: NDArray[np.float64]
     entries: tuple[Entry, ...]
-    own: NDArray[np.float64]
+    single: NDArray[np.float64]
     chosen: str | None = None
 
 
 def compare_info(
-    tasks: Sequence[str],
+    objectives: Sequence[str],
     metrics: Sequence[Metric],
     entries: Sequence[Entry],
     single: NDArray[np.float64],
@@ -96,11 +97,11 @@ def compare_info(
     """Gather the rows that were measured, as they are shown.
 
     Args:
-        tasks: K names.
+        objectives: K names.
         metrics: K metrics.
         entries: Rows with metrics as fractions.
-        single: Each task's metric under its own single-task model (K,).
-        normalise: Whether metrics are shown as percent of the single-task models'.
+        single: Each objective under its task's own model, or the best single model (K,), NaN where unknown.
+        normalise: Whether metrics are shown as percent of these.
         chosen: Key of the row that stands out.
     """
     factors = 100.0 / single if normalise else np.array([notation(metric).factor for metric in metrics])
@@ -112,58 +113,58 @@ def compare_info(
     drawn = []
     for entry in entries:
         front = entry.front[~np.isnan(entry.front).any(axis=1)]
-        # Of two or three tasks every point needs two values, which a measurement under way may lack.
-        if np.isfinite(entry.values).sum() > 1 or len(front):
+        # Every point of a panel needs two values, which a measurement under way may lack.
+        if np.isfinite(entry.values).sum() >= min(2, len(metrics)) or len(front):
             drawn.append(Entry(entry.key, entry.name, entry.kind, convert(entry.values), convert(front)))
     return CompareInfo(
-        tasks=tuple(tasks),
+        objectives=tuple(objectives),
         titles=tuple(
-            f"{task}, % of its own model" if normalise else axis_title(task, metric)
-            for task, metric in zip(tasks, metrics, strict=True)
+            f"{name}, % of the single model" if normalise else axis_title(name, metric)
+            for name, metric in zip(objectives, metrics, strict=True)
         ),
         notations=tuple(PERCENT if normalise else notation(metric) for metric in metrics),
         shared=relative_title(metrics) if normalise else axis.title,
         scale=np.ones(len(metrics)) if normalise else axis.scale / factors,
         entries=tuple(drawn),
-        own=convert(single),
+        single=convert(single),
         chosen=chosen,
     )
 
 
 def looks(entries: Sequence[Entry], palette: Palette) -> dict[str, tuple[str, str]]:
-    """Each row's colour and symbol, by its key.
+    """Return each row's colour and symbol, by its key.
 
     Baselines differ in symbol and colour, so that nobody has to go by colour alone; orange is the pick's.
     """
     colours = [colour for colour in palette.categorical if colour not in (palette.front, palette.pick)]
     runs = baselines = 0
-    found = {}
+    styles = {}
     for entry in entries:
         if entry.kind == "run":
             # The first run is what everything else is held against.
-            found[entry.key] = ([palette.front, *colours[2:]][runs % (len(colours) - 1)], "circle")
+            styles[entry.key] = ([palette.front, *colours[2:]][runs % (len(colours) - 1)], "circle")
             runs += 1
         elif entry.kind == "baseline":
-            found[entry.key] = (colours[baselines % len(colours)], _SYMBOLS[baselines % len(_SYMBOLS)])
+            styles[entry.key] = (colours[baselines % len(colours)], _SYMBOLS[baselines % len(_SYMBOLS)])
             baselines += 1
         elif entry.kind == "single":
-            found[entry.key] = (palette.single, "diamond")
+            styles[entry.key] = (palette.single, "diamond")
         else:
-            found[entry.key] = (palette.pretrained, "square")
-    return found
+            styles[entry.key] = (palette.pretrained, "square")
+    return styles
 
 
 def legend_height(info: CompareInfo) -> int:
-    """Pixels that a figure needs for a legend of all rows beside it."""
-    shown_ = sum(entry.kind != "single" for entry in info.entries)
-    return max(440, 60 + 20 * (shown_ + 2))
+    """Return the pixels that a figure needs for a legend of all rows beside it."""
+    n_rows = sum(entry.kind != "single" for entry in info.entries)
+    return max(440, 60 + 20 * (n_rows + 2))
 
 
 def parallel(info: CompareInfo, palette: Palette) -> go.Figure:
-    """One line a row over all tasks; single-task models are diamonds, each over its own task."""
+    """Draw one line a row over all objectives; single models are diamonds."""
     look = looks(info.entries, palette)
     traces: list[go.Scatter] = []
-    positions = list(range(len(info.tasks)))
+    positions = list(range(len(info.objectives)))
     for entry in info.entries:
         if entry.kind == "single":
             continue
@@ -189,35 +190,20 @@ def parallel(info: CompareInfo, palette: Palette) -> go.Figure:
                 hovertemplate=f"<b>{entry.name}</b>  %{{text}}<extra></extra>",
             )
         )
-    if not np.isnan(info.own).all():
-        traces.append(
-            go.Scatter(
-                x=positions,
-                y=info.own * info.scale,
-                mode="markers",
-                marker={"symbol": "diamond", "size": 11, "color": palette.single},
-                name="Own models",
-                text=_texts(info, info.own),
-                customdata=info.tasks,
-                hovertemplate="<b>%{customdata}, its own model</b>  %{text}<extra></extra>",
-            )
-        )
+    if not np.isnan(info.single).all():
+        singles = single_diamonds(info.objectives, info.single * info.scale, _texts(info, info.single), palette)
+        traces.append(singles)
     return draw(
         traces,
         palette,
         height=legend_height(info),
         legend={"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top"},
         margin=MARGIN,
-        xaxis={
-            "tickvals": positions,
-            "ticktext": list(info.tasks),
-            "range": [-0.3, len(info.tasks) - 0.7],
-            "tickfont": {"color": palette.text, "size": 13},
-        },
+        xaxis=parallel_axis(info.objectives, palette),
         yaxis_title_text=info.shared,
     )
 
 
 def _texts(info: CompareInfo, values: NDArray[np.float64]) -> list[str]:
-    """Each task's value (K,) as people read it."""
+    """Return each objective's value (K,) as people read it."""
     return [how.text(value) for how, value in zip(info.notations, values, strict=True)]

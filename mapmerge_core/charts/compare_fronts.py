@@ -1,4 +1,4 @@
-"""Fronts and baselines of two or three tasks in one figure, a panel for each pair (MAP, Figure 3)."""
+"""Fronts and baselines of two or three objectives, a panel for each pair (MAP, Figure 3)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _LETTER, _LINE = 6.4, 15.0
 
 
 def fronts(info: CompareInfo, palette: Palette) -> go.Figure:
-    """Fronts and points of two or three tasks, a panel for each pair of tasks (MAP, Figure 3).
+    """Draw fronts and points of two or three objectives, a panel for each pair (MAP, Figure 3).
 
-    Runs are the measured models of their fronts, joined by a line where there are two tasks, with a ring
+    Runs are the measured models of their fronts, joined by a line where there are two objectives, with a ring
     about the one for the preference; baselines are symbols, with their names where there is room; dotted
-    lines are what single-task models reach on their own tasks. As points, these and the pre-trained model
+    lines are what the single models reach on their own objectives. As points, these and the pre-trained model
     lie so far off that they are drawn only once they are chosen in the legend.
     """
-    pairs = list(combinations(range(len(info.tasks)), 2))
+    pairs = list(combinations(range(len(info.objectives)), 2))
     traces: list[go.Scatter] = []
     layout: dict[str, Any] = {}
     height = legend_height(info) if len(pairs) == 1 else 460
@@ -54,21 +54,19 @@ def fronts(info: CompareInfo, palette: Palette) -> go.Figure:
     return draw(traces, palette, height=height, legend=legend, margin=MARGIN, **layout)
 
 
-def _panel(
-    info: CompareInfo, palette: Palette, x: int, y: int, *, size: tuple[float, float]
-) -> list[go.Scatter]:
-    """One pair of tasks; every trace but for its axes."""
+def _panel(info: CompareInfo, palette: Palette, x: int, y: int, *, size: tuple[float, float]) -> list[go.Scatter]:
+    """Return every trace of one pair of objectives, but for its axes."""
     look = looks(info.entries, palette)
     across, along = info.notations[x].hover("x"), info.notations[y].hover("y")
-    hover = f"{info.tasks[x]} {across}<br>{info.tasks[y]} {along}<extra></extra>"
-    traces = [_own_lines(info, palette, x, y)]
+    hover = f"{info.objectives[x]} {across}<br>{info.objectives[y]} {along}<extra></extra>"
+    traces = [_single_lines(info, palette, x, y)]
     points = [entry for entry in info.entries if entry.kind == "baseline" and _has(entry, x, y)]
     for entry in info.entries:
         if len(entry.front) or (entry.kind == "run" and _has(entry, x, y)):
             traces += _front_traces(info, palette, entry, (x, y), look[entry.key], hover)
     spots = np.array([entry.values[[x, y]] for entry in points]).reshape(-1, 2)
     others = [entry.front[:, [x, y]] for entry in info.entries if len(entry.front)]
-    corner = info.own[None, [x, y]]
+    corner = info.single[None, [x, y]]
     taken = np.vstack([spots, *others, *([] if np.isnan(corner).any() else [corner])])
     places = label_places([entry.name for entry in points], spots, taken, size=size)
     for entry, place in zip(points, places, strict=True):
@@ -99,7 +97,7 @@ def _panel(
                     look=look[entry.key],
                     strong=strong,
                     mode="markers",
-                    name={"single": "Single-task models", "pretrained": "Pre-trained"}[entry.kind],
+                    name={"single": "Single models", "pretrained": "Pre-trained"}[entry.kind],
                     legendgroup=entry.kind,
                     visible=True if strong else "legendonly",
                     hovertemplate=f"<b>{entry.name}</b><br>{hover}",
@@ -115,21 +113,21 @@ def _has(entry: Entry, x: int, y: int) -> bool:
     return not np.isnan(entry.values[[x, y]]).any()
 
 
-def _own_lines(info: CompareInfo, palette: Palette, x: int, y: int) -> go.Scatter:
-    """Dotted lines at what the two single-task models reach on their own tasks."""
+def _single_lines(info: CompareInfo, palette: Palette, x: int, y: int) -> go.Scatter:
+    """Return dotted lines at what the two single models reach on their own objectives."""
     rows = [entry.values[None] for entry in info.entries if entry.kind in ("run", "baseline")]
     rows += [entry.front for entry in info.entries]
-    seen = np.vstack([*rows, info.own[None]])[:, [x, y]]
+    seen = np.vstack([*rows, info.single[None]])[:, [x, y]]
     seen = seen[~np.isnan(seen).any(axis=1)]
     low = seen.min(axis=0) if len(seen) else np.zeros(2)
     high = seen.max(axis=0) if len(seen) else np.ones(2)
     return go.Scatter(
-        x=[info.own[x], info.own[x], None, low[0], high[0]],
-        y=[low[1], high[1], None, info.own[y], info.own[y]],
+        x=[info.single[x], info.single[x], None, low[0], high[0]],
+        y=[low[1], high[1], None, info.single[y], info.single[y]],
         mode="lines",
         line={"color": palette.single, "width": 1.5, "dash": "dot"},
-        name="Own models' levels",
-        legendgroup="own",
+        name="Single models' levels",
+        legendgroup="levels",
         hoverinfo="skip",
     )
 
@@ -142,7 +140,7 @@ def _front_traces(
     look: tuple[str, str],
     hover: str,
 ) -> list[go.Scatter]:
-    """A row with a model for every preference: its measured models, and a run's for the one in view."""
+    """Return a row with a model for every preference: its measured models, and a run's for the one in view."""
     (x, y), (colour, symbol) = axes, look
     is_run = entry.kind == "run"
     front = entry.front[np.argsort(entry.front[:, x], kind="stable")] if len(entry.front) else entry.front
@@ -153,7 +151,7 @@ def _front_traces(
             go.Scatter(
                 x=front[:, x],
                 y=front[:, y],
-                mode="lines+markers" if is_run and len(info.tasks) == 2 else "markers",
+                mode="lines+markers" if is_run and len(info.objectives) == 2 else "markers",
                 line={"color": translucent(colour, 0.4), "width": 2},
                 marker={
                     "size": 8 if is_run else 6,
@@ -198,7 +196,7 @@ def _symbol(
     strong: bool,
     **more: object,
 ) -> go.Scatter:
-    """One model as one symbol."""
+    """Return one model as one symbol."""
     colour, symbol = look
     marker = {
         "size": 16 if strong else 11,
@@ -224,7 +222,7 @@ def label_places(
     *,
     size: tuple[float, float],
 ) -> list[str | None]:
-    """Where each label stands beside its point so that none covers another label or point.
+    """Return where each label stands beside its point so that none covers another label or point.
 
     Args:
         names: n labels.

@@ -1,4 +1,4 @@
-"""Evaluations as they come in, and how well a surrogate explains them."""
+"""Evaluations as they come in, and how well surrogates explain them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from mapmerge_core.charts.palette import Palette, draw, translucent
 from mapmerge_core.charts.units import (
     axis_title,
+    between,
     hover_texts,
     share_a_unit,
     shared_axis,
@@ -24,157 +25,152 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mapmerge_core.tasks.metric import Metric
+    from mapmerge_core.tasks.metrics import Metric
 
 
 @dataclass(frozen=True)
 class EvaluationsInfo:
-    """Evaluated points in the order in which they were measured.
+    """Evaluated points of one or several merges, each merge's in the order in which they were measured.
 
     Attributes:
-        tasks: K names.
+        objectives: K names.
         metrics: K metrics.
-        C: n x N coefficients.
-        Y: n x K metrics.
-        best: (n,) whether no other measured point dominates it.
+        merges: The merges' titles.
+        members: For each point the number of its merge (n,).
+        Y: Metrics (``n x K``).
+        points: Where each lies (n), see `point_text`.
+        best: Whether no other measured point dominates it (n,).
     """
 
-    tasks: tuple[str, ...]
+    objectives: tuple[str, ...]
     metrics: tuple[Metric, ...]
-    C: NDArray[np.float64]
+    merges: tuple[str, ...]
+    members: NDArray[np.int64]
     Y: NDArray[np.float64]
+    points: tuple[str, ...]
     best: NDArray[np.bool_]
 
 
 def evaluations_info(
-    tasks: Sequence[str], metrics: Sequence[Metric], C: NDArray[np.float64], Y: NDArray[np.float64]
+    objectives: Sequence[str],
+    metrics: Sequence[Metric],
+    tables: Sequence[tuple[str, NDArray[np.float64], Sequence[str]]],
 ) -> EvaluationsInfo:
-    """Gather the rows that were measured on every task.
+    """Gather the points that were measured on every objective.
 
     Args:
-        tasks: K names.
+        objectives: K names.
         metrics: K metrics.
-        C: n x N coefficients, oldest first.
-        Y: n x K metrics, NaN where not measured (yet).
+        tables: For each merge its title, its metrics (``n x K``, oldest first, NaN where not measured yet)
+            and where its points lie (n), see `point_text`.
     """
-    whole = ~np.isnan(Y).any(axis=1)
-    C, Y = C[whole], Y[whole]
-    best = non_dominated(Y, [metric.maximize for metric in metrics]) if len(Y) else np.zeros(0, bool)
-    return EvaluationsInfo(tuple(tasks), tuple(metrics), C, Y, best)
+    whole = [~np.isnan(Y).any(axis=1) for _, Y, _ in tables]
+    Y = np.vstack([np.empty((0, len(metrics))), *(table[1][rows] for table, rows in zip(tables, whole, strict=True))])
+    points = [table[2][row] for table, rows in zip(tables, whole, strict=True) for row in np.flatnonzero(rows)]
+    return EvaluationsInfo(
+        objectives=tuple(objectives),
+        metrics=tuple(metrics),
+        merges=tuple(title for title, _, _ in tables),
+        members=np.repeat(np.arange(len(tables)), [int(rows.sum()) for rows in whole]),
+        Y=Y,
+        points=tuple(points),
+        best=non_dominated(Y, [metric.maximize for metric in metrics]) if len(Y) else np.zeros(0, bool),
+    )
 
 
 def evaluations_scatter(info: EvaluationsInfo, palette: Palette, *, height: int = 400) -> go.Figure:
-    """The points measured so far: two tasks against each other, or one column of dots a task for more."""
-    if len(info.tasks) == 2:
-        return _plane(info, palette, height)
-    return _columns(info, palette, height)
+    """Draw the points measured so far: two objectives against each other, else a column of dots for each.
 
-
-def _plane(info: EvaluationsInfo, palette: Palette, height: int) -> go.Figure:
-    traces: list[go.Scatter] = []
-    hovers = np.array(hover_texts(info.C, info.Y, info.tasks, info.metrics), dtype=object)
-    groups = (
-        ("Dominated", ~info.best, {"size": 8, "color": translucent(palette.measured, 0.75)}),
-        ("Not dominated so far", info.best, {"size": 10, "color": palette.front}),
-    )
-    for name, members, marker in groups:
-        traces.append(
-            go.Scatter(
-                x=shown(info.Y[members, 0], info.metrics[0]),
-                y=shown(info.Y[members, 1], info.metrics[1]),
-                mode="markers",
-                marker=marker,
-                name=name,
-                text=hovers[members],
-                hovertemplate="%{text}<extra>Measured</extra>",
-            )
-        )
-    if len(info.Y):
-        traces.append(
-            go.Scatter(
-                x=shown(info.Y[-1:, 0], info.metrics[0]),
-                y=shown(info.Y[-1:, 1], info.metrics[1]),
-                mode="markers",
-                marker={"size": 17, "symbol": "circle-open", "color": palette.pick, "line": {"width": 2}},
-                name="Newest",
-                hoverinfo="skip",
-            )
-        )
-    return draw(
-        traces,
-        palette,
-        height=height,
-        live=True,
-        xaxis_title_text=axis_title(info.tasks[0], info.metrics[0]),
-        yaxis_title_text=axis_title(info.tasks[1], info.metrics[1]),
-    )
-
-
-def _columns(info: EvaluationsInfo, palette: Palette, height: int) -> go.Figure:
-    count = len(info.Y)
-    title, heights = _heights(info)
+    Points of several merges have a colour each; of one, those that nothing beats stand out.
+    """
+    is_plane = len(info.objectives) == 2
+    hovers = np.array(hover_texts(info.Y, info.objectives, info.metrics, info.points), dtype=object)
+    if is_plane:
+        title, heights = "", np.column_stack([shown(info.Y[:, k], info.metrics[k]) for k in range(2)])
+    else:
+        title, heights = _heights(info)
     # A low-discrepancy sequence spreads the dots of a column without randomness.
-    spread = (np.arange(count) * 0.618034 % 1.0 - 0.5) * 0.5
-    hovers = hover_texts(info.C, info.Y, info.tasks, info.metrics)
-    traces = [
-        go.Scatter(
-            x=k + spread,
-            y=heights[:, k],
-            mode="markers",
-            marker={"size": 6, "color": translucent(palette.front, 0.55)},
-            text=hovers,
-            hovertemplate="%{text}<extra>Measured</extra>",
-            name="Measured",
-            legendgroup="measured",
-            showlegend=k == 0,
-        )
-        for k in range(len(info.tasks))
-    ]
-    if count:
+    spread = (np.arange(len(info.Y)) * 0.618034 % 1.0 - 0.5) * 0.5
+    traces: list[go.Scatter] = []
+    for name, rows, marker in _groups(info, palette, is_plane=is_plane):
+        if is_plane:
+            places = [(heights[rows, 0], heights[rows, 1])]
+        else:
+            places = [(k + spread[rows], heights[rows, k]) for k in range(len(info.objectives))]
+        for number, (x, y) in enumerate(places):
+            traces.append(
+                go.Scatter(
+                    x=x,
+                    y=y,
+                    mode="markers",
+                    marker=marker,
+                    text=hovers[rows],
+                    hovertemplate=f"%{{text}}<extra>{name}</extra>",
+                    name=name,
+                    legendgroup=name,
+                    showlegend=number == 0,
+                )
+            )
+    # Which one is the newest is known only of one merge.
+    if len(info.Y) and len(info.merges) == 1:
+        last = heights[-1:]
         traces.append(
             go.Scatter(
-                x=np.arange(len(info.tasks)) + spread[-1],
-                y=heights[-1],
+                x=last[:, 0] if is_plane else np.arange(len(info.objectives)) + spread[-1],
+                y=last[:, 1] if is_plane else last[0],
                 mode="markers",
-                marker={"size": 11, "symbol": "circle-open", "color": palette.pick, "line": {"width": 2}},
+                marker={
+                    "size": 17 if is_plane else 11,
+                    "symbol": "circle-open",
+                    "color": palette.pick,
+                    "line": {"width": 2},
+                },
                 name="Newest",
                 hoverinfo="skip",
             )
         )
-    return draw(
-        traces,
-        palette,
-        height=height,
-        live=True,
-        xaxis={
-            "tickvals": list(range(len(info.tasks))),
-            "ticktext": list(info.tasks),
-            "range": [-0.6, len(info.tasks) - 0.4],
-            "showgrid": False,
-            "tickfont": {"color": palette.text, "size": 13},
-        },
-        yaxis_title_text=title,
-    )
+    if is_plane:
+        across, along = (axis_title(info.objectives[k], info.metrics[k]) for k in range(2))
+        return draw(traces, palette, height=height, live=True, xaxis_title_text=across, yaxis_title_text=along)
+    axis = {
+        "tickvals": list(range(len(info.objectives))),
+        "ticktext": list(info.objectives),
+        "range": [-0.6, len(info.objectives) - 0.4],
+        "showgrid": False,
+        "tickfont": {"color": palette.text, "size": 13},
+    }
+    return draw(traces, palette, height=height, live=True, xaxis=axis, yaxis_title_text=title)
+
+
+def _groups(
+    info: EvaluationsInfo, palette: Palette, *, is_plane: bool
+) -> list[tuple[str, NDArray[np.int64], dict[str, object]]]:
+    """Return the names, the rows and the markers of points that look alike."""
+    if len(info.merges) > 1:
+        return [
+            (title, np.flatnonzero(info.members == n), {"size": 8 if is_plane else 6, "color": palette.of_merge(n)})
+            for n, title in enumerate(info.merges)
+        ]
+    if not is_plane:
+        marker = {"size": 6, "color": translucent(palette.front, 0.55)}
+        return [("Measured", np.arange(len(info.Y)), marker)]
+    dominated = {"size": 8, "color": translucent(palette.measured, 0.75)}
+    return [
+        ("Dominated", np.flatnonzero(~info.best), dominated),
+        ("Not dominated so far", np.flatnonzero(info.best), {"size": 10, "color": palette.front}),
+    ]
 
 
 def _heights(info: EvaluationsInfo) -> tuple[str, NDArray[np.float64]]:
-    """A title for the axis of all tasks, and where their metrics stand on it (n x K).
+    """Return a title for the axis of all objectives, and where their metrics stand on it (``n x K``).
 
-    Metrics without a common unit stand between their task's worst (0) and best (100) so far.
+    Metrics without a common unit stand between their objective's worst (0) and best (100) so far.
     """
     if share_a_unit(info.metrics) or not len(info.Y):
-        axis = shared_axis(info.metrics, np.full(len(info.metrics), np.nan))
+        axis = shared_axis(info.metrics)
         return axis.title, info.Y * axis.scale
     upward = np.where([metric.maximize for metric in info.metrics], info.Y, -info.Y)
-    low, high = upward.min(axis=0), upward.max(axis=0)
-    return "% of the way from worst to best so far", 100.0 * _between(upward, low, high)
-
-
-def _between(
-    values: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Where values lie from ``low`` (0) to ``high`` (1)."""
-    return (values - low) / np.where(high > low, high - low, 1.0)
+    return "% of the way from worst to best so far", between(upward, upward.min(axis=0), upward.max(axis=0))
 
 
 @dataclass(frozen=True)
@@ -182,20 +178,20 @@ class FitInfo:
     """How well surrogates predict points that they did not see.
 
     Attributes:
-        tasks: K names.
+        objectives: K names.
         metrics: K metrics.
-        measured: For each task its measured values (n_k,).
-        left_out: For each task the prediction of each by a surrogate that did not see it (n_k,).
+        measured: For each objective its measured values (n_k,).
+        left_out: For each objective the prediction of each by a surrogate that did not see it (n_k,).
     """
 
-    tasks: tuple[str, ...]
+    objectives: tuple[str, ...]
     metrics: tuple[Metric, ...]
     measured: tuple[NDArray[np.float64], ...]
     left_out: tuple[NDArray[np.float64], ...]
 
 
 def fit_info(
-    tasks: Sequence[str],
+    objectives: Sequence[str],
     metrics: Sequence[Metric],
     Y: NDArray[np.float64],
     inside: NDArray[np.bool_],
@@ -204,38 +200,38 @@ def fit_info(
     """Pair measured values with left-out predictions.
 
     Args:
-        tasks: K names.
+        objectives: K names.
         metrics: K metrics.
-        Y: n x K metrics, NaN where not measured.
-        inside: (n,) rows that surrogates were fitted to, where measured.
-        left_out: For each task the predictions of its fitted rows, in their order.
+        Y: Metrics (``n x K``), NaN where not measured.
+        inside: Which rows surrogates were fitted to, where measured (n,).
+        left_out: For each objective the predictions of its fitted rows, in their order.
     """
     measured = tuple(column[inside & ~np.isnan(column)] for column in Y.T)
-    return FitInfo(tuple(tasks), tuple(metrics), measured, tuple(left_out))
+    return FitInfo(tuple(objectives), tuple(metrics), measured, tuple(left_out))
 
 
 def fit_scatter(info: FitInfo, palette: Palette, *, height: int = 400) -> go.Figure:
-    """Measured metrics against left-out predictions, one colour a task; the diagonal is a perfect fit.
+    """Draw measured metrics against left-out predictions, a colour an objective; the diagonal is a perfect fit.
 
     Metrics without a common unit are drawn in percent of the way from their least to their greatest measured
     value.
     """
     traces: list[go.Scatter] = []
-    alike = share_a_unit(info.metrics)
+    has_unit = share_a_unit(info.metrics)
     everything: list[float] = []
-    for k, (task, metric) in enumerate(zip(info.tasks, info.metrics, strict=True)):
+    for k, (name, metric) in enumerate(zip(info.objectives, info.metrics, strict=True)):
         measured, left_out = info.measured[k], info.left_out[k]
-        if alike or not len(measured):
+        if has_unit or not len(measured):
             x, y = shown(measured, metric), shown(left_out, metric)
         else:
-            x, y = (100.0 * _between(some, measured.min(), measured.max()) for some in (measured, left_out))
+            x, y = (between(values, measured.min(), measured.max()) for values in (measured, left_out))
         everything += [*x.tolist(), *y.tolist()]
         traces.append(
             go.Scatter(
                 x=x,
                 y=y,
                 mode="markers",
-                name=task,
+                name=name,
                 marker={
                     "size": 7,
                     "color": palette.categorical[k % len(palette.categorical)],
@@ -243,8 +239,7 @@ def fit_scatter(info: FitInfo, palette: Palette, *, height: int = 400) -> go.Fig
                 },
                 text=value_texts(measured, [metric] * len(measured)),
                 customdata=value_texts(left_out, [metric] * len(left_out)),
-                hovertemplate=f"<b>{task}</b><br>measured %{{text}}"
-                "<br>predicted %{customdata}<extra></extra>",
+                hovertemplate=f"<b>{name}</b><br>measured %{{text}}<br>predicted %{{customdata}}<extra></extra>",
             )
         )
     if everything:
@@ -260,8 +255,8 @@ def fit_scatter(info: FitInfo, palette: Palette, *, height: int = 400) -> go.Fig
             )
         )
     sign = " (%)" if info.metrics[0].is_share else ""
-    if not alike:
-        sign = ", % of each task's range"
+    if not has_unit:
+        sign = ", % of each objective's range"
     return draw(
         traces,
         palette,

@@ -11,6 +11,8 @@ import plotly.graph_objects as go
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from plotly.basedatatypes import BaseTraceType
 
 
@@ -35,9 +37,14 @@ class Palette:
 
     @property
     def scale(self) -> list[list[float | str]]:
-        """``sequential`` as a Plotly colour scale, low values nearest to the background."""
+        """Return ``sequential`` as a Plotly colour scale, low values nearest to the background."""
         last = len(self.sequential) - 1
         return [[index / last, colour] for index, colour in enumerate(self.sequential)]
+
+    def of_merge(self, number: int) -> str:
+        """Return the colour of a study's merge by its number: the front's for the first, never the pick's."""
+        others = [colour for colour in self.categorical if colour not in (self.front, self.pick)]
+        return [self.front, *others][number % (len(others) + 1)]
 
 
 LIGHT = Palette(
@@ -118,7 +125,7 @@ FONT = "Inter, sans-serif"
 
 @lru_cache
 def template(palette: Palette) -> go.layout.Template:
-    """The look that every figure shares: quiet grid, legend above, margins that clip nothing."""
+    """Return the look that every figure shares: quiet grid, legend above, margins that clip nothing."""
     axis = {
         "gridcolor": palette.grid,
         "linecolor": palette.grid,
@@ -171,7 +178,7 @@ def draw(
     live: bool = False,
     **layout: object,
 ) -> go.Figure:
-    """A figure in the shared look, made in one step: changing a figure afterwards is many times slower.
+    """Return a figure in the shared look, made in one step: changing a figure afterwards is many times slower.
 
     Args:
         traces: What is drawn.
@@ -184,13 +191,21 @@ def draw(
     return go.Figure(list(traces), layout=look | layout)
 
 
+def interval(
+    values: NDArray[np.float64], lower: NDArray[np.float64], upper: NDArray[np.float64], colour: str
+) -> dict[str, object]:
+    """Return Plotly's error bars from ``lower`` to ``upper`` about ``values``, each (n,)."""
+    ends = {"array": upper - values, "arrayminus": values - lower}
+    return {"type": "data", "symmetric": False, **ends, "color": colour, "thickness": 1.4, "width": 4}
+
+
 def parts(figure: go.Figure) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """A figure's traces and layout as plain values, for `assembled`."""
+    """Return a figure's traces and layout as plain values, for `assembled`."""
     return [trace.to_plotly_json() for trace in figure.data], figure.layout.to_plotly_json()
 
 
 def assembled(traces: Sequence[BaseTraceType | dict[str, Any]], layout: dict[str, Any]) -> go.Figure:
-    """A figure of what other figures were made of, without Plotly checking every value again.
+    """Return a figure of what other figures were made of, without Plotly checking every value again.
 
     Args:
         traces: Traces, or those of `parts`; they stay as they are.
@@ -202,6 +217,6 @@ def assembled(traces: Sequence[BaseTraceType | dict[str, Any]], layout: dict[str
 
 
 def translucent(colour: str, opacity: float) -> str:
-    """``colour`` (``#rrggbb``) as a CSS ``rgba()`` with the given opacity in [0, 1]."""
+    """Return ``colour`` (``#rrggbb``) as a CSS ``rgba()`` with the given opacity in [0, 1]."""
     red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity:g})"

@@ -8,7 +8,7 @@ import pytest
 from mapmerge_core.charts.nested import tree_figure, tree_info
 from mapmerge_core.charts.palette import LIGHT
 from mapmerge_core.methods.nested import NestedMAP
-from mapmerge_core.methods.tree import Pair
+from mapmerge_core.methods._tree import Pair
 from mapmerge_core.tasks.metric import ACCURACY, LOSS
 
 NAMES = ("MNIST", "Emoji", "Flags", "Street", "Letters")

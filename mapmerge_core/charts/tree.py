@@ -10,15 +10,15 @@ import plotly.graph_objects as go
 
 from mapmerge_core.charts.palette import Palette, draw, translucent
 from mapmerge_core.charts.units import Notation, notation
-from mapmerge_core.methods.tree import Pair
+from mapmerge_core.methods._tree import Pair
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from mapmerge_core.methods.tree import Node
-    from mapmerge_core.tasks.metric import Metric
+    from mapmerge_core.methods._tree import Node
+    from mapmerge_core.tasks.metrics import Metric
 
 _PANEL, _AXIS, _BRANCH, _TITLE = 175, 46, 34, 26
 """Pixels of a panel, of the axis under it, of the lines to the next round and of the title over it."""
@@ -148,9 +148,7 @@ def tree_figure(info: TreeInfo, palette: Palette) -> go.Figure:
     over = [leaf for panel in info.panels for leaf, round_ in panel.feeds if round_ == 0 and panel.round > 1]
     for column in over:
         name = info.leaves[int(column)]
-        layout["annotations"].append(
-            _label(f"<b>{name}</b>", column / len(info.leaves), _along(1, rounds)[1], palette)
-        )
+        layout["annotations"].append(_label(f"<b>{name}</b>", column / len(info.leaves), _along(1, rounds)[1], palette))
     return draw(
         traces,
         palette,
