@@ -44,9 +44,7 @@ class PreparedAdaMerging(PreparedMerge):
         learned: N coefficients, or `L x N` in the order of `TaskVectors.layers`.
     """
 
-    def __init__(
-        self, merge: AdaMerging, vectors: TaskVectors, exported: TaskVectors, learned: np.ndarray
-    ) -> None:
+    def __init__(self, merge: AdaMerging, vectors: TaskVectors, exported: TaskVectors, learned: np.ndarray) -> None:
         super().__init__(merge.space(exported.names), vectors, exported)
         self.learned = learned
         self._merge, self._fast, self._exact = merge, vectors, exported
@@ -71,9 +69,7 @@ class PreparedAdaMerging(PreparedMerge):
         write_state(path, self._merge, self._exact, {"coefficients": torch.from_numpy(self.learned)})
 
     @classmethod
-    def read(
-        cls, path: Path, merge: AdaMerging, vectors: TaskVectors, exported: TaskVectors
-    ) -> PreparedAdaMerging:
+    def read(cls, path: Path, merge: AdaMerging, vectors: TaskVectors, exported: TaskVectors) -> PreparedAdaMerging:
         """Read what `save` wrote.
 
         Raises:
@@ -196,7 +192,6 @@ def _gradient(
         if len(batches) == 1:
             raise
     gradients = [
-        entropy_and_gradient(evaluator, vectors, coefficients, {name: batch})[1]
-        for name, batch in batches.items()
+        entropy_and_gradient(evaluator, vectors, coefficients, {name: batch})[1] for name, batch in batches.items()
     ]
     return torch.stack(gradients).mean(dim=0)

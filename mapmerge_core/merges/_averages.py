@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.merges._state import damaged, read_state, write_state
-from mapmerge_core.merges._statistics import Gram
+from mapmerge_core.merges._statistics import Gram, fisher_diagonals, gram_matrices
 from mapmerge_core.merges.base import PreparedMerge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mapmerge_core.merges.base import Merge
-    from mapmerge_core.merges.fisher import Fisher
-    from mapmerge_core.merges.regmean import RegMean
     from mapmerge_core.weights.vectors.layout import Slot
     from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
@@ -111,58 +109,107 @@ class PreparedSlerp(PreparedAverage):
         return (math.sin((1 - t) * angle) * first + math.sin(t * angle) * second) / math.sin(angle)
 
 
-class PreparedFisher(PreparedAverage):
-    """θ = Σ w_n F_n θ_n / Σ w_n F_n, elementwise, with diagonal Fishers F (the paper's closed form).
-
-    Values below the floor are raised to it, so that a parameter that no model's data depends on is averaged,
-    not divided by zero. Tensors without a Fisher (buffers) are averaged.
+class PreparedStatistics(PreparedAverage):
+    """An average that weighs parameters by statistics of each model.
 
     Args:
-        merge: Whose settings give the floor.
+        merge: Whose settings tell how.
         vectors: N task vectors in memory, on the evaluator's device.
         exported: The same on the CPU.
-        fishers: For each model non-negative tensors of the parameters' shapes, on the CPU.
+        statistics: For each model what `collect` returns.
+
+    Attributes:
+        collect: Returns one model's statistics by parameter, on the CPU.
+
+    Raises:
+        MapMergeError: There aren't statistics for each model.
     """
+
+    collect: ClassVar[Callable[..., Mapping[str, Any]]]
 
     def __init__(
         self,
-        merge: Fisher,
+        merge: Merge,
         vectors: TaskVectors,
         exported: TaskVectors,
-        fishers: Sequence[Mapping[str, Tensor]],
+        statistics: Sequence[Mapping[str, Any]],
     ) -> None:
         super().__init__(merge, vectors, exported)
-        _check_one_each(exported, fishers, "Fisher diagonal")
-        self.fishers, self._floor = fishers, merge.settings.floor
+        if len(statistics) != len(exported):
+            raise MapMergeError(
+                f"The {len(exported)} models ({', '.join(exported.names)}) need statistics each, but those "
+                f"of {len(statistics)} came."
+            )
+        self.statistics = statistics
 
-    def merged(self, w: np.ndarray, slot: Slot, base: Tensor, V: Tensor) -> Tensor:
-        own = [fisher[slot.name] for fisher in self.fishers if slot.name in fisher]
-        if len(own) < len(V):
-            return base + _weighted_mean(w, V)
-        F = torch.stack([fisher.flatten().to(V) for fisher in own]).clamp_(min=self._floor)
-        F.mul_(_column(w, V))
-        return base + (F * V).sum(dim=0) / F.sum(dim=0)
+    @staticmethod
+    @abstractmethod
+    def pack(name: str, statistic: Any) -> tuple[str, Tensor]:  # noqa: ANN401 - a tensor or a Gram
+        """Return the name and the tensor that stand for a parameter's statistic in a file."""
+
+    @staticmethod
+    @abstractmethod
+    def unpack(name: str, tensor: Tensor, shapes: Mapping[str, list[int]]) -> tuple[str, Any]:
+        """Return a parameter's name and its statistic, given the shapes of all parameters.
+
+        Raises:
+            KeyError, ValueError, IndexError, RuntimeError: They don't fit.
+        """
 
     def save(self, path: Path) -> None:
-        tensors = {f"{n}.{name}": F for n, fisher in enumerate(self.fishers) for name, F in fisher.items()}
+        tensors = {}
+        for n, own in enumerate(self.statistics):
+            for name, statistic in own.items():
+                packed, tensor = self.pack(name, statistic)
+                tensors[f"{n}.{packed}"] = tensor
         write_state(path, self.merge, self._exact, tensors)
 
     @classmethod
-    def read(cls, path: Path, merge: Fisher, vectors: TaskVectors, exported: TaskVectors) -> PreparedFisher:
+    def read(cls, path: Path, merge: Merge, vectors: TaskVectors, exported: TaskVectors) -> Self:
         """Read what `save` wrote.
 
         Raises:
             CheckpointError: The file can't be read, is damaged, or is of another merge or other models.
         """
         header, tensors = read_state(path, merge, exported)
-        shapes = header["layers"]
-        fishers = _by_model(path, merge, tensors, len(exported))
-        if any(list(F.shape) != shapes.get(name) for fisher in fishers for name, F in fisher.items()):
-            raise damaged(path, merge)
-        return cls(merge, vectors, exported, fishers)
+        statistics: list[dict[str, Any]] = [{} for _ in range(len(exported))]
+        try:
+            for key, tensor in tensors.items():
+                n, _, packed = key.partition(".")
+                name, statistic = cls.unpack(packed, tensor, header["layers"])
+                statistics[int(n)][name] = statistic
+        except (KeyError, ValueError, IndexError, RuntimeError) as error:
+            raise damaged(path, merge) from error
+        return cls(merge, vectors, exported, statistics)
 
 
-class PreparedRegMean(PreparedAverage):
+class PreparedFisher(PreparedStatistics):
+    """θ = Σ w_n F_n θ_n / Σ w_n F_n, elementwise, with diagonal Fishers F (the paper's closed form).
+
+    Values below the floor are raised to it, so that a parameter that no model's data depends on is averaged,
+    not divided by zero. Tensors without a Fisher (buffers) are averaged.
+    """
+
+    collect = staticmethod(fisher_diagonals)
+
+    def merged(self, w: np.ndarray, slot: Slot, base: Tensor, V: Tensor) -> Tensor:
+        own = [fishers[slot.name] for fishers in self.statistics if slot.name in fishers]
+        if len(own) < len(V):
+            return base + _weighted_mean(w, V)
+        F = torch.stack([fisher.flatten().to(V) for fisher in own]).clamp_(min=self.merge.settings.floor)
+        F.mul_(_column(w, V))
+        return base + (F * V).sum(dim=0) / F.sum(dim=0)
+
+    @staticmethod
+    def pack(name: str, statistic: Tensor) -> tuple[str, Tensor]:
+        return name, statistic
+
+    @staticmethod
+    def unpack(name: str, tensor: Tensor, shapes: Mapping[str, list[int]]) -> tuple[str, Tensor]:
+        return name, tensor.view(shapes[name])
+
+
+class PreparedRegMean(PreparedStatistics):
     """W = (Σ w_n G_n)⁻¹ Σ w_n G_n W_n for a weight of shape in x out (RegMean's closed form).
 
     G_n is model n's Gram matrix with its off-diagonal entries scaled; parameters without Gram matrices are
@@ -170,28 +217,22 @@ class PreparedRegMean(PreparedAverage):
     but where no model's inputs reach: there weights are averaged. Where float32's rounding has left Σ w_n G_n
     indefinite even so, as it may with ``off_diagonal`` 1 and fewer rows than inputs, the ridge grows tenfold
     until it is not.
-
-    Args:
-        merge: Whose settings give the scale of the off-diagonal entries.
-        vectors: N task vectors in memory, on the evaluator's device.
-        exported: The same on the CPU.
-        grams: For each model its Gram matrices by parameter, on the CPU.
     """
+
+    collect = staticmethod(gram_matrices)
 
     def __init__(
         self,
-        merge: RegMean,
+        merge: Merge,
         vectors: TaskVectors,
         exported: TaskVectors,
-        grams: Sequence[Mapping[str, Gram]],
+        statistics: Sequence[Mapping[str, Gram]],
     ) -> None:
-        super().__init__(merge, vectors, exported)
-        _check_one_each(exported, grams, "set of Gram matrices")
-        self.grams, self._off_diagonal = grams, merge.settings.off_diagonal
+        super().__init__(merge, vectors, exported, statistics)
         self._products: dict[str, list[Tensor]] = {}
 
     def merged(self, w: np.ndarray, slot: Slot, base: Tensor, V: Tensor) -> Tensor:
-        own = [gram[slot.name] for gram in self.grams if slot.name in gram]
+        own = [grams[slot.name] for grams in self.statistics if slot.name in grams]
         if len(own) < len(V):
             return base + _weighted_mean(w, V)
         # Where float64 is slow or missing, the CPU is faster.
@@ -217,23 +258,20 @@ class PreparedRegMean(PreparedAverage):
                 break
             ridge *= 10
         else:
-            raise MapMergeError(
-                "RegMean can't use Gram matrices that hold NaN or infinity: check the models."
-            )
+            raise MapMergeError("RegMean can't use Gram matrices that hold NaN or infinity: check the models.")
         solution = torch.cholesky_solve(weighted + ridge * plain, factor)
         return base + solution.movedim(0, axis).flatten().to(V)
 
     def _scaled(self, gram: Gram, device: torch.device) -> tuple[Tensor, Tensor]:
         """G_n with its off-diagonal entries scaled, but for its diagonal, and that."""
-        G = gram.matrix.to(device, torch.float64)
-        diagonal = self._off_diagonal * G.diagonal() + (1 - self._off_diagonal) * G.diagonal()
-        return self._off_diagonal * G, diagonal
+        scale, G = self.merge.settings.off_diagonal, gram.matrix.to(device, torch.float64)
+        return scale * G, scale * G.diagonal() + (1 - scale) * G.diagonal()
 
     def _products_of(
         self, name: str, grams: Sequence[Gram], changes: Sequence[Tensor], device: torch.device
     ) -> list[Tensor]:
         """G_n v_n in float64, which a CPU takes long for and computes once."""
-        if name in self._products and device.type == "cpu":
+        if device.type == "cpu" and name in self._products:
             return self._products[name]
         products = []
         for gram, change in zip(grams, changes, strict=True):
@@ -244,42 +282,15 @@ class PreparedRegMean(PreparedAverage):
             self._products[name] = products
         return products
 
-    def save(self, path: Path) -> None:
-        tensors, axes = {}, {}
-        for n, grams in enumerate(self.grams):
-            for name, gram in grams.items():
-                tensors[f"{n}.{name}"], axes[name] = gram.matrix, gram.axis
-        write_state(path, self.merge, self._exact, tensors, axes=axes)
+    @staticmethod
+    def pack(name: str, statistic: Gram) -> tuple[str, Tensor]:
+        return f"{statistic.axis}.{name}", statistic.matrix
 
-    @classmethod
-    def read(cls, path: Path, merge: RegMean, vectors: TaskVectors, exported: TaskVectors) -> PreparedRegMean:
-        """Read what `save` wrote.
-
-        Raises:
-            CheckpointError: The file can't be read, is damaged, or is of another merge or other models.
-        """
-        header, tensors = read_state(path, merge, exported)
-        axes = header.get("axes")
-        if not isinstance(axes, dict):
-            raise damaged(path, merge)
-        matrices = _by_model(path, merge, tensors, len(exported))
-        for name, matrix in (pair for each in matrices for pair in each.items()):
-            shape, axis = header["layers"].get(name, ()), axes.get(name)
-            if axis not in (0, 1) or len(shape) != 2 or list(matrix.shape) != [shape[axis]] * 2:
-                raise damaged(path, merge)
-        grams = [{name: Gram(matrix, axes[name]) for name, matrix in each.items()} for each in matrices]
-        return cls(merge, vectors, exported, grams)
-
-
-def _by_model(path: Path, merge: Merge, tensors: Mapping[str, Tensor], n: int) -> list[dict[str, Tensor]]:
-    """Sort tensors called "0.layer" by the number before the layer."""
-    by_model: list[dict[str, Tensor]] = [{} for _ in range(n)]
-    for name, tensor in tensors.items():
-        number, _, layer = name.partition(".")
-        if not (number.isascii() and number.isdigit() and int(number) < n):
-            raise damaged(path, merge)
-        by_model[int(number)][layer] = tensor
-    return by_model
+    @staticmethod
+    def unpack(name: str, tensor: Tensor, shapes: Mapping[str, list[int]]) -> tuple[str, Gram]:
+        axis, _, layer = name.partition(".")
+        n_inputs = shapes[layer][{"0": 0, "1": 1}[axis]]
+        return layer, Gram(tensor.view(n_inputs, n_inputs), int(axis))
 
 
 def _column(w: np.ndarray, V: Tensor) -> Tensor:
@@ -289,11 +300,3 @@ def _column(w: np.ndarray, V: Tensor) -> Tensor:
 def _weighted_mean(w: np.ndarray, V: Tensor) -> Tensor:
     """Σ w_n v_n / Σ w_n of `N x d` task vectors."""
     return (V * _column(w, V)).sum(dim=0) / float(w.sum())
-
-
-def _check_one_each(vectors: TaskVectors, statistics: Sequence[object], what: str) -> None:
-    if len(statistics) != len(vectors):
-        raise MapMergeError(
-            f"The {len(vectors)} task vectors ({', '.join(vectors.names)}) need one {what} each, "
-            f"but {len(statistics)} came."
-        )

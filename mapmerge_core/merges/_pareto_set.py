@@ -132,13 +132,9 @@ class Personalisation(nn.Module):
 
     def make(self, generator: torch.Generator) -> None:
         """Make the parameters at their start."""
-        self.A = nn.ParameterList(
-            [_kaiming(block.c, self.rank, self.rank, generator) for block in self.blocks]
-        )
+        self.A = nn.ParameterList([_kaiming(block.c, self.rank, self.rank, generator) for block in self.blocks])
         self.B = nn.ParameterList([_kaiming(block.d, self.rank, block.d, generator) for block in self.blocks])
-        self.G = nn.ParameterList(
-            [nn.Parameter(torch.zeros(self.rank, self.rank, self.n_tasks)) for _ in self.blocks]
-        )
+        self.G = nn.ParameterList([nn.Parameter(torch.zeros(self.rank, self.rank, self.n_tasks)) for _ in self.blocks])
 
     def factors(self, i: int, gamma: Tensor) -> tuple[Tensor, Tensor]:
         """Return two matrices, c x r and d x r, whose product L Rᵀ is what γ (K,) adds to block ``i``."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import copy
-import json
 import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from mapmerge_core.errors import Cancelled, CheckpointError
-from mapmerge_core.files import write_atomically
 from mapmerge_core.merges._merged_gradients import (
     contract,
     imbalance,
@@ -23,11 +20,10 @@ from mapmerge_core.merges._merged_gradients import (
 )
 from mapmerge_core.merges._pareto_set import Personalisation, find_blocks
 from mapmerge_core.merges._scalarisations import alignment, scalarise
+from mapmerge_core.merges._state import read_state, write_state
 from mapmerge_core.merges._statistics import classifier_of, own_task, running_out_of_memory
 from mapmerge_core.merges.base import TrainingPoint
-from mapmerge_core.settings import to_dict
 from mapmerge_core.tasks.unlabelled import mean_entropy
-from mapmerge_core.weights.export.writing import save_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -48,7 +44,6 @@ SAVED_EVERY = 10.0
 _TIMED = 3
 # Added to ‖𝒲‖² under the root, whose slope is infinite at 0, where training starts.
 _TINY = 1e-12
-_STATE = "mapmerge-training"
 
 
 class ParetoTraining:
@@ -63,7 +58,7 @@ class ParetoTraining:
     Args:
         evaluator: Whose family and tasks to use; it measures as before afterwards.
         vectors: N task vectors on the evaluator's device.
-        settings: How it is trained.
+        merge: Whose settings tell how.
         structure: Makes what a preference adds to the base model, from blocks, N, rank and seed.
 
     Attributes:
@@ -80,19 +75,17 @@ class ParetoTraining:
         self,
         evaluator: Evaluator,
         vectors: TaskVectors,
-        settings: ParetoMerging.Settings,
+        merge: ParetoMerging,
         *,
         structure: Callable[[Sequence[Block], int, int, int], Personalisation] = Personalisation,
     ) -> None:
-        self.settings, self.steps_done = settings, 0
-        self._evaluator, self._vectors = evaluator, vectors
-        n = len(vectors)
+        self.settings, self.steps_done = merge.settings, 0
+        self._merge, self._evaluator, self._vectors = merge, evaluator, vectors
+        settings, n = merge.settings, len(vectors)
         self._personalisation = structure(
             find_blocks(vectors, settings.personalised), n, settings.rank, settings.seed
         ).to(evaluator.device)
-        self._lambdas = nn.Parameter(
-            torch.full((len(vectors.layers), n), settings.start, device=evaluator.device)
-        )
+        self._lambdas = nn.Parameter(torch.full((len(vectors.layers), n), settings.start, device=evaluator.device))
         self._parameters = [self._lambdas, *self._personalisation.parameters()]
         self._optimizer = torch.optim.Adam(self._parameters, lr=settings.lr, betas=(0.9, 0.999))
         self._objectives = (_Distances if settings.data_free else _Entropies)(
@@ -102,7 +95,7 @@ class ParetoTraining:
     @property
     def is_done(self) -> bool:
         """Whether all steps have been taken."""
-        return self.steps_done >= self.settings.steps
+        return bool(self.steps_done >= self.settings.steps)
 
     @property
     def lambdas(self) -> np.ndarray:
@@ -181,9 +174,7 @@ class ParetoTraining:
         gamma = torch.from_numpy(rng.dirichlet(concentration)).float().to(self._evaluator.device)
         factors = [self._personalisation.factors(i, gamma) for i in range(len(self._personalisation.blocks))]
         with running_out_of_memory(self._evaluator, settings.batch_size):
-            f, by_weights = self._objectives.of(
-                self._lambdas, factors, lambda f: self._scalarised(f, gamma), rng
-            )
+            f, by_weights = self._objectives.of(self._lambdas, factors, lambda f: self._scalarised(f, gamma), rng)
             norm = (self._personalisation.squared_norm() + _TINY).sqrt()
             self._optimizer.zero_grad()
             (by_weights + settings.beta_norm * norm).backward()
@@ -198,15 +189,11 @@ class ParetoTraining:
         Raises:
             ExportError: It can't be written.
         """
-        tensors = {f"parameter.{i}": parameter.detach() for i, parameter in enumerate(self._parameters)}
+        tensors = {f"parameter.{i}": parameter for i, parameter in enumerate(self._parameters)}
         for i, parameter in enumerate(self._parameters):
             state = self._optimizer.state.get(parameter, {})
             tensors |= {f"adam.{i}.{name}": value for name, value in state.items()}
-        header = {"steps_done": self.steps_done, "settings": to_dict(self.settings)}
-        with write_atomically(path) as beside:
-            save_tensors(
-                beside, {n: tensor.cpu() for n, tensor in tensors.items()}, {_STATE: json.dumps(header)}
-            )
+        write_state(path, self._merge, self._vectors, tensors, steps_done=self.steps_done)
 
     def resume(self, path: Path) -> None:
         """Go on where `save` was called.
@@ -214,29 +201,22 @@ class ParetoTraining:
         Raises:
             CheckpointError: The file can't be read, or another training wrote it.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get(_STATE, "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except (OSError, SafetensorError, ValueError) as error:
-            raise CheckpointError(f"{path} can't be read ({error}): start the training anew.") from error
-        steps_done = header.get("steps_done") if isinstance(header, dict) else None
-        shapes = [parameter.shape for parameter in self._parameters]
-        saved = [getattr(tensors.get(f"parameter.{i}"), "shape", None) for i in range(len(shapes))]
-        if (
-            not isinstance(steps_done, int)
-            or header.get("settings") != to_dict(self.settings)
-            or saved != shapes
+        remedy = "delete it to start the training anew"
+        header, tensors = read_state(path, self._merge, self._vectors, remedy=remedy)
+        steps_done = header.get("steps_done")
+        shapes = {f"parameter.{i}": parameter.shape for i, parameter in enumerate(self._parameters)}
+        if not isinstance(steps_done, int) or any(
+            name not in tensors or tensors[name].shape != shape for name, shape in shapes.items()
         ):
-            raise CheckpointError(f"{path} was written by another training: start the training anew.")
+            raise CheckpointError(f"{path} was written by another training: {remedy}.")
         adam: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("adam."):
                 _, i, what = name.split(".")
                 adam.setdefault(int(i), {})[what] = tensor
         with torch.no_grad():
-            for i, parameter in enumerate(self._parameters):
-                parameter.copy_(tensors[f"parameter.{i}"])
+            for name, parameter in zip(shapes, self._parameters, strict=True):
+                parameter.copy_(tensors[name])
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": adam, "param_groups": groups})
         self.steps_done = steps_done

@@ -56,9 +56,7 @@ def trim(vectors: TaskVectors, keep: float) -> TaskVectors:
     return vectors.transformed(matrices)
 
 
-def trimmed_where_asked(
-    vectors: Vectors, exported: Vectors, keep: float | None
-) -> tuple[TaskVectors, TaskVectors]:
+def trimmed(vectors: Vectors, exported: Vectors, keep: float | None) -> tuple[TaskVectors, TaskVectors]:
     """Return task vectors on the evaluator's device and on the CPU, trimmed unless ``keep`` is None.
 
     Raises:
@@ -66,8 +64,8 @@ def trimmed_where_asked(
     """
     if keep is None:
         return in_memory(vectors), in_memory(exported)
-    trimmed = trim(in_memory(exported), keep)
-    return trimmed.to(vectors.device), trimmed
+    kept = trim(in_memory(exported), keep)
+    return kept.to(vectors.device), kept
 
 
 def average_agreeing_(vectors: TaskVectors) -> TaskVectors:

@@ -22,11 +22,15 @@ if TYPE_CHECKING:
     from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
 _KEY = "mapmerge"
+_DIFFERENCES = {
+    "merge": "by another merge",
+    "models": "from other models",
+    "layers": "from other models",
+    "settings": "with other settings",
+}
 
 
-def write_state(
-    path: Path, merge: Merge, vectors: TaskVectors, tensors: Mapping[str, Tensor], **more: object
-) -> None:
+def write_state(path: Path, merge: Merge, vectors: TaskVectors, tensors: Mapping[str, Tensor], **more: object) -> None:
     """Write a file that is there whole or not at all.
 
     Args:
@@ -42,17 +46,21 @@ def write_state(
     header = _header(merge, vectors) | more
     try:
         with write_atomically(path) as beside:
-            save_tensors(
-                beside, {n: t.detach().cpu() for n, t in tensors.items()}, {_KEY: json.dumps(header)}
-            )
+            save_tensors(beside, {n: t.detach().cpu() for n, t in tensors.items()}, {_KEY: json.dumps(header)})
     except OSError as error:
-        raise ExportError(
-            f"{path} can't be written ({error}): free space, or choose another folder."
-        ) from error
+        raise ExportError(f"{path} can't be written ({error}): free space, or choose another folder.") from error
 
 
-def read_state(path: Path, merge: Merge, vectors: TaskVectors) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_state(
+    path: Path, merge: Merge, vectors: TaskVectors, *, remedy: str = ""
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read what `write_state` wrote.
+
+    Args:
+        path: The file.
+        merge: The merge that should have written it.
+        vectors: The task vectors of the models that it should have been prepared from.
+        remedy: What to do where it is another file; by default to prepare the merge again.
 
     Returns:
         The header and the tensors, on the CPU.
@@ -60,23 +68,19 @@ def read_state(path: Path, merge: Merge, vectors: TaskVectors) -> tuple[dict[str
     Raises:
         CheckpointError: The file can't be read, is no such file, or is of another merge or other models.
     """
-    again = f"prepare {merge.label} again"
+    remedy = remedy or f"prepare {merge.label} again"
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(_KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path} can't be read ({error}): {again}.") from error
+        raise CheckpointError(f"{path} can't be read ({error}): {remedy}.") from error
     expected = _header(merge, vectors)
     if not isinstance(header, dict) or not header.keys() >= expected.keys():
-        raise CheckpointError(f"{path} is no file that a merge prepared: {again}.")
-    for key, what in (("merge", "by another merge"), ("models", "from other models")):
+        raise CheckpointError(f"{path} is no file that a merge prepared: {remedy}.")
+    for key, what in _DIFFERENCES.items():
         if header[key] != expected[key]:
-            raise CheckpointError(f"{path} was prepared {what}: {again}.")
-    if header["layers"] != expected["layers"]:
-        raise CheckpointError(f"{path} was prepared from other models: {again}.")
-    if header["settings"] != expected["settings"]:
-        raise CheckpointError(f"{path} was prepared with other settings: {again}.")
+            raise CheckpointError(f"{path} was prepared {what}: {remedy}.")
     return header, tensors
 
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from mapmerge_core.merges.base import Merge, Needs, PreparedMerge, state_file
 from mapmerge_core.search.spaces import Simplex
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
     from threading import Event
 
+    from mapmerge_core.merges._averages import PreparedStatistics
     from mapmerge_core.merges.base import Progress, Report
     from mapmerge_core.search.spaces import Space
     from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.weights.vectors.streamed import Vectors
-    from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
 
 class StatisticalMerge(Merge):
@@ -53,34 +53,24 @@ class StatisticalMerge(Merge):
         from mapmerge_core.weights.vectors.streamed import in_memory
 
         vectors, exported = in_memory(evaluator.vectors), in_memory(evaluator.exported_vectors)
-        statistics = []
+        implementation, statistics = self.implementation(), []
         for number, model in enumerate(vectors.names):
 
             def count(done: int, total: int, number: int = number) -> None:
                 if progress:
                     progress(100 * number + 100 * done // total, 100 * len(vectors))
 
-            # On the CPU: they are as large as the model, Gram matrices larger.
-            statistics.append(self.observe(evaluator, model, count, cancel))
-        return self.prepared(vectors, exported, statistics)
+            examples, seed = self.settings.examples, self.settings.seed
+            statistics.append(
+                implementation.collect(evaluator, model, examples=examples, seed=seed, progress=count, cancel=cancel)
+            )
+        return implementation(self, vectors, exported, statistics)
 
     def load(self, state: Path | None, vectors: Vectors, exported: Vectors) -> PreparedMerge:
         from mapmerge_core.weights.vectors.streamed import in_memory
 
-        return self.read(state_file(state, self), in_memory(vectors), in_memory(exported))
+        return self.implementation().read(state_file(state, self), self, in_memory(vectors), in_memory(exported))
 
     @abstractmethod
-    def observe(
-        self, evaluator: Evaluator, model: str, progress: Progress, cancel: Event | None
-    ) -> Mapping[str, Any]:
-        """Return the statistics of one model by parameter, on the CPU."""
-
-    @abstractmethod
-    def prepared(
-        self, vectors: TaskVectors, exported: TaskVectors, statistics: Sequence[Mapping[str, Any]]
-    ) -> PreparedMerge:
-        """Return the merge with the statistics of all N models."""
-
-    @abstractmethod
-    def read(self, path: Path, vectors: TaskVectors, exported: TaskVectors) -> PreparedMerge:
-        """Return the merge that a state file holds."""
+    def implementation(self) -> type[PreparedStatistics]:
+        """Import and return the class that merges."""

@@ -189,10 +189,7 @@ class _LinearInputs(TorchFunctionMode):
 
     def grams(self) -> dict[str, Gram]:
         """Return the sums, divided by their numbers of rows, on the CPU."""
-        return {
-            name: Gram((total / self._rows[name]).cpu(), self._axes[name])
-            for name, total in self._sums.items()
-        }
+        return {name: Gram((total / self._rows[name]).cpu(), self._axes[name]) for name, total in self._sums.items()}
 
     def _attend(self, call: inspect.BoundArguments) -> tuple[Tensor, Tensor | None]:
         call.apply_defaults()
@@ -222,9 +219,7 @@ class _LinearInputs(TorchFunctionMode):
         self._axes[name] = axis
 
 
-def _single_task_model(
-    evaluator: Evaluator, model: str, examples: int | None, seed: int
-) -> tuple[Tensor, Tensor]:
+def _single_task_model(evaluator: Evaluator, model: str, examples: int | None, seed: int) -> tuple[Tensor, Tensor]:
     """Make the family's model a fine-tuned one; return validation images of its task, and the head."""
     family, task = classifier_of(evaluator), own_task(evaluator, model)
     names = evaluator.vectors.names
@@ -244,8 +239,7 @@ def own_task(evaluator: Evaluator, model: str) -> Task:
         if task.model == model and task.data is not None:
             return task
     raise MapMergeError(
-        f"The model '{model}' has no task of its own with examples: add a dataset, and name the model as its "
-        "task's."
+        f"The model '{model}' has no task of its own with examples: add a dataset, and name the model as its task's."
     )
 
 

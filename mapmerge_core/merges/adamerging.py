@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from mapmerge_core.search.spaces import Space
     from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.weights.vectors.streamed import Vectors
-    from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
 
 @register
@@ -66,7 +65,7 @@ class AdaMerging(Merge):
 
     def passes(self, sizes: Sequence[int]) -> int:
         s = self.settings
-        return 3 * int(s.steps) * sum(min(n, s.batch_size) for n in sizes)
+        return 3 * int(s.steps) * sum(min(n, int(s.batch_size)) for n in sizes)
 
     def prepare(
         self,
@@ -79,18 +78,15 @@ class AdaMerging(Merge):
     ) -> PreparedMerge:
         del checkpoint, report
         from mapmerge_core.merges._adamerging import PreparedAdaMerging, learn_coefficients
+        from mapmerge_core.merges._sparse import trimmed
 
-        vectors, exported = self.changed(evaluator.vectors, evaluator.exported_vectors)
+        vectors, exported = trimmed(evaluator.vectors, evaluator.exported_vectors, self.settings.keep)
         learned = learn_coefficients(evaluator, vectors, self.settings, progress=progress, cancel=cancel)
         return PreparedAdaMerging(self, vectors, exported, learned)
 
     def load(self, state: Path | None, vectors: Vectors, exported: Vectors) -> PreparedMerge:
         from mapmerge_core.merges._adamerging import PreparedAdaMerging
+        from mapmerge_core.merges._sparse import trimmed
 
-        return PreparedAdaMerging.read(state_file(state, self), self, *self.changed(vectors, exported))
-
-    def changed(self, vectors: Vectors, exported: Vectors) -> tuple[TaskVectors, TaskVectors]:
-        """Return what is merged: the study's task vectors, trimmed where the settings say so."""
-        from mapmerge_core.merges._sparse import trimmed_where_asked
-
-        return trimmed_where_asked(vectors, exported, self.settings.keep)
+        path = state_file(state, self)
+        return PreparedAdaMerging.read(path, self, *trimmed(vectors, exported, self.settings.keep))

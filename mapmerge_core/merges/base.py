@@ -217,13 +217,9 @@ class Merge(ABC):
         if needs.logits and not facts.gives_logits:
             raise StudyError(f"{self.title} needs the logits of image classifiers: choose another merge.")
         if needs.whole_models and facts.in_low_rank:
-            raise StudyError(
-                f"{self.title} needs whole models, and adapters stay in low rank: choose another merge."
-            )
+            raise StudyError(f"{self.title} needs whole models, and adapters stay in low rank: choose another merge.")
         if needs.whole_models and facts.vectors != "float32":
-            raise StudyError(
-                f"{self.title} changes the task vectors, which takes float32: hold them in float32."
-            )
+            raise StudyError(f"{self.title} changes the task vectors, which takes float32: hold them in float32.")
         if needs.data:
             for model in facts.models:
                 if facts.own_task(model) is None:
@@ -314,9 +310,7 @@ class PreparedLinear(PreparedMerge):
         is_transformed: Whether these are not the study's own task vectors.
     """
 
-    def __init__(
-        self, space: Space, vectors: Vectors, exported: Vectors, *, is_transformed: bool = False
-    ) -> None:
+    def __init__(self, space: Space, vectors: Vectors, exported: Vectors, *, is_transformed: bool = False) -> None:
         super().__init__(space, vectors, exported)
         self._is_transformed = is_transformed
 

@@ -40,9 +40,7 @@ class Della(LinearMerge):
             help="By how much the probability of keeping a row's largest entry is above the density, and "
             "that of its smallest below.",
         )
-        elect: bool = setting(
-            default=True, help="Whether to elect a sign for each parameter and average what agrees."
-        )
+        elect: bool = setting(default=True, help="Whether to elect a sign for each parameter and average what agrees.")
         seed: int = seed_setting("Seed of what is dropped; the same seed drops the same.")
 
     def __init__(self, settings: Any = None) -> None:  # noqa: ANN401 - as for Merge
@@ -61,7 +59,5 @@ class Della(LinearMerge):
         from mapmerge_core.merges._sparse import average_agreeing_, drop_by_rank, transform_tensors
 
         density, epsilon = self.settings.density, self.settings.epsilon
-        dropped = transform_tensors(
-            vectors, lambda v, rng: drop_by_rank(v, rng, density, epsilon), self.settings.seed
-        )
+        dropped = transform_tensors(vectors, lambda v, rng: drop_by_rank(v, rng, density, epsilon), self.settings.seed)
         return average_agreeing_(dropped) if self.settings.elect else dropped

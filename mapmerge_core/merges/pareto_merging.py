@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from mapmerge_core.search.spaces import Space
     from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.weights.vectors.streamed import Vectors
-    from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
 
 @register
@@ -30,10 +29,7 @@ class ParetoMerging(Merge):
 
     name = "pareto_merging"
     title = "Pareto Merging"
-    source = (
-        "Chen and Kwok, Pareto Merging: Multi-Objective Optimization for Preference-Aware Model Merging, "
-        "ICML 2025"
-    )
+    source = "Chen and Kwok, Pareto Merging: Multi-Objective Optimization for Preference-Aware Model Merging, ICML 2025"
     needs = Needs(data=True, logits=True, whole_models=True)
     has_state = True
     is_trained = True
@@ -85,9 +81,7 @@ class ParetoMerging(Merge):
         beta_cos: float = setting(
             0.1, at_least=0, advanced=True, help="Weight of the alignment with the inverse preference."
         )
-        beta_norm: float = setting(
-            1.0, at_least=0, advanced=True, help="Weight of the low-rank tensors' norm."
-        )
+        beta_norm: float = setting(1.0, at_least=0, advanced=True, help="Weight of the low-rank tensors' norm.")
         balance: float = setting(
             0.0,
             at_least=0,
@@ -126,8 +120,7 @@ class ParetoMerging(Merge):
     def check(self, facts: StudyFacts) -> None:
         if self.needs.logits and not facts.gives_logits:
             raise StudyError(
-                f"{self.title} learns from the logits of image classifiers: train data-free, or choose "
-                "another merge."
+                f"{self.title} learns from the logits of image classifiers: train data-free, or choose another merge."
             )
         if self.needs.data:
             for model in facts.models:
@@ -144,9 +137,10 @@ class ParetoMerging(Merge):
 
     def time_preparation(self, evaluator: Evaluator) -> float:
         from mapmerge_core.merges._pareto_training import ParetoTraining
+        from mapmerge_core.merges._sparse import trimmed
 
-        vectors = self.changed(evaluator.vectors, evaluator.exported_vectors)[0]
-        training = ParetoTraining(evaluator, vectors, self.settings)
+        vectors, _ = trimmed(evaluator.vectors, evaluator.exported_vectors, self.settings.keep)
+        training = ParetoTraining(evaluator, vectors, self)
         return training.seconds_per_step() * int(self.settings.steps)
 
     def prepare(
@@ -160,19 +154,16 @@ class ParetoMerging(Merge):
     ) -> PreparedMerge:
         from mapmerge_core.merges._pareto_set import PreparedParetoMerging
         from mapmerge_core.merges._pareto_training import ParetoTraining
+        from mapmerge_core.merges._sparse import trimmed
 
-        vectors, exported = self.changed(evaluator.vectors, evaluator.exported_vectors)
-        training = ParetoTraining(evaluator, vectors, self.settings)
+        vectors, exported = trimmed(evaluator.vectors, evaluator.exported_vectors, self.settings.keep)
+        training = ParetoTraining(evaluator, vectors, self)
         training.run(progress=progress, cancel=cancel, checkpoint=checkpoint, report=report)
         return PreparedParetoMerging(self, vectors, exported, training.lambdas, training.personalisation)
 
     def load(self, state: Path | None, vectors: Vectors, exported: Vectors) -> PreparedMerge:
         from mapmerge_core.merges._pareto_set import PreparedParetoMerging
+        from mapmerge_core.merges._sparse import trimmed
 
-        return PreparedParetoMerging.read(state_file(state, self), self, *self.changed(vectors, exported))
-
-    def changed(self, vectors: Vectors, exported: Vectors) -> tuple[TaskVectors, TaskVectors]:
-        """Return what is merged: the study's task vectors, trimmed where the settings say so."""
-        from mapmerge_core.merges._sparse import trimmed_where_asked
-
-        return trimmed_where_asked(vectors, exported, self.settings.keep)
+        path = state_file(state, self)
+        return PreparedParetoMerging.read(path, self, *trimmed(vectors, exported, self.settings.keep))

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 TASKS = tuple(CLASS_NAMES)
 
 
-def merged(
-    name: str, vectors: TaskVectors, x: ArrayLike | None = None, **settings: object
-) -> dict[str, Tensor]:
+def merged(name: str, vectors: TaskVectors, x: ArrayLike | None = None, **settings: object) -> dict[str, Tensor]:
     """The model of a merge without state at ``x``, by default the baseline's."""
     prepared = MERGES[name](settings).load(None, vectors, vectors)
     return dict(prepared.tensors(prepared.space.default if x is None else x))

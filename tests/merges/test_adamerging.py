@@ -33,8 +33,7 @@ def adamerge(evaluator, *, layer_wise, vectors=None, cancel=None, progress=None,
 def entropy(tiny_zoo, evaluator):
     """The mean entropy of θ_pre + Σ λ_ln v_ln on all validation images, in float64, by open_clip alone."""
     pretrained, *finetuned = (
-        {key: tensor.double() for key, tensor in evaluator.vectors.merge(c).items()}
-        for c in [np.zeros(3), *np.eye(3)]
+        {key: tensor.double() for key, tensor in evaluator.vectors.merge(c).items()} for c in [np.zeros(3), *np.eye(3)]
     )
     model = open_clip.CLIP(**ARCHITECTURE).eval()
     model.load_state_dict(pretrained)
@@ -150,8 +149,7 @@ def test_other_task_vectors(evaluator, tiny_zoo):
 def test_the_evaluator_is_unharmed(evaluator):
     c = [0.3, 0.4, 0.2]
     outcomes = {
-        split: {t: o.per_example for t, o in evaluator.evaluate(c, split=split).items()}
-        for split in ("val", "test")
+        split: {t: o.per_example for t, o in evaluator.evaluate(c, split=split).items()} for split in ("val", "test")
     }
     seen, cancel = [], Event()
 
@@ -194,8 +192,7 @@ def test_the_gradient_in_bfloat16_is_close(evaluator, tiny_zoo):
     narrow = make_evaluator(tiny_zoo, precision="bfloat16")
     coefficients = torch.from_numpy(np.random.default_rng(0).uniform(0, 0.6, (len(narrow.vectors.layers), 3)))
     (value, gradient), (exact, slopes) = (
-        entropy_and_gradient(each, each.vectors, coefficients, every_image(each))
-        for each in (narrow, evaluator)
+        entropy_and_gradient(each, each.vectors, coefficients, every_image(each)) for each in (narrow, evaluator)
     )
     assert value == pytest.approx(exact, rel=0.02)
     assert value != exact

@@ -31,9 +31,7 @@ MERGEKIT_TASK_ARITHMETIC = [
 ]
 # "ties", each weight 1 and density 1/3; then the same with lambda 0.7.
 MERGEKIT_TIES = [1.4, -0.25, 2.5999999, -0.375, -1.65, 0.55, -1.3, 1.0, 0.8, -0.5, 2.1500001, -1.25]
-MERGEKIT_TIES_07 = [
-    *(1.13, -0.475, 2.4199998, -0.1875, -1.38, 0.835, -1.51, 1.0, 0.56, -0.5, 2.4050002, -1.25)
-]
+MERGEKIT_TIES_07 = [*(1.13, -0.475, 2.4199998, -0.1875, -1.38, 0.835, -1.51, 1.0, 0.56, -0.5, 2.4050002, -1.25)]
 # What mergekit kept after torch.manual_seed(3) with density 0.6, in "dare_linear" and in "dare_ties" alike.
 # Both with rescale off (it would restore each vector's norm, which isn't DARE) and lambda 1 / 0.6 in its
 # place; "dare_ties" with normalize on (the mean of TIES).
@@ -78,9 +76,7 @@ def assert_merged(found: dict[str, torch.Tensor], expected: list[float]) -> None
 
 
 MODELS = {"pretrained": torch.tensor(PRETRAINED).reshape(3, 4)}
-MODELS |= {
-    name: MODELS["pretrained"] + torch.tensor(change).reshape(3, 4) for name, change in CHANGES.items()
-}
+MODELS |= {name: MODELS["pretrained"] + torch.tensor(change).reshape(3, 4) for name, change in CHANGES.items()}
 MODELS["near"] = 1.5 * MODELS["one"] + 0.001 * MODELS["two"]
 
 
@@ -254,9 +250,7 @@ def test_dare_merges_what_is_left_after_dropping():
         {key: torch.eq(model[key], pretrained[key]) for key in pretrained} for model in left
     ]  # an entry that survives is far larger than float16's steps
     rows = flat_changes(pretrained, finetuned)
-    kept = np.stack(
-        [np.concatenate([~d[key].flatten().numpy() for key in floats_of(pretrained)]) for d in dropped]
-    )
+    kept = np.stack([np.concatenate([~d[key].flatten().numpy() for key in floats_of(pretrained)]) for d in dropped])
     assert 0.5 < kept.mean() < 0.9
     rows = rows * kept / 0.7
     for kind, total in (("dare", rows.sum(axis=0)), ("dare_ties", disjoint_mean(rows))):
@@ -368,9 +362,7 @@ def test_a_gpu_merges_as_the_cpu_does(name):
     module, exact = Net().half().to("cuda"), Net().half()
     prepared.write(module, prepared.space.default)
     prepared.write_exact(exact, prepared.space.default)
-    assert_same(
-        {key: tensor.cpu() for key, tensor in module.state_dict().items()}, exact.state_dict(), ulps=1
-    )
+    assert_same({key: tensor.cpu() for key, tensor in module.state_dict().items()}, exact.state_dict(), ulps=1)
 
 
 def test_slerp_of_other_than_two_models_and_outside_of_the_arc():

@@ -135,9 +135,7 @@ def test_a_module_holds_what_an_export_writes(name, evaluator_of, prepared_of):
         assert list(exported) == list(described)
         assert {key: (t.shape, t.dtype) for key, t in exported.items()} == described
         assert all(tensor.device.type == "cpu" for tensor in exported.values())
-        expected = {
-            key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in exported.items()
-        }
+        expected = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in exported.items()}
         # What others wrote before must not show: neither in the tensors merged nor in the others.
         evaluator.vectors.merge_into(module, np.full(len(evaluator.vectors), 0.7))
         prepared.write_exact(module, x)
@@ -318,7 +316,7 @@ def test_a_training_resumes_to_the_same_end_and_says_how_it_goes(name, evaluator
     assert [point.step for point in points] == [1, 2, 3]
     for x in points_of(resumed.space):
         assert_equal(model_at(resumed, x), model_at(prepared_of(name), x))
-    with pytest.raises(CheckpointError, match="was written by another training"):
+    with pytest.raises(CheckpointError, match="with other settings: delete it"):
         make(name, seed=7).prepare(evaluator, checkpoint=checkpoint)
     checkpoint.write_bytes(b"")
     with pytest.raises(CheckpointError, match="can't be read"):

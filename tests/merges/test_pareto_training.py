@@ -13,6 +13,7 @@ from mapmerge_core.merges import _pareto_training
 from mapmerge_core.merges._pareto_training import ParetoTraining
 from mapmerge_core.merges._scalarisations import FLOOR
 from mapmerge_core.registries import MERGES
+from mapmerge_core.settings import to_dict
 from mapmerge_core.tasks.evaluator import Evaluator
 from tests.merges.helpers import TASKS, make_evaluator
 
@@ -29,7 +30,7 @@ def merge(**settings):
 
 
 def train(evaluator, **settings):
-    return ParetoTraining(evaluator, evaluator.vectors, merge(**settings).settings)
+    return ParetoTraining(evaluator, evaluator.vectors, merge(**settings))
 
 
 def learn(evaluator, **settings):
@@ -47,7 +48,7 @@ class Reference:
         for c in np.eye(n):
             tuned = evaluator.vectors.merge(c)
             self.vectors.append({name: tuned[name].float() - self.pretrained[name] for name in tuned})
-        start = ParetoTraining(evaluator, evaluator.vectors, training)._personalisation
+        start = train(evaluator, **to_dict(training))._personalisation
         self.layers, self.blocks = evaluator.vectors.layers, start.blocks
         self.lambdas = torch.full((len(self.layers), n), training.start, requires_grad=True)
         kinds = (start.A, start.B, start.G)
@@ -59,9 +60,7 @@ class Reference:
         """θ(γ), and the tensors 𝒲 whose slices γ weighs."""
         merged = {}
         for row, name in zip(self.lambdas, self.layers, strict=True):
-            merged[name] = self.pretrained[name] + sum(
-                c * v[name] for c, v in zip(row, self.vectors, strict=True)
-            )
+            merged[name] = self.pretrained[name] + sum(c * v[name] for c, v in zip(row, self.vectors, strict=True))
         tensors = []
         for block, A, B, G in zip(self.blocks, *self.parts, strict=True):
             tensor = torch.einsum("ci,ijk,dj->cdk", A, G, B)
@@ -78,9 +77,7 @@ class Reference:
         training, found = self.training, []
         if training.data_free:
             long = self.n * training.start
-            lengths = [
-                sum(float((long * v[name]).square().sum()) for name in self.layers) for v in self.vectors
-            ]
+            lengths = [sum(float((long * v[name]).square().sum()) for name in self.layers) for v in self.vectors]
             for v in self.vectors:
                 gaps = [merged[name] - self.pretrained[name] - long * v[name] for name in self.layers]
                 found.append(sum(gap.square().sum() for gap in gaps) / np.mean(lengths))
@@ -186,9 +183,7 @@ def test_a_stop_keeps_all_and_a_checkpoint_is_written_every_few_seconds(evaluato
             cancel.set()
 
     with pytest.raises(Cancelled):
-        merge(steps=210).prepare(
-            evaluator, progress=progress, cancel=cancel, checkpoint=file, report=points.append
-        )
+        merge(steps=210).prepare(evaluator, progress=progress, cancel=cancel, checkpoint=file, report=points.append)
     assert steps == [(i, 210) for i in range(1, 6)]
     assert [point.step for point in points] == [2, 4, 5]
     for point in points:
@@ -225,16 +220,16 @@ def test_checkpoints_of_others_are_refused(evaluator, tmp_path):
     file = tmp_path / "training.safetensors"
     train(evaluator, steps=2).save(file)
     for changes in ({"steps": 3}, {"steps": 2, "seed": 1}, {"steps": 2, "rank": 3}):
-        with pytest.raises(CheckpointError, match="was written by another training: start the training anew"):
+        with pytest.raises(CheckpointError, match="was prepared with other settings: delete it to start the training"):
             train(evaluator, **changes).resume(file)
 
 
 @pytest.mark.parametrize(
     ("header", "sentence"),
     [
-        (None, "was written by another training"),
-        ("{}", "was written by another training"),
-        ("[1]", "was written by another training"),
+        (None, "is no file that a merge prepared"),
+        ("{}", "is no file that a merge prepared"),
+        ("[1]", "is no file that a merge prepared"),
         ("{", "can't be read"),
     ],
 )
@@ -242,9 +237,15 @@ def test_checkpoints_with_another_header_are_refused(evaluator, tmp_path, header
     file = tmp_path / "training.safetensors"
     merging = train(evaluator, steps=2)
     merging.save(file)
-    save_file(load_file(file), file, None if header is None else {"mapmerge-training": header})
+    save_file(load_file(file), file, None if header is None else {"mapmerge": header})
     with pytest.raises(CheckpointError, match=sentence):
         merging.resume(file)
+
+
+def test_a_finished_set_is_no_checkpoint(evaluator, tmp_path):
+    learn(evaluator, steps=2).save(tmp_path / "set.safetensors")
+    with pytest.raises(CheckpointError, match="was written by another training: delete it to start"):
+        train(evaluator, steps=2).resume(tmp_path / "set.safetensors")
 
 
 def test_damaged_checkpoints_are_refused(evaluator, tmp_path):
@@ -291,8 +292,7 @@ def test_the_evaluator_measures_as_before(evaluator):
 def test_bfloat16_sees_nearly_the_same(tiny_zoo, evaluator):
     narrow = make_evaluator(tiny_zoo, precision="bfloat16")
     found = [
-        [merging.step()[0].numpy() for _ in range(2)]
-        for merging in (train(narrow, steps=2), train(evaluator, steps=2))
+        [merging.step()[0].numpy() for _ in range(2)] for merging in (train(narrow, steps=2), train(evaluator, steps=2))
     ]
     assert np.array(found[0]) == pytest.approx(np.array(found[1]), abs=0.05)
     assert found[0][0].tolist() != found[1][0].tolist()
@@ -303,9 +303,7 @@ def test_data_free_training_tends_to_task_arithmetic_with_the_preference(evaluat
     settings = {"scalarisation": "linear", "beta_cos": 0.0, "beta_norm": 0.0}
     merging = train(evaluator, steps=200, rank=32, lr=1.5e-2, data_free=True, **settings)
     with torch.no_grad():  # far from where it tends to
-        merging._lambdas.copy_(
-            torch.from_numpy(np.random.default_rng(0).uniform(size=merging._lambdas.shape))
-        )
+        merging._lambdas.copy_(torch.from_numpy(np.random.default_rng(0).uniform(size=merging._lambdas.shape)))
     pretrained = evaluator.vectors.merge(np.zeros(3))
 
     def away(gamma, c, layers):
@@ -370,7 +368,7 @@ def test_trimmed_task_vectors(evaluator):
     """Pareto Merging++ is Pareto Merging of what TIES keeps."""
     learned = learn(evaluator, steps=2, keep=0.3)
     vectors = MERGES["ties_trim"]({"keep": 0.3}).transform_vectors(evaluator.vectors)
-    training = ParetoTraining(evaluator, vectors, merge(steps=2).settings)
+    training = ParetoTraining(evaluator, vectors, merge(steps=2))
     training.run()
     assert tensors_of(learned) == tensors_of(training)
     expected = prepared(training)

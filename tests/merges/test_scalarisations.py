@@ -27,9 +27,7 @@ def test_the_smooth_one_is_its_formula_and_stays_near_the_maximum(mu):
 
 
 def test_the_smooth_one_tends_to_the_maximum():
-    gaps = [
-        float(scalarise("smooth_tchebycheff", F, GAMMA, mu)) - WEIGHED.max() for mu in (1, 0.1, 0.01, 1e-5)
-    ]
+    gaps = [float(scalarise("smooth_tchebycheff", F, GAMMA, mu)) - WEIGHED.max() for mu in (1, 0.1, 0.01, 1e-5)]
     assert gaps == sorted(gaps, reverse=True)
     assert abs(gaps[-1]) < 1e-12
 

@@ -14,11 +14,7 @@ from mapmerge_core.tasks.objective import Objective
 MODELS = ("cars", "signs")
 OBJECTIVES = (
     Objective("kept", ACCURACY, None, "kept"),
-    *(
-        Objective(name, metric, name, f"{name} {metric.name}")
-        for name in MODELS
-        for metric in (ACCURACY, LOSS)
-    ),
+    *(Objective(name, metric, name, f"{name} {metric.name}") for name in MODELS for metric in (ACCURACY, LOSS)),
 )
 FACTS = StudyFacts(MODELS, OBJECTIVES, tasks_with_data=frozenset(("kept", *MODELS)), gives_logits=True)
 

@@ -84,9 +84,7 @@ def test_a_tied_tensor_counts_once_in_the_share():
 
 
 def test_the_sign_of_the_sum_is_elected_and_what_agrees_is_averaged():
-    vectors = vectors_of(
-        [1.0, 2.0, -1.0, 0.0, 5.0], [2.0, -3.0, -2.0, -4.0, -5.0], [-1.0, 0.5, -3.0, 1.0, 0.0]
-    )
+    vectors = vectors_of([1.0, 2.0, -1.0, 0.0, 5.0], [2.0, -3.0, -2.0, -4.0, -5.0], [-1.0, 0.5, -3.0, 1.0, 0.0])
     elected = transformed("ties", vectors, keep=1)
     assert rows_of(elected) == [
         [0.5, 0, pytest.approx(-1 / 3), 0, 0],

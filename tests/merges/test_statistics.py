@@ -79,9 +79,7 @@ def linear(tmp_path):
     vectors = TaskVectors.from_state_dicts(
         {key: torch.zeros_like(tensor) for key, tensor in finetuned.items()}, {"all": finetuned}
     )
-    return Evaluator(
-        LinearFamily(), vectors, [Task.from_file("all", tmp_path / "all.npz", model="all")], device="cpu"
-    )
+    return Evaluator(LinearFamily(), vectors, [Task.from_file("all", tmp_path / "all.npz", model="all")], device="cpu")
 
 
 def test_fisher_of_softmax_regression_is_its_expectation(linear):
@@ -104,9 +102,7 @@ def test_fisher_of_softmax_regression_is_its_expectation(linear):
 
 
 @pytest.mark.parametrize("chunk_bytes", [0, 10**6, 10**9])
-def test_fisher_of_a_vision_tower_squares_each_examples_gradient(
-    evaluator, tiny_zoo, monkeypatch, chunk_bytes
-):
+def test_fisher_of_a_vision_tower_squares_each_examples_gradient(evaluator, tiny_zoo, monkeypatch, chunk_bytes):
     monkeypatch.setattr(statistics, "_GRADIENT_BYTES", chunk_bytes)
     found = fisher_diagonals(evaluator, "Stripes", examples=60, seed=5)
     model, images, head = plain_model(evaluator, tiny_zoo, "Stripes")
@@ -143,9 +139,7 @@ def inputs_by_hand(model, images):
     inputs = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and "mlp" in name:
-            module.register_forward_hook(
-                lambda _, args, __, name=name: inputs.update({f"{name}.weight": args[0]})
-            )
+            module.register_forward_hook(lambda _, args, __, name=name: inputs.update({f"{name}.weight": args[0]}))
         elif name.startswith("visual") and name.endswith("ln_1"):
             module.register_forward_hook(lambda _, __, out, name=name: inputs.update({name: out}))
     model.visual.ln_post.register_forward_hook(lambda _, __, out: inputs.update({"ln_post": out}))
