@@ -24,9 +24,7 @@ def test_addresses():
     "source",
     [
         DataSource(path="x.npz"),
-        DataSource(
-            path="hf://datasets/a/b@main", config="c", image="i", label="l", splits={"val": "validation"}
-        ),
+        DataSource(path="hf://datasets/a/b@main", config="c", image="i", label="l", splits={"val": "validation"}),
         DataSource(path="d", class_names=["a", "b"], templates="a {}.", limit=5, skip_corrupt=True, seed=3),
         DataSource(path="d", class_names="names.txt", templates="prompts.json"),
         DataSource(path="d", class_names=Path("names"), templates=Path("prompts")),

@@ -52,9 +52,7 @@ def slowly(evaluator, zoo, c, split):
         arrays = np.load(zoo / f"{task}.npz")
         head = plain_head(model, class_names, arrays["templates"].tolist())
         with torch.inference_mode():
-            logits = (
-                model.encode_image(plain_transform(arrays[f"{split}_images"], model), normalize=True) @ head
-            )
+            logits = model.encode_image(plain_transform(arrays[f"{split}_images"], model), normalize=True) @ head
         right[task] = logits.argmax(1).numpy() == arrays[f"{split}_labels"]
     return right
 
@@ -66,10 +64,7 @@ def test_every_example_agrees_with_the_slow_path(evaluator, tiny_zoo, split):
         assert tuple(outcomes) == TASKS
         for task, right in slowly(evaluator, tiny_zoo, c, split).items():
             outcome = outcomes[task]
-            assert (
-                np.unpackbits(np.frombuffer(outcome.per_example, np.uint8), count=60).tolist()
-                == right.tolist()
-            )
+            assert np.unpackbits(np.frombuffer(outcome.per_example, np.uint8), count=60).tolist() == right.tolist()
             assert (outcome.value, outcome.n_examples) == (right.mean(), 60)
             assert 0 < outcome.seconds < 10
 
@@ -97,16 +92,11 @@ def by_hand(metric, logits, labels):
         return recall.mean()
     found = [np.sum((guesses == k) & (labels == k)) for k in classes]
     return np.mean(
-        [
-            2 * hit / (np.sum(guesses == k) + np.sum(labels == k))
-            for hit, k in zip(found, classes, strict=True)
-        ]
+        [2 * hit / (np.sum(guesses == k) + np.sum(labels == k)) for hit, k in zip(found, classes, strict=True)]
     )
 
 
-@pytest.mark.parametrize(
-    "metric", [ACCURACY, TOP5_ACCURACY, BALANCED_ACCURACY, F1, LOSS], ids=lambda m: m.name
-)
+@pytest.mark.parametrize("metric", [ACCURACY, TOP5_ACCURACY, BALANCED_ACCURACY, F1, LOSS], ids=lambda m: m.name)
 def test_every_metric_of_classifiers_is_that_of_plain_numpy(evaluator, tmp_path, metric):
     rng = np.random.default_rng(0)
     names = [f"{name} {word}" for name in CLASS_NAMES["Colours"] for word in ("light", "dark")]
@@ -307,9 +297,7 @@ def test_what_can_not_be_measured(tiny_zoo, evaluator):
     task = evaluator.tasks["Light"]
     with pytest.raises(DatasetError, match="Two tasks are named 'Light'"):
         Evaluator(evaluator.family, evaluator.vectors, [task, task], device="cpu")
-    whole = TaskVectors.from_files(
-        tiny_zoo / "pretrained.safetensors", {"a": tiny_zoo / "pretrained.safetensors"}
-    )
+    whole = TaskVectors.from_files(tiny_zoo / "pretrained.safetensors", {"a": tiny_zoo / "pretrained.safetensors"})
     with pytest.raises(CheckpointError, match=r"merges 'visual\.'"):
         Evaluator(evaluator.family, whole, [task], device="cpu")
 
@@ -339,9 +327,7 @@ def test_batches_become_smaller_when_the_memory_is_full(tiny_zoo, evaluator, spl
 def test_the_batch_size_is_what_turns_out_to_be_clearly_faster(tmp_path, tiny_zoo, fast, chosen):
     arrays = dict(np.load(tiny_zoo / "Stripes.npz"))
     arrays |= {
-        name: np.repeat(array, 5, axis=0)
-        for name, array in arrays.items()
-        if name.startswith(("val_", "test_"))
+        name: np.repeat(array, 5, axis=0) for name, array in arrays.items() if name.startswith(("val_", "test_"))
     }
     np.savez(tmp_path / "large.npz", **arrays)
     made = make_evaluator(tiny_zoo, precision="float32")

@@ -212,9 +212,7 @@ def test_a_persons_own_function_is_not_measured_in_part(tiny_zoo):
     tasks = [Task("Near", None, (LOSS,))]
     pretrained = tiny_zoo / "pretrained.safetensors"
     family = find_family("tests.tasks.test_subsets:norms").make("", pretrained, {}, tasks)
-    evaluator = Evaluator(
-        family, open_vectors(pretrained, {"Near": pretrained}, part=""), tasks, device="cpu"
-    )
+    evaluator = Evaluator(family, open_vectors(pretrained, {"Near": pretrained}, part=""), tasks, device="cpu")
     with pytest.raises(MapMergeError, match="measures whole validation splits only: leave the number of im"):
         next(outcomes(evaluator, [0.5], images=20))
 

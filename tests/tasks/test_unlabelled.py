@@ -90,9 +90,7 @@ def test_labels_are_never_read(evaluator, source, tmp_path):
         arrays = dict(data) | {f"{split}_labels": np.full(60, 77) for split in ("val", "test")}
     np.savez(tmp_path / "wrong.npz", **arrays)
     points = [evaluator.at([0.4, 0.4])]
-    right, wrong = (
-        entropies(evaluator, each, points) for each in (source, DataSource(path=tmp_path / "wrong.npz"))
-    )
+    right, wrong = (entropies(evaluator, each, points) for each in (source, DataSource(path=tmp_path / "wrong.npz")))
     assert right == wrong
 
 

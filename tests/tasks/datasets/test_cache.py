@@ -61,18 +61,14 @@ def test_inputs_are_prepared_once_and_shared(dataset, tmp_path):
         return turned(image)
 
     seen = []
-    inputs = cached_inputs(
-        dataset, "val", transform, "t", (3, 4, 4), progress=lambda *done: seen.append(done)
-    )
+    inputs = cached_inputs(dataset, "val", transform, "t", (3, 4, 4), progress=lambda *done: seen.append(done))
     assert isinstance(inputs, np.memmap)
     assert np.array_equal(inputs, 255 - IMAGES.transpose(0, 3, 1, 2))
     inputs[0] = 0  # whoever writes to what was handed out changes a copy of their own
     assert seen == [(done, 12) for done in range(1, 13)]
     # The same content elsewhere, or opened again, is the same.
     save(tmp_path / "copy.npz")
-    again = cached_inputs(
-        open_images(DataSource(path=tmp_path / "copy.npz")), "val", transform, "t", (3, 4, 4)
-    )
+    again = cached_inputs(open_images(DataSource(path=tmp_path / "copy.npz")), "val", transform, "t", (3, 4, 4))
     assert np.array_equal(again, 255 - IMAGES.transpose(0, 3, 1, 2))
     assert len(calls) == 12
     assert len(files()) == 1

@@ -62,8 +62,7 @@ def test_one_set_of_folders_is_divided_alike_for_every_class(tmp_path):
     assert sorted(everything) == [*range(50), *range(100, 150)]
     assert len(dataset.notes) == 2
     assert dataset.notes[0] == (
-        "There is no validation split: 10 of the 100 examples of 'd' (10% of each class, seed 0) are kept "
-        "apart for it."
+        "There is no validation split: 10 of the 100 examples of 'd' (10% of each class, seed 0) are kept apart for it."
     )
     again = open_images(DataSource(path=tmp_path / "d"))
     other = open_images(DataSource(path=tmp_path / "d", seed=1))
@@ -104,9 +103,7 @@ def test_named_splits_wrapping_folders_and_classes_named_like_splits(tmp_path):
     source = DataSource(path=tmp_path / "a", splits={"val": "mine", "test": "yours"})
     assert open_images(source).sizes == {"val": 6, "test": 4}
     with pytest.raises(DatasetError, match="has no split 'theirs': choose from mine, yours"):
-        open_images(
-            DataSource(path=tmp_path / "a", splits={"val": "mine", "train": "yours", "test": "theirs"})
-        )
+        open_images(DataSource(path=tmp_path / "a", splits={"val": "mine", "train": "yours", "test": "theirs"}))
     fill(tmp_path / "b", 10, ("plane", "train", "car"))
     assert open_images(DataSource(path=tmp_path / "b")).class_names == ("car", "plane", "train")
     fill(tmp_path / "c" / "train", 10)

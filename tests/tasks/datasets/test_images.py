@@ -115,9 +115,7 @@ def test_images_of_dangerous_size_are_not_opened(monkeypatch):
 
 def test_pictures_that_are_programs_are_never_run(tmp_path, monkeypatch):
     ran = []
-    monkeypatch.setattr(
-        EpsImagePlugin, "Ghostscript", lambda *_: ran.append(1) or Image.new("RGB", (2, 2)).im
-    )
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: ran.append(1) or Image.new("RGB", (2, 2)).im)
     program = encoded(Image.fromarray(COLOURS), "EPS")
     (tmp_path / "cat.png").write_bytes(program)
     for held in (program, tmp_path / "cat.png"):

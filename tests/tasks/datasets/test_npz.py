@@ -159,9 +159,7 @@ def test_an_npz_file_as_a_source(tmp_path):
     assert dataset.templates == ('a photo of the number: "{}".',)
     left, taken = dataset.array("train"), dataset.array("val")
     assert sorted(map(bytes, [*left, *taken])) == sorted(map(bytes, train))
-    assert dataset.labels("val").tolist() == [
-        labels[(train == image).all((1, 2, 3)).argmax()] for image in taken
-    ]
+    assert dataset.labels("val").tolist() == [labels[(train == image).all((1, 2, 3)).argmax()] for image in taken]
 
 
 @pytest.mark.parametrize(

@@ -182,9 +182,7 @@ def test_columns_are_guessed_or_chosen(tmp_path):
         with pytest.raises(DatasetError, match=says):
             open_images(DataSource(path=path, **settings))
     hugging_face(a=fine, b=fine).remove_columns("label").save_to_disk(tmp_path / "e")
-    with pytest.raises(
-        DatasetError, match="which column holds the labels: choose the label column from image, a, b"
-    ):
+    with pytest.raises(DatasetError, match="which column holds the labels: choose the label column from image, a, b"):
         open_images(DataSource(path=tmp_path / "e"))
     datasets.Dataset.from_dict({"text": ["a"], "label": [1]}).save_to_disk(tmp_path / "f")
     with pytest.raises(DatasetError, match="which column holds the images"):
@@ -198,9 +196,7 @@ def test_labels_that_are_hidden_or_missing(tmp_path):
     assert dataset.notes[0] == "The split 'test' has no labels, so it is not used."
     assert dataset.sizes == {"train": 24, "val": 3, "test": 3}
     some = [None if row < 3 else int(LABELS[row]) for row in range(60)]
-    pd.DataFrame({"image": [png(pixels) for pixels in PIXELS], "label": some}).to_parquet(
-        tmp_path / "e.parquet"
-    )
+    pd.DataFrame({"image": [png(pixels) for pixels in PIXELS], "label": some}).to_parquet(tmp_path / "e.parquet")
     with pytest.raises(DatasetError, match="3 of the 60 labels of 'train' are empty"):
         open_images(DataSource(path=tmp_path / "e.parquet"))
 

@@ -88,15 +88,13 @@ def test_hugging_face_folders(tmp_path):
     def table(texts):
         return datasets.Dataset.from_dict({"title": ["t"] * len(texts), "text": texts})
 
-    datasets.DatasetDict(
-        validation=table([*DOCUMENTS[:10], "", " \n"]), test=table(DOCUMENTS[10:])
-    ).save_to_disk(tmp_path / "d")
+    datasets.DatasetDict(validation=table([*DOCUMENTS[:10], "", " \n"]), test=table(DOCUMENTS[10:])).save_to_disk(
+        tmp_path / "d"
+    )
     dataset = open_texts(DataSource(path=tmp_path / "d"))
     assert (list(dataset.texts("val")), list(dataset.texts("test"))) == (DOCUMENTS[:10], DOCUMENTS[10:])
     assert dataset.notes == ("2 of the 12 texts of 'validation' are empty and left out.",)
-    titles = open_texts(
-        DataSource(path=tmp_path / "d", text="title", splits={"val": "test", "test": "validation"})
-    )
+    titles = open_texts(DataSource(path=tmp_path / "d", text="title", splits={"val": "test", "test": "validation"}))
     assert titles.sizes == {"val": 20, "test": 12}
     assert titles.content_key != dataset.content_key
     assert open_texts(DataSource(path=tmp_path / "d")).content_key == dataset.content_key

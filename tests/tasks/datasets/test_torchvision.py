@@ -63,18 +63,14 @@ def test_a_download_that_breaks_off_leaves_nothing(monkeypatch):
                 raise urllib.error.URLError("connection lost")
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", Broken)
-    with pytest.raises(
-        DatasetError, match=r"CIFAR10 can't be downloaded: .*connection lost.*; try again, or choose"
-    ):
+    with pytest.raises(DatasetError, match=r"CIFAR10 can't be downloaded: .*connection lost.*; try again, or choose"):
         open_images(DataSource(path="torchvision://CIFAR10"))
     assert not [path for path in (cache_folder() / "torchvision").iterdir() if path.is_dir()]
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", Cifar)
     assert open_images(DataSource(path="torchvision://CIFAR10")).sizes["test"] == 10
 
 
-@pytest.mark.parametrize(
-    "name", ["MNIST", "SVHN", "CIFAR100", "GTSRB", "DTD", "EuroSAT", "Flowers102", "StanfordCars"]
-)
+@pytest.mark.parametrize("name", ["MNIST", "SVHN", "CIFAR100", "GTSRB", "DTD", "EuroSAT", "Flowers102", "StanfordCars"])
 def test_failing_downloads_of_the_real_classes(monkeypatch, name):
     def fail(*_, **__):
         raise urllib.error.URLError("no network")
@@ -95,9 +91,7 @@ def test_every_known_dataset_takes_the_arguments_it_is_given(tmp_path):
 
 
 def test_unknown_names_and_variants():
-    with pytest.raises(
-        DatasetError, match=r"There is no dataset 'COCO' of torchvision .*: choose from CIFAR10, "
-    ):
+    with pytest.raises(DatasetError, match=r"There is no dataset 'COCO' of torchvision .*: choose from CIFAR10, "):
         open_images(DataSource(path="torchvision://COCO"))
     with pytest.raises(DatasetError, match="MNIST has no configurations: leave out 'letters'"):
         open_images(DataSource(path="torchvision://MNIST", config="letters"))

@@ -163,9 +163,7 @@ def test_some_images_are_classified_as_among_all(zoo, evaluator):
     for name, part in outcomes(evaluator, HALF, images=20):
         labels = np.load(zoo / f"{name}.npz")["val_labels"]
         every = unpack(whole[name].per_example, len(labels))
-        np.testing.assert_array_equal(
-            unpack(part.per_example, 20), every[nested_order(labels, len(labels))[:20]]
-        )
+        np.testing.assert_array_equal(unpack(part.per_example, 20), every[nested_order(labels, len(labels))[:20]])
 
 
 def test_statistics_are_those_of_torchs_own_update_over_images_of_all_tasks(zoo, evaluator):
@@ -245,9 +243,7 @@ def test_other_metrics_and_fewer_training_images(zoo):
     values = evaluator.evaluate(HALF, split="test")
     _, heads = evaluator.family.extras()
     images, labels = pixels(zoo, "Stripes", "test")
-    logits = (
-        evaluator.family.model(images) @ heads["head-Stripes"]["weight"].T + heads["head-Stripes"]["bias"]
-    )
+    logits = evaluator.family.model(images) @ heads["head-Stripes"]["weight"].T + heads["head-Stripes"]["bias"]
     expected = functional.cross_entropy(logits, torch.from_numpy(labels))
     assert values["Stripes"].value == pytest.approx(float(expected), rel=1e-4)
     fitted = evaluator.family._training(hues)[1]
@@ -336,9 +332,7 @@ def test_a_folder_of_timm_brings_its_architecture_and_preprocessing(zoo, tmp_pat
 )
 def test_architectures_that_are_none_or_another(zoo, architecture, message):
     with pytest.raises(CheckpointError, match=message):
-        ClassifierWithHeads(
-            architecture, zoo / "pretrained.safetensors", ClassifierWithHeads.Settings(image_size=SIZE)
-        )
+        ClassifierWithHeads(architecture, zoo / "pretrained.safetensors", ClassifierWithHeads.Settings(image_size=SIZE))
 
 
 def test_models_of_gray_images(tmp_path):
@@ -352,9 +346,7 @@ def test_models_of_gray_images(tmp_path):
 
 
 def test_a_folder_without_timms_configuration(tmp_path):
-    with pytest.raises(
-        CheckpointError, match=r"can't build a classifier of images from .*: Config file not found"
-    ):
+    with pytest.raises(CheckpointError, match=r"can't build a classifier of images from .*: Config file not found"):
         ClassifierWithHeads("", tmp_path)
     with pytest.raises(CheckpointError, match="Config file not found"):
         ClassifierWithHeads.left_out("", tmp_path)

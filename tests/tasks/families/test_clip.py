@@ -224,9 +224,7 @@ def test_a_checkpoint_of_another_architecture(tmp_path, tiny_zoo):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_float32_checkpoint_stays_in_its_file_until_merged_and_is_never_written_to(
-    tiny_zoo, tmp_path, dtype
-):
+def test_a_float32_checkpoint_stays_in_its_file_until_merged_and_is_never_written_to(tiny_zoo, tmp_path, dtype):
     path = tmp_path / "pretrained.safetensors"
     save_file({name: t.float() for name, t in load_file(tiny_zoo / path.name).items()}, path)
     before = path.read_bytes()

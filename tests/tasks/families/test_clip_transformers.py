@@ -108,9 +108,7 @@ def build_zoo(folder):
         for split in ("val", "test"):
             small, labels = draw_images(task, N, rng)
             # Twice as large and wider than high, so that they are resized and cropped.
-            arrays[f"{split}_images"] = np.pad(
-                small.repeat(2, 1).repeat(2, 2), [(0, 0), (0, 0), (3, 4), (0, 0)]
-            )
+            arrays[f"{split}_images"] = np.pad(small.repeat(2, 1).repeat(2, 2), [(0, 0), (0, 0), (3, 4), (0, 0)])
             arrays[f"{split}_labels"] = labels
         np.savez(folder / f"{task}.npz", class_names=CLASS_NAMES[task], templates=TEMPLATES, **arrays)
         small, labels = draw_images(task, 300, rng)
@@ -200,9 +198,7 @@ def test_images_of_the_models_size_are_cut_where_the_processor_cuts(zoo, tmp_pat
     crop = {"height": SIZE, "width": SIZE}
     CLIPImageProcessor(size={"shortest_edge": edge}, crop_size=crop).save_pretrained(folder)
     images, labels = draw_images("Colours", 10, np.random.default_rng(0))
-    arrays = {
-        f"{s}_{kind}": a for s in ("val", "test") for kind, a in (("images", images), ("labels", labels))
-    }
+    arrays = {f"{s}_{kind}": a for s in ("val", "test") for kind, a in (("images", images), ("labels", labels))}
     np.savez(tmp_path / "x.npz", class_names=CLASS_NAMES["Colours"], templates=TEMPLATES, **arrays)
     family = find_family("clip_transformers").make("", folder, {}, [])
     pixels = family.normalise(family.images(Task.from_file("x", tmp_path / "x.npz"), "val"))
@@ -256,9 +252,7 @@ def as_open_clip(tower):
 def test_a_tower_in_open_clips_format_and_a_whole_model_merge_as_well(zoo, evaluator, tmp_path):
     tower = load_file(zoo / "Colours" / "model.safetensors")
     save_file(as_open_clip(tower), tmp_path / "tower.safetensors")
-    whole = load_file(zoo / "pretrained" / "model.safetensors") | load_file(
-        zoo / "Light" / "model.safetensors"
-    )
+    whole = load_file(zoo / "pretrained" / "model.safetensors") | load_file(zoo / "Light" / "model.safetensors")
     save_file(whole, tmp_path / "whole.safetensors")
     other = make_evaluator(zoo, Colours=tmp_path / "tower.safetensors", Light=tmp_path / "whole.safetensors")
     for c in POINTS:
@@ -324,15 +318,13 @@ def test_folders_that_are_no_whole_clip_are_refused(zoo, tmp_path):
     (folder / "config.json").write_text(json.dumps(settings | {"projection_dim": 16}))
     assert "projection.weight' with shape (24, 32) where the model has (16, 32)" in refused(folder)
     shutil.copy(zoo / "pretrained" / "config.json", folder)
-    CLIPImageProcessor(size={"shortest_edge": 20}, crop_size={"height": 18, "width": 18}).save_pretrained(
-        folder
-    )
+    CLIPImageProcessor(size={"shortest_edge": 20}, crop_size={"height": 18, "width": 18}).save_pretrained(folder)
     (folder / "processor_config.json").unlink(missing_ok=True)
     assert "makes images of 18 x 18 pixels, but the model wants 16 x 16" in refused(folder)
     for wrong in ({"image_mean": [0.5]}, {"image_std": [0, 0, 0]}, {"rescale_factor": 0}):
-        CLIPImageProcessor(
-            size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, **wrong
-        ).save_pretrained(folder)
+        CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, **wrong).save_pretrained(
+            folder
+        )
         assert "can't read an image processor" in refused(folder)
     (folder / "preprocessor_config.json").unlink()
     assert "can't read an image processor" in refused(folder)

@@ -227,9 +227,7 @@ def test_numbers_come_in_many_forms(models, answer):
 
 @pytest.mark.parametrize("function", ["three", "nothing", "keyword"])
 def test_a_function_that_takes_something_else_is_refused_at_once(models, function):
-    with pytest.raises(
-        MapMergeError, match="must take a state dict, or a state dict and a split, and no more"
-    ):
+    with pytest.raises(MapMergeError, match="must take a state dict, or a state dict and a split, and no more"):
         make_evaluator(models, function)
 
 
@@ -237,9 +235,7 @@ def test_a_function_that_takes_something_else_is_refused_at_once(models, functio
 def test_names_that_no_model_can_have_are_refused(tmp_path, names):
     save_file({name: torch.ones(1) for name in names}, tmp_path / "odd.safetensors")
     with pytest.raises(CheckpointError, match=r"The tensor 'a.*' of .* can't be a model's parameter"):
-        find_family("tests.tasks.families.test_custom:distances").make(
-            "", tmp_path / "odd.safetensors", {}, TASKS
-        )
+        find_family("tests.tasks.families.test_custom:distances").make("", tmp_path / "odd.safetensors", {}, TASKS)
 
 
 def test_a_function_has_no_settings(models):

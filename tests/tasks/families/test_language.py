@@ -127,9 +127,7 @@ def tasks_of(zoo, metric=LOSS):
 
 
 def make_evaluator(zoo, metric=LOSS, precision="float32", **options):
-    family = find_family("language").make(
-        "", zoo / "pretrained", {"block": BLOCK, **options}, tasks_of(zoo, metric)
-    )
+    family = find_family("language").make("", zoo / "pretrained", {"block": BLOCK, **options}, tasks_of(zoo, metric))
     vectors = open_vectors(zoo / "pretrained", {task: zoo / task for task in WORDS}, part=family.part)
     return Evaluator(family, vectors, tasks_of(zoo, metric), device="cpu", precision=precision)
 
@@ -223,9 +221,7 @@ def test_an_export_is_what_was_measured(zoo, evaluator, tmp_path):
     save_merged(tmp_path / "merged", evaluator.exported_vectors, [0.3, 0.8], like=zoo / "pretrained")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path / "merged")
-    assert tokenizer.encode("the cat") == PreTrainedTokenizerFast.from_pretrained(zoo / "pretrained").encode(
-        "the cat"
-    )
+    assert tokenizer.encode("the cat") == PreTrainedTokenizerFast.from_pretrained(zoo / "pretrained").encode("the cat")
     for task, outcome in evaluator.evaluate([0.3, 0.8], split="test").items():
         losses, _ = plain_losses(model, zoo, task, "test")
         assert unpack(outcome.per_example, outcome.n_examples) == pytest.approx(losses, abs=1e-5)
@@ -236,9 +232,7 @@ def test_a_budget_and_a_short_split(zoo):
     for options, n in [({"tokens": 100}, 3), ({"tokens": 20}, 1), ({"block": 64, "tokens": 70}, 1)]:
         evaluator = make_evaluator(zoo, **options)
         outcome = evaluator.evaluate([0, 0])["Animals"]
-        losses, n_tokens = plain_losses(
-            model, zoo, "Animals", "val", options["tokens"], options.get("block", BLOCK)
-        )
+        losses, n_tokens = plain_losses(model, zoo, "Animals", "val", options["tokens"], options.get("block", BLOCK))
         assert outcome.n_examples == len(losses) == n
         assert outcome.value == pytest.approx(np.average(losses, weights=n_tokens), abs=1e-5)
 
@@ -368,15 +362,11 @@ def test_a_folder_that_does_not_fit_is_refused_in_one_sentence(zoo, tmp_path):
 def test_code_in_a_folder_is_never_run(zoo, tmp_path):
     ran = tmp_path / "ran"
     code = f"from pathlib import Path\nPath({str(ran)!r}).touch()\n"
-    code += (
-        "from transformers import PreTrainedConfig\nclass Own(PreTrainedConfig):\n    model_type = 'own'\n"
-    )
+    code += "from transformers import PreTrainedConfig\nclass Own(PreTrainedConfig):\n    model_type = 'own'\n"
     folder = copy_of(zoo, tmp_path, model_type="own", auto_map={"AutoConfig": "own.Own"})
     (folder / "own.py").write_text(code)
     assert "needs Python code of its own, which is never run here" in refused(folder)
-    config = CONFIGS["llama"].to_dict() | {
-        "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}
-    }
+    config = CONFIGS["llama"].to_dict() | {"auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}}
     (folder / "config.json").write_text(json.dumps(config))
     find_family("language").make("", folder, {}, [])
     assert not ran.exists()
@@ -412,9 +402,7 @@ def test_settings_that_cannot_be_used(zoo, tmp_path):
     family = find_family("language").make("", folder, {}, [])
     with pytest.raises(DatasetError):
         family.prepare(Task.from_file("Empty", tmp_path, LOSS), "val")
-    with pytest.raises(
-        MapMergeError, match="can't be measured by accuracy with this family of models: choose loss, "
-    ):
+    with pytest.raises(MapMergeError, match="can't be measured by accuracy with this family of models: choose loss, "):
         family.use([Task("Animals", DataSource(path=tmp_path), (ACCURACY,))])
 
 
