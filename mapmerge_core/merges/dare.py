@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mapmerge_core.merges.base import LinearMerge, register
+from mapmerge_core.merges.base import register
+from mapmerge_core.merges.linear import LinearMerge
 from mapmerge_core.settings import seed_setting, setting, settings
 
 if TYPE_CHECKING:

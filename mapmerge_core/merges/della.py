@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mapmerge_core.errors import SettingError
-from mapmerge_core.merges.base import LinearMerge, register
+from mapmerge_core.merges.base import register
+from mapmerge_core.merges.linear import LinearMerge
 from mapmerge_core.search.spaces import Box
 from mapmerge_core.settings import seed_setting, setting, settings
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mapmerge_core.merges.base import LinearMerge, Needs, register
+from mapmerge_core.merges.base import Needs, register
+from mapmerge_core.merges.linear import LinearMerge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

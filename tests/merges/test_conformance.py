@@ -89,7 +89,6 @@ def test_it_describes_itself(name):
     assert name == merge.name
     assert name.isidentifier()
     assert merge.title
-    assert merge.source
     assert merge.help().endswith(".")
     assert len(merge.help()) <= 110
     for field in fields_of(merge.Settings):
@@ -333,7 +332,8 @@ def test_it_says_what_preparation_costs(name, evaluator_of):
 
 NEWCOMER = '''
 """A merge of another package."""
-from mapmerge_core.merges.base import LinearMerge, register
+from mapmerge_core.merges.base import register
+from mapmerge_core.merges.linear import LinearMerge
 from mapmerge_core.settings import setting, settings
 
 @register
