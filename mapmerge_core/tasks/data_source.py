@@ -71,9 +71,7 @@ class DataSource:
         if twice := next((name for name in theirs if theirs.count(name) > 1), None):
             raise DatasetError(f"{self.path}: '{twice}' can't be two splits at once: name another for one.")
         if self.limit is not None and (type(self.limit) is not int or self.limit < 1):
-            raise DatasetError(
-                f"{self.path}: the limit must be a whole number from 1 on, not {self.limit!r}."
-            )
+            raise DatasetError(f"{self.path}: the limit must be a whole number from 1 on, not {self.limit!r}.")
         if type(self.seed) is not int or self.seed < 0:
             raise DatasetError(f"{self.path}: the seed must be a whole number from 0 on, not {self.seed!r}.")
 

@@ -30,9 +30,7 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "auto":
         return torch.device(available[0])
     if name not in available:
-        raise MapMergeError(
-            f"There is no device '{name}' here: choose auto or one of {', '.join(available)}."
-        )
+        raise MapMergeError(f"There is no device '{name}' here: choose auto or one of {', '.join(available)}.")
     return torch.device(name)
 
 
@@ -88,7 +86,5 @@ def dtype_of(precision: str) -> torch.dtype:
         MapMergeError: There is none of that name.
     """
     if precision not in PRECISIONS:
-        raise MapMergeError(
-            f"There is no precision '{precision}': choose auto or one of {', '.join(PRECISIONS)}."
-        )
+        raise MapMergeError(f"There is no precision '{precision}': choose auto or one of {', '.join(PRECISIONS)}.")
     return PRECISIONS[precision]

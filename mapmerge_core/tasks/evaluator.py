@@ -392,9 +392,7 @@ class Evaluator:
         metrics: dict[str, list[Metric]] = {}
         for key in dict.fromkeys(self._objectives if keys is None else keys):
             if key not in self._objectives:
-                raise DatasetError(
-                    f"There is no objective '{key}': choose from {', '.join(self._objectives)}."
-                )
+                raise DatasetError(f"There is no objective '{key}': choose from {', '.join(self._objectives)}.")
             objective = self._objectives[key]
             metrics.setdefault(objective.task, []).append(objective.metric)
         return [replace(self.tasks[name], metrics=tuple(chosen)) for name, chosen in metrics.items()]

@@ -43,9 +43,7 @@ class Task:
                 raise DatasetError(f"The task '{self.name}' has the metric '{name}' twice: name each once.")
 
     @classmethod
-    def from_file(
-        cls, name: str, path: Path | str, metric: Metric = ACCURACY, *, model: str | None = None
-    ) -> Task:
+    def from_file(cls, name: str, path: Path | str, metric: Metric = ACCURACY, *, model: str | None = None) -> Task:
         """Return a task whose data need no further settings: a file, a folder or an address."""
         return cls(name, DataSource(path=path), (metric,), model)
 

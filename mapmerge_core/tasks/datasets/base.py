@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, overload
 
@@ -57,6 +58,36 @@ class Images(ABC):
     def array(self) -> np.ndarray | None:
         """Return all images if they lie in one array, uint8, n x H x W x 3 or n x H x W; else None."""
         return None
+
+
+class ArrayImages(Images):
+    """Images in one array, which is loaded when the first of them is asked for.
+
+    Args:
+        title: What messages call the array.
+        load: Returns it: uint8, n x H x W x 3 or n x H x W.
+        count: n.
+    """
+
+    is_array: ClassVar[bool] = True
+
+    def __init__(self, title: str, load: Callable[[], np.ndarray], count: int) -> None:
+        self._title, self._load, self._count = title, cache(load), count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        image: np.ndarray = self._load()[row]
+        return image
+
+    def name(self, row: int) -> str:
+        """Return what a message calls an image."""
+        return f"{self._title}[{row}]"
+
+    def array(self) -> np.ndarray:
+        """Return all images (see `Images.array`)."""
+        return self._load()
 
 
 class LazyTexts(Sequence[str]):

@@ -118,8 +118,7 @@ def writing(folder: Path) -> Iterator[None]:
         if is_full(error):
             raise full(folder) from error
         raise DatasetError(
-            f"The cache {folder} can't be written ({error.strerror or error}): set MAPMERGE_HOME to another "
-            "folder."
+            f"The cache {folder} can't be written ({error.strerror or error}): set MAPMERGE_HOME to another folder."
         ) from error
 
 

@@ -184,7 +184,4 @@ def _held(folder: Path) -> str:
     names = [each.name + "/" for each in _folders(folder)]
     images = len(_images(folder))
     loose = f"{images:,} images outside any folder" if images else ""
-    return (
-        " and ".join(part for part in (f"the folders {shown(names)}" if names else "", loose) if part)
-        or "none"
-    )
+    return " and ".join(part for part in (f"the folders {shown(names)}" if names else "", loose) if part) or "none"

@@ -127,9 +127,7 @@ class ImageDataset:
             Cancelled: ``cancel`` is set.
         """
         if split not in self._rows:
-            raise DatasetError(
-                f"{self.source.path} has no split '{split}': choose one of {', '.join(self._rows)}."
-            )
+            raise DatasetError(f"{self.source.path} has no split '{split}': choose one of {', '.join(self._rows)}.")
         if split in self._checked:
             return
         images = self._chosen(split)

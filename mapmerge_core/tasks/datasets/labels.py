@@ -116,9 +116,7 @@ def _labelled(where: object, raw: RawImages) -> tuple[dict[str, np.ndarray], lis
         else:
             kept[split] = part.labels
     if not kept:
-        raise DatasetError(
-            f"{where} holds no {'labels' if unlabelled else 'images'}, so there is nothing to measure."
-        )
+        raise DatasetError(f"{where} holds no {'labels' if unlabelled else 'images'}, so there is nothing to measure.")
     return kept, notes
 
 
@@ -172,7 +170,6 @@ def _reordered(
     left_out = sum(int((labels < 0).sum()) for labels in moved.values())
     if left_out:
         notes.append(
-            f"{len(same)} of the dataset's {len(known)} classes are used: {left_out:,} examples of others "
-            "are left out."
+            f"{len(same)} of the dataset's {len(known)} classes are used: {left_out:,} examples of others are left out."
         )
     return Labels(moved, readable(wanted), tuple(notes))

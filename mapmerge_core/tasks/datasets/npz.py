@@ -6,7 +6,7 @@ import pickle
 import zipfile
 import zlib
 from contextlib import contextmanager
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,7 +15,7 @@ import numpy as np
 from mapmerge_core.errors import DatasetError
 from mapmerge_core.tasks.data_source import SPLITS
 from mapmerge_core.tasks.datasets.base import (
-    Images,
+    ArrayImages,
     LabelledImages,
     RawImages,
     Reader,
@@ -28,34 +28,6 @@ if TYPE_CHECKING:
 
     from mapmerge_core.tasks.data_source import DataSource
     from mapmerge_core.tasks.datasets.base import Examples
-
-
-class ArrayImages(Images):
-    """A split's images, which are loaded together when one is asked for."""
-
-    is_array: ClassVar[bool] = True
-
-    def __init__(self, path: Path, split: str, count: int) -> None:
-        self._path, self._split, self._count = path, split, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        image: np.ndarray = self.array()[row]
-        return image
-
-    def name(self, row: int) -> str:
-        """Return what a message calls an image."""
-        return f"{self._split}_images[{row}]"
-
-    def array(self) -> np.ndarray:
-        """Return all images (see `Images.array`)."""
-        return self._array
-
-    @cached_property
-    def _array(self) -> np.ndarray:
-        return _pair(self._path, self._split)[0]
 
 
 class NpzReader(Reader):
@@ -77,7 +49,8 @@ class NpzReader(Reader):
         for split in SPLITS:
             if f"{split}_images" in names:
                 labels = _labels(path, split, _count(path, f"{split}_images"))
-                images = ArrayImages(path, split, len(labels))
+                load = partial(_images, path, split)
+                images = ArrayImages(f"{split}_images", load, len(labels))
                 parts[split] = LabelledImages(images, labels.astype(np.int64))
         if not parts:
             _array(path, "val_images")  # says what the file lacks and holds
@@ -92,18 +65,17 @@ class NpzReader(Reader):
 register(NpzReader())
 
 
-def _pair(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a split's images and labels."""
+def _images(path: Path, split: str) -> np.ndarray:
+    """Return a split's images."""
     images = _array(path, f"{split}_images")
     if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)):
         raise DatasetError(
             f"{path}: '{split}_images' must be uint8 of shape (n, height, width, 3) or (n, height, width), "
             f"not {images.dtype} of shape {images.shape}."
         )
-    labels = _labels(path, split, len(images))
     if images.size == 0:
         raise _empty(path, split)
-    return images, labels
+    return images
 
 
 def _labels(path: Path, split: str, count: int) -> np.ndarray:
@@ -125,9 +97,7 @@ def _empty(path: Path, split: str) -> DatasetError:
 def _texts(path: Path, name: str) -> tuple[str, ...]:
     array = _array(path, name)
     if array.dtype.kind != "U" or array.ndim != 1 or len(array) == 0:
-        raise DatasetError(
-            f"{path}: '{name}' must be a list of texts, not {array.dtype} of shape {array.shape}."
-        )
+        raise DatasetError(f"{path}: '{name}' must be a list of texts, not {array.dtype} of shape {array.shape}.")
     return tuple(array.tolist())
 
 
@@ -150,9 +120,7 @@ def _array(path: Path, name: str) -> np.ndarray:
     """Reads one array; pickled objects are refused, never executed."""
     with _opened(path, name) as arrays:
         if name not in arrays.files:
-            raise DatasetError(
-                f"{path} lacks the array '{name}': it holds {', '.join(arrays.files) or 'none'}."
-            )
+            raise DatasetError(f"{path} lacks the array '{name}': it holds {', '.join(arrays.files) or 'none'}.")
         array: np.ndarray = arrays[name]
     return array
 

@@ -240,8 +240,7 @@ def _check_columns(source: DataSource, tables: Mapping[str, Dataset], columns: t
         for column in columns:
             if column not in table.column_names:
                 raise DatasetError(
-                    f"{source.path} has no column '{column}' in '{split}': choose from "
-                    f"{shown(table.column_names)}."
+                    f"{source.path} has no column '{column}' in '{split}': choose from {shown(table.column_names)}."
                 )
 
 
@@ -311,10 +310,7 @@ def _may_be_image(feature: object) -> bool:
     return (
         _dtype(feature) in {"binary", "large_binary"}
         or kind in {"Array2D", "Array3D"}
-        or (
-            kind in {"List", "LargeList", "Sequence"}
-            and type(inner).__name__ in {"List", "LargeList", "Sequence"}
-        )
+        or (kind in {"List", "LargeList", "Sequence"} and type(inner).__name__ in {"List", "LargeList", "Sequence"})
     )
 
 

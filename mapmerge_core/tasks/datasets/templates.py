@@ -26,9 +26,7 @@ _SHIPPED: dict[str, tuple[str, ...]] = {
     ),
     "eurosat": tuple(f"a centered satellite photo of {article}{{}}." for article in ("", "a ", "the ")),
     "svhn": ('a photo of the number: "{}".',),
-    "gtsrb": tuple(
-        f'a {how} photo of a "{{}}" traffic sign.' for how in ("zoomed in", "centered", "close up")
-    ),
+    "gtsrb": tuple(f'a {how} photo of a "{{}}" traffic sign.' for how in ("zoomed in", "centered", "close up")),
     "mnist": ('a photo of the number: "{}".',),
     "dtd": tuple(
         f"a photo of {article} {{}} {what}."
@@ -96,9 +94,7 @@ def read_templates(templates: tuple[str, ...] | str | Path) -> tuple[str, ...]:
     if isinstance(templates, str):
         name = find_shipped(templates)
         if name is None:
-            raise DatasetError(
-                f"There are no prompts named '{templates}': choose from {', '.join(_SHIPPED)}."
-            )
+            raise DatasetError(f"There are no prompts named '{templates}': choose from {', '.join(_SHIPPED)}.")
         return _SHIPPED[name]
     if isinstance(templates, Path):
         return check_templates(read_list(templates), templates)
@@ -114,9 +110,7 @@ def check_templates(templates: tuple[str, ...], where: object) -> tuple[str, ...
     for template in templates:
         if template.count("{}") != 1 or template.count("{") + template.count("}") != 2:
             problem = f"the template {template!r} needs exactly one {{}} for the class name."
-            raise DatasetError(
-                f"{where}: {problem}" if where is not None else problem[0].upper() + problem[1:]
-            )
+            raise DatasetError(f"{where}: {problem}" if where is not None else problem[0].upper() + problem[1:])
     return templates
 
 

@@ -44,9 +44,7 @@ class TextDataset:
             rows = np.array([row for row, text in enumerate(documents) if text.strip()], np.int64)
             if len(rows) < len(documents):
                 empty = len(documents) - len(rows)
-                notes.append(
-                    f"{empty:,} of the {len(documents):,} texts of '{split}' are empty and left out."
-                )
+                notes.append(f"{empty:,} of the {len(documents):,} texts of '{split}' are empty and left out.")
             if len(rows):
                 filled[split] = rows
         if not filled:
@@ -81,9 +79,7 @@ class TextDataset:
             DatasetError: There is no such split.
         """
         if split not in self._texts:
-            raise DatasetError(
-                f"{self.source.path} has no split '{split}': choose one of {', '.join(self._texts)}."
-            )
+            raise DatasetError(f"{self.source.path} has no split '{split}': choose one of {', '.join(self._texts)}.")
         return self._texts[split]
 
 

@@ -122,9 +122,7 @@ class Family(ABC):
         return implementation
 
     @classmethod
-    def make(
-        cls, architecture: str, pretrained: Path, options: Mapping[str, Any], tasks: Sequence[Task]
-    ) -> Family:
+    def make(cls, architecture: str, pretrained: Path, options: Mapping[str, Any], tasks: Sequence[Task]) -> Family:
         """Return the family holding a pre-trained model.
 
         Args:
@@ -276,6 +274,5 @@ class Family(ABC):
                 if not self.can_measure(metric):
                     known = ", ".join(known.name for known in self.measurable())
                     raise MapMergeError(
-                        f"'{task.name}' can't be measured by {metric.name} with this family of models: "
-                        f"choose {known}."
+                        f"'{task.name}' can't be measured by {metric.name} with this family of models: choose {known}."
                     )

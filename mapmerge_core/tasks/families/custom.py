@@ -51,9 +51,7 @@ class OwnFamily(Family):
         return CallableFamily
 
     @classmethod
-    def make(
-        cls, architecture: str, pretrained: Path, options: Mapping[str, Any], tasks: Sequence[Task]
-    ) -> Family:
+    def make(cls, architecture: str, pretrained: Path, options: Mapping[str, Any], tasks: Sequence[Task]) -> Family:
         """Return the family holding a pre-trained model (see `Family.make`)."""
         family, own = cls.loaded(), _imported(cls.name)
         if not isinstance(own, type):
@@ -67,8 +65,7 @@ class OwnFamily(Family):
             raise
         except Exception as error:
             raise MapMergeError(
-                f"'{cls.name}' can't be made, it raises {type(error).__name__}: "
-                f"{' '.join(str(error).split())}."
+                f"'{cls.name}' can't be made, it raises {type(error).__name__}: {' '.join(str(error).split())}."
             ) from error
 
     @classmethod

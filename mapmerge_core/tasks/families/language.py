@@ -35,9 +35,7 @@ class Language(Family):
             at_least=2,
             help="Tokens of a block; by default 1,024, or the model's context where that is shorter.",
         )
-        tokens: int = setting(
-            default=65_536, at_least=2, help="Tokens of each split, at most, that are measured."
-        )
+        tokens: int = setting(default=65_536, at_least=2, help="Tokens of each split, at most, that are measured.")
 
     @classmethod
     def left_out(cls, architecture: str, pretrained: Path) -> tuple[str, ...]:  # noqa: ARG003

@@ -188,6 +188,4 @@ class Observer:
             labels: The examples' true classes, n integers; empty where there are none.
         """
         observed = {record: tensor.cpu().numpy() for record, tensor in self._records.items()}
-        return {
-            metric: metric.score(observed[metric.observes or metric.name], labels) for metric in self._metrics
-        }
+        return {metric: metric.score(observed[metric.observes or metric.name], labels) for metric in self._metrics}

@@ -46,9 +46,7 @@ def building(sentence: str) -> Iterator[None]:
         raise CheckpointError(f"{sentence}: {reason or 'it holds a value that is not allowed'}.") from error
 
 
-def load_exactly(
-    model: nn.Module, state_dict: Mapping[str, Tensor], path: Path | str, architecture: str
-) -> None:
+def load_exactly(model: nn.Module, state_dict: Mapping[str, Tensor], path: Path | str, architecture: str) -> None:
     """Loads a checkpoint into a model; tensors of its dtype stay in their file until they are written to.
 
     Raises:

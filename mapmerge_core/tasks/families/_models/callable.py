@@ -125,8 +125,7 @@ class CallableFamily(Family):
         for name, version in _versions(given).items():
             if version != before[name]:
                 raise MapMergeError(
-                    f"'{self._name}' changed the tensor '{name}' of the model that it measures: let it work "
-                    "on a copy."
+                    f"'{self._name}' changed the tensor '{name}' of the model that it measures: let it work on a copy."
                 )
         return returned
 
@@ -169,8 +168,7 @@ class CallableFamily(Family):
             scalar = value.item()
         if isinstance(scalar, bool) or not isinstance(scalar, Real) or not math.isfinite(scalar):
             raise MapMergeError(
-                f"'{self._name}' returned {_short(value)} for '{task}', which is no finite number: return "
-                "one."
+                f"'{self._name}' returned {_short(value)} for '{task}', which is no finite number: return one."
             )
         number = float(scalar)
         if not metric.low <= number <= metric.high:

@@ -180,9 +180,7 @@ class ClassifierWithHeads(ImageClassifier, Classifier):
     @torch.no_grad()
     def features(self, images: Tensor) -> np.ndarray:
         """Return the backbone's features (n x d, float32) of prepared images."""
-        return np.concatenate(
-            [self.model(self.normalise(batch)).cpu().numpy() for batch in images.split(_BATCH)]
-        )
+        return np.concatenate([self.model(self.normalise(batch)).cpu().numpy() for batch in images.split(_BATCH)])
 
     def logits(self, batch: Tensor, task: Task, dtype: torch.dtype) -> Tensor:  # noqa: ARG002 - one model
         """Classifies prepared images with the model as it was last merged (see `ImageClassifier.logits`)."""
@@ -228,8 +226,7 @@ class ClassifierWithHeads(ImageClassifier, Classifier):
         labels = self.labels(some, "train")
         if len(labels.unique()) < 2:
             raise DatasetError(
-                f"The train split of '{task.name}' shows one class only: a head needs two or more to be "
-                "fitted."
+                f"The train split of '{task.name}' shows one class only: a head needs two or more to be fitted."
             )
         return self.images(some, "train"), labels
 

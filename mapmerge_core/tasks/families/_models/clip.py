@@ -43,9 +43,7 @@ class ClipZeroShot(ZeroShot, Clip):
 
     vision: ClassVar[tuple[str, ...]] = (Clip.part,)
 
-    def __init__(
-        self, architecture: Path | str, pretrained: Path | str, settings: Clip.Settings | None = None
-    ) -> None:
+    def __init__(self, architecture: Path | str, pretrained: Path | str, settings: Clip.Settings | None = None) -> None:
         architecture, tag = str(architecture), settings.tag if settings else None
         model_config, preprocess_config = _read_architecture(architecture)
         if tag is not None:
@@ -70,15 +68,11 @@ class ClipZeroShot(ZeroShot, Clip):
         size = self.model.visual.image_size
         image_size = (size, size) if isinstance(size, int) else tuple(size)
         with _building("the preprocessing", architecture):
-            preprocess = PreprocessCfg(
-                **merge_preprocess_dict(PreprocessCfg(size=image_size), preprocess_config)
-            )
+            preprocess = PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(size=image_size), preprocess_config))
             # The last two steps turn an image into a tensor and normalise it; `normalise` does them for a
             # whole batch.
             steps = image_transform_v2(preprocess, is_train=False).transforms[:-2]
-            super().__init__(
-                image_size, steps, f"open_clip {asdict(preprocess)}", preprocess.mean, preprocess.std
-            )
+            super().__init__(image_size, steps, f"open_clip {asdict(preprocess)}", preprocess.mean, preprocess.std)
         text_config = {name: value for name, value in model_config.items() if name != "vision_cfg"}
         self._text_key = f"open_clip {open_clip.__version__} {json.dumps(text_config, sort_keys=True)}"
         self.to("cpu")

@@ -140,9 +140,7 @@ def _make(config: PreTrainedConfig) -> CLIPModel:
 def _normalisation(settings: Mapping[str, Any]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of three channels, of numbers from 0 to 1, that a processor's come to."""
     scale = 255 * (settings["rescale_factor"] if settings["do_rescale"] else 1)
-    mean, std = (
-        (settings["image_mean"], settings["image_std"]) if settings["do_normalize"] else ([0] * 3, [1] * 3)
-    )
+    mean, std = (settings["image_mean"], settings["image_std"]) if settings["do_normalize"] else ([0] * 3, [1] * 3)
     if len(mean) != 3 or len(std) != 3 or not all(std):
         raise ValueError("its image_mean and image_std are not three numbers each")
     return [value / scale for value in mean], [value / scale for value in std]

@@ -68,9 +68,7 @@ class CausalLanguageModel(Language):
         MapMergeError: An architecture is given, or the blocks are longer than the model's context.
     """
 
-    def __init__(
-        self, architecture: str, pretrained: Path, settings: Language.Settings | None = None
-    ) -> None:
+    def __init__(self, architecture: str, pretrained: Path, settings: Language.Settings | None = None) -> None:
         if architecture:
             raise MapMergeError(
                 f"A language model's folder says what it is: leave the architecture '{architecture}' out."
@@ -172,9 +170,9 @@ class CausalLanguageModel(Language):
         stream: list[int] = []
         rest = iter(texts)
         while len(stream) < self._tokens and (some := list(islice(rest, _TEXTS_AT_A_TIME))):
-            rows = self._tokenizer(
-                some, add_special_tokens=False, return_attention_mask=False, verbose=False
-            )["input_ids"]
+            rows = self._tokenizer(some, add_special_tokens=False, return_attention_mask=False, verbose=False)[
+                "input_ids"
+            ]
             for row in rows:
                 stream += [*row, end] if row and end is not None else row
         return torch.tensor(stream[: self._tokens], dtype=torch.int64)

@@ -47,8 +47,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
         said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(
-            f"{folder / 'config.json'} can't be read ({error.strerror}): choose a folder that transformers "
-            "wrote."
+            f"{folder / 'config.json'} can't be read ({error.strerror}): choose a folder that transformers wrote."
         ) from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder / 'config.json'} is not a configuration in JSON.") from error
@@ -64,9 +63,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
             "it, or update transformers."
         )
     with reading("the configuration", folder):
-        config: PreTrainedConfig = AutoConfig.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     # Settings of whoever saved it, not of the model; they may name code on a hub, to be fetched and run.
     config._attn_implementation = None  # noqa: SLF001 - there is no public way
     config._experts_implementation = None  # noqa: SLF001

@@ -90,9 +90,7 @@ class ZeroShot(ImageClassifier):
         names, templates = dataset.class_names, dataset.templates
         if (names, templates) not in self._heads:
             is_large = len(names) * len(templates) >= WORTH_KEEPING
-            self._heads[names, templates] = (self._kept_head if is_large else self._text_head)(
-                names, templates
-            )
+            self._heads[names, templates] = (self._kept_head if is_large else self._text_head)(names, templates)
         return self._heads[names, templates]
 
     def logits(self, batch: Tensor, task: Task, dtype: torch.dtype) -> Tensor:
@@ -112,9 +110,7 @@ class ZeroShot(ImageClassifier):
     def class_logits(self, batch: Tensor, head: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return cosine similarities times the logit scale (see `ImageClassifier.class_logits`)."""
         own = {
-            name.removeprefix(self.part): tensor
-            for name, tensor in parameters.items()
-            if name.startswith(self.part)
+            name.removeprefix(self.part): tensor for name, tensor in parameters.items() if name.startswith(self.part)
         }
         return self._scaled_cosines(self._features(self.model, self.normalise(batch), own), head)
 
