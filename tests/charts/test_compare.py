@@ -10,7 +10,7 @@ import pytest
 from mapmerge_core.charts.compare import CompareInfo, Entry, compare_info, looks, parallel
 from mapmerge_core.charts.compare_fronts import fronts, label_places
 from mapmerge_core.charts.palette import DARK, LIGHT
-from mapmerge_core.tasks.metric import ACCURACY, LOSS, Metric
+from mapmerge_core.tasks.metrics import ACCURACY, LOSS, Metric
 
 TWO = ("MNIST", "Emoji")
 SINGLE = np.array([0.8, 0.5])
@@ -40,12 +40,10 @@ def traces_named(figure, name: str) -> list:
 
 def test_rows_are_in_percent_and_those_that_make_no_point_are_left_out() -> None:
     found = info()
-    assert [entry.key for entry in found.entries] == [
-        entry.key for entry in entries() if entry.key != "run-2"
-    ]
+    assert [entry.key for entry in found.entries] == [entry.key for entry in entries() if entry.key != "run-2"]
     np.testing.assert_allclose(found.entries[0].values, [60, 30])
     np.testing.assert_allclose(found.entries[0].front, [[60, 30], [40, 45], [70, 20]])
-    np.testing.assert_allclose(found.own, [80, 50])
+    np.testing.assert_allclose(found.single, [80, 50])
     assert found.titles == ("Accuracy on MNIST (%)", "Accuracy on Emoji (%)")
 
 
@@ -53,8 +51,8 @@ def test_normalised_rows_are_percent_of_each_tasks_own_model() -> None:
     found = info(normalise=True)
     np.testing.assert_allclose(found.entries[0].values, [75, 60])
     np.testing.assert_allclose(found.entries[1].values, [62.5, 50])
-    np.testing.assert_allclose(found.own, [100, 100])
-    assert found.titles[0] == "MNIST, % of its own model"
+    np.testing.assert_allclose(found.single, [100, 100])
+    assert found.titles[0] == "MNIST, % of the single model"
 
 
 def test_metrics_without_bounds_keep_their_unit_unless_normalised() -> None:
@@ -65,7 +63,7 @@ def test_metrics_without_bounds_keep_their_unit_unless_normalised() -> None:
     shares = compare_info(TWO, (loss,) * 2, entries(), SINGLE, normalise=True)
     np.testing.assert_allclose(shares.entries[0].values, [75, 60])
     assert shares.notations[0].text(75.0) == "75.0%"
-    assert shares.shared == "% of each task's own model<br>lower = better"
+    assert shares.shared == "% of the single models<br>lower = better"
 
 
 def hover_at(trace, index: int) -> str:
@@ -86,16 +84,16 @@ def test_each_task_has_its_own_digits_and_unit() -> None:
     assert hover_at(soup, 0) == "<b>Model soup</b><br>MNIST 50.0%<br>Emoji 0.250<extra></extra>"
 
 
-def test_on_one_axis_metrics_without_a_common_unit_are_percent_of_own_models() -> None:
+def test_on_one_axis_metrics_without_a_common_unit_are_percent_of_single_models() -> None:
     mixed = compare_info(TWO, (ACCURACY, LOSS), entries(), SINGLE, normalise=False)
     figure = parallel(mixed, LIGHT)
     (soup,) = traces_named(figure, "Model soup")
     np.testing.assert_allclose(soup.y, [100 * 0.5 / 0.8, 100 * 0.25 / 0.5])
     assert hover_at(soup, 0) == "<b>Model soup</b>  50.0%<extra></extra>"
     assert hover_at(soup, 1) == "<b>Model soup</b>  0.250<extra></extra>"
-    np.testing.assert_allclose(traces_named(figure, "Own models")[0].y, [100, 100])
-    assert list(traces_named(figure, "Own models")[0].text) == ["80.0%", "0.500"]
-    assert figure.layout.yaxis.title.text == "% of each task's own model<br>lower = better for loss"
+    np.testing.assert_allclose(traces_named(figure, "Single models")[0].y, [100, 100])
+    assert list(traces_named(figure, "Single models")[0].text) == ["80.0%", "0.500"]
+    assert figure.layout.yaxis.title.text == "% of the single models<br>lower = better for loss"
     unknown = compare_info(TWO, (ACCURACY, LOSS), entries(), np.array([0.8, np.nan]), normalise=False)
     (soup,) = traces_named(parallel(unknown, LIGHT), "Model soup")
     np.testing.assert_allclose(soup.y, [50, 0.25])
@@ -115,14 +113,14 @@ def test_two_tasks_show_the_front_from_left_to_right_and_the_model_for_the_prefe
 
 
 def test_own_models_are_lines_at_what_each_reaches_on_its_own_task() -> None:
-    (line,) = traces_named(fronts(info(), LIGHT), "Own models' levels")
+    (line,) = traces_named(fronts(info(), LIGHT), "Single models' levels")
     assert list(line.x[:2]) == [80, 80]
     assert list(line.y[3:]) == [50, 50]
 
 
 def test_far_models_wait_in_the_legend_until_they_are_chosen() -> None:
     figure = fronts(info(), LIGHT)
-    singles = traces_named(figure, "Single-task models")
+    singles = traces_named(figure, "Single models")
     assert [trace.visible for trace in singles] == ["legendonly", "legendonly"]
     assert [trace.showlegend for trace in singles] == [None, False]
     (pretrained,) = traces_named(fronts(info(chosen="pretrained"), LIGHT), "Pre-trained")
@@ -148,11 +146,11 @@ def test_three_tasks_have_a_panel_for_each_pair_and_one_legend() -> None:
 
 def test_many_tasks_are_one_line_a_row_and_diamonds_for_own_models() -> None:
     figure = parallel(info(chosen="soup"), LIGHT)
-    assert {trace.name for trace in figure.data} == {"MAP", "Model soup", "TIES", "Pre-trained", "Own models"}
+    assert {trace.name for trace in figure.data} == {"MAP", "Model soup", "TIES", "Pre-trained", "Single models"}
     (soup,) = traces_named(figure, "Model soup")
     np.testing.assert_allclose(soup.y, [50, 25])
     assert soup.line.color == LIGHT.pick
-    (own,) = traces_named(figure, "Own models")
+    (own,) = traces_named(figure, "Single models")
     np.testing.assert_allclose(own.y, [80, 50])
 
 

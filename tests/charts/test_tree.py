@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mapmerge_core.charts.nested import tree_figure, tree_info
 from mapmerge_core.charts.palette import LIGHT
-from mapmerge_core.methods.nested import NestedMAP
+from mapmerge_core.charts.tree import tree_figure, tree_info
 from mapmerge_core.methods._tree import Pair
-from mapmerge_core.tasks.metric import ACCURACY, LOSS
+from mapmerge_core.methods.base import ObjectiveInfo
+from mapmerge_core.methods.nested import NestedMAP
+from mapmerge_core.search.spaces import Box
+from mapmerge_core.tasks.metrics import ACCURACY, LOSS
 
 NAMES = ("MNIST", "Emoji", "Flags", "Street", "Letters")
 
@@ -21,9 +23,10 @@ def metrics_of(C: np.ndarray) -> np.ndarray:
 
 
 def merge(n: int, **settings) -> Pair:
-    method = NestedMAP(n, 12, tasks=NAMES[:n], metrics=(ACCURACY,) * n, **settings)
+    objectives = [ObjectiveInfo(name, model=k) for k, name in enumerate(NAMES[:n])]
+    method = NestedMAP(Box(NAMES[:n]), objectives, {"points": 12, **settings})
     while (batch := method.ask()) is not None:
-        method.tell(batch, metrics_of(batch.C)[:, list(batch.tasks)])
+        method.tell(batch, metrics_of(batch.X)[:, list(batch.objectives)])
     return method.tree
 
 
@@ -42,7 +45,7 @@ def test_four_tasks_are_two_pairs_and_one_under_them() -> None:
     # Four tasks alike: each axis of the last pair is the mean over two of them.
     mean = 100 * tree.predicted.reshape(-1)[[3, 0, 2, 1]].reshape(2, 2).mean(axis=1)
     np.testing.assert_allclose(info.panels[2].chosen, mean)
-    assert info.panels[2].front.shape == (len(tree.front.c), 2)
+    assert info.panels[2].front.shape == (len(tree.front.x), 2)
 
 
 def test_the_figure_has_a_panel_for_each_pair_with_its_numbers() -> None:
