@@ -57,8 +57,8 @@ def pick_bars(info: PickInfo, palette: Palette, *, height: int = 320) -> go.Figu
     """
     traces: list[go.Bar] = []
     axis = shared_axis(info.metrics, info.single)
-    ends = [array * axis.scale for array in (info.predicted, info.lower, info.upper)]
-    error = interval(*ends, palette.text)
+    predicted, lower, upper = (ends * axis.scale for ends in (info.predicted, info.lower, info.upper))
+    error = interval(predicted, lower, upper, palette.text)
     series: list[tuple[str, NDArray[np.float64], str, dict[str, object] | None]] = [
         ("Pre-trained", info.pretrained, translucent(palette.pretrained, 0.55), None),
         ("Pick, predicted", info.predicted, palette.pick, error if (info.upper > info.lower).any() else None),
@@ -181,9 +181,10 @@ def weighted_bars(info: WeightedInfo, palette: Palette, *, height: int | None = 
     """Draw one bar a row with its 90% interval, the best on top; a dotted line for the single models."""
     # Plotly draws the first bar at the bottom.
     bars = info.bars[::-1]
+    values, lower, upper = (np.array([getattr(bar, end) for bar in bars]) for end in ("value", "lower", "upper"))
     traces = [
         go.Bar(
-            x=[bar.value for bar in bars],
+            x=values,
             y=[bar.name for bar in bars],
             orientation="h",
             marker={
@@ -196,10 +197,7 @@ def weighted_bars(info: WeightedInfo, palette: Palette, *, height: int | None = 
                 "cornerradius": 3,
                 "line": {"width": 0},
             },
-            error_x=interval(
-                *(np.array([getattr(bar, end) for bar in bars]) for end in ("value", "lower", "upper")),
-                palette.text,
-            ),
+            error_x=interval(values, lower, upper, palette.text),
             text=[f"{bar.value:.{info.notation.decimals}f}" for bar in bars],
             textposition="inside",
             insidetextanchor="start",

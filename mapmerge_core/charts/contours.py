@@ -153,9 +153,9 @@ def plane_info(
     shape = (-1, GRID)
     fitted = None
     if predict is not None:
-        fitted = np.full(len(grid), np.nan)
-        fitted[inside] = predict(grid[inside])
-        fitted = fitted.reshape(shape)
+        predicted = np.full(len(grid), np.nan)
+        predicted[inside] = predict(grid[inside])
+        fitted = predicted.reshape(shape)
     near = ~np.isnan(y) & space.contains(X) & near_plane(space, X, through, axes)
     flat = X[near][:, axes]
     measured = None

@@ -66,7 +66,7 @@ def evaluations_info(
     """
     whole = [~np.isnan(Y).any(axis=1) for _, Y, _ in tables]
     Y = np.vstack([np.empty((0, len(metrics))), *(table[1][rows] for table, rows in zip(tables, whole, strict=True))])
-    points = [table[2][row] for table, rows in zip(tables, whole, strict=True) for row in np.flatnonzero(rows)]
+    points = [table[2][row] for table, rows in zip(tables, whole, strict=True) for row in np.flatnonzero(rows).tolist()]
     return EvaluationsInfo(
         objectives=tuple(objectives),
         metrics=tuple(metrics),

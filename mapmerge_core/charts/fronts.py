@@ -84,8 +84,8 @@ class Spot:
         if self.lower is None or self.upper is None:
             return None
         columns = slice(None) if only is None else slice(only, only + 1)
-        ends = [(array * scale)[columns] for array in (self.values, self.lower, self.upper)]
-        return interval(*ends, palette.pick)
+        values, lower, upper = ((ends * scale)[columns] for ends in (self.values, self.lower, self.upper))
+        return interval(values, lower, upper, palette.pick)
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def front_info(
         rows=rows,
         members=np.asarray(members)[rows],
         predicted=predicted[rows],
-        points=tuple(points[row] for row in rows) if points else ("",) * len(rows),
+        points=tuple(points[row] for row in rows.tolist()) if points else ("",) * len(rows),
         single=np.full(len(metrics), np.nan) if single is None else single,
         spots=tuple(spots),
     )

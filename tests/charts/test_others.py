@@ -140,8 +140,6 @@ def test_points_of_several_merges_have_a_colour_and_a_legend_each() -> None:
     many = evaluations_info(
         ("A", "B", "C"), (ACCURACY,) * 3, [("MAP", np.ones((2, 3)), "ab"), ("S", np.ones((1, 3)), "c")]
     )
-        ("A", "B", "C"), (ACCURACY,) * 3, [("MAP", np.ones((2, 3)), "ab"), ("S", np.ones((1, 3)), "c")]
-    )
     shown = [trace.name for trace in evaluations_scatter(many, LIGHT).data if trace.showlegend]
     assert shown == ["MAP", "S"]
 
