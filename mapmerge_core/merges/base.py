@@ -217,7 +217,7 @@ class Merge(ABC):
         if needs.whole_models and facts.in_low_rank:
             raise StudyError(f"{self.title} needs whole models, and adapters stay in low rank: choose another merge.")
         if needs.whole_models and facts.vectors != "float32":
-            raise StudyError(f"{self.title} changes the task vectors, which takes float32: hold them in float32.")
+            raise StudyError(f"{self.title} looks into the task vectors, which takes float32: hold them in float32.")
         if needs.data:
             for model in facts.models:
                 if facts.own_task(model) is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from threading import Event
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 
@@ -21,6 +23,7 @@ from mapmerge_core.tasks.objective import objectives_of
 from mapmerge_core.weights.io.checkpoints import read_state_dict
 from mapmerge_core.weights.vectors.streamed import StreamedVectors
 from tests.merges.helpers import TASKS, make_evaluator
+from tests.tiny import ARCHITECTURE, CLASS_NAMES, plain_head, plain_transform
 
 QUICK = {"steps": 3, "rank": 2, "batch_size": 8, "examples": 20}
 ALL = pytest.mark.parametrize("name", MERGES.names)
@@ -145,6 +148,34 @@ def test_a_module_holds_what_an_export_writes(name, evaluator_of, prepared_of):
             torch.testing.assert_close(tensor, expected[key], rtol=2e-3, atol=1e-3)
         prepared.write(module, x)
         assert evaluator.family.model_in(torch.float32) is module
+
+
+@ALL
+def test_modules_in_bfloat16_hold_the_same_rounded(name, evaluator_of, prepared_of):
+    prepared = prepared_of(name)
+    module = copy.deepcopy(evaluator_of(name).family.model_in(torch.float32)).to(torch.bfloat16)
+    for x in points_of(prepared.space)[-2:]:
+        prepared.write(module, x)
+        state = module.state_dict()
+        for key, tensor in model_at(prepared, x).items():
+            expected = tensor.bfloat16() if tensor.is_floating_point() else tensor
+            torch.testing.assert_close(state[key], expected, rtol=1e-2, atol=1e-3)
+
+
+@ALL
+def test_what_is_measured_is_what_an_export_scores(name, tiny_zoo, evaluator_of, prepared_of):
+    evaluator, prepared = evaluator_of(name), prepared_of(name)
+    x = points_of(prepared.space)[-1]
+    outcomes = dict(evaluator.outcomes((prepared, x), split="test"))
+    exported = open_clip.CLIP(**ARCHITECTURE).eval()
+    exported.load_state_dict(model_at(prepared, x))
+    for objective in evaluator.objectives:
+        arrays = np.load(tiny_zoo / f"{objective.task}.npz")
+        head = plain_head(exported, CLASS_NAMES[objective.task], arrays["templates"].tolist())
+        with torch.inference_mode():
+            images = plain_transform(arrays["test_images"], exported)
+            predicted = (exported.encode_image(images, normalize=True) @ head).argmax(dim=1).numpy()
+        assert outcomes[objective.key].value == (predicted == arrays["test_labels"]).mean()
 
 
 @ALL

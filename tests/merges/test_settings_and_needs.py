@@ -98,7 +98,7 @@ OF_MEMORY = ("ties", "ties_trim", "dare", "dare_ties", "breadcrumbs", "della", "
             {"in_low_rank": True},
             "needs whole models, and adapters stay in low rank: choose another",
         ),
-        (OF_MEMORY, {"vectors": "bfloat16"}, "changes the task vectors, which takes float32: hold them in"),
+        (OF_MEMORY, {"vectors": "bfloat16"}, "looks into the task vectors, which takes float32: hold them in"),
         (
             LEARNING[:3],
             {"gives_logits": False},
