@@ -1,288 +1,213 @@
-"""What a run was asked to do, and the method that does it. Nothing here imports torch."""
+"""How a study is run: a merge, a method, and where it is computed. These types are the study file's schema, too."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from collections.abc import Mapping
+from dataclasses import field, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from mapmerge_core.errors import SearchError, StudyError
-from mapmerge_core.merges._training_settings import Training
+from pydantic import Strict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from mapmerge_core.errors import MapMergeError, SearchError, StudyError
+from mapmerge_core.merges.base import Merge
+from mapmerge_core.methods.base import Method, ObjectiveInfo
+from mapmerge_core.registries import LINKS, MERGES, METHODS
+from mapmerge_core.search.links.base import make_link
+from mapmerge_core.search.surrogates.fitting import LossName
+from mapmerge_core.settings import label, make, to_dict
+from mapmerge_core.studies.config.study import CLOSED, PlacedError, Text
+from mapmerge_core.tasks.families import find_family
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from mapmerge_core.methods.base import Method
-    from mapmerge_core.methods.catalogue import MethodName
-    from mapmerge_core.search.designs import Kind
-    from mapmerge_core.search.surrogates.fitting import LossName
-    from mapmerge_core.search.links import LinkName
-    from mapmerge_core.studies.config.study import StudySpec
-    from mapmerge_core.tasks.metric import Metric
+    from mapmerge_core.search.spaces import Space
+    from mapmerge_core.studies.config.study import StudyConfig
 
 QUICK_IMAGES = 500
 """Images of each task that a quick run measures a point on.
 
 As many give the front of whole splits on the demo zoo, by IGD to 10 % (`python -m benchmarks.paper budget`).
 """
-
-VectorsDtype = Literal["float32", "bfloat16"]
-"""What task vectors are held in."""
-
 MIN_IMAGES = 10
-MAX_POINTS = 100_000
-MAX_SEED = 2**31 - 1
+
+Number = Annotated[float, Strict()]
+Precision = Literal["auto", "float32", "bfloat16"]
+VectorsDtype = Literal["float32", "bfloat16"]
 
 
-def check_seed(seed: int) -> None:
-    """Makes sure that every random number generator takes the seed.
-
-    Raises:
-        SearchError: where one doesn't.
-    """
-    if not 0 <= seed <= MAX_SEED:
-        raise SearchError(f"The seed {seed} can't be used: choose a whole number from 0 to {MAX_SEED}.")
-
-
-def check_learnable(spec: StudySpec, *, data_free: bool) -> None:
-    """Makes sure that Pareto Merging can learn from a study's models and data.
-
-    Raises:
-        StudyError: where it can't.
-    """
-    from mapmerge_core.tasks.families import family_info
-    from mapmerge_core.weights.io.hub import is_adapter
-
-    if any(is_adapter(task.checkpoint) for task in spec.tasks):
-        raise StudyError(
-            "Pareto Merging needs whole models, and adapters stay in low rank: choose MAP, or merge the "
-            "adapters into models first."
-        )
-    if data_free:
-        return
-    if not family_info(spec.family).gives_logits:
-        raise StudyError(
-            "Pareto Merging learns from the logits of image classifiers: train data-free, or choose MAP."
-        )
-    for task in spec.tasks:
-        if task.data is None:
-            raise StudyError(
-                f"Pareto Merging needs unlabelled images of '{task.name}': add its dataset, or train "
-                "data-free."
-            )
-
-
-def check_vectors(vectors: VectorsDtype, spec: StudySpec) -> None:
-    """Makes sure that a study's task vectors can be held in such numbers.
-
-    Raises:
-        SearchError: where they can't be.
-    """
-    if vectors not in get_args(VectorsDtype):
-        raise SearchError(f"Task vectors are held in {' or '.join(get_args(VectorsDtype))}, not {vectors}.")
-    if vectors != "float32" and spec.transform:
-        raise SearchError(
-            f"{spec.transform.label} changes the task vectors, which takes float32: hold them in float32."
-        )
-
-
-def check_images(images: int | None, spec: StudySpec) -> None:
-    """Makes sure that models of a study can be measured on so many images of each task; None is all of them.
-
-    Raises:
-        SearchError: where they can't be.
-    """
-    from mapmerge_core.tasks.families import family_info
-
-    if images is None:
-        return
-    if type(images) is not int or images < MIN_IMAGES:
-        raise SearchError(
-            f"The images of each task must be a whole number from {MIN_IMAGES} on, not {images}."
-        )
-    if family_info(spec.family).examples is None:
-        raise SearchError(
-            f"'{spec.family}' brings its own data and measures all of it: leave the number of images out."
-        )
-    for task, metric in zip(spec.tasks, spec.metrics, strict=True):
-        if not metric.is_mean:
-            raise SearchError(
-                f"'{task.name}' is measured by {metric.name}, which is no mean over images, so that some of "
-                "them don't tell it: leave the number of images out."
-            )
-
-
-def has_parts(spec: StudySpec) -> bool:
-    """Whether a study's models can be measured on some of a validation split's images."""
-    try:
-        check_images(MIN_IMAGES, spec)
-    except SearchError:
-        return False
-    return True
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """What a run was asked to do.
+@dataclass(frozen=True, kw_only=True, config=CLOSED)
+class Compute:
+    """Where and in which numbers a run is computed; it changes no meaning of what is measured.
 
     Attributes:
-        points: Budget: coefficient vectors to evaluate, anchors included; of nested MAP for each pair, of
-            Pareto Merging preferences to measure once it has learned.
-        seed: Seed of the design; the same seed asks for the same coefficients.
-        low: Lower corner of the sampled box, the same for every coefficient.
-        high: Upper corner of the sampled box.
-        design: "uniform" (the paper's), "sobol" or "grid"; Bayesian and nested MAP sample uniformly.
-        anchors: Whether the origin and the unit vectors (pre-trained and single-task models) come first.
-        device: "auto", "cuda", "mps", "cpu" or a torch device such as "cuda:1"; or several with commas
-            between them, which share a search's points. "auto" is every GPU there is.
-        precision: "auto", "float32" or "bfloat16", for the validation split.
+        device: "auto", "cuda", "mps", "cpu" or a torch device such as "cuda:1"; or several with commas between
+            them, which share a search's points. "auto" is every GPU there is.
+        precision: Of the validation split: "float32", "bfloat16", or "auto" for what is fast.
         vectors: What task vectors are held in for the validation split: "float32", or "bfloat16" in half the
             memory.
-        link: The surrogates' link, or "auto" for the one that suits each task's metric.
-        loss: What the surrogates' fit minimises: "squared", "absolute" or "huber".
-        initial: Bayesian MAP's first points; None for as many as a surrogate has parameters.
-        batch: Bayesian MAP's points a round; None for half as many.
-        weights: Nested MAP's preference by task; None for equal weights.
-        rule: Nested MAP's rule, instead of a preference.
-        order: Nested MAP's tasks in the order of the tree's leaves; None pairs by loss.
-        training: How Pareto Merging learns; None for the paper's way.
-        images: On how many images of each task's validation split points are measured (of texts: blocks),
-            where it has more; None for all. The pre-trained and single-task models are measured on all
-            always. Pareto Merging's models are, too.
     """
 
-    points: int
-    seed: int = 0
-    low: float = 0.0
-    high: float = 1.0
-    design: Kind = "uniform"
-    anchors: bool = True
-    device: str = "auto"
-    precision: str = "auto"
+    device: Text = "auto"
+    precision: Precision = "auto"
     vectors: VectorsDtype = "float32"
-    link: LinkName | Literal["auto"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True, config=CLOSED)
+class RunConfig:
+    """What a run is asked to do.
+
+    Attributes:
+        merge: The merge's name.
+        merge_settings: Those of its settings that were chosen; kept complete.
+        method: The method's name.
+        method_settings: Likewise; ``points`` and ``seed`` are among them.
+        low: The lowest coefficient to sample, None for the merge's own.
+        high: The highest.
+        images: On how many images of each task's validation split points are measured (of texts: blocks), where
+            it has more; None for all. The pre-trained and the models' own are measured on all always.
+        link: The surrogates' link, or "auto" for the one that suits each metric.
+        loss: What the surrogates' fit minimises: "squared", "absolute" or "huber".
+        compute: Where it is computed.
+
+    Raises:
+        MapMergeError: A name or a setting is unknown, or out of bounds.
+    """
+
+    merge: Text = "task_arithmetic"
+    merge_settings: Mapping[Text, Any] = field(default_factory=dict)
+    method: Text = "map"
+    method_settings: Mapping[Text, Any] = field(default_factory=dict)
+    low: Number | None = None
+    high: Number | None = None
+    images: Annotated[int, Strict()] | None = None
+    link: Text = "auto"
     loss: LossName = "squared"
-    initial: int | None = None
-    batch: int | None = None
-    weights: Mapping[str, float] | None = None
-    rule: str | None = None
-    order: Sequence[str] | None = None
-    training: Training | None = None
-    images: int | None = None
+    compute: Compute = Compute()
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The settings that ``to_dict`` wrote."""
-        training = values.get("training")
-        return cls(**{**values, "training": None if training is None else Training(**training)})
+    def __post_init__(self) -> None:
+        self._complete("merge", MERGES)
+        self._complete("method", METHODS)
+        if self.link != "auto":
+            try:
+                LINKS[self.link]
+            except MapMergeError as error:
+                raise PlacedError(str(error), "link") from error
+        if self.images is not None and self.images < MIN_IMAGES:
+            raise PlacedError(
+                f"The images of each task must be a whole number from {MIN_IMAGES} on, not {self.images}.", "images"
+            )
 
-    def check(self, name: MethodName, spec: StudySpec) -> None:
-        """Refuses what the method called ``name`` can't run with these settings in a study of ``spec``.
+    def _complete(self, what: Literal["merge", "method"], registry: Any) -> None:  # noqa: ANN401
+        """Check the settings of a merge or a method, and keep all of them."""
+        try:
+            kind = registry[getattr(self, what)]
+            given = make(kind.Settings, getattr(self, f"{what}_settings"), what=kind.title)
+        except MapMergeError as error:
+            raise PlacedError(str(error), what) from error
+        object.__setattr__(self, f"{what}_settings", to_dict(given))
+
+    @property
+    def points(self) -> int | None:
+        """The budget, None for the method's usual one."""
+        return self.method_settings.get("points")
+
+    @property
+    def seed(self) -> int:
+        """The method's seed."""
+        return int(self.method_settings.get("seed", 0))
+
+    @property
+    def label(self) -> str:
+        """Such as "MAP on RegMean", with what differs from the usual settings."""
+        method, merge = METHODS[self.method], self.make_merge()
+        changed = label(make(method.Settings, self.method_settings, what=method.title))
+        return f"{method.title} on {merge.label}" + (f" ({changed})" if changed else "")
+
+    def make_merge(self) -> Merge:
+        """Return the merge with its settings."""
+        return MERGES[self.merge](dict(self.merge_settings))
+
+    def space(self, study: StudyConfig) -> Space:
+        """Return the part of the merge's space that is sampled.
 
         Raises:
-            SearchError: for an unknown method, and for settings that can't be sampled or fitted.
-            RuleError: for a rule that isn't one over the study's tasks.
-            StudyError: where Pareto Merging can't learn from the study's models or data.
+            SearchError: The merge has no coefficients to bound, or the box is empty.
         """
-        if name != "pareto_merging":
-            self.make_method(name, spec)
-            return
-        self._check_budget()
-        if self.vectors != "float32":
-            raise SearchError("Pareto Merging trains on float32 task vectors: hold them in float32.")
-        if self.points < 1:
-            raise SearchError("Measure one preference or more once the set is learned.")
-        check_learnable(spec, data_free=self.training is not None and self.training.data_free)
+        return self.make_merge().space(study.model_names).within(self.low, self.high)
 
-    def make_method(self, name: MethodName, spec: StudySpec) -> Method:
-        """The search called ``name`` with these settings, for a study of ``spec``.
+    def objectives(self, study: StudyConfig) -> list[ObjectiveInfo]:
+        """Return what a search knows of the study's objectives.
 
         Raises:
-            SearchError: for an unknown method, and for settings that can't be sampled or fitted.
-            RuleError: for a rule that isn't one over the study's tasks.
+            SearchError: The link can't have an objective's bounds.
         """
-        from mapmerge_core.methods.direct import DirectSearch
-        from mapmerge_core.methods.map import MAP
+        models = study.model_names
+        infos = []
+        for objective in study.objectives:
+            metric = objective.metric
+            link = metric.link if self.link == "auto" else self.link
+            make_link(link, metric.bounds)
+            model = None if objective.model is None else models.index(objective.model)
+            infos.append(ObjectiveInfo(objective.name, metric.maximize, metric.bounds, link, model))
+        return infos
 
-        self._check_budget()
-        check_images(self.images, spec)
-        check_vectors(self.vectors, spec)
-        n = len(spec.tasks)
-        links = self.links(spec.metrics)
-        self._check_surrogates(name, n, links)
-        if name in ("map", "direct"):
-            return (MAP if name == "map" else DirectSearch)(
-                n,
-                self.points,
-                seed=self.seed,
-                low=self.low,
-                high=self.high,
-                design=self.design,
-                anchors=self.anchors,
-            )
-        if name == "bayesian":
-            from mapmerge_core.methods.bayesian import BayesianMAP
+    def make_method(self, study: StudyConfig) -> Method:
+        """Return the method, ready to ask for its first points.
 
-            return BayesianMAP(
-                n,
-                self.points,
-                initial=self.initial,
-                batch=self.batch,
-                seed=self.seed,
-                low=self.low,
-                high=self.high,
-                anchors=self.anchors,
-                links=links,
-                loss=self.loss,
-            )
-        if name == "nested":
-            from mapmerge_core.methods.nested import NestedMAP
+        Raises:
+            SearchError: The budget, the box or the space can't be sampled, or surrogates not fitted.
+            RuleError: A rule isn't one over the study's objectives.
+        """
+        method = METHODS[self.method]
+        settings = make(method.Settings, self.method_settings, what=method.title)
+        return method(self.space(study), self.objectives(study), settings, loss=self.loss)
 
-            return NestedMAP(
-                n,
-                self.points,
-                seed=self.seed,
-                low=self.low,
-                high=self.high,
-                tasks=spec.task_names,
-                metrics=spec.metrics,
-                links=links,
-                weights=self.weights,
-                rule=self.rule,
-                order=self.order,
-                loss=self.loss,
-            )
-        raise SearchError(f"The method '{name}' is unknown: use map, bayesian, nested or direct.")
+    def check(self, study: StudyConfig) -> None:
+        """Make sure that the run can be done in a study, before anything is measured.
 
-    def _check_budget(self) -> None:
-        check_seed(self.seed)
-        if self.points > MAX_POINTS:
-            raise SearchError(f"{self.points} points are too many for one run: choose {MAX_POINTS} or fewer.")
+        Raises:
+            SearchError, RuleError: As for `make_method`, and where points can't be measured on some images.
+            StudyError: The merge can't merge the study's models.
+        """
+        if self.images is not None:
+            check_images(study)
+        self.make_merge().check(study.facts(self.compute.vectors))
+        self.make_method(study)
 
-    def _check_surrogates(
-        self, name: MethodName, n_vectors: int, links: Sequence[tuple[LinkName, tuple[float, float]]]
-    ) -> None:
-        """Refuses, before anything is measured, what can't be fitted: wrong links, losses and budgets."""
-        from mapmerge_core.search.designs import anchors_outside
-        from mapmerge_core.search.surrogates.fitting import check_loss
-        from mapmerge_core.search.links import make_link
-        from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
-
-        check_loss(self.loss)
-        for link, bounds in links:
-            make_link(link, bounds)
-        outside = anchors_outside(n_vectors, self.low, self.high) if self.anchors else 0
-        needed = QuadraticSurrogate.n_parameters(n_vectors) + outside
-        if name == "map" and self.link == "identity" and self.points < needed:
-            why = f" ({outside} anchors outside the box aren't fitted)" if outside else ""
-            raise SearchError(
-                f"A surrogate of {n_vectors} tasks with the identity link needs {needed} points or more"
-                f"{why}, not {self.points}: raise the budget."
-            )
-
-    def links(self, metrics: Sequence[Metric]) -> list[tuple[LinkName, tuple[float, float]]]:
-        """Each metric's link and bounds."""
-        return [(metric.link if self.link == "auto" else self.link, metric.bounds) for metric in metrics]
+    def is_same_as(self, other: RunConfig) -> bool:
+        """Return whether two runs ask for the same, wherever they are computed."""
+        return replace(self, compute=Compute()) == replace(other, compute=Compute())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Return plain values for JSON; `from_dict` reads the same run from them."""
+        return TypeAdapter(RunConfig).dump_python(self, mode="json")  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """Read a run from what `to_dict` returned.
+
+        Raises:
+            StudyError: They are no run.
+        """
+        try:
+            return TypeAdapter(cls).validate_python(dict(values))
+        except ValidationError as error:
+            raise StudyError(f"The run can't be read: {error.errors()[0]['msg']}.") from error
+
+
+def check_images(study: StudyConfig) -> None:
+    """Make sure that a study's models can be measured on a part of each validation split.
+
+    Raises:
+        SearchError: They can't; the sentence says why.
+    """
+    if find_family(study.family).examples is None:
+        raise SearchError(
+            f"'{study.family}' brings its own data and measures all of it: leave the number of images out."
+        )
+    for objective in study.objectives:
+        if not objective.metric.is_mean:
+            raise SearchError(
+                f"'{objective.name}' is measured by {objective.metric.name}, which is no mean over images, so that "
+                "some of them don't tell it: leave the number of images out."
+            )

@@ -1,248 +1,340 @@
-"""What a study is made of. Nothing here imports torch, so that pages can describe studies at once."""
+"""What a study is made of: models, tasks and the metrics on them. These types are the study file's schema, too."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, Strict, TypeAdapter, ValidationError, ValidationInfo
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from mapmerge_core.errors import MapMergeError, StudyError
 from mapmerge_core.files import absolute
-from mapmerge_core.studies.config.run import check_seed
+from mapmerge_core.merges.base import StudyFacts
+from mapmerge_core.registries import METRICS
 from mapmerge_core.tasks.data_source import DataSource
-from mapmerge_core.tasks.families import FamilyInfo, family_info
-from mapmerge_core.tasks.metric import METRICS, Metric, find_metric
-from mapmerge_core.weights.io.hub import HubRef, parse_source
+from mapmerge_core.tasks.families import find_family
+from mapmerge_core.tasks.metrics.base import Metric
+from mapmerge_core.tasks.objective import Objective, objectives_of
+from mapmerge_core.weights.io.hub import HubRef, is_adapter, parse_source
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+CLOSED = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+"""Unknown fields are refused; `Text` and its like take no other type for theirs."""
 
-TransformKind = Literal["ties_trim", "ties", "dare"]
+Text = Annotated[str, Strict()]
+
+RESERVED = ("pretrained", "all", "others", "mean", "worst")
+"""Names that mean something in rules and sources, so that no task or model can have them."""
+_FILES = ("path", "class_names", "templates")
+"""Of a dataset's settings, those that may be files."""
 
 
-@dataclass(frozen=True)
-class TaskSpec:
-    """One task: its fine-tuned checkpoint, the data that it is measured on, and the metric.
+class PlacedError(StudyError):
+    """Something is wrong at one place of a study, which a file can show the line of.
+
+    Args:
+        message: One sentence.
+        place: Keys and indices that lead there, such as ("tasks", 0, "name").
+    """
+
+    def __init__(self, message: str, *place: str | int) -> None:
+        super().__init__(message)
+        self.place = place
+
+
+def worded(error: MapMergeError) -> PydanticCustomError:
+    """Return an error for pydantic to attach the place to; it keeps its sentence."""
+    return PydanticCustomError("sentence", "{sentence}", {"sentence": str(error)})
+
+
+def _folder(info: ValidationInfo) -> Path:
+    """Return the folder that relative paths are relative to: a study file's own."""
+    return (info.context or {}).get("folder", Path.cwd())
+
+
+def _place(value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - whatever a file holds
+    if not isinstance(value, str | Path | HubRef):
+        return value
+    if isinstance(value, str) and not value.strip():
+        raise PydanticCustomError("empty", "is empty")
+    try:
+        source = parse_source(value)
+        return absolute(_folder(info) / source.expanduser()) if isinstance(source, Path) else source
+    except RuntimeError as error:
+        raise worded(StudyError(f"The path '{value}' can't be used ({error}): choose another.")) from error
+    except MapMergeError as error:
+        raise worded(error) from error
+
+
+def _architecture(value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+    if isinstance(value, str) and value.endswith(".json"):
+        return str(_place(value, info))
+    return value
+
+
+def _data(value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+    if isinstance(value, str):
+        value = {"path": value}
+    if not isinstance(value, dict):
+        return value
+    folder = _folder(info)
+    try:
+        source = DataSource.from_dict({name: _at(folder, name, each) for name, each in value.items()})
+    except MapMergeError as error:
+        raise worded(error) from error
+    return source
+
+
+def _at(folder: Path, name: str, value: Any) -> Any:  # noqa: ANN401
+    """Make a setting of a dataset that is a file relative to a folder."""
+    if name not in _FILES or not isinstance(value, str) or "://" in value:
+        return value
+    # What a dataset takes for a path is one, but a shipped set of templates isn't.
+    read = getattr(DataSource.from_dict({"path": "x", name: value}), name)
+    return folder / Path(value).expanduser() if isinstance(read, Path) else value
+
+
+def _metrics(value: Any) -> Any:  # noqa: ANN401
+    listed = value if isinstance(value, list | tuple) else [value]
+    return tuple(_metric(each) for each in listed)
+
+
+def _metric(value: Any) -> Any:  # noqa: ANN401
+    """Return a registered metric by its name, or one of a person's own from its direction and bounds."""
+    try:
+        if isinstance(value, str):
+            return METRICS[value]
+        if isinstance(value, dict):
+            return _own_metric(value)
+    except MapMergeError as error:
+        raise worded(error) from error
+    return value
+
+
+def _own_metric(values: Mapping[str, Any]) -> Metric:
+    for name in values:
+        if name not in ("name", "maximize", "low", "high"):
+            raise StudyError(f"A metric has no field '{name}': it may have name, maximize, low, high.")
+    if not isinstance(values.get("name"), str) or not isinstance(values.get("maximize"), bool):
+        raise StudyError("A metric of one's own needs a 'name' and 'maximize', true or false.")
+    bounds = {end: values[end] for end in ("low", "high") if values.get(end) is not None}
+    for end, bound in bounds.items():
+        if isinstance(bound, bool) or not isinstance(bound, int | float):
+            raise StudyError(f"The bound '{end}' of the metric '{values['name']}' should be a number.")
+    return Metric(values["name"], values["maximize"], **{end: float(bound) for end, bound in bounds.items()})
+
+
+Place = Annotated[Path | HubRef, BeforeValidator(_place)]
+"""Where weights are: a file or folder, absolute, or a reference to a hub."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CLOSED)
+class TaskConfig:
+    """A task: what merged models are measured on.
 
     Attributes:
         name: Its name.
-        checkpoint: A file or folder, absolute, or a hub reference.
         data: Where its examples come from; None for a family that brings its own.
-        metric: What is measured; None for the family's usual one.
+        model: The model that was fine-tuned for it, its reference for "of single"; None for a skill to keep.
+        metrics: What is measured, each by the same pass; the family's usual one where nothing is given.
     """
 
-    name: str
-    checkpoint: Path | HubRef
-    data: DataSource | None
-    metric: Metric | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "checkpoint", _weights(self.checkpoint))
-        if self.data is not None and isinstance(self.data.path, Path):
-            absolute(self.data.path)  # refuses what can't be a path
+    name: Text
+    data: Annotated[DataSource | None, BeforeValidator(_data)] = None
+    model: Text | None = None
+    metrics: Annotated[tuple[Metric, ...], BeforeValidator(_metrics)] = ()
 
 
-@dataclass(frozen=True)
-class Transform:
-    """What is done to a study's task vectors before any merge (see ``weights.transforms``).
+@dataclass(frozen=True, kw_only=True, config=CLOSED)
+class StudyConfig:
+    """The fixed parts of a study: N models to merge and K objectives to measure.
 
     Attributes:
-        kind: "ties_trim" (trim), "ties" (trim and elect signs) or "dare" (drop at random, rescale).
-        keep: Share of each task vector that trimming keeps.
-        drop: Share of each task vector that DARE drops.
-        seed: Seed of what DARE drops.
-
-    Raises:
-        StudyError: for an unknown kind, and for shares that leave nothing or aren't shares.
-    """
-
-    kind: TransformKind
-    keep: float = 0.2
-    drop: float = 0.5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(TransformKind):
-            raise StudyError(
-                f"The transform '{self.kind}' is unknown: use {', '.join(get_args(TransformKind))}."
-            )
-        if not 0 < self.keep <= 1:
-            raise StudyError(
-                f"TIES keeps a share of each task vector above 0 and at most 1, not {self.keep:g}."
-            )
-        if not 0 <= self.drop < 1:
-            raise StudyError(f"DARE drops a share of each task vector from 0 to below 1, not {self.drop:g}.")
-        check_seed(self.seed)
-
-    @property
-    def label(self) -> str:
-        """Such as "TIES-trim 20 %" or "DARE 50 %"."""
-        names = {"ties_trim": "TIES-trim", "ties": "TIES", "dare": "DARE"}
-        return f"{names[self.kind]} {100 * (self.drop if self.kind == 'dare' else self.keep):g} %"
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudySpec:
-    """The fixed parts of a study; the order of its tasks is the order of every c's coefficients.
-
-    Paths become absolute, so that a study opens from any folder.
-
-    Attributes:
-        family: How parameters become predictions: one of ``tasks.families.FAMILIES``, or a person's own
-            ``module:function``.
-        architecture: Path of a configuration JSON, or a name that the family's library knows; ``""`` where
-            the pre-trained model's folder tells.
-        pretrained: Checkpoint that all the fine-tuned models started from: a file, a folder or a hub
-            reference.
-        tasks: Two tasks or more, with different names.
-        transform: What is done to the task vectors first; the "single-task models" of a study with one are
-            the pre-trained model plus a transformed task vector.
+        family: How parameters become predictions: a registered family, or a person's own ``module:function``.
+        architecture: A configuration file, or a name that the family's library knows; "" where the
+            pre-trained model's folder tells.
+        pretrained: The model that all fine-tuned ones started from: a file, a folder or a hub reference.
+        models: The fine-tuned models by name, in the order of every point's coordinates.
+        tasks: One or more.
         options: The family's own settings by name.
 
     Raises:
-        StudyError: for fewer than two tasks, for names that are empty, taken or reserved, for an unknown
-            family, and for an architecture, data or a metric that is missing.
+        StudyError: There is no model or no task, a name is empty, taken or reserved, the family is unknown,
+            or an architecture, data, a metric or a model that a task names is missing.
     """
 
-    family: str = "clip"
-    architecture: str = ""
-    pretrained: Path | HubRef
-    tasks: tuple[TaskSpec, ...]
-    transform: Transform | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    family: Text = "clip"
+    architecture: Annotated[Text, BeforeValidator(_architecture)] = ""
+    pretrained: Place
+    models: Mapping[Text, Place]
+    tasks: tuple[TaskConfig, ...]
+    options: Mapping[Text, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         try:
-            info = family_info(self.family)
+            family = find_family(self.family)
+            family.check_options(self.options)
         except MapMergeError as error:
-            raise StudyError(str(error)) from error
-        if info.needs_architecture and not self.architecture:
-            raise StudyError(f"The family '{self.family}' needs an architecture: name one.")
-        if len(self.tasks) < 2:
-            raise StudyError(
-                f"A study merges two tasks or more, but {len(self.tasks)} was given: add another."
-            )
-        names = [task.name for task in self.tasks]
-        for name in names:
-            if not name.strip():
-                raise StudyError("A task has no name: give every task a name of its own.")
-            if name == "pretrained":
-                raise StudyError("'pretrained' means the pre-trained model: give that task another name.")
-            if names.count(name) > 1:
-                raise StudyError(f"Two tasks are called '{name}': give every task a name of its own.")
-        object.__setattr__(self, "tasks", tuple(_completed(task, info) for task in self.tasks))
-        object.__setattr__(self, "pretrained", _weights(self.pretrained))
-        if self.architecture.endswith(".json"):
-            object.__setattr__(self, "architecture", str(absolute(self.architecture)))
+            raise PlacedError(str(error), "options" if self.family_is_known else "family") from error
+        if family.needs_architecture and not self.architecture:
+            raise PlacedError(f"The family '{self.family}' needs an architecture: name one.", "architecture")
+        if not self.models:
+            raise PlacedError("A study merges one model or more, and none was given: add one.", "models")
+        if not self.tasks:
+            raise PlacedError("A study measures one task or more, and none was given: add one.", "tasks")
+        _check_names("model", list(self.models), [("models", name) for name in self.models])
+        _check_names(
+            "task", [task.name for task in self.tasks], [("tasks", i, "name") for i in range(len(self.tasks))]
+        )
+        usual = family.usual_metric()
+        tasks = []
+        for i, task in enumerate(self.tasks):
+            if task.model is not None and task.model not in self.models:
+                raise PlacedError(
+                    f"The task '{task.name}' names the model '{task.model}', which the study doesn't have: choose "
+                    f"from {', '.join(self.models)}.",
+                    *("tasks", i, "model"),
+                )
+            if family.examples is not None and task.data is None:
+                raise PlacedError(
+                    f"The task '{task.name}' has no dataset: choose one, or leave the task out.", "tasks", i
+                )
+            metrics = task.metrics or (() if usual is None else (usual,))
+            if not metrics:
+                raise PlacedError(
+                    f"The task '{task.name}' has no metric: say which ({', '.join(METRICS.names)}, or one of your own).",
+                    *("tasks", i),
+                )
+            tasks.append(TaskConfig(name=task.name, data=task.data, model=task.model, metrics=metrics))
+        object.__setattr__(self, "tasks", tuple(tasks))
+        object.__setattr__(self, "models", dict(self.models))
+        try:
+            objectives_of(self.tasks)
+        except MapMergeError as error:
+            raise PlacedError(str(error), "tasks") from error
 
     @property
-    def task_names(self) -> tuple[str, ...]:
-        """Names in the order of the coefficients."""
-        return tuple(task.name for task in self.tasks)
+    def family_is_known(self) -> bool:
+        """Whether the family's name is one, so that what is wrong lies elsewhere."""
+        try:
+            find_family(self.family)
+        except MapMergeError:
+            return False
+        return True
 
     @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """The metric of each task."""
-        return tuple(task.metric for task in self.tasks if task.metric)
+    def model_names(self) -> tuple[str, ...]:
+        """The N models' names, in the order of a point's coordinates."""
+        return tuple(self.models)
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """The K objectives, in the order of every table's columns."""
+        return objectives_of(self.tasks)
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether merged models can be measured on a part of each validation split."""
+        brings_data = find_family(self.family).examples is None
+        return not brings_data and all(metric.is_mean for task in self.tasks for metric in task.metrics)
+
+    def facts(self, vectors: str = "float32") -> StudyFacts:
+        """Return what merges need to know to say whether they can serve this study.
+
+        Args:
+            vectors: What task vectors are held in.
+        """
+        return StudyFacts(
+            models=self.model_names,
+            objectives=self.objectives,
+            tasks_with_data=frozenset(task.name for task in self.tasks if task.data is not None),
+            gives_logits=find_family(self.family).gives_logits,
+            in_low_rank=any(is_adapter(place) for place in self.models.values()),
+            vectors=vectors,
+        )
 
     @property
     def weights(self) -> dict[str, Path | HubRef]:
-        """Where each model's weights are, by role ("pretrained", "MNIST checkpoint", ...)."""
-        return {"pretrained": self.pretrained} | {
-            f"{task.name} checkpoint": task.checkpoint for task in self.tasks
-        }
+        """Where each model's weights are, by role: "pretrained", "MNIST model", ..."""
+        return {"pretrained": self.pretrained} | {f"{name} model": place for name, place in self.models.items()}
 
     def places(self) -> dict[str, Path | HubRef]:
-        """Everything that an evaluation depends on and that lies in files, by role ("MNIST data", ...)."""
-        places = {"pretrained": self.pretrained}
+        """Return all that an evaluation depends on and that lies in files, by role ("MNIST data", ...)."""
+        places = self.weights
         if self.architecture.endswith(".json"):
             places["architecture"] = Path(self.architecture)
         for task in self.tasks:
-            places[f"{task.name} checkpoint"] = task.checkpoint
             if task.data is not None and isinstance(task.data.path, Path):
                 places[f"{task.name} data"] = task.data.path
         return places
 
     def files(self) -> dict[str, Path]:
-        """Those of `places` that are a person's own files and folders."""
+        """Return those of `places` that are a person's own files and folders."""
         return {role: place for role, place in self.places().items() if isinstance(place, Path)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        usual = family_info(self.family).metric
+        """Return plain values for JSON and YAML; `from_dict` reads the same study from them."""
+        usual = find_family(self.family).usual_metric()
         values: dict[str, Any] = {
             "family": self.family,
             "architecture": self.architecture,
             "pretrained": str(self.pretrained),
-            "tasks": [_task_to_dict(task, usual) for task in self.tasks],
+            "models": {name: str(place) for name, place in self.models.items()},
+            "tasks": [_task_values(task, usual) for task in self.tasks],
+            "options": dict(self.options),
         }
-        if self.transform:
-            values["transform"] = asdict(self.transform)
-        if self.options:
-            values["options"] = dict(self.options)
-        return values
+        return {name: value for name, value in values.items() if value or name in ("models", "tasks")}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> StudySpec:
-        """The spec that ``to_dict`` described."""
-        return cls(
-            family=values["family"],
-            architecture=values["architecture"],
-            pretrained=values["pretrained"],
-            tasks=tuple(_task_from_dict(task) for task in values["tasks"]),
-            transform=Transform(**values["transform"]) if "transform" in values else None,
-            options=values.get("options", {}),
-        )
+    def from_dict(cls, values: Mapping[str, Any], folder: Path | None = None) -> StudyConfig:
+        """Read a study from plain values.
+
+        Args:
+            values: As `to_dict` returns them.
+            folder: What relative paths are relative to.
+
+        Raises:
+            StudyError: They are no study.
+        """
+        try:
+            return TypeAdapter(cls).validate_python(
+                dict(values), context={"folder": folder or Path.cwd()}
+            )
+        except ValidationError as error:
+            raise StudyError(f"The study can't be read: {error.errors()[0]['msg']}.") from error
 
 
-def _weights(place: Path | HubRef | str) -> Path | HubRef:
-    source = parse_source(place)
-    return absolute(source) if isinstance(source, Path) else source
+def _check_names(what: str, names: list[str], places: list[tuple[str | int, ...]]) -> None:
+    for name, place in zip(names, places, strict=True):
+        if not name.strip():
+            raise PlacedError(f"A {what} has no name: give every {what} a name of its own.", *place)
+        if name.lower() in RESERVED:
+            raise PlacedError(f"'{name}' means something else in rules: give that {what} another name.", *place)
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise PlacedError(f"Two {what}s are called '{name}': give every {what} a name of its own.", *places[i])
 
 
-def _completed(task: TaskSpec, info: FamilyInfo) -> TaskSpec:
-    """A task with its metric.
-
-    Raises:
-        StudyError: It has no data or no metric, and its family gives none.
-    """
-    if info.examples is not None and task.data is None:
-        raise StudyError(f"The task '{task.name}' has no dataset: choose one, or leave the task out.")
-    metric = task.metric or info.metric
-    if metric is None:
-        raise StudyError(
-            f"The task '{task.name}' has no metric: say which ({', '.join(METRICS)}, or one of your own)."
-        )
-    return replace(task, metric=metric)
-
-
-def _task_to_dict(task: TaskSpec, usual: Metric | None) -> dict[str, Any]:
-    values: dict[str, Any] = {"name": task.name, "checkpoint": str(task.checkpoint)}
+def _task_values(task: TaskConfig, usual: Metric | None) -> dict[str, Any]:
+    values: dict[str, Any] = {"name": task.name}
     if task.data is not None:
-        said = task.data.to_dict()
-        values["data"] = said["path"] if list(said) == ["path"] else said
-    if task.metric and task.metric != usual:
-        known = METRICS.get(task.metric.name) == task.metric
-        values["metric"] = task.metric.name if known else _metric_to_dict(task.metric)
+        data = task.data.to_dict()
+        values["data"] = data["path"] if list(data) == ["path"] else data
+    if task.model is not None:
+        values["model"] = task.model
+    if task.metrics != ((usual,) if usual else ()):
+        metrics = [_metric_values(metric) for metric in task.metrics]
+        values["metrics"] = metrics[0] if len(metrics) == 1 else metrics
     return values
 
 
-def _task_from_dict(values: Mapping[str, Any]) -> TaskSpec:
-    data, metric = values.get("data"), values.get("metric")
-    if isinstance(metric, str):
-        metric = find_metric(metric)
-    elif metric is not None:
-        metric = Metric(**metric)
-    return TaskSpec(
-        values["name"],
-        parse_source(values["checkpoint"]),
-        DataSource.from_dict({"path": data} if isinstance(data, str) else data) if data else None,
-        metric,
-    )
-
-
-def _metric_to_dict(metric: Metric) -> dict[str, Any]:
-    """Only the bounds that there are: JSON has no infinity."""
-    values: dict[str, Any] = {"name": metric.name, "maximize": metric.maximize}
+def _metric_values(metric: Metric) -> str | dict[str, Any]:
+    """Return a metric's name, or of a person's own its direction and those bounds that there are."""
+    if metric.name in METRICS and METRICS[metric.name] == metric:
+        return metric.name
     ends = zip(("low", "high"), metric.bounds, strict=True)
-    return values | {end: bound for end, bound in ends if abs(bound) != float("inf")}
+    bounds = {end: bound for end, bound in ends if abs(bound) != float("inf")}
+    return {"name": metric.name, "maximize": metric.maximize} | bounds

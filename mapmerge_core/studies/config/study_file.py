@@ -5,34 +5,33 @@ Reading one imports nothing heavy and opens no other file. Its errors name the f
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from mapmerge_core.errors import MapMergeError, StudyError
-from mapmerge_core.methods.catalogue import TITLES, MethodName, default_points
-from mapmerge_core.merges._training_settings import Training
-from mapmerge_core.files import absolute
-from mapmerge_core.studies.config.run import RunSettings
-from mapmerge_core.studies.config.study import StudySpec, TaskSpec, Transform
-from mapmerge_core.studies.config.study_schema import USED_BY, StudyFields, explained
-from mapmerge_core.studies.config.yaml_lines import MAX_BYTES, Lines, NotYaml, dump_yaml, read_yaml
+from mapmerge_core.errors import StudyError
+from mapmerge_core.files import absolute, write_atomically
+from mapmerge_core.registries import MERGES, METHODS
+from mapmerge_core.settings import changed, make
+from mapmerge_core.studies.config.run import Compute, RunConfig
+from mapmerge_core.studies.config.study import PlacedError, StudyConfig, TaskConfig
+from mapmerge_core.studies.config.yaml_text import MAX_BYTES, Lines, NotYaml, read_yaml, write_yaml
 from mapmerge_core.tasks.data_source import DataSource
-from mapmerge_core.tasks.families import family_info
-from mapmerge_core.tasks.metric import Metric, find_metric
-from mapmerge_core.weights.io.hub import parse_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from mapmerge_core.studies.config.study_schema import DataFields, MethodFields, MetricFields, TaskFields
-    from mapmerge_core.weights.io.hub import HubRef
+    from pydantic_core import ErrorDetails
 
 STUDY_FILE = "study.yaml"
 """What a folder's study file is called."""
+
+_STUDY_FIELDS = ("name", "family", "architecture", "pretrained", "models", "tasks", "options", "run")
+_RUN_FIELDS = ("merge", "method", "low", "high", "images", "link", "loss", "device", "precision", "vectors")
+_COMPUTE_FIELDS = ("device", "precision", "vectors")
+_TASK_FIELDS = (*TaskConfig.__dataclass_fields__, "checkpoint")  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,40 +40,40 @@ class StudyFile:
 
     Attributes:
         name: The study's name; "" for one made from its tasks.
-        spec: What the study is made of.
-        method: What to run.
-        settings: How to run it; the points are the paper's where the file doesn't say.
+        config: What the study is made of.
+        run: How to run it; MAP on task arithmetic where the file doesn't say.
     """
 
     name: str = ""
-    spec: StudySpec
-    method: MethodName
-    settings: RunSettings
+    config: StudyConfig
+    run: RunConfig = RunConfig()
 
 
 def read_study_file(path: Path | str) -> StudyFile:
-    """Reads a study file; its paths are relative to its own folder.
+    """Read a study file; its paths are relative to its own folder.
 
     Raises:
         StudyError: It can't be read, or isn't a study; the sentence names file, line and field.
     """
-    file = absolute(path)
+    return parse_study(_read(path), absolute(path).parent, called=str(path))
+
+
+def _read(path: Path | str) -> str:
     try:
-        with file.open("rb") as stream:
+        with absolute(path).open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise StudyError(f"{path} can't be read: {error.strerror or error}.") from error
     if len(content) > MAX_BYTES:
         raise StudyError(f"{path} is larger than {MAX_BYTES // 1_000_000} MB, so it is no study.")
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise StudyError(f"{path} isn't a study: it holds bytes that aren't text in UTF-8.") from error
-    return parse_study(text, file.parent, called=str(path))
 
 
 def parse_study(text: str, folder: Path | str, *, called: str = "") -> StudyFile:
-    """Reads the text of a study file.
+    """Read the text of a study file.
 
     Args:
         text: YAML.
@@ -90,75 +89,67 @@ def parse_study(text: str, folder: Path | str, *, called: str = "") -> StudyFile
         raise StudyError(f"{_where(called, error.line)}: {error}") from error
     if not isinstance(values, dict):
         raise StudyError(f"{_where(called, None)}: it should hold fields such as 'pretrained' and 'tasks'.")
-    try:
-        said = StudyFields.model_validate(values)
-    except ValidationError as error:
-        # What is left out comes last: it may only be misspelt.
-        problems = sorted(
-            error.errors(include_url=False),
-            key=lambda problem: (problem["type"] == "missing", lines.of(problem["loc"])),
-        )
-        sentence = explained(problems[0])
-        if len(problems) > 1:
-            sentence = f"{sentence.removesuffix('.')} (and {len(problems) - 1} more)."
-        raise StudyError(f"{_where(called, lines.of(problems[0]['loc']))}: {sentence}") from error
-    return _Reader(absolute(folder), called, lines).study(said)
+    return _Reader(absolute(folder), called, lines).study(values)
 
 
-def study_text(study_file: StudyFile, folder: Path | str) -> str:
-    """A study as the text of a study file in ``folder``, with paths relative to it where they lie below.
+def study_text(study_file: StudyFile, folder: Path | str, before: str = "") -> str:
+    """Return a study as the text of a study file, from which `parse_study` reads the same study.
 
-    `parse_study` reads the same study from it.
+    Args:
+        study_file: The study.
+        folder: Where the file will lie; paths are relative to it where they lie below.
+        before: The text that it takes the place of, whose comments are kept.
     """
     folder = absolute(folder)
-    spec = study_file.spec
-    said = spec.to_dict()
-    tasks = []
-    for task, values in zip(spec.tasks, said["tasks"], strict=True):
-        tasks.append(values | {"checkpoint": _relative(task.checkpoint, folder)})
+    config = study_file.config
+    values = {"name": study_file.name, **config.to_dict()}
+    values["pretrained"] = _relative(config.pretrained, folder)
+    values["models"] = {name: _relative(place, folder) for name, place in config.models.items()}
+    if config.architecture.endswith(".json"):
+        values["architecture"] = _relative(Path(config.architecture), folder)
+    for task, said in zip(config.tasks, values["tasks"], strict=True):
         if task.data is not None:
             data = task.data.to_dict()
-            for name in _PATHS:
+            for name in ("path", "class_names", "templates"):
                 if isinstance(place := getattr(task.data, name), Path):
                     data[name] = _relative(place, folder, name)
-            tasks[-1]["data"] = data["path"] if list(data) == ["path"] else data
-    architecture = Path(spec.architecture) if spec.architecture.endswith(".json") else None
-    values = {
-        "name": study_file.name,
-        "family": spec.family,
-        "architecture": _relative(architecture, folder) if architecture else spec.architecture,
-        "pretrained": _relative(spec.pretrained, folder),
-        "transform": said.get("transform"),
-        "options": said.get("options"),
-        "tasks": tasks,
-        "method": {"name": study_file.method} | _chosen(study_file.method, study_file.settings),
-    }
-    return dump_yaml({name: value for name, value in values.items() if value})
+            said["data"] = data["path"] if list(data) == ["path"] else data
+    values["run"] = _run_values(study_file.run)
+    return write_yaml({name: values[name] for name in _STUDY_FIELDS if values.get(name)}, before)
 
 
 def write_study_file(path: Path | str, study_file: StudyFile) -> None:
-    """Writes a study file.
+    """Write a study file; the comments of one that is there are kept.
 
     Raises:
         StudyError: It can't be written; a file that was there before is then as it was.
     """
     file = absolute(path)
-    beside = file.with_name(f".{file.name}.part")
     try:
-        beside.write_text(study_text(study_file, file.parent), encoding="utf-8")
-        beside.replace(file)
+        before = _read(file) if file.is_file() else ""
+        with write_atomically(file) as beside:
+            beside.write_text(study_text(study_file, file.parent, before), encoding="utf-8")
     except (OSError, UnicodeEncodeError) as error:
-        beside.unlink(missing_ok=True)
         reason = error.strerror if isinstance(error, OSError) else "a path in it isn't text"
         raise StudyError(f"{path} can't be written: {reason}.") from error
 
 
-# Of a dataset's settings, those that may be files.
-_PATHS = ("path", "class_names", "templates")
+def _run_values(run: RunConfig) -> dict[str, Any]:
+    """Return what differs from the usual run."""
+    values: dict[str, Any] = {}
+    for what, registry in (("merge", MERGES), ("method", METHODS)):
+        kind = registry[getattr(run, what)]
+        settings = changed(make(kind.Settings, getattr(run, f"{what}_settings"), what=kind.title))
+        values[what] = {"name": kind.name, **settings} if settings else kind.name
+    usual = RunConfig()
+    others = {name: getattr(run, name) for name in _RUN_FIELDS if name not in ("merge", "method", *_COMPUTE_FIELDS)}
+    others |= {name: getattr(run.compute, name) for name in _COMPUTE_FIELDS}
+    default = {name: getattr(usual.compute if name in _COMPUTE_FIELDS else usual, name) for name in others}
+    return values | {name: value for name, value in others.items() if value != default[name]}
 
 
-def _relative(place: Path | object, folder: Path, setting: str = "path") -> str:
-    """A path as the file says it: relative where that reads back as the same path."""
+def _relative(place: object, folder: Path, setting: str = "path") -> str:
+    """Return a path as the file says it: relative where that reads back as the same path."""
     if not isinstance(place, Path) or not place.is_relative_to(folder) or place == folder:
         return str(place)
     short = place.relative_to(folder).as_posix()
@@ -166,29 +157,6 @@ def _relative(place: Path | object, folder: Path, setting: str = "path") -> str:
         return str(place)
     read_back = getattr(DataSource.from_dict({"path": "x", setting: short}), setting)
     return short if isinstance(read_back, Path) else str(place)
-
-
-def _chosen(method: MethodName, settings: RunSettings) -> dict[str, Any]:
-    """The points, and what differs from the usual settings of the method."""
-    usual = RunSettings(settings.points, training=Training())
-    return {"points": settings.points} | {
-        each.name: _plain(getattr(settings, each.name))
-        for each in fields(RunSettings)
-        if getattr(settings, each.name) not in (None, getattr(usual, each.name))
-        and method in USED_BY.get(each.name, (method,))
-    }
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever settings hold
-    if isinstance(value, Training):
-        return {
-            each.name: _plain(getattr(value, each.name))
-            for each in fields(Training)
-            if getattr(value, each.name) != each.default
-        }
-    if isinstance(value, dict):
-        return dict(value)
-    return list(value) if isinstance(value, list | tuple) else value
 
 
 def _where(called: str, line: int | None) -> str:
@@ -199,7 +167,7 @@ def _where(called: str, line: int | None) -> str:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Makes a study of checked fields.
+    """Makes a study of plain values.
 
     Attributes:
         folder: What paths are relative to.
@@ -211,112 +179,148 @@ class _Reader:
     called: str
     lines: Lines
 
-    def study(self, said: StudyFields) -> StudyFile:
-        with self._at("family"):
-            family_info(said.family)
-        with self._at("architecture"):
-            architecture = self._architecture(said.architecture or "")
-        with self._at("pretrained"):
-            pretrained = self._weights(said.pretrained)
-        tasks = [self._task(task, place) for place, task in enumerate(said.tasks)]
-        names = [task.name for task in tasks]
-        twice = [("tasks", place, "name") for place, name in enumerate(names) if name in names[:place]]
-        with self._at("transform"):
-            transform = Transform(**said.transform.model_dump(exclude_none=True)) if said.transform else None
-        with self._at(*(twice[0] if twice else ("tasks",) if len(tasks) < 2 else ())):
-            spec = StudySpec(
-                family=said.family,
-                architecture=architecture,
-                pretrained=pretrained,
-                tasks=tuple(tasks),
-                transform=transform,
-                options=said.options or {},
+    def study(self, values: dict[str, Any]) -> StudyFile:
+        name = values.get("name") or ""
+        if not isinstance(name, str):
+            raise self._error(f"name should be text, not {_given(name)}: put it in quotes.", "name")
+        self._check_fields(values, (), "a study", _STUDY_FIELDS)
+        values = self._with_models(values)
+        try:
+            config = TypeAdapter(StudyConfig).validate_python(
+                {key: value for key, value in values.items() if key not in ("name", "run")},
+                context={"folder": self.folder},
             )
-        with self._at("method"):
-            method, settings = self._method(said.method, spec)
-        return StudyFile(
-            name=" ".join((said.name or "").split()), spec=spec, method=method, settings=settings
-        )
+        except PlacedError as error:
+            raise self._error(str(error), *error.place) from error
+        except ValidationError as error:
+            raise self._explained(error) from error
+        run = self._run(values.get("run"))
+        try:
+            run.check(config)
+        except StudyError as error:
+            raise self._error(str(error), "run", "merge") from error
+        except Exception as error:
+            if isinstance(error, ValueError | TypeError):
+                raise
+            raise self._error(str(error), "run", "method") from error
+        return StudyFile(name=" ".join(name.split()), config=config, run=run)
 
-    def _task(self, said: TaskFields, place: int) -> TaskSpec:
-        with self._at("tasks", place, "metric"):
-            metric = _metric(said.metric) if said.metric else None
-        with self._at("tasks", place, "data"):
-            data = self._data(said.data) if said.data else None
-        with self._at("tasks", place, "checkpoint"):
-            return TaskSpec(said.name, self._weights(said.checkpoint), data, metric)
-
-    def _data(self, said: DataFields) -> DataSource:
-        values = said.model_dump(exclude_none=True)
-        for name in _PATHS:
-            if str(values.get(name)).startswith("~"):
-                values[name] = str(self._path(values[name]))
-        # What it takes for a path is one.
-        as_said = DataSource.from_dict(values)
-        for name in _PATHS:
-            if isinstance(getattr(as_said, name), Path):
-                values[name] = self._path(values[name])
-        return DataSource.from_dict(values)
-
-    def _method(self, said: MethodFields | None, spec: StudySpec) -> tuple[MethodName, RunSettings]:
-        given = said.model_dump(exclude_none=True, exclude={"name"}) if said else {}
-        method: MethodName = (said and said.name) or "map"
-        for name in given:
-            if method not in USED_BY.get(name, (method,)):
-                with self._at("method", name):
-                    raise StudyError(
-                        f"{TITLES[method]} has no use for '{name}': leave it out, or choose the method "
-                        f"{' or '.join(USED_BY[name])}."
+    def _with_models(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Let a task's checkpoint declare a model of the task's name."""
+        tasks, models = values.get("tasks"), values.get("models")
+        if models is not None and not isinstance(models, dict):
+            raise self._error("models should hold names with a checkpoint each.", "models")
+        models, changed_tasks = dict(models or {}), []
+        for i, task in enumerate(tasks if isinstance(tasks, list) else []):
+            if not isinstance(task, dict):
+                raise self._error(f"tasks[{i}] should be a task, with {', '.join(_TASK_FIELDS)}.", "tasks", i)
+            self._check_fields(task, ("tasks", i), "a task", _TASK_FIELDS)
+            if "checkpoint" in task:
+                task = dict(task)
+                checkpoint, name = task.pop("checkpoint"), task.get("name")
+                if "model" in task or (isinstance(name, str) and name in models):
+                    raise self._error(
+                        f"The task '{name}' has a 'checkpoint', and its model is named, too: keep one.",
+                        *("tasks", i, "checkpoint"),
                     )
-        if method == "pareto_merging":
-            with self._at("method", "training"):
-                given["training"] = Training(**given.get("training", {}))
-        settings = RunSettings(**{"points": default_points(method, len(spec.tasks))} | given)
-        settings.check(method, spec)
-        return method, settings
+                if isinstance(name, str):
+                    models[name], task["model"] = checkpoint, name
+            changed_tasks.append(task)
+        if isinstance(tasks, list):
+            values = values | {"tasks": changed_tasks}
+        return values | {"models": models}
 
-    def _architecture(self, said: str) -> str:
-        return str(self._path(said)) if said.endswith(".json") else said
-
-    def _weights(self, said: str) -> Path | HubRef:
-        source = parse_source(said)
-        return self._path(said) if isinstance(source, Path) else source
-
-    def _path(self, said: str) -> Path:
+    def _run(self, values: Any) -> RunConfig:  # noqa: ANN401 - whatever the file holds
+        if values is None:
+            return RunConfig()
+        if not isinstance(values, dict):
+            raise self._error(f"run should be a run, with {', '.join(_RUN_FIELDS)}.", "run")
+        self._check_fields(values, ("run",), "a run", _RUN_FIELDS)
+        flat = {name: value for name, value in values.items() if name not in ("merge", "method", *_COMPUTE_FIELDS)}
+        flat["compute"] = {name: values[name] for name in _COMPUTE_FIELDS if name in values}
+        for what in ("merge", "method"):
+            said = values.get(what)
+            if isinstance(said, Mapping):
+                said = dict(said)
+                flat[what] = said.pop("name", getattr(RunConfig(), what))
+                flat[f"{what}_settings"] = said
+            elif said is not None:
+                flat[what] = said
         try:
-            return self.folder / Path(said).expanduser()
-        except RuntimeError as error:
-            raise StudyError(f"The path '{said}' can't be used: there is no such home directory.") from error
+            return TypeAdapter(RunConfig).validate_python(flat)
+        except PlacedError as error:
+            raise self._error(str(error), "run", *error.place) from error
+        except ValidationError as error:
+            raise self._explained(error, "run") from error
 
-    @contextmanager
-    def _at(self, *place: str | int) -> Iterator[None]:
-        """Has an error say where it is, unless it says so already."""
-        try:
-            yield
-        except _PlacedError:
-            raise
-        except MapMergeError as error:
-            line = self.lines.of(place) if place else None
-            raise _PlacedError(f"{_where(self.called, line)}: {error}") from error
+    def _check_fields(
+        self, values: Mapping[str, Any], place: tuple[str | int, ...], what: str, known: tuple[str, ...]
+    ) -> None:
+        for name in values:
+            if name not in known:
+                field = _shown((*place, name))
+                raise self._error(f"{field} isn't a field of {what}: it may have {', '.join(known)}.", *place, name)
+
+    def _explained(self, error: ValidationError, *before: str) -> StudyError:
+        """Return the first of pydantic's errors as a sentence; what is left out comes last, it may be misspelt."""
+        problems = sorted(
+            error.errors(include_url=False),
+            key=lambda problem: (problem["type"] == "missing", self.lines.of((*before, *problem["loc"])) or 0),
+        )
+        first = problems[0]
+        place = tuple(part for part in (*before, *first["loc"]) if part not in _INNER)
+        sentence = _sentence(first, place)
+        if len(problems) > 1 and first["type"] != "sentence":
+            sentence = f"{sentence.removesuffix('.')} (and {len(problems) - 1} more)."
+        return self._error(sentence, *place)
+
+    def _error(self, sentence: str, *place: str | int) -> StudyError:
+        line = self.lines.of(place) if place else None
+        return StudyError(f"{_where(self.called, line)}: {sentence}")
 
 
-class _PlacedError(StudyError):
-    """An error that says where it is."""
+_INNER = ("function-before[_place()", "compute")
+"""Parts of pydantic's places that no file has."""
+
+_SHOULD = {
+    "string_type": "should be text",
+    "int_type": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "float_type": "should be a number",
+    "finite_number": "should be a finite number",
+    "bool_type": "should be true or false",
+    "list_type": "should be a list",
+    "tuple_type": "should be a list",
+    "dict_type": "should hold fields",
+    "mapping_type": "should hold fields",
+    "is_instance_of": "should be the path of a file or folder, or a reference to a hub",
+    "dataclass_type": "should hold fields",
+    "path_type": "should be the path of a file or folder, or a reference to a hub",
+}
 
 
-def _metric(said: MetricFields) -> Metric:
-    """A known metric by its name alone, or one of a person's own.
+def _sentence(problem: ErrorDetails, place: tuple[str | int, ...]) -> str:
+    """Return one of pydantic's errors as a sentence that names the field."""
+    kind, field = problem["type"], _shown(place)
+    if kind == "sentence":
+        return str(problem["ctx"]["sentence"])
+    if kind == "empty":
+        return f"{field} is empty: fill it in, or leave the field out."
+    if kind == "missing":
+        return f"{_shown(place[:-1]) or 'the study'} has no '{place[-1]}': add it."
+    given = problem["input"]
+    but = f", not {_given(given)}" if not isinstance(given, list | dict) and given is not None else ""
+    if kind == "literal_error":
+        return f"{field} should be {problem['ctx']['expected']}{but}."
+    quotes = ": put it in quotes" if kind == "string_type" and but else ""
+    return f"{field} {_SHOULD.get(kind, problem['msg'])}{but}{quotes}."
 
-    Raises:
-        StudyError: Of one's own it isn't said whether more is better, or the bounds are none.
-        MapMergeError: It isn't known.
-    """
-    if said.maximize is None:
-        if said.low is not None or said.high is not None:
-            raise StudyError(f"The metric '{said.name}' has bounds, but no 'maximize': say true or false.")
-        return find_metric(said.name)
-    bounds = said.model_dump(include={"low", "high"}, exclude_none=True)
-    metric = Metric(said.name, said.maximize, **bounds)
-    if not metric.low < metric.high:
-        raise StudyError(f"The metric '{said.name}' can't lie between {said.low:g} and {said.high:g}.")
-    return metric
+
+def _given(value: Any) -> str:  # noqa: ANN401
+    return json.dumps(value, default=str, ensure_ascii=False)[:60]
+
+
+def _shown(place: tuple[str | int, ...]) -> str:
+    """Return a place as text, such as ``tasks[1].data.path``."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+    return text.removeprefix(".")
