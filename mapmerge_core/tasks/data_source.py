@@ -77,13 +77,13 @@ class DataSource:
 
     @property
     def hub(self) -> tuple[str, str | None] | None:
-        """A hub dataset's name and revision, or None."""
+        """Return a hub dataset's name and revision, or None."""
         match = isinstance(self.path, str) and _HUB_NAME.fullmatch(self.path.removeprefix(HUB))
         return (match["name"], match["revision"]) if match and self.path != match[0] else None
 
     @property
     def torchvision(self) -> str | None:
-        """The name of a dataset that torchvision offers, or None."""
+        """Return the name of a dataset that torchvision offers, or None."""
         is_one = isinstance(self.path, str) and self.path.startswith(TORCHVISION)
         return str(self.path).removeprefix(TORCHVISION) if is_one else None
 
@@ -95,7 +95,7 @@ class DataSource:
 
     @classmethod
     def from_dict(cls, said: Mapping[str, Any]) -> Self:
-        """Reads what `to_dict` returned, or a person wrote.
+        """Read what `to_dict` returned, or a person wrote.
 
         Raises:
             DatasetError: ``path`` is missing, a name is unknown, or a value is not allowed.

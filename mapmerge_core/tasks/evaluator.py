@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from mapmerge_core.tasks.families.base import Family
     from mapmerge_core.tasks.metrics.base import Metric
     from mapmerge_core.tasks.task import Task
-    from mapmerge_core.weights.vectors.layout import StateDict
     from mapmerge_core.weights.vectors.streamed import Vectors
 
     MergedPoint: TypeAlias = "tuple[WritesModels, ArrayLike]"
@@ -50,12 +49,7 @@ class WritesModels(Protocol):
 
 
 class VectorSum:
-    """θ_pre + Σ x_n v_n of task vectors as they are.
-
-    Args:
-        vectors: Task vectors on the device of the models to write.
-        exported: The same on the CPU, as an export merges them.
-    """
+    """θ_pre + Σ x_n v_n of task vectors on the device of the models to write, and the same on the CPU."""
 
     def __init__(self, vectors: Vectors, exported: Vectors) -> None:
         self._vectors, self._exported = vectors, exported
@@ -67,32 +61,6 @@ class VectorSum:
     def write_exact(self, module: nn.Module, x: ArrayLike) -> None:
         """Write θ(x), see `WritesModels.write_exact`."""
         self._exported.merge_into(module, x)
-
-
-class FixedModel:
-    """Any model with the pre-trained one's keys, whatever the point.
-
-    Only the part that is merged is taken from it, rounded to the pre-trained checkpoint's dtypes.
-
-    Args:
-        vectors: Task vectors on the device of the models to write.
-        exported: The same on the CPU.
-        state_dict: The model's tensors.
-    """
-
-    def __init__(self, vectors: Vectors, exported: Vectors, state_dict: StateDict) -> None:
-        self._vectors, self._exported, self._state_dict = vectors, exported, state_dict
-
-    def write(self, module: nn.Module, x: ArrayLike) -> None:  # noqa: ARG002
-        """Write the model.
-
-        Raises:
-            CheckpointError: A key of the merged part is missing or new, or a shape differs.
-        """
-        self._vectors.release(module)
-        self._exported.load_into(module, self._state_dict)
-
-    write_exact = write
 
 
 class Evaluator:

@@ -31,7 +31,7 @@ class Objective:
 
     @property
     def key(self) -> str:
-        """What the store calls it, whatever else the task is measured by."""
+        """Return what the store calls it, whatever else the task is measured by."""
         return f"{self.task}/{self.metric.name}"
 
 

@@ -36,7 +36,7 @@ class Outcome:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all examples of the split were measured."""
+        """Return whether all examples of the split were measured."""
         return self.n_total is None
 
 

@@ -11,11 +11,12 @@ import torch
 
 from mapmerge_core.errors import Cancelled, MapMergeError
 from mapmerge_core.tasks.data_source import DataSource
-from mapmerge_core.tasks.evaluator import Evaluator, FixedModel
+from mapmerge_core.tasks.evaluator import Evaluator
 from mapmerge_core.tasks.families._models.clip import ClipZeroShot
 from mapmerge_core.tasks.task import Task
 from mapmerge_core.tasks.unlabelled import entropies
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
+from tests.tasks.measuring import FixedModel
 from tests.tiny import ARCHITECTURE, plain_head, plain_transform
 
 TASKS = ("Colours", "Stripes")
@@ -66,7 +67,7 @@ def test_entropies_are_those_of_a_plain_loop(evaluator, source):
 
 
 def test_batches_and_measuring_in_between_change_nothing(evaluator, source):
-    fixed = FixedModel(evaluator.vectors, evaluator.exported_vectors, evaluator.vectors.merge([0.3, 0.5]))
+    fixed = FixedModel(evaluator, evaluator.vectors.merge([0.3, 0.5]))
     points = [evaluator.at([0.3, 0.5]), (fixed, ()), evaluator.at([1.0, 0.0])]
     before = evaluator.evaluate([0.3, 0.5])
     measured, _ = entropies(evaluator, source, points)

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 def cache_folder() -> Path:
-    """Where what can be computed or downloaded again is kept: $MAPMERGE_HOME/cache, or the platform's."""
+    """Return the folder of what can be made again: $MAPMERGE_HOME/cache, or the platform's cache."""
     home = os.environ.get("MAPMERGE_HOME")
     return Path(home).absolute() / "cache" if home else user_cache_path("mapmerge", appauthor=False)
 
@@ -45,7 +45,7 @@ def cached_inputs(
     progress: Callable[[int, int], None] | None = None,
     cancel: Event | None = None,
 ) -> np.ndarray:
-    """Prepares a split's images, unless they were prepared before.
+    """Prepare a split's images, unless they were prepared before.
 
     Args:
         dataset: The dataset.
@@ -106,7 +106,7 @@ def cached_inputs(
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Makes a folder of the cache, and turns a disk that is full or read-only into one sentence.
+    """Make a folder of the cache, and turn a disk that is full or read-only into one sentence.
 
     Raises:
         DatasetError: It can't be written.
@@ -124,7 +124,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path, cancel: Event | None = None) -> Iterator[None]:
-    """Lets one process or thread in at a time.
+    """Let one process or thread in at a time, by a lock file.
 
     Raises:
         Cancelled: ``cancel`` is set while another is in.
@@ -144,7 +144,7 @@ def locked(path: Path, cancel: Event | None = None) -> Iterator[None]:
 
 
 def _complete(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The file's array if it is there and whole."""
+    """Return the file's array if it is there and whole."""
     try:
         inputs = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -160,7 +160,7 @@ def _check_room(folder: Path, n_bytes: int) -> None:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error means that a disk is full."""
+    """Return whether an error means that a disk is full."""
     return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 

@@ -26,7 +26,7 @@ def unreadable(
     progress: Callable[[int, int], None] | None = None,
     cancel: Event | None = None,
 ) -> list[int]:
-    """Reads every image, unless that was done before.
+    """Read every image, unless that was done before.
 
     Args:
         images: n images.
@@ -65,7 +65,7 @@ def unreadable(
 
 
 def refuse(where: object, split: str, names: list[str], count: int) -> DatasetError:
-    """The error that names the images that can't be read."""
+    """Return the error that names the images that can't be read."""
     return DatasetError(
         f"{where}: {len(names):,} of the {count:,} images of '{split}' can't be read "
         f"({shown(names, _NAMED)}): repair or remove them, or agree to leave "

@@ -131,14 +131,14 @@ def read_loose(folder: Path, splits: tuple[str, ...]) -> RawImages:
 
 
 def _loose_halves(root: Path, splits: tuple[str, ...]) -> list[Path]:
-    """The folders that are splits, if they have all images."""
+    """Return the folders that are splits, if they have all images."""
     folders = [each for each in _folders(root) if holds_images(each)]
     named = all(each.name in splits or ours(each.name) for each in folders)
     return folders if named and not _images(root) else []
 
 
 def _halves(folder: Path, splits: tuple[str, ...]) -> list[Path]:
-    """The folders that are splits, unless those of such names are classes (train, the vehicle)."""
+    """Return the folders that are splits, unless those of such names are classes (train, the vehicle)."""
     named = [each for each in _folders(folder) if each.name in splits or ours(each.name)]
     return named if any(_inner_images(each) for each in named) else []
 
@@ -153,7 +153,7 @@ def _part(root: Path, folder: Path, classed: dict[str, list[Path]]) -> LabelledI
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
-    """The image files of each class, in the order in which torchvision's ImageFolder has them."""
+    """Return the image files of each class, in the order in which torchvision's ImageFolder has them."""
     classed = {each.name: list(_walk(each)) for each in _folders(folder)}
     return {name: paths for name, paths in classed.items() if paths}
 

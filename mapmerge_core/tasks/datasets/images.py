@@ -69,12 +69,12 @@ class ImageDataset:
 
     @cached_property
     def content_key(self) -> str:
-        """Tells this dataset's content, and which of it is used, from any other."""
+        """Return a key of this dataset's content and of which of it is used."""
         # Made of what was chosen before unreadable images are left out, which follow from it.
         return self._content_key(*(self._key_of_rows(split) for split in sorted(self._rows)))
 
     def split_key(self, split: str) -> str:
-        """Tells a split's images and their order from any others."""
+        """Return a key of a split's images and their order."""
         self.check(split)
         return self._key_of_rows(split)
 
@@ -114,7 +114,7 @@ class ImageDataset:
         progress: Callable[[int, int], None] | None = None,
         cancel: Event | None = None,
     ) -> None:
-        """Reads all of a split's images, once for their content, and leaves out those that can't be read.
+        """Read all of a split's images, once for their content, and leave out those that can't be read.
 
         Args:
             split: One of `sizes`.
@@ -192,7 +192,7 @@ def open_images(
     progress: Callable[[int, int], None] | None = None,
     cancel: Event | None = None,
 ) -> ImageDataset:
-    """Opens a dataset of images, labelled unless ``source`` says otherwise.
+    """Open a dataset of images, labelled unless ``source`` says otherwise.
 
     Args:
         source: Where it is, and what a person said about it.

@@ -36,7 +36,7 @@ class Labels:
 
 
 def number(where: object, raw: RawImages, class_names: tuple[str, ...] | None) -> Labels:
-    """Numbers the classes of a dataset.
+    """Number the classes of a dataset.
 
     Texts are numbered in alphabetical order, as torchvision's and Hugging Face's image folders are. A
     person's names that are the dataset's own decide the order, and examples of classes not among them are
@@ -74,7 +74,7 @@ def number(where: object, raw: RawImages, class_names: tuple[str, ...] | None) -
 
 
 def ignored(where: object, raw: RawImages, class_names: tuple[str, ...] | None) -> Labels:
-    """Has every image in one class, and names the classes that a model may see in them.
+    """Put every image in one class, and name the classes that a model may see in them.
 
     Args:
         where: What a message calls the dataset.

@@ -117,7 +117,7 @@ def _count(path: Path, name: str) -> int:
 
 
 def _array(path: Path, name: str) -> np.ndarray:
-    """Reads one array; pickled objects are refused, never executed."""
+    """Read one array; pickled objects are refused, never executed."""
     with _opened(path, name) as arrays:
         if name not in arrays.files:
             raise DatasetError(f"{path} lacks the array '{name}': it holds {', '.join(arrays.files) or 'none'}.")
@@ -127,7 +127,7 @@ def _array(path: Path, name: str) -> np.ndarray:
 
 @contextmanager
 def _opened(path: Path, name: str) -> Iterator[np.lib.npyio.NpzFile]:
-    """Opens the file to read an array of it; whatever goes wrong ends in one sentence."""
+    """Open the file to read an array of it; whatever goes wrong ends in one sentence."""
     if not zipfile.is_zipfile(path):
         raise DatasetError(f"{path} is damaged or not a .npz file.")
     try:

@@ -26,14 +26,14 @@ _CALLED = {"train": "training", "val": "validation", "test": "test"}
 
 
 def ours(name: str) -> str | None:
-    """Which of our splits a dataset's own name stands for, if any."""
+    """Return which of our splits a dataset's own name stands for, if any."""
     return next((split for split, names in ALIASES.items() if name.lower() in names), None)
 
 
 def assign(
     where: object, labels: Mapping[str, np.ndarray], wanted: Mapping[str, str], seed: int
 ) -> tuple[dict[str, tuple[str, np.ndarray]], list[str]]:
-    """Finds or makes a validation and a test split.
+    """Find or make a validation and a test split.
 
     A missing one is a tenth (`SHARE`) of the training split, of every class alike; where there is no training
     split, half of the validation split becomes the test split. Nothing is ever taken from the test split.
@@ -87,7 +87,7 @@ def assign(
 def undivided(
     where: object, labels: Mapping[str, np.ndarray], wanted: Mapping[str, str]
 ) -> dict[str, tuple[str, np.ndarray]]:
-    """Finds the images for ``"val"`` where nothing is trained on or tested.
+    """Find the images for ``"val"`` where nothing is trained on or tested.
 
     Args:
         where: What a message calls the dataset.
@@ -108,7 +108,7 @@ def undivided(
 
 
 def divide(labels: np.ndarray, splits: Sequence[str], share: float, seed: int) -> dict[str, np.ndarray]:
-    """Takes ``share`` of each class for each of ``splits``, and at least one if the class has enough.
+    """Take ``share`` of each class for each of ``splits``, and at least one if the class has enough.
 
     Args:
         labels: n integers.
@@ -132,7 +132,7 @@ def divide(labels: np.ndarray, splits: Sequence[str], share: float, seed: int) -
 
 
 def subset(labels: np.ndarray, limit: int | None, seed: int) -> np.ndarray:
-    """Chooses at most ``limit`` rows, of every class the same share.
+    """Choose at most ``limit`` rows, of every class the same share.
 
     Every class is there if there are no more classes than ``limit``; a smaller limit's rows are among a
     larger one's.
@@ -164,7 +164,7 @@ def _no_validation(where: object, names: list[str]) -> DatasetError:
 
 
 def _named(where: object, theirs: list[str], wanted: Mapping[str, str]) -> dict[str, str]:
-    """The dataset's name for each of our splits that it has."""
+    """Return the dataset's name for each of our splits that it has."""
     found: dict[str, str] = {}
     for split, name in wanted.items():
         if name not in theirs:

@@ -374,7 +374,7 @@ def _fingerprints(tables: Mapping[str, Dataset]) -> str:
 
 @contextmanager
 def _opening(source: DataSource) -> Iterator[None]:
-    """Turns whatever the datasets library raises into one sentence."""
+    """Turn whatever the datasets library raises into one sentence."""
     from datasets.exceptions import DatasetsError
 
     try:

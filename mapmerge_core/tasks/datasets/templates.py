@@ -69,7 +69,7 @@ _CLASS_NAMES: dict[str, tuple[str, ...]] = {
 
 
 def shipped_templates() -> dict[str, tuple[str, ...]]:
-    """The prompts that come with us, by the name of the dataset they are meant for."""
+    """Return the prompts that come with us, by the name of the dataset they are meant for."""
     return dict(_SHIPPED)
 
 
@@ -79,7 +79,7 @@ def shipped_class_names() -> dict[str, tuple[str, ...]]:
 
 
 def find_shipped(name: str) -> str | None:
-    """The shipped set that a dataset's name stands for, whatever its case and punctuation, if any."""
+    """Return the shipped set that a dataset's name stands for, whatever its case and punctuation, if any."""
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     known = {re.sub(r"[^a-z0-9]", "", each): each for each in _SHIPPED} | _OTHER_NAMES
     return known.get(plain)
@@ -115,7 +115,7 @@ def check_templates(templates: tuple[str, ...], where: object) -> tuple[str, ...
 
 
 def read_list(path: Path) -> tuple[str, ...]:
-    """Reads a file with one text a line, or a JSON list of texts (or JSON's ``{"0": "cat", ...}``).
+    """Read a file with one text a line, or a JSON list of texts (or JSON's ``{"0": "cat", ...}``).
 
     Raises:
         DatasetError: It can't be read, or holds no such list.

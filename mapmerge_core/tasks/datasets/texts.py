@@ -68,7 +68,7 @@ class TextDataset:
 
     @cached_property
     def content_key(self) -> str:
-        """Tells this dataset's content, and which of it is used, from any other."""
+        """Return a key of this dataset's content and of which of it is used."""
         source = self.source
         return key_of(self._key(), sorted(source.splits.items()), source.limit, source.seed, self.columns)
 
@@ -84,7 +84,7 @@ class TextDataset:
 
 
 def open_texts(source: DataSource) -> TextDataset:
-    """Opens a dataset of texts.
+    """Open a dataset of texts.
 
     A ``.txt`` file's documents are separated by blank lines; a single one is cut into a training, a
     validation and a test part in this order, 80, 10 and 10 % of it. A folder of ``.txt`` files holds one
@@ -127,7 +127,7 @@ class _ChosenTexts(LazyTexts):
 
 
 def _cut(source: DataSource, text: str) -> tuple[dict[str, Sequence[str]], list[str]]:
-    """Cuts a single text into parts, each beginning with a word."""
+    """Cut a single text into parts, each beginning with a word."""
     cuts = [0]
     for share in (1 - 2 * splitting.SHARE, 1 - splitting.SHARE):
         cut = round(share * len(text))

@@ -171,7 +171,7 @@ class Family(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Return where the model is."""
         import torch
 
         return self.__dict__.get("_device") or torch.device("cpu")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING
 
 from mapmerge_core.settings import setting, settings
 from mapmerge_core.tasks.families.base import Family, register
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 class Classifier(Family):
     """Models of timm whose backbones are merged, with a head fitted for each task."""
 
-    name: ClassVar[str] = "classifier"
-    title: ClassVar[str] = "Classifier with heads (timm)"
-    examples: ClassVar[Literal["images", "texts"] | None] = "images"
-    gives: ClassVar[frozenset[str]] = IMAGE_CLASSES
-    needs_architecture: ClassVar[bool] = True
-    library: ClassVar[str] = "timm"
-    implementation: ClassVar[str] = "mapmerge_core.tasks.families._models.classifier:ClassifierWithHeads"
+    name = "classifier"
+    title = "Classifier with heads (timm)"
+    examples = "images"
+    gives = IMAGE_CLASSES
+    needs_architecture = True
+    library = "timm"
+    implementation = "mapmerge_core.tasks.families._models.classifier:ClassifierWithHeads"
 
     @settings
     class Settings:
@@ -48,11 +48,6 @@ class Classifier(Family):
 
     @classmethod
     def left_out(cls, architecture: str, pretrained: Path) -> tuple[str, ...]:
-        """Return the names of the classifier's tensors (see `Family.left_out`).
-
-        Raises:
-            CheckpointError: timm has no such architecture.
-        """
         from mapmerge_core.tasks.families._models.classifier import head_names
 
         return head_names(architecture, pretrained)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 from mapmerge_core.settings import setting, settings
 from mapmerge_core.tasks.families.base import Family, register
@@ -21,15 +21,15 @@ IMAGE_CLASSES = frozenset({"logits", "labels", "predicted", "losses"})
 class Clip(Family):
     """CLIP models of open_clip, which classify images by the prompt whose text embedding is nearest."""
 
-    name: ClassVar[str] = "clip"
-    title: ClassVar[str] = "CLIP zero-shot (open_clip)"
-    examples: ClassVar[Literal["images", "texts"] | None] = "images"
-    gives: ClassVar[frozenset[str]] = IMAGE_CLASSES
-    needs_architecture: ClassVar[bool] = True
-    gives_logits: ClassVar[bool] = True
-    library: ClassVar[str] = "open_clip"
-    part: ClassVar[str] = "visual."
-    implementation: ClassVar[str] = "mapmerge_core.tasks.families._models.clip:ClipZeroShot"
+    name = "clip"
+    title = "CLIP zero-shot (open_clip)"
+    examples = "images"
+    gives = IMAGE_CLASSES
+    needs_architecture = True
+    gives_logits = True
+    library = "open_clip"
+    part = "visual."
+    implementation = "mapmerge_core.tasks.families._models.clip:ClipZeroShot"
 
     @settings
     class Settings:
@@ -44,7 +44,6 @@ class Clip(Family):
 
     @classmethod
     def options_for(cls, pretrained: Path | HubRef) -> dict[str, Any]:
-        """Return the tag of weights that open_clip brings."""
         if isinstance(pretrained, Path) or not pretrained.is_open_clip:
             return {}
         architecture, _, tag = pretrained.parts
@@ -52,7 +51,6 @@ class Clip(Family):
 
     @classmethod
     def preprocessing(cls, architecture: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return how open_clip's own weights want their images, where not as usual."""
         if not options.get("tag") or architecture.endswith(".json"):
             return {}
         from mapmerge_core.tasks.families._models.clip import preprocessing_of

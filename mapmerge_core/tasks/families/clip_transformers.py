@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING
 
 from mapmerge_core.tasks.families.base import Family, register
 from mapmerge_core.tasks.families.clip import IMAGE_CLASSES
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 class ClipOfTransformers(Family):
     """CLIP models of transformers, which classify images by the prompt whose text embedding is nearest."""
 
-    name: ClassVar[str] = "clip_transformers"
-    title: ClassVar[str] = "CLIP zero-shot (transformers)"
-    examples: ClassVar[Literal["images", "texts"] | None] = "images"
-    gives: ClassVar[frozenset[str]] = IMAGE_CLASSES
-    gives_logits: ClassVar[bool] = True
-    library: ClassVar[str] = "transformers"
-    part: ClassVar[str] = "vision_model."
-    implementation: ClassVar[str] = "mapmerge_core.tasks.families._models.clip_transformers:TransformersClip"
+    name = "clip_transformers"
+    title = "CLIP zero-shot (transformers)"
+    examples = "images"
+    gives = IMAGE_CLASSES
+    gives_logits = True
+    library = "transformers"
+    part = "vision_model."
+    implementation = "mapmerge_core.tasks.families._models.clip_transformers:TransformersClip"
 
     @classmethod
     def left_out(cls, architecture: str, pretrained: Path) -> tuple[str, ...]:  # noqa: ARG003

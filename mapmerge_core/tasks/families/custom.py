@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.settings import NoSettings
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from mapmerge_core.tasks.metrics.base import Metric
     from mapmerge_core.tasks.task import Task
 
 
@@ -28,7 +27,7 @@ def own_family(place: str) -> type[Family]:
 class OwnFamily(Family):
     """Models of a person's own code, which brings its data and says what it can measure."""
 
-    metrics: ClassVar[tuple[Metric, ...]] = ()
+    metrics = ()
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> None:
@@ -36,11 +35,6 @@ class OwnFamily(Family):
 
     @classmethod
     def loaded(cls) -> type[Family]:
-        """Import and return the class, that of a function being `CallableFamily`.
-
-        Raises:
-            MapMergeError: The module or its attribute is missing, or is neither a function nor a family.
-        """
         own = _imported(cls.name)
         if isinstance(own, type) and issubclass(own, Family):
             return own.loaded()
@@ -52,7 +46,6 @@ class OwnFamily(Family):
 
     @classmethod
     def make(cls, architecture: str, pretrained: Path, options: Mapping[str, Any], tasks: Sequence[Task]) -> Family:
-        """Return the family holding a pre-trained model (see `Family.make`)."""
         family, own = cls.loaded(), _imported(cls.name)
         if not isinstance(own, type):
             make_settings(NoSettings, options, what=f"'{cls.name}'")
@@ -70,7 +63,6 @@ class OwnFamily(Family):
 
     @classmethod
     def left_out(cls, architecture: str, pretrained: Path) -> tuple[str, ...]:
-        """Return the names of tensors that aren't merged, as the person's class says."""
         return cls.loaded().left_out(architecture, pretrained)
 
 

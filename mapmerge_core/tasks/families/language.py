@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING
 
 from mapmerge_core.settings import setting, settings
 from mapmerge_core.tasks.families.base import Family, register
@@ -11,20 +11,18 @@ from mapmerge_core.tasks.metrics.loss import LOSS
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mapmerge_core.tasks.metrics.base import Metric
-
 
 @register
 class Language(Family):
     """Causal language models of transformers, measured by their loss on text."""
 
-    name: ClassVar[str] = "language"
-    title: ClassVar[str] = "Causal language model (transformers)"
-    examples: ClassVar[Literal["images", "texts"] | None] = "texts"
-    metrics: ClassVar[tuple[Metric, ...]] = (LOSS,)
-    gives: ClassVar[frozenset[str]] = frozenset({"losses", "tokens"})
-    library: ClassVar[str] = "transformers"
-    implementation: ClassVar[str] = "mapmerge_core.tasks.families._models.language:CausalLanguageModel"
+    name = "language"
+    title = "Causal language model (transformers)"
+    examples = "texts"
+    metrics = (LOSS,)
+    gives = frozenset({"losses", "tokens"})
+    library = "transformers"
+    implementation = "mapmerge_core.tasks.families._models.language:CausalLanguageModel"
 
     @settings
     class Settings:

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mapmerge_core.registries import METRICS
-from mapmerge_core.tasks.metrics.base import Metric, Predictions, Score
+from mapmerge_core.tasks.metrics.base import MetricOfClasses, Score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
 
 
-class BalancedAccuracy(Metric):
+class BalancedAccuracy(MetricOfClasses):
     """Mean over the classes of the share of their examples that are right: rare classes count as much."""
-
-    needs: ClassVar[frozenset[str]] = frozenset({"labels", "predicted"})
-    observes: ClassVar[str] = "predicted"
-
-    def observe(self, batch: Predictions) -> Tensor:
-        """Return the predicted classes (n)."""
-        return batch.predicted
 
     def score(self, observed: NDArray[Any], labels: NDArray[Any]) -> Score:
         """Return the mean recall of the C classes that have examples.

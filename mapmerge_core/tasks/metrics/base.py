@@ -54,17 +54,17 @@ class Predictions:
 
     @property
     def labels(self) -> Tensor:
-        """The true classes, n, int64."""
+        """Return the true classes, n, int64."""
         return _there(self._labels, "labels")
 
     @cached_property
     def predicted(self) -> Tensor:
-        """The classes with the largest logits, n, int64."""
+        """Return the classes with the largest logits, n, int64."""
         return self.logits.argmax(dim=1)
 
     @cached_property
     def losses(self) -> Tensor:
-        """The losses, n, float32, in nats."""
+        """Return the losses, n, float32, in nats."""
         if self._losses is not None:
             return self._losses
         return -self.logits.log_softmax(dim=1).gather(1, self.labels[:, None])[:, 0]
@@ -127,23 +127,23 @@ class Metric:
 
     @property
     def is_computed(self) -> bool:
-        """Whether it computes its own value from predictions; otherwise a family of models does."""
+        """Return whether it computes its own value from predictions; otherwise a family of models does."""
         return bool(self.needs)
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The least and the greatest possible value."""
+        """Return the least and the greatest possible value."""
         return self.low, self.high
 
     @property
     def link(self) -> Literal["identity", "softplus", "sigmoid"]:
-        """The surrogate's link that keeps predictions inside the bounds (MAP, Section 4.1)."""
+        """Return the surrogate's link that keeps predictions inside the bounds (MAP, Section 4.1)."""
         n_bounds = math.isfinite(self.low) + math.isfinite(self.high)
         return ("identity", "softplus", "sigmoid")[n_bounds]
 
     @property
     def is_share(self) -> bool:
-        """Whether it lies in [0, 1] and is therefore shown in percent."""
+        """Return whether it lies in [0, 1] and is therefore shown in percent."""
         return self.low == 0.0 and self.high == 1.0
 
     def observe(self, batch: Predictions) -> Tensor:
@@ -158,6 +158,16 @@ class Metric:
             labels: Their true classes, n integers; empty where there are none.
         """
         raise NotImplementedError
+
+
+class MetricOfClasses(Metric):
+    """A metric of predicted classes, which are collected once for all of its kind."""
+
+    needs = frozenset({"labels", "predicted"})
+    observes = "predicted"
+
+    def observe(self, batch: Predictions) -> Tensor:
+        return batch.predicted
 
 
 class Observer:

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mapmerge_core.registries import METRICS
-from mapmerge_core.tasks.metrics.base import Metric, Predictions, Score
+from mapmerge_core.tasks.metrics.base import MetricOfClasses, Score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
 
 
-class CohensKappa(Metric):
+class CohensKappa(MetricOfClasses):
     """Accuracy beyond what guessing with the same class frequencies has: 1 at best, 0 for guessing."""
-
-    needs: ClassVar[frozenset[str]] = frozenset({"labels", "predicted"})
-    observes: ClassVar[str] = "predicted"
-
-    def observe(self, batch: Predictions) -> Tensor:
-        """Return the predicted classes (n)."""
-        return batch.predicted
 
     def score(self, observed: NDArray[Any], labels: NDArray[Any]) -> Score:
         """Return (p_o − p_e) / (1 − p_e) (Cohen, 1960); 1 where all examples have one class and are right.

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mapmerge_core.registries import METRICS
-from mapmerge_core.tasks.metrics.base import Metric, Predictions, Score
+from mapmerge_core.tasks.metrics.base import MetricOfClasses, Score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
 
 
-class F1(Metric):
+class F1(MetricOfClasses):
     """Mean over the classes of the harmonic mean of precision and recall."""
-
-    needs: ClassVar[frozenset[str]] = frozenset({"labels", "predicted"})
-    observes: ClassVar[str] = "predicted"
-
-    def observe(self, batch: Predictions) -> Tensor:
-        """Return the predicted classes (n)."""
-        return batch.predicted
 
     def score(self, observed: NDArray[Any], labels: NDArray[Any]) -> Score:
         """Return the mean F1 of the classes that have examples.

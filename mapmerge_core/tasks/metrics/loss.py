@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,16 +18,14 @@ if TYPE_CHECKING:
 class Loss(Metric):
     """Mean negative log-likelihood, in nats, of the right classes or of the text's tokens."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"losses"})
-    observes: ClassVar[str] = "losses"
-    is_mean: ClassVar[bool] = True
+    needs = frozenset({"losses"})
+    observes = "losses"
+    is_mean = True
 
     def observe(self, batch: Predictions) -> Tensor:
-        """Return the losses (n)."""
         return batch.losses
 
     def score(self, observed: NDArray[Any], labels: NDArray[Any]) -> Score:  # noqa: ARG002
-        """Return the mean, with its standard error."""
         return Score(float(observed.mean(dtype=np.float64)), standard_error(observed), observed)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 class Perplexity(Metric):
     """The exponential of the mean loss of the text's tokens."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"losses", "tokens"})
-    observes: ClassVar[str] = "losses"
+    needs = frozenset({"losses", "tokens"})
+    observes = "losses"
 
     def observe(self, batch: Predictions) -> Tensor:
-        """Return the losses (n), each the mean over the tokens of one block."""
         return batch.losses
 
     def score(self, observed: NDArray[Any], labels: NDArray[Any]) -> Score:  # noqa: ARG002

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from mapmerge_core.registries import METRICS
 from mapmerge_core.tasks.metrics.base import Metric, Predictions, Score
@@ -16,18 +16,16 @@ if TYPE_CHECKING:
 class Top5Accuracy(Metric):
     """Share of examples whose right class is among the five most likely ones."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"labels", "logits"})
-    observes: ClassVar[str] = "in top 5"
-    is_share_right: ClassVar[bool] = True
-    is_mean: ClassVar[bool] = True
+    needs = frozenset({"labels", "logits"})
+    observes = "in top 5"
+    is_share_right = True
+    is_mean = True
 
     def observe(self, batch: Predictions) -> Tensor:
-        """Return whether each example's class is among its five largest logits (n, bool)."""
         largest = batch.logits.topk(min(5, batch.logits.shape[1]), dim=1).indices
         return (largest == batch.labels[:, None]).any(dim=1)
 
     def score(self, observed: NDArray[Any], labels: NDArray[Any]) -> Score:  # noqa: ARG002
-        """Return the share that is right, with its binomial error."""
         return Score(float(observed.mean()), standard_error(observed), observed)
 
 

@@ -28,7 +28,7 @@ def called(module: nn.Module, parameters: Mapping[str, Tensor], *args: Any, **kw
 
 @contextmanager
 def building(sentence: str) -> Iterator[None]:
-    """Turns whatever a wrong name or configuration makes another library raise into one sentence.
+    """Turn whatever a wrong name or configuration makes another library raise into one sentence.
 
     Args:
         sentence: Its beginning: who can't build what, from what.
@@ -47,7 +47,7 @@ def building(sentence: str) -> Iterator[None]:
 
 
 def load_exactly(model: nn.Module, state_dict: Mapping[str, Tensor], path: Path | str, architecture: str) -> None:
-    """Loads a checkpoint into a model; tensors of its dtype stay in their file until they are written to.
+    """Load a checkpoint into a model; tensors of its dtype stay in their file until they are written to.
 
     Raises:
         CheckpointError: A name or a shape of the one is not the other's.
@@ -70,7 +70,7 @@ def load_exactly(model: nn.Module, state_dict: Mapping[str, Tensor], path: Path 
 
 
 def _are_apart(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether no two tensors begin at the same place in memory."""
+    """Return whether no two tensors begin at the same place in memory."""
     places = {(tensor.untyped_storage().data_ptr(), tensor.storage_offset()) for tensor in tensors.values()}
     return len(places) == len(tensors)
 

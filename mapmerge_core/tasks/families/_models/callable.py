@@ -77,20 +77,19 @@ class CallableFamily(Family):
         self._metrics = {task.name: task.metrics for task in tasks}
 
     def to(self, device: torch.device | str) -> None:
-        """Moves the model, in place."""
+        """Move the model, in place."""
         super().to(device)
         self._measured.clear()
 
     def model_in(self, dtype: torch.dtype) -> nn.Module:  # noqa: ARG002 - the function gets what an export holds
-        """Return the one module to merge into, in the checkpoint's own dtypes."""
         return self._model
 
     def merged(self, dtype: torch.dtype) -> None:  # noqa: ARG002
-        """Forgets what was measured of the last model."""
+        """Forget what was measured of the last model."""
         self._measured.clear()
 
     def prepare(self, task: Task, split: str) -> None:
-        """Does nothing: the function brings its data."""
+        """Do nothing: the function brings its data."""
 
     def measure(
         self,
@@ -218,7 +217,7 @@ def _tree(tensors: Mapping[str, Described], source: str) -> nn.Module:
 
 
 def _versions(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """How often each tensor was written to."""
+    """Return how often each tensor was written to."""
     return {name: tensor._version for name, tensor in tensors.items()}  # noqa: SLF001 - no other way to know
 
 

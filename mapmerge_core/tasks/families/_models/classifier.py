@@ -107,7 +107,7 @@ class ClassifierWithHeads(ImageClassifier, Classifier):
         self._fitted: dict[str, Tensor] = {}
 
     def use(self, tasks: Sequence[Task]) -> None:
-        """Says which tasks there are: all of them decide the BatchNorm statistics, whichever is measured.
+        """Take note of the tasks: all of them decide the BatchNorm statistics, whichever is measured.
 
         Raises:
             MapMergeError: A metric can't be measured.
@@ -118,17 +118,16 @@ class ClassifierWithHeads(ImageClassifier, Classifier):
         self._fitted.clear()
 
     def to(self, device: torch.device | str) -> None:
-        """Moves the model, in place."""
+        """Move the model, in place."""
         super().to(device)
         self._calibration = None
         self._fitted.clear()
 
     def model_in(self, dtype: torch.dtype) -> nn.Module:  # noqa: ARG002 - one model for all
-        """Return `model`, in float32 whatever ``dtype`` is."""
         return self.model
 
     def prepare(self, task: Task, split: str) -> None:
-        """Reads and resizes the split's images, and training images of all tasks (see `Family.prepare`).
+        """Read and resize the split's images, and training images of all tasks (see `Family.prepare`).
 
         Raises:
             DatasetError: A dataset can't be read, has no training split, or shows one class only in it.
@@ -139,7 +138,7 @@ class ClassifierWithHeads(ImageClassifier, Classifier):
             self._calibration_images()
 
     def merged(self, dtype: torch.dtype) -> None:  # noqa: ARG002 - one model for all
-        """Computes BatchNorm statistics of the model as it is now, and drops the heads fitted before.
+        """Compute BatchNorm statistics of the model as it is now, and drop the heads fitted before.
 
         Raises:
             DatasetError: A task's training images can't be had.
@@ -183,11 +182,10 @@ class ClassifierWithHeads(ImageClassifier, Classifier):
         return np.concatenate([self.model(self.normalise(batch)).cpu().numpy() for batch in images.split(_BATCH)])
 
     def logits(self, batch: Tensor, task: Task, dtype: torch.dtype) -> Tensor:  # noqa: ARG002 - one model
-        """Classifies prepared images with the model as it was last merged (see `ImageClassifier.logits`)."""
+        """Classify prepared images with the model as it was last merged (see `ImageClassifier.logits`)."""
         return self.class_logits(batch, self.head(task), {})
 
     def class_logits(self, batch: Tensor, head: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return the head's logits (see `ImageClassifier.class_logits`)."""
         features: Tensor = called(self.model, parameters, self.normalise(batch))
         return torch.addmm(head[-1], features, head[:-1])
 
@@ -204,14 +202,14 @@ class ClassifierWithHeads(ImageClassifier, Classifier):
         }
 
     def _statistics(self) -> Iterator[tuple[str, Tensor]]:
-        """The recalibrated layers' buffers, by the model's names."""
+        """Return the recalibrated layers' buffers, by the model's names."""
         for name, layer in self.model.named_modules():
             if layer in self._norms:
                 for buffer, tensor in layer.named_buffers(recurse=False):
                     yield f"{name}.{buffer}", tensor
 
     def _training(self, task: Task) -> tuple[Tensor, Tensor]:
-        """A task's training images that heads are fitted to, and their labels."""
+        """Return a task's training images that heads are fitted to, and their labels."""
         if "train" not in self.dataset(task).sizes:
             raise DatasetError(
                 f"The dataset of '{task.name}' has no train split, to which the head of a merged model is "
@@ -261,7 +259,7 @@ def head_names(architecture: str, pretrained: Path | str) -> tuple[str, ...]:
 
 
 def _described(architecture: str, pretrained: Path) -> str:
-    """An architecture, or the pre-trained model's folder if that says what it is."""
+    """Return an architecture, or the pre-trained model's folder if that says what it is."""
     try:
         named = json.loads((pretrained / "config.json").read_text(encoding="utf-8"))["architecture"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -270,7 +268,7 @@ def _described(architecture: str, pretrained: Path) -> str:
 
 
 def _backbone(architecture: str) -> tuple[nn.Module, tuple[str, ...]]:
-    """A model of timm without its classifier, weights random, and the names of the classifier's tensors."""
+    """Return a model of timm without its classifier, its weights random, and the classifier's names."""
     model: Any = timm.create_model(_timm_name(architecture), num_classes=1)
     names = list(model.state_dict())
     model.reset_classifier(0)
@@ -279,7 +277,7 @@ def _backbone(architecture: str) -> tuple[nn.Module, tuple[str, ...]]:
 
 
 def _timm_name(architecture: str) -> str:
-    """What timm calls an architecture; names that timm would look up on the internet are refused."""
+    """Return what timm calls an architecture; names that timm would look up on the internet are refused."""
     if Path(architecture).is_dir():
         return f"local-dir:{architecture}"
     if not timm.is_model(architecture.partition(".")[0]):

@@ -103,7 +103,7 @@ def preprocessing_of(tag: str) -> dict[str, Any]:
 
 
 def _trained(tag: str) -> dict[str, Any]:
-    """What open_clip says of its own weights ``ARCHITECTURE/TAG``."""
+    """Return what open_clip says of its own weights ``ARCHITECTURE/TAG``."""
     architecture, _, name = tag.partition("/")
     return dict(open_clip.get_pretrained_cfg(architecture, name) or {})
 

@@ -147,6 +147,6 @@ def _normalisation(settings: Mapping[str, Any]) -> tuple[list[float], list[float
 
 
 def _resize(processor: BaseImageProcessor, image: Image.Image) -> Image.Image:
-    """What an image processor does with an image before its numbers are scaled."""
+    """Return what an image processor does with an image before its numbers are scaled."""
     pixels = processor(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
     return Image.fromarray(pixels.transpose(1, 2, 0))

@@ -20,7 +20,7 @@ _NEVER = -1e4
 
 
 def fit_head(features: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
-    """Fits a linear classifier.
+    """Fit a linear classifier.
 
     Args:
         features: n x d, float32.

@@ -80,7 +80,7 @@ class ImageClassifier(Family):
         """
 
     def to(self, device: torch.device | str) -> None:
-        """Moves the model, in place."""
+        """Move the model, in place."""
         super().to(device)
         self._mean, self._std = self._mean.to(self.device), self._std.to(self.device)
         self._images.clear()
@@ -98,7 +98,7 @@ class ImageClassifier(Family):
         return self._datasets[source]
 
     def prepare(self, task: Task, split: str) -> None:
-        """Reads and resizes the split's images (see `Family.prepare`)."""
+        """Read and resize the split's images (see `Family.prepare`)."""
         self.images(task, split)
         self.labels(task, split)
 
@@ -127,7 +127,7 @@ class ImageClassifier(Family):
         return self._labels[key]
 
     def normalise(self, batch: Tensor) -> Tensor:
-        """Turns prepared images into the model's input, float32, by the very operations of torchvision."""
+        """Turn prepared images into the model's input, float32, by the very operations of torchvision."""
         if self.device.type == "cuda" and batch.device.type == "cpu":
             # A copy from pageable memory would wait for all that the GPU has still to do.
             batch = batch.pin_memory()
@@ -136,11 +136,9 @@ class ImageClassifier(Family):
         return sent.div_(255).sub_(self._mean).div_(self._std)
 
     def n_examples(self, task: Task, split: str) -> int:
-        """Return how many images a split has (see `Family.n_examples`)."""
         return len(self.labels(task, split))
 
     def strata(self, task: Task, split: str) -> NDArray[np.intp]:
-        """Return a split's labels (see `Family.strata`)."""
         return self.labels(task, split).cpu().numpy()
 
     @torch.inference_mode()
@@ -173,7 +171,7 @@ class ImageClassifier(Family):
         return cached_inputs(dataset, split, self._resized, self._steps_key, (3, *self.image_size))
 
     def _leaves_alone(self) -> bool:
-        """Whether images that have the model's size stay as they are; a crop may come with a margin."""
+        """Return whether images that have the model's size stay as they are; a crop may come with a margin."""
         probe = np.random.default_rng(0).integers(0, 256, (*self.image_size, 3), np.uint8)
         return np.array_equal(self._resized(probe), probe.transpose(2, 0, 1))
 

@@ -91,7 +91,7 @@ class CausalLanguageModel(Language):
         self._blocks: dict[tuple[DataSource, str], Tensor] = {}
 
     def to(self, device: torch.device | str) -> None:
-        """Has models built on ``device`` from now on."""
+        """Build models on ``device`` from now on."""
         self.device = torch.device(device)
         self._models.clear()
 
@@ -104,7 +104,7 @@ class CausalLanguageModel(Language):
         return self._blueprint.part_of(self._model(dtype))
 
     def prepare(self, task: Task, split: str) -> None:
-        """Reads the split and tokenizes it (see `Family.prepare`).
+        """Read the split and tokenize it (see `Family.prepare`).
 
         Raises:
             DatasetError: It can't be read, or holds no two tokens.
@@ -112,7 +112,6 @@ class CausalLanguageModel(Language):
         self._tokenized(task, split)
 
     def n_examples(self, task: Task, split: str) -> int:
-        """Return how many blocks a split has (see `Family.n_examples`)."""
         return len(self._tokenized(task, split))
 
     def at_once(self, task: Task, split: str, batch_size: int) -> int:
@@ -150,7 +149,7 @@ class CausalLanguageModel(Language):
         return self._models[dtype]
 
     def _tokenized(self, task: Task, split: str) -> Tensor:
-        """A split's tokens, int64, blocks x tokens of a block, on the CPU."""
+        """Return a split's tokens, int64, blocks x tokens of a block, on the CPU."""
         key = (task.source, split)
         if key not in self._blocks:
             stream = self._stream(open_texts(task.source).texts(split))
@@ -165,7 +164,7 @@ class CausalLanguageModel(Language):
         return self._blocks[key]
 
     def _stream(self, texts: Iterable[str]) -> Tensor:
-        """The first tokens of all texts, int64, as many as may be measured."""
+        """Return the first tokens of all texts, int64, as many as may be measured."""
         end = self._tokenizer.eos_token_id
         stream: list[int] = []
         rest = iter(texts)

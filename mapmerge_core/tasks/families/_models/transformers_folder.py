@@ -33,7 +33,7 @@ _ONE_AT_A_TIME = RLock()
 
 
 def read_config(folder: Path) -> PreTrainedConfig:
-    """Reads a folder's ``config.json``.
+    """Read a folder's ``config.json``.
 
     Raises:
         CheckpointError: It is missing or no configuration, or transformers doesn't know such models.
@@ -72,7 +72,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
 
 @contextmanager
 def reading(what: str, folder: Path) -> Iterator[None]:
-    """Quietens transformers, and turns whatever a damaged folder makes it raise into one sentence.
+    """Quieten transformers, and turn whatever a damaged folder makes it raise into one sentence.
 
     Raises:
         CheckpointError: Instead of transformers' errors.
@@ -97,7 +97,7 @@ def reading(what: str, folder: Path) -> Iterator[None]:
 
 
 def read_tokenizer(folder: Path, vocabulary: int) -> PreTrainedTokenizerBase:
-    """Reads a folder's tokenizer.
+    """Read a folder's tokenizer.
 
     Args:
         folder: The folder.
@@ -121,7 +121,7 @@ def read_tokenizer(folder: Path, vocabulary: int) -> PreTrainedTokenizerBase:
 
 
 def check_tokens(tokens: Tensor, folder: Path, vocabulary: int) -> None:
-    """Refuses tokens (integers) that a model has no embedding of.
+    """Refuse tokens (integers) that a model has no embedding of.
 
     Raises:
         CheckpointError: There is one.
@@ -152,7 +152,7 @@ class Blueprint:
 
     @classmethod
     def draw(cls, folder: Path, make: Callable[[PreTrainedConfig], PreTrainedModel]) -> Blueprint:
-        """Compares a folder's checkpoint with its configuration by names and shapes.
+        """Compare a folder's checkpoint with its configuration by names and shapes.
 
         Args:
             folder: The folder.
@@ -181,11 +181,11 @@ class Blueprint:
 
     @property
     def n_parameters(self) -> int:
-        """How many parameters the model has."""
+        """Return how many parameters the model has."""
         return sum(parameter.numel() for parameter in self.skeleton.parameters())
 
     def build(self, dtype: torch.dtype, weights: Mapping[str, Tensor] | None = None) -> PreTrainedModel:
-        """Builds the model on the CPU, in eval mode, without gradients.
+        """Build the model on the CPU, in eval mode, without gradients.
 
         Args:
             dtype: Of its parameters.
@@ -212,12 +212,12 @@ class Blueprint:
         return model
 
     def part_of(self, model: PreTrainedModel) -> nn.Module:
-        """The part of a built model whose names are the checkpoint's."""
+        """Return the part of a built model whose names are the checkpoint's."""
         return model.get_submodule(self.prefix.removesuffix("."))
 
 
 def _problem(known: Mapping[str, Tensor], found: Mapping[str, Described], prefix: str) -> str:
-    """What keeps tensors from being those of a model, within a sentence, or ``""``."""
+    """Return what keeps tensors from being those of a model, within a sentence, or ``""``."""
     given = {id(known[prefix + name]) for name in found if prefix + name in known}
     for name, tensor in known.items():
         if id(tensor) not in given:  # those that are tied to others may be left out

@@ -64,7 +64,6 @@ class ZeroShot(ImageClassifier):
         """
 
     def to(self, device: torch.device | str) -> None:
-        """Move the model, in place."""
         super().to(device)
         self._heads: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = {}
         self._narrow: nn.Module | None = None
@@ -79,7 +78,6 @@ class ZeroShot(ImageClassifier):
         return self._narrow
 
     def prepare(self, task: Task, split: str) -> None:
-        """Read the split's images and compute the task's head (see `Family.prepare`)."""
         super().prepare(task, split)
         self.head(task)
 
@@ -108,7 +106,6 @@ class ZeroShot(ImageClassifier):
         return self._scaled_cosines(features, self.head(task))
 
     def class_logits(self, batch: Tensor, head: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return cosine similarities times the logit scale (see `ImageClassifier.class_logits`)."""
         own = {
             name.removeprefix(self.part): tensor for name, tensor in parameters.items() if name.startswith(self.part)
         }
