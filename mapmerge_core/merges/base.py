@@ -191,7 +191,7 @@ class Merge(ABC):
     @classmethod
     def help(cls) -> str:
         """Return one sentence that says what it does."""
-        return (cls.__doc__ or "").strip().splitlines()[0]
+        return next(iter((cls.__doc__ or "").strip().splitlines()), "")
 
     @property
     def label(self) -> str:

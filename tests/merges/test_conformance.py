@@ -178,6 +178,21 @@ def test_what_is_measured_is_what_an_export_scores(name, tiny_zoo, evaluator_of,
         assert outcomes[objective.key].value == (predicted == arrays["test_labels"]).mean()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@ALL
+def test_a_gpu_writes_nearly_what_an_export_holds(name, tiny_zoo):
+    models = TASKS[: MERGES[name].needs.n_models or 3]
+    evaluator = make_evaluator(tiny_zoo, models, device="cuda")
+    prepared = make(name).prepare(evaluator)
+    module = evaluator.family.model_in(torch.float32)
+    for x in points_of(prepared.space):
+        for write in (prepared.write, prepared.write_exact):
+            write(module, x)
+            state = module.state_dict()
+            for key, tensor in model_at(prepared, x).items():
+                torch.testing.assert_close(state[key].cpu(), tensor.to(state[key].dtype), rtol=2e-3, atol=1e-3)
+
+
 @ALL
 def test_points_matter_and_come_out_the_same_again(name, prepared_of):
     prepared = prepared_of(name)
