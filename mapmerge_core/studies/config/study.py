@@ -186,9 +186,7 @@ class StudyConfig:
         if not self.tasks:
             raise PlacedError("A study measures one task or more, and none was given: add one.", "tasks")
         _check_names("model", list(self.models), [("models", name) for name in self.models])
-        _check_names(
-            "task", [task.name for task in self.tasks], [("tasks", i, "name") for i in range(len(self.tasks))]
-        )
+        _check_names("task", [task.name for task in self.tasks], [("tasks", i, "name") for i in range(len(self.tasks))])
         usual = family.usual_metric()
         tasks = []
         for i, task in enumerate(self.tasks):
@@ -300,9 +298,7 @@ class StudyConfig:
             StudyError: They are no study.
         """
         try:
-            return TypeAdapter(cls).validate_python(
-                dict(values), context={"folder": folder or Path.cwd()}
-            )
+            return TypeAdapter(cls).validate_python(dict(values), context={"folder": folder or Path.cwd()})
         except ValidationError as error:
             raise StudyError(f"The study can't be read: {error.errors()[0]['msg']}.") from error
 

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
     from huggingface_hub.hf_api import DatasetInfo
 
-    from mapmerge_core.studies.config.study import StudySpec
+    from mapmerge_core.studies.config.study import StudyConfig
     from mapmerge_core.tasks.data_source import DataSource
 
 # What a dataset's repository holds beside examples.
 _BESIDE = (".md", ".py", ".gitattributes", ".gitignore", ".txt")
 
 
-def downloads(spec: StudySpec) -> tuple[Download, ...]:
-    """What a study's models and datasets would have downloaded, each once; local files are left out.
+def downloads(config: StudyConfig) -> tuple[Download, ...]:
+    """Return what a study's models and datasets would have downloaded, each once; local files are left out.
 
     A dataset's size is that of its configuration's files, or of all where these can't be told apart. Where no
     hub can be reached, sizes are unknown, but what is here already is still found.
@@ -30,13 +30,13 @@ def downloads(spec: StudySpec) -> tuple[Download, ...]:
         CheckpointError: A hub has no such model.
         DatasetError: A hub has no such dataset.
     """
-    data = {task.data.path: task.data for task in spec.tasks if task.data is not None}
-    models = plan_downloads(spec.weights.values())
+    data = {task.data.path: task.data for task in config.tasks if task.data is not None}
+    models = plan_downloads(config.weights.values())
     return (*models, *(plan for source in data.values() for plan in _plan(source)))
 
 
 def download_text(download: Download) -> str:
-    """Such as "hf://organisation/name, 605 MB"."""
+    """Describe a download, such as "hf://organisation/name, 605 MB"."""
     if download.cached:
         return f"{download.url}, already here"
     if download.n_bytes is None:
@@ -70,13 +70,10 @@ def _plan_hub(url: str, name: str, revision: str | None, config: str | None) -> 
             f"{url} is gated: ask for access on the dataset's page, then log in with 'hf auth login'."
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise DatasetError(
-            f"{url} was not found: the dataset {name} has no revision '{revision}'."
-        ) from error
+        raise DatasetError(f"{url} was not found: the dataset {name} has no revision '{revision}'.") from error
     except errors.RepositoryNotFoundError as error:
         raise DatasetError(
-            f"{url} was not found: the hub has no dataset '{name}', or it is private and needs "
-            "'hf auth login'."
+            f"{url} was not found: the hub has no dataset '{name}', or it is private and needs 'hf auth login'."
         ) from error
     except Exception:  # noqa: BLE001 - no network, in whatever words; only the size stays unknown
         return Download(url, None, _is_kept(name, config))
@@ -112,8 +109,6 @@ def _examples(info: DatasetInfo, config: str | None) -> dict[str, int | None]:
     files = {file.rfilename: file.size for file in info.siblings or ()}
     files = {name: size for name, size in files.items() if not name.lower().endswith(_BESIDE)}
     own = {
-        name: size
-        for name, size in files.items()
-        if config in {PurePosixPath(name).stem, *PurePosixPath(name).parts}
+        name: size for name, size in files.items() if config in {PurePosixPath(name).stem, *PurePosixPath(name).parts}
     }
     return own or files

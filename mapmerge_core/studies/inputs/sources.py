@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from mapmerge_core.studies.config.study import StudySpec
+    from mapmerge_core.studies.config.study import StudyConfig
 
 _SETTINGS = "pretrained settings"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -40,41 +40,41 @@ class Source:
     n_bytes: int
 
 
-def check_files(spec: StudySpec) -> None:
-    """Makes sure that every file of a person's own is there, which is said before hours of downloads.
+def check_files(config: StudyConfig) -> None:
+    """Make sure that every file of a person's own is there, which is said before hours of downloads.
 
     Raises:
-        StudyError: naming the first that is missing.
+        StudyError: One is missing; the sentence names it.
     """
-    for role, place in spec.files().items():
+    for role, place in config.files().items():
         try:
-            found = place.exists()
+            is_there = place.exists()
         except OSError as error:
             raise StudyError(f"{place} ({role}) can't be read: {error.strerror or error}.") from error
-        if not found:
+        if not is_there:
             raise StudyError(f"{place} ({role}) isn't there: put it there, or change the study's path.")
 
 
-def read_sources(spec: StudySpec) -> tuple[Source, ...]:
-    """Hashes every file of a study (once per process, as long as size and time of change stay the same).
+def read_sources(config: StudyConfig) -> tuple[Source, ...]:
+    """Hash every file of a study (once per process, as long as size and time of change stay the same).
 
     Models on a hub are downloaded first, if they aren't here yet.
 
     Raises:
-        StudyError: where a file is missing or can't be read.
-        CheckpointError: where a download fails.
+        StudyError: A file is missing or can't be read.
+        CheckpointError: A download fails.
     """
-    places = {role: fetch(place) for role, place in spec.places().items()}
+    places = {role: fetch(place) for role, place in config.places().items()}
     if places["pretrained"].is_dir():  # the configuration, and how inputs are read
         places[_SETTINGS] = places["pretrained"]
     return tuple(_read_source(role, path) for role, path in places.items())
 
 
 def check_sources(sources: Sequence[Source]) -> None:
-    """Makes sure that a study's files are still those that its evaluations were made with.
+    """Make sure that a study's files are still those that its evaluations were made with.
 
     Raises:
-        StudyError: naming the first file that is missing or has changed.
+        StudyError: One is missing or has changed; the sentence names it.
     """
     for source in sources:
         now = _read_source(source.role, source.path)
@@ -85,10 +85,10 @@ def check_sources(sources: Sequence[Source]) -> None:
             )
 
 
-def weights_of_sources(spec: StudySpec, sources: Sequence[Source]) -> Mapping[str, Path]:
-    """Where the weights of a study lie on this machine, by role; a hub's are those that were hashed."""
-    found = {source.role: source.path for source in sources}
-    return {role: found[role] for role in spec.weights}
+def weights_of_sources(config: StudyConfig, sources: Sequence[Source]) -> Mapping[str, Path]:
+    """Return where the weights of a study lie on this machine, by role; a hub's are those that were hashed."""
+    places = {source.role: source.path for source in sources}
+    return {role: places[role] for role in config.weights}
 
 
 def _read_source(role: str, path: Path) -> Source:
@@ -101,7 +101,7 @@ def _read_source(role: str, path: Path) -> Source:
         files: tuple[Path, ...] = (path,)
         if role == _SETTINGS:
             files = tuple(file for file in path.iterdir() if file.is_file() and is_settings(file.name))
-        elif role == "pretrained" or role.endswith(" checkpoint"):
+        elif role == "pretrained" or role.endswith(" model"):
             files = weights_files(path) if path.exists() else files
         return Source(role, path, hash_of_files(files, _hash), sum(file.stat().st_size for file in files))
     except OSError as error:
