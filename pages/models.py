@@ -15,7 +15,8 @@ from mapmerge_core.studies.config.run import RunSettings
 from mapmerge_core.studies.config.study_file import STUDY_FILE, StudyFile, read_study_file, write_study_file
 from pages.parts.evaluate import transform_form
 from pages.parts.models import downloads, findings, proposal_form, saving, study_editor
-from pages.parts.shared import background, shell, state
+from pages.parts.models import background
+from pages.parts.shared import shell, state
 
 if TYPE_CHECKING:
     from mapmerge_core.studies.config.study import StudySpec

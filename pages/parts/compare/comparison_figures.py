@@ -96,9 +96,7 @@ def said(comparison: Comparison) -> str:
     """What the bars are."""
     sentences = ["The tasks' metrics weighed by your preference, with 90% intervals."]
     if not comparison.has_intervals:
-        sentences = [
-            "The tasks' metrics weighed by your preference. 90% intervals are known for accuracies only."
-        ]
+        sentences = ["The tasks' metrics weighed by your preference. 90% intervals are known for accuracies only."]
     if comparison.falls:
         sentences.append("Less is better.")
     elif not all(metric.maximize for metric in comparison.weighed):
@@ -127,14 +125,10 @@ def wins(comparison: Comparison) -> None:
         alt="On which share of the sampled preferences MAP is better than each other model",
         column_config={
             "against": st.column_config.TextColumn("MAP against"),
-            "wins": st.column_config.ProgressColumn(
-                "Wins", format="percent", min_value=0.0, max_value=1.0, width=110
-            ),
+            "wins": st.column_config.ProgressColumn("Wins", format="percent", min_value=0.0, max_value=1.0, width=110),
             "error": st.column_config.NumberColumn(
                 "±", format="%.0f %%", width=60, help="Standard error of the share."
             ),
         },
     )
-    st.caption(
-        "Sampled preferences; for each, MAP's model for it against the other row's. Half is no difference."
-    )
+    st.caption("Sampled preferences; for each, MAP's model for it against the other row's. Half is no difference.")

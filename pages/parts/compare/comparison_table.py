@@ -49,9 +49,7 @@ def draw(comparison: Comparison, row: Row | None, *, normalise: bool) -> None:
             on_click="ignore",
         )
         # Last, as the table's own tools cover what stands here.
-        st.caption(
-            "Choose a row to open or export its model." if row is None else f"**{shell.plain(row.name)}**"
-        )
+        st.caption("Choose a row to open or export its model." if row is None else f"**{shell.plain(row.name)}**")
     tasks = list(table.columns[2 : 2 + len(comparison.tasks)])
     show(table, tasks, comparison, normalise=normalise)
     for found in comparison.rows:
@@ -69,9 +67,7 @@ def buttons(row: Row | None) -> None:
     )
     reason = None
     if no_c:
-        reason = (
-            row.problem or "This model is no sum of task vectors, so it has no place among the trade-offs."
-        )
+        reason = row.problem or "This model is no sum of task vectors, so it has no place among the trade-offs."
     elif row is not None and not drawable:
         reason = "Its study has too few points for surrogates."
     if st.button(
@@ -83,9 +79,7 @@ def buttons(row: Row | None) -> None:
     ):
         open_on_trade_offs(row)
     exportable = row is not None and (not no_c or row.baseline_id is not None)
-    if st.button(
-        "Export this model", key="compare_export", icon=":material/download:", disabled=not exportable
-    ):
+    if st.button("Export this model", key="compare_export", icon=":material/download:", disabled=not exportable):
         with shell.errors_shown():
             export(row)
 
@@ -126,9 +120,7 @@ def export(row: Row) -> None:
 
 def show(table: pd.DataFrame, tasks: list[str], comparison: Comparison, *, normalise: bool) -> None:
     """The table itself, the best of runs and baselines shaded in each column."""
-    percents = {
-        task: normalise or metric.is_share for task, metric in zip(tasks, comparison.metrics, strict=True)
-    }
+    percents = {task: normalise or metric.is_share for task, metric in zip(tasks, comparison.metrics, strict=True)}
     percents |= dict.fromkeys(("mean", "worst"), all(percents.values()))
     percents["preference"] = normalise or all(metric.is_share for metric in comparison.weighed)
     frame = table.drop(columns="MAP wins").assign(kind=table["kind"].map(KINDS))

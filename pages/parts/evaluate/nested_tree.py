@@ -36,9 +36,7 @@ def draw(study: StudyRow, run: RunRow) -> None:
                 shell.go("pages/export.py", study.id, pick=str(pick.id))
     pictures.tiles(
         [
-            pictures.Tile(
-                tasks[task], value_text(value, metrics[task]), notes=(f"coefficient {tree.c[task]:.3f}",)
-            )
+            pictures.Tile(tasks[task], value_text(value, metrics[task]), notes=(f"coefficient {tree.c[task]:.3f}",))
             for task, value in zip(tree.tasks, tree.predicted, strict=True)
         ],
         "pick",

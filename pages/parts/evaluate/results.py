@@ -128,6 +128,4 @@ def fit(analysis: Analysis) -> None:
     """Measured against left-out predictions."""
     left_out = [surrogate.loo_predictions_ for surrogate in analysis.surrogates or ()]
     info = fit_info(analysis.tasks, analysis.metrics, analysis.Y, analysis.inside, left_out)
-    st.plotly_chart(
-        fit_scatter(info, shell.palette(), height=420), key="fit_chart", theme=None, config=shell.PLOT
-    )
+    st.plotly_chart(fit_scatter(info, shell.palette(), height=420), key="fit_chart", theme=None, config=shell.PLOT)

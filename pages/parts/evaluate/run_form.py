@@ -1,4 +1,4 @@
-"""What to evaluate and what it will cost, with Start, Stop and Resume."""
+"""What a run is asked to do: a merge, a method, a budget, and where it is computed; what it will cost."""
 
 from __future__ import annotations
 
@@ -6,51 +6,24 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
-from mapmerge_core.studies.analysis.learned import run_title
-from mapmerge_core.studies.runs.learning import n_evaluations
 
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.methods.catalogue import SEARCHES, TITLES, default_points
-from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
-from mapmerge_core.studies.config.run import MAX_POINTS, MAX_SEED, QUICK_IMAGES, RunSettings, has_parts
-from mapmerge_core.tasks.families import family_info
-from pages.parts.evaluate import learning_form, nested_form
-from pages.parts.shared import live, shell, state
+from mapmerge_core.merges.base import obstacle
+from mapmerge_core.registries import LINKS, MERGES, METHODS
+from mapmerge_core.settings import MAX_SEED, fields_of
+from mapmerge_core.studies.config import QUICK_IMAGES, Compute, RunConfig
+from mapmerge_core.tasks.families import find_family
+from pages.parts.shared import live, settings_form, shell, state
 from pages.parts.shared.words import STATUS, duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
-    from mapmerge_core.merges._training_settings import Training
+    from mapmerge_core.search.spaces import Space
+    from mapmerge_core.settings import SettingField
+    from mapmerge_core.studies.jobs.job import JobSnapshot
+    from mapmerge_core.studies.store import Run, Study
 
-    from mapmerge_core.methods.catalogue import MethodName
-    from mapmerge_core.studies.store.rows import RunRow, StudyRow
-
-METHODS = {
-    "map": "One design, then a surrogate for each task: the whole front from few evaluations.",
-    "bayesian": "Rounds of points where the surrogates are worst: for small budgets and few tasks.",
-    "nested": "Merges pair after pair: few evaluations for many tasks, one model instead of a front.",
-    "direct": "Measures a large design and keeps what nothing beats: no surrogate, many evaluations.",
-    "pareto_merging": "Learns once, without labels, a model for every preference: sliders then generate "
-    "models on the fly.",
-}
-"""Each method in one line."""
-BUDGETS = {
-    "nested": ("Points per pair", "Merged models to measure for every two nodes; the paper takes 20."),
-    "pareto_merging": (
-        "Preferences to measure",
-        "On all tasks, once the set is learned; usual for {count} tasks: {paper}.",
-    ),
-}
-"""What a method's budget is called, with its help; the other methods' is of points."""
-POINTS = ("Points", "Merged models to measure on all tasks; usual for {count} tasks: {paper}.")
-DESIGNS = {"uniform": "Uniform, as in the paper", "sobol": "Sobol, more even", "grid": "Grid"}
-LINKS = {
-    "auto": "What suits each metric",
-    "identity": "Identity",
-    "sigmoid": "Sigmoid, for metrics with two bounds",
-    "softplus": "Softplus, for metrics with a lower bound",
-}
 LOSSES = {
     "squared": "Squared",
     "absolute": "Absolute, ignores wild points",
@@ -62,137 +35,175 @@ DEVICES = {
     "cuda": "NVIDIA GPU (cuda)",
     "mps": "Apple GPU (mps)",
 }
+PRECISIONS = {"auto": "What is fast", "float32": "Exact (float32)", "bfloat16": "Half (bfloat16)"}
 VECTORS = {"float32": "Exactly (float32)", "bfloat16": "In half the memory (bfloat16)"}
 
 
-def draw(
-    study: StudyRow, job: state.JobSnapshot | None, elsewhere: RunRow | None, last: RunRow | None
-) -> None:
-    """The run's settings with Start, Stop and Resume; a run ``elsewhere`` can't be stopped from here."""
+def draw(study: Study, job: JobSnapshot | None, elsewhere: Run | None, runs: Sequence[Run]) -> None:
+    """Draw the run's settings with Start, Stop and Resume; a run ``elsewhere`` can't be stopped from here."""
+    last = runs[-1] if runs else None
     with st.container(border=True, key="card_run"):
         st.subheader("Run", anchor=False)
-        busy = job is not None or elsewhere is not None
-        unfinished = last is not None and last.status in ("stopped", "interrupted", "failed")
-        if unfinished and not busy:
+        is_busy = job is not None or elsewhere is not None
+        is_unfinished = last is not None and last.status in ("stopped", "interrupted", "failed")
+        if last is not None and is_unfinished and not is_busy:
             resume(last)
-        method, settings = settings_form(study, disabled=busy)
+        run = run_form(study, runs, disabled=is_busy)
         if elsewhere:
             st.caption("Running in another process: stop it there.")
         elif job and st.button("Stop", key="stop", icon=":material/stop:", width="stretch"):
             state.jobs().stop(job.id)
             st.rerun()
-        if busy:
+        if is_busy:
             return
-        count = None if settings is None else evaluations(study, method, settings)
-        if settings is not None and count is not None:
-            estimate(study, settings, count, first=last is None)
-        kind = "secondary" if unfinished or (last is not None and last.status == "done") else "primary"
-        label = "Start" if last is None else "Start another run"
+        n_evaluations = None if run is None else cost(study, run)
+        if run is not None and n_evaluations is not None:
+            estimate(study, run, n_evaluations, is_first=last is None)
+        is_done = is_unfinished or (last is not None and last.status == "done")
         if st.button(
-            label,
+            "Start" if last is None else "Start another run",
             key="start",
-            type=kind,
+            type="secondary" if is_done else "primary",
             icon=":material/play_arrow:",
             width="stretch",
-            disabled=count is None,
+            disabled=n_evaluations is None,
         ):
             with shell.errors_shown():
-                run = state.store().create_run(study.id, settings, method)
-                state.jobs().start_run(run.id)
+                start(study, run)
                 st.rerun()
 
 
-def resume(last: RunRow) -> None:
-    """What the unfinished run was, and the button that goes on with it."""
+def start(study: Study, run: RunConfig | None) -> None:
+    """Start a run in the background; of a merge that is a single model, measure that."""
+    if run is None:
+        return
+    space = run.make_merge().space(study.config.model_names)
+    if space.n_free:
+        state.jobs().start_run(state.store().runs.create(study.id, run).id)
+        return
+    merge = state.store().merges.add(study.id, run.merge, run.merge_settings)
+    title = f"Make and measure {run.make_merge().title}"
+    state.jobs().measure(merge.id, space.anchors, "val", title, run.compute)
+
+
+def resume(last: Run) -> None:
+    """Say what the unfinished run was, and offer to go on with it."""
     label, _, _ = STATUS[last.status]
-    st.caption(f"{label} run: {TITLES[last.method]}, seed {last.settings.seed}. {run_title(last)}.")
+    st.caption(shell.plain(f"{label} run: {last.config.label}."))
     if st.button("Resume", key="resume", type="primary", icon=":material/play_arrow:", width="stretch"):
         with shell.errors_shown():
             state.jobs().start_run(last.id)
             st.rerun()
 
 
-def settings_form(study: StudyRow, *, disabled: bool) -> tuple[MethodName, RunSettings | None]:
-    """Method, budget, box and what else the method takes; another run gets another seed.
+def run_form(study: Study, runs: Sequence[Run], *, disabled: bool) -> RunConfig | None:
+    """Ask for a run; after each run the form starts anew, from that run's settings with another seed.
 
     Returns:
-        The method, and its settings: None, and why, where they are out of range.
+        The run; None, after saying why, where a setting is out of range.
     """
-    count = len(study.spec.tasks)
-    runs = state.store().runs(study.id)
+    config = study.config
     planned = state.planned(study.id)
-    made = [(run.method, run.settings) for run in runs] or ([planned] if planned else [])
+    made = [run.config for run in runs] or ([planned] if planned else [])
+    last = made[-1] if made else RunConfig()
 
     def key(name: str) -> str:
-        # After each run the form starts anew, from that run's settings.
         return f"{name}_{study.id}_{len(runs)}"
 
-    methods: list[MethodName] = list(TITLES)
-    method = st.selectbox(
-        "Method",
-        methods,
-        methods.index(made[-1][0] if made else "map"),
-        format_func=lambda name: "MAP, Algorithm 1" if name == "map" else TITLES[name],
-        key=key("method"),
-        disabled=disabled,
-    )
-    st.caption(METHODS[method])
-    paper = default_points(method, count)
-    # Searches have most settings in common, Pareto Merging has its own.
-    alike = [found for found in made if (found[0] in SEARCHES) == (method in SEARCHES)]
-    of, settings = alike[-1] if alike else (method, RunSettings(points=paper))
-    before = settings if of == method else None
-    label, text = BUDGETS.get(method, POINTS)
-    points = st.number_input(
-        label,
-        1,
-        MAX_POINTS,
-        min(before.points if before else paper, MAX_POINTS),
-        key=key(f"points_{method}"),
-        disabled=disabled,
-        help=text.format(count=count, paper=paper),
-    )
-    if method == "pareto_merging":
-        training = settings.training or learning_form.usual(study)
-        return method, learning(points, settings, training, key, another=bool(runs), disabled=disabled)
-    more: dict[str, Any] = {"images": images(study, settings, key, disabled=disabled)}
-    if method == "bayesian":
-        more |= rounds(count, before, key, disabled=disabled)
-    elif method == "nested":
-        more |= nested_form.draw(study, before, key, disabled=disabled)
-    low, high = st.columns(2)
-    more["low"] = low.number_input(
-        "Lowest coefficient", value=settings.low, step=0.1, key=key("low"), format="%.2f", disabled=disabled
-    )
-    more["high"] = high.number_input(
-        "Highest", value=settings.high, step=0.1, key=key("high"), format="%.2f", disabled=disabled
-    )
-    # With the last run's seed, other images of the same points are measured.
-    refines = bool(runs) and more["images"] != settings.images
+    merges = sorted(MERGES, key=lambda kind: (kind.name != RunConfig().merge, kind.title))
+    merge = _registered("Merge", merges, last.merge, key("merge"), disabled=disabled)
+    st.caption(shell.plain(merge.help()))
+    before = _settings_before(made, "merge", merge.name)
+    basic, advanced = _split(fields_of(merge.Settings))
+    merge_settings = settings_form.draw(basic, before, lambda n: key(f"{merge.name}_{n}"), disabled=disabled)
+    space = _space(merge, merge_settings, study)
+    method = None
+    method_settings: dict[str, Any] = {}
+    more: dict[str, Any] = {"images": None}
+    if space is None or space.n_free:
+        method = _registered("Method", list(METHODS), last.method, key("method"), disabled=disabled)
+        st.caption(shell.plain(f"{method.help()}" + (f" For {method.advice}." if method.advice else "")))
+        basic_method, advanced_method = _split(fields_of(method.Settings))
+        before_method = dict(_settings_before(made, "method", method.name))
+        drawn = [field for field in basic_method if field.name != "seed"]
+        usual = {} if space is None else {"points": method.default_points(space)}
+        names = [objective.name for objective in config.objectives]
+        form = {"usual": usual, "names": names, "disabled": disabled}
+        method_settings = settings_form.draw(drawn, before_method, lambda n: key(f"{method.name}_{n}"), **form)
+        more["images"] = images(study, last, key, disabled=disabled)
+        more |= _bounds(space, last, key, disabled=disabled)
     with st.expander("More settings", icon=":material/tune:"):
-        more |= further(
-            method,
-            settings,
-            key,
-            another=bool(runs),
-            refines=refines,
-            transformed=study.spec.transform is not None,
-            disabled=disabled,
+        merge_settings |= settings_form.draw(advanced, before, lambda n: key(f"{merge.name}_{n}"), disabled=disabled)
+        if method is not None:
+            # With the last run's seed, other images of the same points are measured.
+            refines = bool(runs) and more["images"] != last.images
+            seeds = [field for field in basic_method if field.name == "seed"]
+            first = {"seed": min(last.seed + (bool(runs) and not refines), MAX_SEED)}
+            suffix = "_refined" if refines else ""
+            method_settings |= settings_form.draw(seeds, first, lambda n: key(f"{n}{suffix}"), disabled=disabled)
+            method_settings |= settings_form.draw(
+                advanced_method, before_method, lambda n: key(f"{method.name}_{n}"), **form
+            )
+            more |= _surrogates(last, key, disabled=disabled)
+        more["compute"] = _compute(last.compute, key, disabled=disabled)
+    try:
+        return RunConfig(
+            merge=merge.name,
+            merge_settings=merge_settings,
+            method=last.method if method is None else method.name,
+            method_settings=method_settings,
+            **more,
         )
-    return method, RunSettings(points, precision=settings.precision, **more)
-
-
-def images(study: StudyRow, last: RunSettings, key: Callable[[str], str], *, disabled: bool) -> int | None:
-    """On how many images of each task points are measured; None, without a choice, where all have to be."""
-    if not has_parts(study.spec):
+    except MapMergeError as error:
+        shell.show_error(error)
         return None
-    held = str(family_info(study.spec.family).examples).capitalize()
-    quick = f"Quick: {QUICK_IMAGES} a task"
-    options: dict[str, int | None] = {"All": None, quick: QUICK_IMAGES}
+
+
+def _registered(label: str, kinds: Sequence[Any], name: str, key: str, *, disabled: bool) -> Any:  # noqa: ANN401
+    """Ask for one of the registered merges or methods."""
+    names = [kind.name for kind in kinds]
+    titles = {kind.name: kind.title for kind in kinds}
+    chosen = st.selectbox(
+        label,
+        names,
+        names.index(name) if name in names else 0,
+        format_func=titles.__getitem__,
+        key=key,
+        disabled=disabled,
+    )
+    return kinds[names.index(chosen)]
+
+
+def _settings_before(made: Sequence[RunConfig], what: str, name: str) -> Mapping[str, Any]:
+    """Return the settings of the latest run with that merge or method; none without one."""
+    same = [run for run in made if getattr(run, what) == name]
+    settings: Mapping[str, Any] = getattr(same[-1], f"{what}_settings") if same else {}
+    return settings
+
+
+def _split(fields: Sequence[SettingField]) -> tuple[list[SettingField], list[SettingField]]:
+    """Return the fields that forms show at once, and those that seldom change."""
+    return [f for f in fields if not f.is_advanced], [f for f in fields if f.is_advanced]
+
+
+def _space(merge: Any, settings: Mapping[str, Any], study: Study) -> Space | None:  # noqa: ANN401 - a class
+    """Return the merge's space; None where it has none for these models or settings, which is said later."""
+    try:
+        space: Space = merge(settings).space(study.config.model_names)
+    except MapMergeError:
+        return None
+    return space
+
+
+def images(study: Study, last: RunConfig, key: Callable[[str], str], *, disabled: bool) -> int | None:
+    """Ask on how many images of each task points are measured; None, without asking, where all have to be."""
+    if not study.config.has_parts:
+        return None
+    options: dict[str, int | None] = {"All": None, f"Quick: {QUICK_IMAGES} a task": QUICK_IMAGES}
     if last.images not in options.values():
         options[f"{last.images:,} a task"] = last.images
     chosen = st.segmented_control(
-        held,
+        str(find_family(study.config.family).examples).capitalize(),
         list(options),
         default=next(name for name, number in options.items() if number == last.images),
         required=True,
@@ -205,164 +216,104 @@ def images(study: StudyRow, last: RunSettings, key: Callable[[str], str], *, dis
     return options[chosen]
 
 
-def learning(
-    points: int,
-    last: RunSettings,
-    training: Training,
-    key: Callable[[str], str],
-    *,
-    another: bool,
-    disabled: bool,
-) -> RunSettings | None:
-    """Pareto Merging's settings, ``training`` at first; None, and why, where they are out of range."""
-    chosen = learning_form.draw(training, key, disabled=disabled)
-    with st.expander("More settings", icon=":material/tune:"):
-        chosen |= learning_form.further(training, key, data_free=chosen["data_free"], disabled=disabled)
-        more = further("pareto_merging", last, key, another=another, disabled=disabled)
-    try:
-        training = replace(training, **chosen)
-    except MapMergeError as error:
-        shell.show_error(error)
-        return None
-    return RunSettings(points, precision=last.precision, training=training, **more)
-
-
-def rounds(
-    count: int, before: RunSettings | None, key: Callable[[str], str], *, disabled: bool
-) -> dict[str, Any]:
-    """Bayesian MAP's first points and those of each round; left empty, its own defaults."""
-    parameters = QuadraticSurrogate.n_parameters(count)
-    first, later = st.columns(2)
-    return {
-        "initial": first.number_input(
-            "First points",
-            1,
-            MAX_POINTS,
-            before.initial if before else None,
-            key=key("initial"),
-            placeholder=str(parameters),
-            disabled=disabled,
-            help=f"Drawn at random before the first round; empty: the {parameters} that fix a surrogate.",
-        ),
-        "batch": later.number_input(
-            "Points a round",
-            1,
-            MAX_POINTS,
-            before.batch if before else None,
-            key=key("batch"),
-            placeholder=str(-(-parameters // 2)),
-            disabled=disabled,
-            help="Drawn where the surrogates are worst; empty: one half of a surrogate's parameters.",
-        ),
-    }
-
-
-def further(
-    method: MethodName,
-    last: RunSettings,
-    key: Callable[[str], str],
-    *,
-    another: bool,
-    disabled: bool,
-    refines: bool = False,
-    transformed: bool = False,
-) -> dict[str, Any]:
-    """What seldom needs a change, as far as the method has it."""
-
-    def choose(label: str, name: str, options: dict[str, str]) -> str:
-        value = getattr(last, name)
-        return st.selectbox(
+def _bounds(
+    space: Space | None, last: RunConfig, key: Callable[[str], str], *, disabled: bool
+) -> dict[str, float | None]:
+    """Ask between which coefficients to sample, where the space has some."""
+    parts = [] if space is None else getattr(space, "parts", (space,))
+    boxes = [part for part in parts if hasattr(part, "low")]
+    if not boxes:
+        return {}
+    chosen: dict[str, float | None] = {}
+    columns = st.columns(2)
+    for column, end, label in zip(columns, ("low", "high"), ("Lowest coefficient", "Highest"), strict=True):
+        chosen[end] = column.number_input(
             label,
-            list(options),
-            list(options).index(value) if value in options else 0,
-            format_func=options.get,
-            key=key(name),
+            value=getattr(last, end),
+            step=0.1,
+            format="%.2f",
+            placeholder=f"{getattr(boxes[0], end)[0]:.2f}",
+            key=key(end),
             disabled=disabled,
         )
-
-    chosen: dict[str, Any] = {}
-    if method in ("map", "direct"):
-        chosen["design"] = choose("Design", "design", DESIGNS)
-    chosen["seed"] = st.number_input(
-        "Seed",
-        0,
-        MAX_SEED,
-        min(last.seed + (another and not refines), MAX_SEED),
-        key=key("seed_refined" if refines else "seed"),
-        disabled=disabled,
-    )
-    if method in ("map", "bayesian", "direct"):
-        chosen["anchors"] = st.toggle(
-            "Include the pre-trained and single-task models",
-            last.anchors,
-            key=key("anchors"),
-            disabled=disabled,
-            help="They count toward the points, and every comparison needs them.",
-        )
-    if method in ("map", "bayesian", "nested"):
-        chosen["link"] = choose("Surrogate's link", "link", LINKS)
-        chosen["loss"] = choose("Surrogate's loss", "loss", LOSSES)
-    chosen["device"] = choose("Device", "device", DEVICES)
-    if method in SEARCHES and not transformed:
-        chosen["vectors"] = choose("Task vectors in memory", "vectors", VECTORS)
     return chosen
 
 
-def evaluations(study: StudyRow, method: MethodName, settings: RunSettings) -> int | None:
-    """Says how much the run does at most; None, and why, where it can't be done as it is set.
+def _surrogates(last: RunConfig, key: Callable[[str], str], *, disabled: bool) -> dict[str, str]:
+    links = {"auto": "What suits each metric"} | {link.name: link.name.capitalize() for link in LINKS}
+    return {
+        "link": _select("Surrogate's link", links, last.link, key("link"), disabled=disabled),
+        "loss": _select("Surrogate's loss", LOSSES, last.loss, key("loss"), disabled=disabled),
+    }
+
+
+def _compute(last: Compute, key: Callable[[str], str], *, disabled: bool) -> Compute:
+    devices = DEVICES if last.device in DEVICES else {**DEVICES, last.device: last.device}
+    chosen: dict[str, Any] = {
+        "device": _select("Device", devices, last.device, key("device"), disabled=disabled),
+        "precision": _select("Precision", PRECISIONS, last.precision, key("precision"), disabled=disabled),
+        "vectors": _select("Task vectors in memory", VECTORS, last.vectors, key("vectors"), disabled=disabled),
+    }
+    return Compute(**chosen)
+
+
+def _select(label: str, options: Mapping[str, str], value: str, key: str, *, disabled: bool) -> str:
+    names = list(options)
+    index = names.index(value) if value in names else 0
+    return st.selectbox(label, names, index, format_func=options.__getitem__, key=key, disabled=disabled)
+
+
+def cost(study: Study, run: RunConfig) -> int | None:
+    """Say how much a run does at most.
 
     Returns:
-        Its evaluations; training steps come on top.
+        Its evaluations; None, after saying why, where it can't be done as it is set.
     """
-    training = settings.training
+    config, merge = study.config, run.make_merge()
     try:
-        settings.check(method, study.spec)
-        if training is None:
-            count = settings.make_method(method, study.spec).n_evaluations
-        else:
-            count = n_evaluations(settings.points, training, len(study.spec.tasks))
+        if problem := obstacle(merge, config.facts(run.compute.vectors)):
+            st.info(shell.plain(problem), icon=":material/block:")
+            return None
+        if merge.space(config.model_names).n_free == 0:
+            st.caption("One model: nothing to search.")
+            return len(config.objectives)
+        run.check(config)
+        n_evaluations = run.make_method(config).n_evaluations
     except MapMergeError as error:
         shell.show_error(error)
         return None
-    most = f"At most **{count:,} evaluations** of one model on one task"
-    if training is not None:
-        steps = f"{training.steps:,} training step{'' if training.steps == 1 else 's'}"
-        most = f"**{steps}** and {most[0].lower()}{most[1:]}"
-    st.caption(f":material/functions: {most}")
-    return count
+    st.caption(f":material/functions: At most **{n_evaluations:,} evaluations** of one model on one objective")
+    return n_evaluations
 
 
-def estimate(study: StudyRow, settings: RunSettings, count: int, *, first: bool) -> None:
-    """What the run will take, from timing real work; asked for by itself before the first run."""
-    training = settings.training
-    key = f"estimate_{study.id}_{settings.device}_{settings.vectors}"
-    timed = f"timed_steps_{study.id}"
-    text = "Timing a real evaluation…"
-    if training is not None:
-        text = "Timing a real evaluation and a few steps…"
-        # All that changes what a step takes.
-        key += f"_{training.data_free}_{training.batch_size}_{training.rank}_{training.personalised}"
-        # Once by itself: else each change of a setting would have steps timed anew.
-        first = first and timed not in st.session_state
+def estimate(study: Study, run: RunConfig, n_evaluations: int, *, is_first: bool) -> None:
+    """Say how long the run will take, from timing real work; asked for by itself before the first run."""
+    is_trained = run.make_merge().is_trained
+    # Merges that aren't trained take no time worth telling apart; nothing is kept of one that is only looked at.
+    timed = (
+        replace(run, method="map", method_settings={}, low=None, high=None)
+        if is_trained
+        else RunConfig(compute=run.compute)
+    )
+    key, asked = f"estimate_{study.id}_{timed.to_dict()}", f"timed_{study.id}"
     job = state.job(st.session_state.get(key))
     if job is None:
-        if not first and not st.button(
+        # By itself only once: else each change of a setting would be timed anew.
+        by_itself = is_first and asked not in st.session_state
+        if not by_itself and not st.button(
             "Estimate the time", key="estimate", type="tertiary", icon=":material/schedule:"
         ):
             return
-        st.session_state[key] = state.jobs().estimate(
-            study.id, settings.device, settings.precision, settings.vectors, training
-        )
-        if training is not None:
-            st.session_state[timed] = True
+        st.session_state[key] = state.jobs().estimate(study.id, timed)
+        st.session_state[asked] = True
         job = state.jobs().snapshot(st.session_state[key])
     if job.is_live:
-        live.wait_for_job(job.id, text)
+        live.wait_for_job(
+            job.id, "Timing a real evaluation and a few steps…" if is_trained else "Timing a real evaluation…"
+        )
     elif job.status == "failed":
-        st.error(shell.plain(job.error), icon=":material/error:")
+        st.error(shell.plain(job.error or ""), icon=":material/error:")
     elif job.result:
-        found = job.result
-        points = -(-count // len(study.spec.tasks))
-        steps = 0 if training is None else training.steps
-        seconds = found.seconds_for(points, steps, settings.images)
-        st.caption(f":material/schedule: About **{duration(seconds)}** on {found.device}, {found.precision}")
+        points = -(-n_evaluations // len(study.config.objectives))
+        seconds = job.result.seconds_for(points, run.images)
+        st.caption(f":material/schedule: About **{duration(seconds)}** on {job.result.device}, {job.result.precision}")

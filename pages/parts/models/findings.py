@@ -120,13 +120,9 @@ def _dataset(spec: StudySpec, model: ModelCheck) -> None:
 def facts(data: DataCheck) -> list[str]:
     """Classes, sizes of the splits and columns, as Markdown."""
     said = [f"{data.n_classes} classes"] if data.n_classes else []
-    said.append(
-        ", ".join(f"{data.sizes[split]:,} {word}" for split, word in SPLITS.items() if split in data.sizes)
-    )
+    said.append(", ".join(f"{data.sizes[split]:,} {word}" for split, word in SPLITS.items() if split in data.sizes))
     if data.columns:
-        said.append(
-            ", ".join(f"{COLUMNS.get(what, what)}: `{column}`" for what, column in data.columns.items())
-        )
+        said.append(", ".join(f"{COLUMNS.get(what, what)}: `{column}`" for what, column in data.columns.items()))
     return said
 
 

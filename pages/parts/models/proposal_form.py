@@ -154,9 +154,7 @@ def elsewhere(held: Contents) -> tuple[list[str], list[str]]:
     outside = [name for name in map(held.name, given) if name not in held.data]
     with st.expander("Add models or datasets from elsewhere", icon=":material/add_link:", key="elsewhere"):
         left, right = st.columns(2)
-        st.caption(
-            "More settings, such as columns, splits or a limit: save the study as a file and edit its text."
-        )
+        st.caption("More settings, such as columns, splits or a limit: save the study as a file and edit its text.")
         models = left.multiselect(
             "Models",
             [],

@@ -90,9 +90,7 @@ def by_preference(analysis: Analysis, how: Mapping[str, Any]) -> Choice:
     Raises:
         SearchError: where all weights are zero, or single-task models are needed and were not measured.
     """
-    row = analysis.by_preference(
-        how["weights"], scalarisation=how["scalarisation"], normalise=how["normalise"]
-    )
+    row = analysis.by_preference(how["weights"], scalarisation=how["scalarisation"], normalise=how["normalise"])
     return Choice("preference", analysis.front.c[row], how)
 
 

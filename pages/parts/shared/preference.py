@@ -50,9 +50,7 @@ def popover(study_id: int, tasks: Sequence[str], *, key: str, disabled: bool = F
     return weights
 
 
-def sliders(
-    study_id: int, tasks: Sequence[str], on_change: Callable[..., None], args: tuple[Any, ...]
-) -> None:
+def sliders(study_id: int, tasks: Sequence[str], on_change: Callable[..., None], args: tuple[Any, ...]) -> None:
     """A slider for each task, for Trade-offs; ``on_change`` reads them by `slider_weights`."""
     weights = current(study_id, tasks)
     places = st.columns(2 if len(tasks) > 4 else 1, gap="medium")
@@ -60,9 +58,7 @@ def sliders(
         key = f"pref_{study_id}_{task}"
         # A click or Compare may have changed the preference since.
         st.session_state[key] = weights[task]
-        places[number % len(places)].slider(
-            shell.plain(task), 0, 100, step=5, key=key, on_change=on_change, args=args
-        )
+        places[number % len(places)].slider(shell.plain(task), 0, 100, step=5, key=key, on_change=on_change, args=args)
 
 
 def slider_weights(study_id: int, tasks: Sequence[str]) -> dict[str, float]:

@@ -48,7 +48,7 @@ def prepare() -> None:
     from pages.parts.studies import demos  # noqa: PLC0415
 
     try:
-        state.store().recover()
+        state.store().runs.recover()
     except MapMergeError as error:
         print(error, file=sys.stderr, flush=True)  # noqa: T201 - there may be no page yet to say it on
         # An error raised here would be shown with a traceback.
@@ -68,28 +68,28 @@ def freeze() -> None:
 
 
 async def download(request: Request) -> Response:
-    """A file of an exported model, found by its number and name and never by a path."""
+    """Send a file of a pick's export, found by its number and name and never by a path."""
     from pages.parts.shared import exported, state  # noqa: PLC0415
 
-    (kind, number), *_ = request.path_params.items()
     wanted = request.path_params.get("file")
     try:
-        path = await asyncio.to_thread(state.exported_file, kind, number)
+        path = await asyncio.to_thread(state.exported_file, request.path_params["pick"])
     except MapMergeError as error:
         return PlainTextResponse(str(error), status_code=404)
     if wanted is not None:
-        path = {found.name: found for found in exported.beside(path)}.get(wanted)
-    if path is None:
-        return PlainTextResponse(f"The export has no file '{wanted}'.", status_code=404)
+        beside = {other.name: other for other in exported.beside(path)}
+        if wanted not in beside:
+            return PlainTextResponse(f"The export has no file '{wanted}'.", status_code=404)
+        path = beside[wanted]
     return _weights(path)
 
 
-async def download_set(request: Request) -> Response:
-    """A run's learned set, found by its number."""
+async def download_state(request: Request) -> Response:
+    """Send what a merge's preparation wrote, found by its number."""
     from pages.parts.shared import state  # noqa: PLC0415
 
     try:
-        path = await asyncio.to_thread(state.learned_file, request.path_params["run"])
+        path = await asyncio.to_thread(state.state_file, request.path_params["merge"])
     except MapMergeError as error:
         return PlainTextResponse(str(error), status_code=404)
     return _weights(path)
@@ -119,7 +119,7 @@ class ImagesFromHere:
 
 MIDDLEWARE = [Middleware(ImagesFromHere)]
 ROUTES = [
-    Route(f"/download/{of}{file}", download)
-    for of in ("{pick:int}", "baseline/{baseline:int}", "learned/{learned:int}")
-    for file in ("", "/{file}")
-] + [Route("/download/set/{run:int}", download_set)]
+    Route("/download/{pick:int}", download),
+    Route("/download/{pick:int}/{file}", download),
+    Route("/download/merge/{merge:int}", download_state),
+]

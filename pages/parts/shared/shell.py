@@ -18,6 +18,8 @@ from pages.parts.shared import server, state
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mapmerge_core.studies.store import Study
+
 ROOT = Path(__file__).resolve().parents[3]
 ASSETS = ROOT / "assets"
 
@@ -43,13 +45,10 @@ PAGES = (
 def draw() -> None:
     """Draw the frame and the page that the address names."""
     pages = [
-        st.Page(path, title=title, icon=icon, default=number == 0)
-        for number, (path, title, icon) in enumerate(PAGES)
+        st.Page(path, title=title, icon=icon, default=number == 0) for number, (path, title, icon) in enumerate(PAGES)
     ]
     page = st.navigation(pages, position="top")
-    st.set_page_config(
-        page_title=f"{page.title} · mapmerge", page_icon=str(ASSETS / "icon.svg"), layout="wide"
-    )
+    st.set_page_config(page_title=f"{page.title} · mapmerge", page_icon=str(ASSETS / "icon.svg"), layout="wide")
     st.logo(str(ASSETS / f"logo-{theme()}.svg"), size="large", link=None)
     st.html(ASSETS / "dashboard.css")
     with errors_shown():
@@ -72,12 +71,12 @@ def warm_up() -> threading.Thread:
 
 
 def theme() -> str:
-    """The browser's theme, "light" or "dark"."""
+    """Return the browser's theme, "light" or "dark"."""
     return st.context.theme.type or "light"
 
 
 def palette() -> Palette:
-    """The chart colours that suit the browser's theme."""
+    """Return the chart colours that suit the browser's theme."""
     return DARK if theme() == "dark" else LIGHT
 
 
@@ -91,14 +90,14 @@ def errors_shown() -> Iterator[None]:
 
 
 def show_error(error: MapMergeError) -> None:
-    """An error's one sentence; a rule's also points at the word."""
+    """Show an error's one sentence; a rule's also points at the word."""
     st.error(plain(str(error)), icon=":material/error:")
     if isinstance(error, RuleError):
         st.code(error.pointer, language=None)
 
 
 def heading(title: str, lead: str) -> None:
-    """A page's title with one sentence under it."""
+    """Draw a page's title with one sentence under it."""
     if st.session_state.get("page_in_view") != title:
         st.session_state["page_in_view"] = title
         st.session_state.pop(OPENED, None)
@@ -106,13 +105,13 @@ def heading(title: str, lead: str) -> None:
     st.html(f'<p class="lead">{lead}</p>')
 
 
-def study_heading(title: str, lead: str) -> state.StudyRow:
-    """A page's title with the study selector beside it.
+def study_heading(title: str, lead: str) -> Study:
+    """Draw a page's title with the study selector beside it.
 
     The study is kept in the address (``?study=3``) and, between pages, in the session. Stops the page with an
     invitation where there are no studies yet.
     """
-    studies = state.store().studies()
+    studies = state.store().studies.all()
     left, right = st.columns([3, 1.3], vertical_alignment="bottom")
     with left:
         heading(title, lead)
@@ -130,9 +129,7 @@ def study_heading(title: str, lead: str) -> state.StudyRow:
             f"There is no study {plain(st.query_params['study'])}: it may have been deleted.",
             icon=":material/search_off:",
         )
-    wanted = next(
-        (number for number in (_asked_study(), st.session_state.get("study_id")) if number in by_id), None
-    )
+    wanted = next((number for number in (_asked_study(), st.session_state.get("study_id")) if number in by_id), None)
     st.session_state["study"] = wanted or studies[0].id
     with right:
         st.selectbox(
@@ -143,7 +140,7 @@ def study_heading(title: str, lead: str) -> state.StudyRow:
             on_change=_study_chosen,
             filter_mode="contains",
         )
-    chosen = st.session_state["study"]
+    chosen: int = st.session_state["study"]
     st.session_state["study_id"] = chosen
     st.query_params["study"] = str(chosen)
     return by_id[chosen]
@@ -165,13 +162,9 @@ def go(page: str, study_id: int, **query: str) -> None:
     st.switch_page(page, query_params={"study": str(study_id), **query})
 
 
-def empty(
-    title: str, text: str, link: tuple[str, str, str] | None = None, study_id: int | None = None
-) -> None:
-    """An empty state: what is missing, and where to go for it."""
-    with st.container(
-        border=True, key=f"empty_{title.lower().replace(' ', '_')}", horizontal_alignment="center"
-    ):
+def empty(title: str, text: str, link: tuple[str, str, str] | None = None, study_id: int | None = None) -> None:
+    """Draw an empty state: what is missing, and where to go for it."""
+    with st.container(border=True, key=f"empty_{title.lower().replace(' ', '_')}", horizontal_alignment="center"):
         st.subheader(title, anchor=False, text_alignment="center")
         st.markdown(text, text_alignment="center")
         if link:
@@ -181,5 +174,5 @@ def empty(
 
 
 def plain(text: str) -> str:
-    """A person's own text with Markdown's signs escaped, so that it is shown as it was typed."""
+    """Return a person's own text with Markdown's signs escaped, so that it is shown as it was typed."""
     return re.sub(r"([\\`*_{}\[\]()#+!|<>~:$-])", r"\\\1", text)

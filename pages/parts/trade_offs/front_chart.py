@@ -79,9 +79,7 @@ def draw(study_id: int, key: str, shown: Shown, clicked: Callable[[int], None]) 
                 x = st.selectbox(
                     "Across", numbers, 0, key=f"front_x_{study_id}", format_func=tasks.__getitem__, width=170
                 )
-                y = st.selectbox(
-                    "Up", numbers, 1, key=f"front_y_{study_id}", format_func=tasks.__getitem__, width=170
-                )
+                y = st.selectbox("Up", numbers, 1, key=f"front_y_{study_id}", format_func=tasks.__getitem__, width=170)
             colour = st.selectbox(
                 "Colour",
                 numbers,

@@ -26,9 +26,7 @@ def draw(learned: LearnedSet, choice: LearnedChoice, info: BarsInfo, *, is_measu
             if is_measured:
                 st.badge("Measured on validation", icon=":material/straighten:", color="green")
             else:
-                st.badge(
-                    "Interpolated between measured preferences", icon=":material/timeline:", color="gray"
-                )
+                st.badge("Interpolated between measured preferences", icon=":material/timeline:", color="gray")
         with actions, st.container(horizontal=True, horizontal_alignment="right"):
             buttons(learned, choice, info, is_measured=is_measured)
         live.watch(learned.run.study_id, "measure")
@@ -65,9 +63,7 @@ def buttons(learned: LearnedSet, choice: LearnedChoice, info: BarsInfo, *, is_me
     """What can be done with the pick."""
     run_id = learned.run.id
     pick_card.shortlist_popover(lambda note: learned_choice.kept(run_id, choice, name=note, shortlisted=True))
-    if st.button(
-        "Measure on validation", key="measure_val", icon=":material/straighten:", disabled=is_measured
-    ):
+    if st.button("Measure on validation", key="measure_val", icon=":material/straighten:", disabled=is_measured):
         state.jobs().measure_learned(run_id, choice.gamma[None], "val", "Measure the preference")
         st.rerun()
     if st.button(

@@ -114,9 +114,7 @@ def _to_address(name: str) -> None:
 def titled(spec: StudySpec, runs: Sequence[RunRow]) -> list[tuple[RunRow, str]]:
     """Each run that learned a set with its title, which says what tells it from the others."""
     trainings = [run.settings.training or Training() for run in runs]
-    differ = {
-        name: len({getattr(training, name) for training in trainings}) > 1 for name in ("steps", "rank")
-    }
+    differ = {name: len({getattr(training, name) for training in trainings}) > 1 for name in ("steps", "rank")}
     found = []
     for run, training in zip(runs, trainings, strict=True):
         parts = [f"{run_name(run, spec)}, run {run.id}"]

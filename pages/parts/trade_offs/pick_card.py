@@ -67,9 +67,7 @@ def draw(
             shortlist_popover(
                 lambda note: choosing.kept(study_id, choice, name=note, shortlisted=True),
             )
-            if st.button(
-                "Measure on test", key="measure", icon=":material/straighten:", disabled=is_measured(info)
-            ):
+            if st.button("Measure on test", key="measure", icon=":material/straighten:", disabled=is_measured(info)):
                 state.jobs().measure(study_id, choice.c[None], "test", "Measure the pick")
                 st.rerun()
             if st.button("Export this model", key="export", type="primary", icon=":material/download:"):

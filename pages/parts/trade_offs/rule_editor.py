@@ -148,9 +148,7 @@ def _table(editor: Editor) -> None:
                 width=90,
             ),
             "value": st.column_config.NumberColumn("Value", required=True, width=76, format="%g"),
-            "unit": st.column_config.SelectboxColumn(
-                "Unit", options=units, default=units[0], required=True, width=90
-            ),
+            "unit": st.column_config.SelectboxColumn("Unit", options=units, default=units[0], required=True, width=90),
         },
         on_change=_table_changed,
         args=(editor, frame, version),
@@ -180,9 +178,7 @@ def _table_changed(editor: Editor, frame: pd.DataFrame, version: int) -> None:
     models = editor.models
     columns = ("task", "comparison", "value", "unit")
     # A row that is still being filled in says nothing yet.
-    rows = [
-        row for row in _edited(editor, frame, version) if all(row.get(name) is not None for name in columns)
-    ]
+    rows = [row for row in _edited(editor, frame, version) if all(row.get(name) is not None for name in columns)]
     objective = st.session_state[f"rule_objective_{editor.key}"]
     st.session_state[f"rule_rows_{editor.key}"] = (frame.to_dict("records"), objective)
     try:

@@ -43,9 +43,7 @@ def ways(spec: StudySpec) -> str:
     )
 
 
-def draw(
-    study: state.StudyRow, run_id: int | None, chosen: Callable[[np.ndarray, Mapping[str, str]], None]
-) -> None:
+def draw(study: state.StudyRow, run_id: int | None, chosen: Callable[[np.ndarray, Mapping[str, str]], None]) -> None:
     """The form, what goes on, and what came of it.
 
     Args:
@@ -117,9 +115,7 @@ def parse_names(text: str) -> tuple[str, ...] | None:
 
 def result(tasks: tuple[str, ...], choice: UnlabelledChoice, *, is_learned: bool) -> None:
     """How sure each model was, and of how many images."""
-    info = entropies_info(
-        tasks, choice.points, choice.entropies, "preference" if is_learned else "coefficients"
-    )
+    info = entropies_info(tasks, choice.points, choice.entropies, "preference" if is_learned else "coefficients")
     st.plotly_chart(
         entropy_bars(info, shell.palette()),
         key="unlabelled_chart",
