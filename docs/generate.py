@@ -41,7 +41,7 @@ def write(name: str, title: str, lead: str, sections: Iterable[str]) -> None:
 
 def of_settings(item: Any) -> str:  # noqa: ANN401 - whatever a registry holds
     """Describe an object with settings."""
-    lines = [f"## {item.title}", f"`{item.name}`. {item.help}"]
+    lines = [f"## {item.title}", f"`{item.name}`. {item.help()}"]
     if source := getattr(item, "source", ""):
         lines.append(f"Source: {source}.")
     fields = fields_of(item.Settings)

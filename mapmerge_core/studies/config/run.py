@@ -159,7 +159,7 @@ class RunConfig:
             RuleError: A rule isn't one over the study's objectives.
         """
         method = METHODS[self.method]
-        settings = make(method.Settings, self.method_settings, what=method.title)
+        settings: Any = make(method.Settings, self.method_settings, what=method.title)
         return method(self.space(study), self.objectives(study), settings, loss=self.loss)
 
     def check(self, study: StudyConfig) -> None:

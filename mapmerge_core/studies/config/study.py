@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
@@ -52,7 +53,8 @@ def worded(error: MapMergeError) -> PydanticCustomError:
 
 def _folder(info: ValidationInfo) -> Path:
     """Return the folder that relative paths are relative to: a study file's own."""
-    return (info.context or {}).get("folder", Path.cwd())
+    folder: Path = (info.context or {}).get("folder") or Path.cwd()
+    return folder
 
 
 def _place(value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - whatever a file holds
@@ -124,7 +126,8 @@ def _own_metric(values: Mapping[str, Any]) -> Metric:
     for end, bound in bounds.items():
         if isinstance(bound, bool) or not isinstance(bound, int | float):
             raise StudyError(f"The bound '{end}' of the metric '{values['name']}' should be a number.")
-    return Metric(values["name"], values["maximize"], **{end: float(bound) for end, bound in bounds.items()})
+    low, high = (float(bounds.get(end, usual)) for end, usual in (("low", -math.inf), ("high", math.inf)))
+    return Metric(values["name"], values["maximize"], low, high)
 
 
 Place = Annotated[Path | HubRef, BeforeValidator(_place)]
@@ -203,7 +206,7 @@ class StudyConfig:
             metrics = task.metrics or (() if usual is None else (usual,))
             if not metrics:
                 raise PlacedError(
-                    f"The task '{task.name}' has no metric: say which ({', '.join(METRICS.names)}, or one of your own).",
+                    f"The task '{task.name}' has no metric: say which ({', '.join(METRICS.names)}, or your own).",
                     *("tasks", i),
                 )
             tasks.append(TaskConfig(name=task.name, data=task.data, model=task.model, metrics=metrics))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from mapmerge_core.errors import StudyError
 from mapmerge_core.files import absolute, write_atomically
 from mapmerge_core.registries import MERGES, METHODS
 from mapmerge_core.settings import changed, make
-from mapmerge_core.studies.config.run import Compute, RunConfig
+from mapmerge_core.studies.config.run import RunConfig
 from mapmerge_core.studies.config.study import PlacedError, StudyConfig, TaskConfig
 from mapmerge_core.studies.config.yaml_text import MAX_BYTES, Lines, NotYaml, read_yaml, write_yaml
 from mapmerge_core.tasks.data_source import DataSource
@@ -31,7 +31,7 @@ STUDY_FILE = "study.yaml"
 _STUDY_FIELDS = ("name", "family", "architecture", "pretrained", "models", "tasks", "options", "run")
 _RUN_FIELDS = ("merge", "method", "low", "high", "images", "link", "loss", "device", "precision", "vectors")
 _COMPUTE_FIELDS = ("device", "precision", "vectors")
-_TASK_FIELDS = (*TaskConfig.__dataclass_fields__, "checkpoint")  # type: ignore[attr-defined]
+_TASK_FIELDS = (*TaskConfig.__dataclass_fields__, "checkpoint")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class StudyFile:
 
     name: str = ""
     config: StudyConfig
-    run: RunConfig = RunConfig()
+    run: RunConfig = field(default_factory=RunConfig)
 
 
 def read_study_file(path: Path | str) -> StudyFile:
@@ -215,17 +215,17 @@ class _Reader:
             if not isinstance(task, dict):
                 raise self._error(f"tasks[{i}] should be a task, with {', '.join(_TASK_FIELDS)}.", "tasks", i)
             self._check_fields(task, ("tasks", i), "a task", _TASK_FIELDS)
-            if "checkpoint" in task:
-                task = dict(task)
-                checkpoint, name = task.pop("checkpoint"), task.get("name")
-                if "model" in task or (isinstance(name, str) and name in models):
+            entry = dict(task)
+            if "checkpoint" in entry:
+                checkpoint, name = entry.pop("checkpoint"), entry.get("name")
+                if "model" in entry or (isinstance(name, str) and name in models):
                     raise self._error(
                         f"The task '{name}' has a 'checkpoint', and its model is named, too: keep one.",
                         *("tasks", i, "checkpoint"),
                     )
                 if isinstance(name, str):
-                    models[name], task["model"] = checkpoint, name
-            changed_tasks.append(task)
+                    models[name], entry["model"] = checkpoint, name
+            changed_tasks.append(entry)
         if isinstance(tasks, list):
             values = values | {"tasks": changed_tasks}
         return values | {"models": models}

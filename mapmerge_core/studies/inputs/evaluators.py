@@ -13,29 +13,16 @@ from mapmerge_core.tasks.families import find_family
 from mapmerge_core.tasks.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
-    from typing import Protocol
 
     import torch
 
     from mapmerge_core.studies.config.study import StudyConfig
-    from mapmerge_core.studies.inputs.sources import Source
+    from mapmerge_core.studies.inputs.kept import KeptStudy
     from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.tasks.families.base import Family
     from mapmerge_core.weights.vectors.streamed import Vectors
-
-    class KeptStudy(Protocol):
-        """A study as the store keeps it."""
-
-        @property
-        def id(self) -> int: ...
-        @property
-        def name(self) -> str: ...
-        @property
-        def config(self) -> StudyConfig: ...
-        @property
-        def sources(self) -> Sequence[Source]: ...
 
 
 def open_study_vectors(

@@ -9,6 +9,7 @@ import numpy as np
 
 from mapmerge_core.registries import MERGES
 from mapmerge_core.settings import make
+from mapmerge_core.studies.inputs.kept import KeptStudy
 from mapmerge_core.tasks.outcome import unpack
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from mapmerge_core.merges.base import Merge
     from mapmerge_core.search.spaces import Space
     from mapmerge_core.studies.config.run import RunConfig
-    from mapmerge_core.studies.config.study import StudyConfig
-    from mapmerge_core.studies.inputs.sources import Source
 
 RunStatus = Literal["queued", "running", "stopped", "interrupted", "done", "failed"]
 ACTIVE: tuple[RunStatus, ...] = ("queued", "running")
@@ -38,12 +37,10 @@ def point_key(merge_id: int, x: np.ndarray) -> tuple[int, bytes]:
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
-    """A study.
+class Study(KeptStudy):
+    """A study with what has been done in it.
 
     Attributes:
-        config: What it is made of.
-        sources: Its files as they were when it was created.
         n_points: Different models (a merge and an x) with a value on the validation split.
         n_evaluations: Evaluations, on either split.
         n_picks: Picks.
@@ -51,10 +48,6 @@ class Study:
         changed: Time (UTC) of the latest evaluation, or of the study's creation.
     """
 
-    id: int
-    name: str
-    config: StudyConfig
-    sources: tuple[Source, ...]
     created: datetime
     n_points: int
     n_evaluations: int
