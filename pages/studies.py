@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import streamlit as st
 
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.studies.config.manifest import demo_settings
+from mapmerge_core.studies.config.demo import demo_study
 from pages.parts.shared import pictures, shell, state
 from pages.parts.shared.words import STATUS, ago
 from pages.parts.studies import demos
 
+if TYPE_CHECKING:
+    from mapmerge_core.studies.store import Study
+
 
 def draw() -> None:
-    """The page."""
+    """Draw the page."""
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     with left:
         shell.heading(
@@ -28,57 +33,54 @@ def draw() -> None:
 
 
 def demo_cards() -> None:
-    """One card for each demo; one click creates its study, starts it and goes to watch it."""
+    """Draw one card for each demo; one click creates its study, starts it and goes to watch it."""
     try:
-        found = demos.find()
+        offered = demos.find()
     except MapMergeError as error:
         st.info(f"The demos are not available: {shell.plain(str(error))}", icon=":material/info:")
         return
+    if not offered:
+        return
     st.subheader("Try a demo", anchor=False)
-    columns = st.columns(len(demos.DEMOS), gap="medium")
-    for column, (count, title, lead) in zip(columns, demos.DEMOS, strict=True):
-        if count not in found:
-            continue
-        settings = demo_settings(count)
-        with column, st.container(border=True, key=f"card_{count}", height="stretch"):
-            st.subheader(title, anchor=False)
-            st.caption(lead)
-            pictures.strip(found[count].images, "even")
-            st.caption(shell.plain(" · ".join(found[count].tasks)))
-            pictures.facts(
-                [
-                    ("Models merged", str(count)),
-                    ("Points evaluated", str(settings.points)),
-                    ("On two CPU cores", EXPECTED[count]),
-                ]
-            )
-            st.space("stretch")
-            kind = "primary" if count == 2 else "secondary"
-            if st.button(
-                "Run this demo", key=f"demo_{count}", type=kind, icon=":material/play_arrow:", width="stretch"
-            ):
-                with shell.errors_shown():
-                    start_demo(count)
+    columns = st.columns(len(offered), gap="medium")
+    for number, (column, demo) in enumerate(zip(columns, offered, strict=True)):
+        with column, st.container(border=True, key=f"card_{demo.card.key}", height="stretch"):
+            demo_card(demo, is_first=number == 0)
 
 
-EXPECTED = {2: "20 seconds", 4: "1 minute", 8: "3 minutes"}
-"""On two cores, measured."""
-
-
-def start_demo(count: int) -> None:
-    """Create the demo's study, start its run and go to Evaluate."""
-    # It takes a second to import, which the first page needn't wait for.
-    from mapmerge_core.studies.config.demo import create_demo_study  # noqa: PLC0415
-
-    run = create_demo_study(state.store(), count, zoo=state.zoo())
-    state.jobs().start_run(run.id)
-    shell.go("pages/evaluate.py", run.study_id)
+def demo_card(demo: demos.Demo, *, is_first: bool) -> None:
+    """Draw one demo."""
+    card = demo.card
+    st.subheader(card.title, anchor=False)
+    st.caption(card.lead)
+    pictures.strip(demo.images, "even")
+    st.caption(shell.plain(" · ".join(demo.tasks)))
+    with shell.errors_shown():
+        study = demo_study(demo.tasks, zoo=state.zoo())
+        pictures.facts(
+            [
+                ("Models merged", str(card.n_models)),
+                ("Points evaluated", str(study.run.points)),
+                ("On two CPU cores", card.expected),
+            ]
+        )
+        st.space("stretch")
+        if st.button(
+            "Run this demo",
+            key=f"demo_{card.key}",
+            type="primary" if is_first else "secondary",
+            icon=":material/play_arrow:",
+            width="stretch",
+        ):
+            created = state.store().studies.create(study.name, study.config)
+            state.jobs().start_run(state.store().runs.create(created.id, study.run).id)
+            shell.go("pages/evaluate.py", created.id)
 
 
 def studies() -> None:
-    """The studies, the one that changed last first."""
-    state.store().recover()
-    rows = state.store().studies()
+    """Draw the studies, the one that changed last first."""
+    state.store().runs.recover()
+    rows = state.store().studies.all()
     st.subheader("Studies", anchor=False)
     if not rows:
         shell.empty(
@@ -93,20 +95,20 @@ def studies() -> None:
         study_card(row)
 
 
-def study_card(row: state.StudyRow) -> None:
-    """One study in the list."""
+def study_card(row: Study) -> None:
+    """Draw one study in the list."""
     with st.container(border=True, key=f"card_study_{row.id}"):
         name, facts, buttons = st.columns([3.2, 4, 2], vertical_alignment="center")
         with name, st.container(gap=None):
             st.markdown(f"**{shell.plain(row.name)}**")
-            st.caption(shell.plain(", ".join(row.spec.task_names)))
+            st.caption(shell.plain(", ".join(task.name for task in row.config.tasks)))
         with facts:
             label, icon, colour = STATUS[row.status]
             with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
                 st.badge(label, icon=icon, color=colour)
                 pictures.facts(
                     [
-                        ("Tasks", str(len(row.spec.tasks))),
+                        ("Models", str(len(row.config.models))),
                         ("Points", str(row.n_points)),
                         ("Fit R²", fit_text(row)),
                         ("Changed", ago(row.changed)),
@@ -126,14 +128,14 @@ def study_card(row: state.StudyRow) -> None:
                 confirm_deletion(row)
 
 
-def fit_text(row: state.StudyRow) -> str:
-    """The mean leave-one-out R² of the study's surrogates, or a dash while there are too few points."""
+def fit_text(row: Study) -> str:
+    """Return the mean leave-one-out R² of the study's surrogates, or a dash while there are too few points."""
     quality = state.mean_r2(row.id)
     return "–" if quality is None else f"{quality:.2f}"
 
 
 @st.dialog("Delete this study?", icon=":material/delete:")
-def confirm_deletion(row: state.StudyRow) -> None:
+def confirm_deletion(row: Study) -> None:
     """Ask before a study and its evaluations are gone."""
     st.markdown(
         f"**{shell.plain(row.name)}** has {row.n_points} measured points and {row.n_picks} picks. "
@@ -156,7 +158,7 @@ def confirm_deletion(row: state.StudyRow) -> None:
 def delete(study_id: int) -> None:
     """Delete a study; where that can't be, the page says why."""
     try:
-        state.store().delete_study(study_id)
+        state.store().studies.delete(study_id)
     except MapMergeError as error:
         st.session_state["deletion_problem"] = error
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from mapmerge_core.errors import ExportError, StudyError
-from mapmerge_core.studies.config.manifest import DEMO_ZOO
+from mapmerge_core.studies.config.demo import DEMO_ZOO
 from mapmerge_core.studies.store import ACTIVE, Store
 
 if TYPE_CHECKING:

@@ -5,49 +5,81 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mapmerge_core.studies.config.manifest import demo_tasks, read_manifest
+from mapmerge_core.studies.config.demo import demo_tasks, kept_skills, read_manifest
+from mapmerge_core.tasks.data_source import DataSource
 from pages.parts.shared import pictures, state
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-DEMOS = (
-    (2, "Two tasks", "A front you can see whole."),
-    (4, "Four tasks", "Trade-offs that no table shows."),
-    (8, "Eight tasks", "Preferences and rules decide."),
-)
-"""How many tasks each has, its title, and a sentence on it."""
 N_IMAGES = 16
 """How many pictures a demo shows."""
 
 
 @dataclass(frozen=True)
-class Demo:
-    """A demo.
+class Card:
+    """What a demo's card says.
 
     Attributes:
+        key: What tells it from the others.
+        n_models: How many models it merges.
+        title: Its title.
+        lead: One sentence.
+        expected: How long its run takes on two cores, measured.
+        keeps_skills: Whether it also measures what the pre-trained model can do without fine-tuning.
+    """
+
+    key: str
+    n_models: int
+    title: str
+    lead: str
+    expected: str
+    keeps_skills: bool = False
+
+
+CARDS = (
+    Card("2", 2, "Two tasks", "A front you can see whole.", "20 seconds"),
+    Card("4", 4, "Four tasks", "Trade-offs that no table shows.", "1 minute"),
+    Card("8", 8, "Eight tasks", "Preferences and rules decide.", "3 minutes"),
+    Card("kept", 2, "A skill to keep", "Merge, and watch what is forgotten.", "30 seconds", keeps_skills=True),
+)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A demo that the zoo has models for.
+
+    Attributes:
+        card: What its card says.
         tasks: Names of its tasks.
         images: Pictures of their data, each as data URI and class name.
     """
 
-    tasks: Sequence[str]
+    card: Card
+    tasks: tuple[str, ...]
     images: Sequence[tuple[str, str]]
 
 
-def find() -> dict[int, Demo]:
-    """The demos that the zoo has models for, by their number of tasks.
+def find() -> list[Demo]:
+    """Return the demos that the zoo has models for.
 
     Raises:
-        MapMergeError: where the zoo or its data is missing or damaged.
+        MapMergeError: The zoo or its data is missing or damaged.
     """
-    data = {task.name: task.data for task in read_manifest(state.zoo()).tasks}
-    found: dict[int, Demo] = {}
+    zoo = state.zoo()
+    tasks = read_manifest(zoo).tasks
+    data = {task.name: DataSource(path=task.data) for task in tasks}
+    n_models = sum(task.checkpoint is not None for task in tasks)
+    kept = kept_skills(zoo)
+    demos: list[Demo] = []
     shown: dict[str, Sequence[tuple[str, str]]] = {}
-    for count, _, _ in DEMOS:
-        if count <= len(data):
-            names, share = demo_tasks(count, state.zoo()), N_IMAGES // count
-            for name in names:
-                # The smallest demo shows most of a dataset, and decompressing one takes a while.
-                shown[name] = shown.get(name) or pictures.samples(data[name], share)
-            found[count] = Demo(names, [image for name in names for image in shown[name][:share]])
-    return found
+    for card in CARDS:
+        if card.n_models > n_models or (card.keeps_skills and not kept):
+            continue
+        names = demo_tasks(card.n_models, zoo) + (kept if card.keeps_skills else ())
+        share = N_IMAGES // len(names)
+        for name in names:
+            # The smallest demo shows most of a dataset, and decompressing one takes a while.
+            shown[name] = shown.get(name) or pictures.samples(data[name], share)
+        demos.append(Demo(card, names, [image for name in names for image in shown[name][:share]]))
+    return demos
