@@ -6,16 +6,41 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mapmerge_core.studies.config import StudyConfig
 from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
-from mapmerge_core.studies.config.manifest import spec_from_manifest
-from mapmerge_core.studies.config.study import StudySpec
-from mapmerge_core.studies.store.store import Store
+from mapmerge_core.studies.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from mapmerge_core.studies.store.rows import StudyRow
+    from mapmerge_core.studies.config import Compute
+    from mapmerge_core.studies.store import Study
+    from mapmerge_core.tasks.evaluator import Evaluator
+
+
+def tiny_config(zoo: Path, tasks: Sequence[str] = ("Colours", "Stripes")) -> StudyConfig:
+    """A study of some of the tiny zoo's tasks, each with the model that was fine-tuned for it."""
+    values = {
+        "family": "clip",
+        "architecture": "tiny-clip.json",
+        "pretrained": "pretrained.safetensors",
+        "models": {task: f"{task}.safetensors" for task in tasks},
+        "tasks": [{"name": task, "data": f"{task}.npz", "model": task} for task in tasks],
+    }
+    return StudyConfig.from_dict(values, zoo)
+
+
+class Evaluators(EvaluatorCache):
+    """A cache for the studies of many stores, whose ids may be the same."""
+
+    _config: StudyConfig | None = None
+
+    def get(self, study: Study, compute: Compute | None = None) -> Evaluator:
+        if study.config != self._config:
+            self.clear()
+        self._config = study.config
+        return super().get(study, compute)
 
 
 @pytest.fixture
@@ -26,15 +51,15 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def spec(tiny_zoo: Path) -> StudySpec:
-    return spec_from_manifest(tiny_zoo, ["Colours", "Stripes"])
+def config(tiny_zoo: Path) -> StudyConfig:
+    return tiny_config(tiny_zoo)
 
 
 @pytest.fixture
-def study(store: Store, spec: StudySpec) -> StudyRow:
-    return store.create_study("Tiny", spec)
+def study(store: Store, config: StudyConfig) -> Study:
+    return store.studies.create("Tiny", config)
 
 
 @pytest.fixture(scope="session")
-def evaluators() -> EvaluatorCache:
-    return EvaluatorCache()
+def evaluators() -> Evaluators:
+    return Evaluators()

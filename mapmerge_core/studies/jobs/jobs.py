@@ -105,9 +105,7 @@ class Jobs:
                 del self._jobs[old.id]
             if worker not in self._queues:
                 self._queues[worker] = SimpleQueue()
-                thread = threading.Thread(
-                    target=self._serve, args=(worker,), name=f"mapmerge-{worker}", daemon=True
-                )
+                thread = threading.Thread(target=self._serve, args=(worker,), name=f"mapmerge-{worker}", daemon=True)
                 self._threads.append(thread)
                 thread.start()
             self._queues[worker].put(job)
@@ -150,17 +148,19 @@ class Jobs:
         def work(evaluator: Evaluator, **how: Any) -> None:  # noqa: ANN401
             prepare_merge(self._store, merge_id, evaluator, **how)
 
-        return self._on_device("prepare", stored.study_id, f"Prepare {stored.make().label}", work, compute)
+        merge = stored.make()
+        compute = compute or last_compute(self._store, stored.study_id, merge)
+        return self._on_device("prepare", stored.study_id, f"Prepare {merge.label}", work, compute)
 
-    def measure(
-        self, merge_id: int, X: np.ndarray, split: Split, title: str, compute: Compute | None = None
-    ) -> int:
-        """Measure every objective at the rows of ``X`` (``m x D``); the result is an ``m x K`` array of values.
+    def measure(self, merge_id: int, X: np.ndarray, split: Split, title: str, compute: Compute | None = None) -> int:
+        """Measure every objective at the rows of ``X``; the result is an ``m x K`` array of values.
 
         Raises:
             StudyError: There is no such merge.
         """
-        study, rows = self._store.studies.get(self._store.merges.get(merge_id).study_id), np.array(X, float)
+        stored, rows = self._store.merges.get(merge_id), np.array(X, dtype=np.float64)
+        study = self._store.studies.get(stored.study_id)
+        compute = compute or last_compute(self._store, study.id, stored.make())
 
         def work(evaluator: Evaluator, **how: Any) -> np.ndarray:  # noqa: ANN401
             return measure(self._store, study, evaluator, merge_id, rows, split=split, **how)
@@ -212,12 +212,13 @@ class Jobs:
         Raises:
             StudyError: There is no such merge.
         """
-        study_id = self._store.merges.get(merge_id).study_id
+        stored = self._store.merges.get(merge_id)
+        compute = compute or last_compute(self._store, stored.study_id, stored.make())
 
         def work(evaluator: Evaluator, **how: Any) -> RuleChoice:  # noqa: ANN401
             return refine(self._store, merge_id, evaluator, rule, **how)
 
-        return self._on_device("refine", study_id, "Measure near the rule", work, compute)
+        return self._on_device("refine", stored.study_id, "Measure near the rule", work, compute)
 
     def choose_unlabelled(
         self, study_id: int, source: DataSource, merge_id: int | None = None, compute: Compute | None = None
@@ -360,9 +361,7 @@ class Jobs:
 
     def _find(self, job_id: int) -> Job:
         if job_id not in self._jobs:
-            raise StudyError(
-                f"There is no job {job_id}: it ended long ago, or before mapmerge was restarted."
-            )
+            raise StudyError(f"There is no job {job_id}: it ended long ago, or before mapmerge was restarted.")
         return self._jobs[job_id]
 
     def _device_locks_of(self, worker: str) -> list[threading.Lock]:
@@ -370,7 +369,7 @@ class Jobs:
         # "auto" may be the same device as "cuda" or "cpu", and two jobs on one would only slow each other.
         names = [worker]
         if worker != _FILES:
-            from mapmerge_core.tasks.evaluator import choose_devices, name_of
+            from mapmerge_core.tasks.devices import choose_devices, name_of
 
             names = sorted(name_of(device) for device in choose_devices(worker))
         with self._lock:

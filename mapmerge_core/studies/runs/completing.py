@@ -74,7 +74,8 @@ def complete(
         Cancelled: ``cancel`` was set.
     """
     study = store.studies.get(study_id)
-    compute = compute or last_compute(store, study_id)
+    # Merges that change task vectors take them in float32.
+    compute = replace(compute or last_compute(store, study_id), vectors="float32")
     plan = _plan(store, study, merges, weights, seed)
     n_objectives = len(study.config.objectives)
     sizes = _timings(store, study, "val")[0]
@@ -103,8 +104,7 @@ def complete(
             measure_at(run.merge_id, wanted[run.merge_id], None)
 
     steps: list[tuple[int, Callable[[Progress], object]]] = [
-        (_n_missing(store, study, merge_id, X), partial(measure_at, merge_id, X))
-        for merge_id, X in plan.wanted.items()
+        (_n_missing(store, study, merge_id, X), partial(measure_at, merge_id, X)) for merge_id, X in plan.wanted.items()
     ]
     for merge in plan.made:
         effort = _passes(merge, study, sizes) / max(1.0, median(sizes.values() or [1]))
@@ -183,18 +183,14 @@ def _plan(
 ) -> _Plan:
     chosen = _chosen(study, merges)
     usable = {stored.id for stored in store.merges.all(study.id) if _is_usable(stored)}
-    settings = [
-        (stored.name, dict(stored.settings)) for stored in store.merges.all(study.id) if stored.id in usable
-    ]
+    settings = [(stored.name, dict(stored.settings)) for stored in store.merges.all(study.id) if stored.id in usable]
     wanted = compare(store, study.id, weights=weights, seed=seed).wanted
     done = [store.runs.find_same(study.id, _search(merge)) for merge in chosen if merge.searches_scalar]
     searched = [merge for merge in chosen if merge.searches_scalar]
     return _Plan(
         wanted={merge_id: X for merge_id, X in wanted.items() if merge_id in usable},
         made=[merge for merge in chosen if (merge.name, to_dict(merge.settings)) not in settings],
-        searched=[
-            merge for merge, run in zip(searched, done, strict=True) if run is None or run.status != "done"
-        ],
+        searched=[merge for merge, run in zip(searched, done, strict=True) if run is None or run.status != "done"],
     )
 
 

@@ -61,9 +61,7 @@ class Estimate:
 
     def _seconds_on(self, images: int) -> float:
         """Interpolate between the two timings: one point on so many images of each task."""
-        few, wanted, every = (
-            sum(min(n, size) for size in self.sizes) for n in (MIN_IMAGES, images, max(self.sizes))
-        )
+        few, wanted, every = (sum(min(n, size) for size in self.sizes) for n in (MIN_IMAGES, images, max(self.sizes)))
         if every == few:
             return self.seconds_per_point
         share = (wanted - few) / (every - few)
@@ -100,9 +98,7 @@ def estimate(
     """
     reference_id, references = reference_points(store, study)
     was_known = store.evaluations.measured(reference_id, references[1], "val")
-    measure(
-        store, study, evaluator, reference_id, references[:2], alone=True, cancel=cancel, progress=progress
-    )
+    measure(store, study, evaluator, reference_id, references[:2], alone=True, cancel=cancel, progress=progress)
     prepared = prepare_merge(store, reference_id, evaluator)
     warm_up, timed = (prepared, references[0]), (prepared, references[1])
     if was_known:

@@ -118,9 +118,7 @@ def export_merge_state(store: Store, merge_id: int, path: Path | str) -> Path:
     return target
 
 
-def _export(
-    store: Store, stored: StoredMerge, x: np.ndarray, name: str, path: Path | str | None
-) -> ExportResult:
+def _export(store: Store, stored: StoredMerge, x: np.ndarray, name: str, path: Path | str | None) -> ExportResult:
     from mapmerge_core.weights.export.writing import save_model
 
     study = store.studies.get(stored.study_id)
@@ -181,16 +179,14 @@ def _like(study: Study) -> Path | None:
     return find_family(study.config.family).exported_like(study.config.architecture, pretrained)
 
 
-def _recipe(
-    store: Store, study: Study, stored: StoredMerge, prepared: PreparedMerge, x: np.ndarray
-) -> Recipe:
+def _recipe(store: Store, study: Study, stored: StoredMerge, prepared: PreparedMerge, x: np.ndarray) -> Recipe:
     """Gather what is known about a merged model; metrics by the objectives' names."""
     from mapmerge_core.weights.export.writing import Recipe
 
     config, merge = study.config, stored.make()
     family = find_family(config.family)
     hashes = {source.role: source.sha256 for source in study.sources}
-    places = {"pretrained": config.pretrained, **config.models}
+    roles = {"pretrained": "pretrained"} | {name: f"{name} model" for name in config.model_names}
     coefficients = prepared.coefficients(x)
     is_sum = coefficients is not None and coefficients.ndim == 1
     tested = {row.objective: row for row in store.evaluations.rows(stored.id, "test")}
@@ -203,7 +199,7 @@ def _recipe(
         if coefficients is None or is_sum
         else dict(zip(prepared.exported.layers, coefficients.tolist(), strict=True)),
         settings={**config.options, **stored.settings},
-        sources={name: {"path": str(place), "sha256": hashes[name]} for name, place in places.items()},
+        sources={name: {"path": str(config.weights[role]), "sha256": hashes[role]} for name, role in roles.items()},
         predicted=_predicted(store, study, stored, x),
         measured={o.name: measured[o.key] for o in config.objectives if o.key in measured},
         tasks={

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from threading import Event, Lock, Thread
+from threading import Event, RLock, Thread
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,23 +67,18 @@ def measure(
         Cancelled: ``cancel`` was set before all values were known.
     """
     X = store.merges.get(merge_id).space.points(X)
-    keys = [objective.key for objective in study.config.objectives] if objectives is None else [*objectives]
-    is_whole = np.full(len(X), split == "test" or images is None)
     reference_id, references = reference_points(store, study)
-    if merge_id == reference_id:
-        is_whole |= [bool((references == x).all(axis=1).any()) for x in X]
-    wanted = [None if whole else images for whole in is_whole]
-    values = _known(store, study, merge_id, X, keys, split, wanted)
-    work = _Measuring(
-        store, study, merge_id, X, keys, split, wanted, values, run_id, cancel or Event(), progress
-    )
+    whole = [merge_id == reference_id and bool((x == references).all(axis=1).any()) for x in X]
+    wanted = [None if split == "test" or is_whole else images for is_whole in whole]
+    keys = [objective.key for objective in study.config.objectives] if objectives is None else [*objectives]
+    work = _Measuring(store, study, merge_id, X, keys, split, wanted, run_id, cancel or Event(), progress)
+    missing = [i for i, row in enumerate(work.values) if not np.isfinite(row).all()]
     work.report()
-    missing = [i for i, row in enumerate(values) if not np.isfinite(row).all()]
     if missing and work.cancel.is_set():
         raise Cancelled
     if missing:
         work.share_out(missing, [evaluator] if alone else [evaluator, *evaluator.siblings])
-    return values
+    return work.values
 
 
 def reference_points(store: Store, study: Study) -> tuple[int, np.ndarray]:
@@ -98,7 +93,7 @@ def reference_points(store: Store, study: Study) -> tuple[int, np.ndarray]:
 
 @dataclass
 class _Measuring:
-    """What `measure` was asked, and what came of it so far: `values`; several threads work on it."""
+    """What `measure` was asked, and what is known so far: `values`; several threads work on it."""
 
     store: Store
     study: Study
@@ -107,14 +102,20 @@ class _Measuring:
     keys: Sequence[str]
     split: Split
     wanted: Sequence[int | None]
-    values: np.ndarray
     run_id: int | None
     cancel: Event
     progress: Progress | None
 
     def __post_init__(self) -> None:
-        self._lock, self._broken, self._abandoned = Lock(), Event(), Event()
+        self._lock, self._broken, self._abandoned = RLock(), Event(), Event()
         self._tasks = {objective.key: objective.task for objective in self.study.config.objectives}
+        measured = self.store.evaluations.table(self.merge_id, self.split)
+        columns = [list(self._tasks).index(key) for key in self.keys]
+        self.values = np.full((len(self.X), len(self.keys)), np.nan)
+        enough = {images: measured.on(images) for images in set(self.wanted)}
+        for i, (x, images) in enumerate(zip(self.X, self.wanted, strict=True)):
+            for row in np.flatnonzero((x == measured.X).all(axis=1)):
+                self.values[i] = enough[images][row, columns]
 
     def report(self) -> int:
         """Tell the progress, and return how many values are missing."""
@@ -128,10 +129,7 @@ class _Measuring:
         """Measure some rows, each evaluator the next that none has begun; the first error ends them all."""
         # One after the other: what the first one prepares and keeps on disk the others only read, and Python
         # 3.11 can't parse the headers of NumPy's files in several threads at once.
-        prepared = [
-            prepare_merge(self.store, self.merge_id, evaluator, cancel=self.cancel)
-            for evaluator in evaluators
-        ]
+        prepared = [prepare_merge(self.store, self.merge_id, evaluator, cancel=self.cancel) for evaluator in evaluators]
         if len(evaluators) == 1:
             for i in rows:
                 self._measure(i, evaluators[0], prepared[0])
@@ -206,34 +204,10 @@ class _Measuring:
         x, images = self.X[i], self.wanted[i]
         # Before those of whole splits, which take the place of parts: one of the two is there always.
         parts = self.store.evaluations.partial(self.merge_id, x) if self.split == "val" else {}
-        enough = {
-            key: part.value for key, part in parts.items() if images is not None and part.n_examples >= images
-        }
+        enough = {key: part.value for key, part in parts.items() if images is not None and part.n_examples >= images}
         return enough | self.store.evaluations.measured(self.merge_id, x, self.split), parts
 
     def _set(self, i: int, values: Mapping[str, float]) -> int:
         with self._lock:
             self.values[i] = [values.get(key, np.nan) for key in self.keys]
-        return self.report()
-
-
-def _known(
-    store: Store,
-    study: Study,
-    merge_id: int,
-    X: np.ndarray,
-    keys: Sequence[str],
-    split: Split,
-    wanted: Sequence[int | None],
-) -> np.ndarray:
-    """Return the values (``m x K``) at the rows of ``X``, NaN where fewer examples are known than wanted."""
-    measured = store.evaluations.table(merge_id, split)
-    enough = {images: measured.on(images) for images in set(wanted)}
-    order = [objective.key for objective in study.config.objectives]
-    columns = [order.index(key) for key in keys]
-    values = np.full((len(X), len(keys)), np.nan)
-    for x, images, row in zip(X, wanted, values, strict=True):
-        same = (measured.X == x).all(axis=1)  # noqa: SIM300 - X is no constant
-        for known in enough[images][same]:
-            row[:] = known[columns]
-    return values
+            return self.report()

@@ -62,7 +62,8 @@ def prepare_merge(
     state = store.merges.state_file(merge_id) if merge.has_state else None
     if prepared := _cached(evaluator, _key(stored, state)):
         return prepared
-    merge.check(store.studies.get(stored.study_id).config.facts())
+    rounded = getattr(evaluator.vectors, "is_rounded", False)
+    merge.check(store.merges.config(stored.study_id).facts("bfloat16" if rounded else "float32"))
     if state is None:
         start = time.perf_counter()
         prepared = merge.prepare(evaluator, cancel=cancel, progress=progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from threading import Event
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from mapmerge_core.studies.runs.preparing import prepare_merge
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mapmerge_core.merges.base import Merge
     from mapmerge_core.studies.runs.measuring import Progress
     from mapmerge_core.studies.store import Run, Store, Study
     from mapmerge_core.tasks.evaluator import Evaluator
@@ -67,9 +69,7 @@ def execute_run(
     return store.runs.get(run_id)
 
 
-def _search(
-    store: Store, run: Run, study: Study, evaluator: Evaluator, cancel: Event, progress: Progress
-) -> None:
+def _search(store: Store, run: Run, study: Study, evaluator: Evaluator, cancel: Event, progress: Progress) -> None:
     """Measure the references and what the run's method asks for, until it is done."""
     method = run.config.make_method(study.config)
     batch = method.ask()
@@ -119,10 +119,14 @@ def _search(
         batch = method.ask()
 
 
-def last_compute(store: Store, study_id: int) -> Compute:
-    """Return what the study's latest finished run computed with, or the default before any."""
+def last_compute(store: Store, study_id: int, merge: Merge | None = None) -> Compute:
+    """Return what the study's latest finished run computed with, or the default before any.
+
+    A ``merge`` that changes task vectors takes them in float32.
+    """
     done = [run for run in store.runs.all(study_id) if run.status == "done"]
-    return done[-1].config.compute if done else Compute()
+    compute = done[-1].config.compute if done else Compute()
+    return replace(compute, vectors="float32") if merge and merge.needs.whole_models else compute
 
 
 def explain(error: Exception) -> str:

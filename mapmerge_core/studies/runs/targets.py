@@ -96,6 +96,4 @@ def _check_replaced(model: Path, study: Study, like: Path | None) -> None:
                 f"{model} was not exported by mapmerge and is not replaced: export to another name or folder."
             ) from error
     elif there:
-        raise ExportError(
-            f"{there[0]} is there already and is not replaced: export to another name or folder."
-        )
+        raise ExportError(f"{there[0]} is there already and is not replaced: export to another name or folder.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -82,11 +82,9 @@ def choose_unlabelled(
     rng = np.random.default_rng(check_seed(seed))
     study = store.studies.get(study_id)
     if merge_id is None:
-        analysis = analyse(store, study_id, seed=seed)
-        if analysis.front is None:
-            raise StudyError(analysis.problem)
-        rows = np.sort(rng.permutation(len(analysis.front.x))[:n])
-        chosen = [(int(analysis.front.keys[row]), analysis.front.x[row]) for row in rows]
+        front = analyse(store, study_id, seed=seed).fitted_front
+        rows = np.sort(rng.permutation(len(front))[:n])
+        chosen = [(cast("int", front.keys[row]), front.x[row]) for row in rows]
     else:
         stored = next((merge for merge in store.merges.all(study_id) if merge.id == merge_id), None)
         if stored is None:

@@ -15,11 +15,14 @@ from mapmerge_core.studies.config import Compute
 from mapmerge_core.studies.runs.completing import complete, estimate_completion
 from mapmerge_core.studies.runs.measuring import measure
 from mapmerge_core.tasks.outcome import Outcome
+from tests.studies.conftest import tiny_config
 from tests.studies.runs.helpers import CPU, execute, plain
 from tests.studies.runs.test_preparing import add
 from tests.studies.runs.test_runner import KEYS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
     from mapmerge_core.studies.store import Store, Study
     from mapmerge_core.tasks.evaluator import Evaluator
@@ -60,16 +63,13 @@ def test_everything_is_made_and_measured_once(store: Store, study: Study, evalua
     assert store.studies.get(study.id).n_evaluations == n_evaluations
 
 
-def test_the_scalar_with_the_best_mean_is_searched_for(
-    store: Store, study: Study, evaluators: EvaluatorCache
-):
+def test_the_scalar_with_the_best_mean_is_searched_for(store: Store, study: Study, evaluators: EvaluatorCache):
     complete(store, study.id, evaluators.get, merges=["task_arithmetic"], compute=CPU)
     [run] = store.runs.all(study.id)
     assert (run.status, run.merge_id) == ("done", plain(store, study))
     evaluator = evaluators.get(study, CPU)
     means = [
-        np.mean([outcome.value for outcome in evaluator.evaluate([tenths / 10] * 2).values()])
-        for tenths in range(11)
+        np.mean([outcome.value for outcome in evaluator.evaluate([tenths / 10] * 2).values()]) for tenths in range(11)
     ]
     best = means.index(max(means)) / 10
     comparison = compare(store, study.id)
@@ -101,9 +101,7 @@ def test_a_completion_that_was_stopped_goes_on(store: Store, study: Study, evalu
     assert compare(store, study.id).missing == 0
 
 
-def test_runs_of_any_merge_are_measured_with_its_models(
-    store: Store, study: Study, evaluators: EvaluatorCache
-):
+def test_runs_of_any_merge_are_measured_with_its_models(store: Store, study: Study, evaluators: EvaluatorCache):
     ties = execute(store, study, evaluators, merge="ties", merge_settings={"keep": 0.1}, points=8)
     learned = execute(store, study, evaluators, merge="regmean", points=8)
     weights = {"Colours": 1.0, "Stripes": 2.0}
@@ -127,9 +125,7 @@ def test_runs_of_any_merge_are_measured_with_its_models(
         assert np.isfinite(row.hypervolume)
 
 
-def test_merges_that_a_study_can_not_have(
-    store: Store, study: Study, evaluators: EvaluatorCache, three: Study
-):
+def test_merges_that_a_study_can_not_have(store: Store, study: Study, evaluators: EvaluatorCache, three: Study):
     with pytest.raises(StudyError, match="SLERP merges two models, not 3"):
         complete(store, three.id, evaluators.get, merges=["slerp"])
     with pytest.raises(RegistryError, match="no merge 'salad'"):
@@ -146,9 +142,7 @@ def test_the_estimate_counts_what_is_missing(store: Store, study: Study):
     merge_id, c = plain(store, study), np.array([0.9, 0.1])
     for key, seconds in zip(KEYS, (0.6, 0.2), strict=True):  # 60 examples in 0.6 and 0.2 seconds
         store.evaluations.add(merge_id, c, key, "val", Outcome(0.5, 60, b"\0" * 8, seconds))
-    merges = [
-        type(merge)(settings) for merge in applicable(study.config.facts()) for settings in merge.variants
-    ]
+    merges = [type(merge)(settings) for merge in applicable(study.config.facts()) for settings in merge.variants]
     passes = sum(merge.passes([60, 60]) for merge in merges)
     assert passes > 0
     n_points = sum(len(merge.baselines(study.config.model_names)) for merge in merges)
@@ -170,8 +164,8 @@ def test_the_estimate_counts_what_is_missing(store: Store, study: Study):
 
 
 @pytest.fixture
-def three(store: Store, config_of_three: object) -> Study:
-    return store.studies.create("Three", config_of_three)
+def three(store: Store, tiny_zoo: Path) -> Study:
+    return store.studies.create("Three", tiny_config(tiny_zoo, ("Colours", "Stripes", "Light")))
 
 
 def test_completing_computes_as_the_latest_run_did(store: Store, study: Study, evaluators: EvaluatorCache):

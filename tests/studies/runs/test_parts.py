@@ -99,9 +99,7 @@ def test_points_are_measured_in_part_and_references_whole(
             assert errors[k] > 0
 
 
-def test_other_merges_are_measured_in_part_at_every_point(
-    store: Store, study: Study, evaluators: EvaluatorCache
-):
+def test_other_merges_are_measured_in_part_at_every_point(store: Store, study: Study, evaluators: EvaluatorCache):
     run = execute(store, study, evaluators, merge="ties", points=5)
     assert not store.evaluations.table(run.merge_id).is_whole.any()
     assert store.evaluations.table(plain(store, study)).is_whole.all()
@@ -142,16 +140,12 @@ def test_a_later_run_with_more_images_measures_only_the_missing_ones(
 
     def rows(of: Study) -> list[tuple]:
         every = store.evaluations.rows(plain(store, of), "val")
-        return sorted(
-            (row.x.tobytes(), row.objective, row.value, row.n_examples, row.per_example) for row in every
-        )
+        return sorted((row.x.tobytes(), row.objective, row.value, row.n_examples, row.per_example) for row in every)
 
     assert rows(study) == rows(calm)
 
 
-def test_refining_is_the_same_as_measuring_more_at_once(
-    store: Store, study: Study, evaluators: EvaluatorCache
-):
+def test_refining_is_the_same_as_measuring_more_at_once(store: Store, study: Study, evaluators: EvaluatorCache):
     execute(store, study, evaluators, images=12)
     execute(store, study, evaluators, images=45)
     at_once = store.studies.create("At once", study.config)
@@ -169,9 +163,7 @@ def test_as_many_images_as_there_are_are_the_whole_split(
     assert execute(store, study, evaluators, points=5, images=None).n_evaluations == 0
 
 
-def test_progress_counts_what_is_known_and_what_is_refined(
-    store: Store, study: Study, evaluators: EvaluatorCache
-):
+def test_progress_counts_what_is_known_and_what_is_refined(store: Store, study: Study, evaluators: EvaluatorCache):
     execute(store, study, evaluators, points=5)
     for images, known in ((20, 10), (30, 6), (20, 10)):
         run = store.runs.create(study.id, run_config(points=5, images=images))
@@ -180,9 +172,7 @@ def test_progress_counts_what_is_known_and_what_is_refined(
         assert seen == [(done, 10) for done in range(known, 11)]
 
 
-def test_what_another_process_measured_meanwhile_is_used(
-    store: Store, study: Study, evaluators: EvaluatorCache
-):
+def test_what_another_process_measured_meanwhile_is_used(store: Store, study: Study, evaluators: EvaluatorCache):
     merge_id, C = plain(store, study), np.array([INNER, INNER + 0.1, INNER + 0.2])
 
     def interfere(done: int, _: int) -> None:

@@ -132,9 +132,7 @@ def test_the_equal_weights_of_regmeans_front_are_regmean(
     other = store.studies.create("Other", study.config)
     stored = add(store, other, "regmean")
     np.testing.assert_array_equal(
-        measure(
-            store, other, evaluators.get(other, CPU), stored.id, stored.space.default[None], split="test"
-        ),
+        measure(store, other, evaluators.get(other, CPU), stored.id, stored.space.default[None], split="test"),
         baseline,
     )
     theirs = store.evaluations.table(stored.id, "test").X
@@ -285,9 +283,7 @@ def test_of_two_that_prepare_a_merge_at_once_one_does(
     cancel = Event()
     cancel.set()
     state = store.merges.state_file(stored.id)
-    lock = preparing._alone(
-        store.path.parent / "locks" / f"{store.path.name}-merge-{stored.id}.lock", Event()
-    )
+    lock = preparing._alone(store.path.parent / "locks" / f"{store.path.name}-merge-{stored.id}.lock", Event())
     monkeypatch.setattr(preparing, "_prepared", type(preparing._prepared)())
     with lock, pytest.raises(Cancelled):
         prepare_merge(store, stored.id, evaluator, cancel=cancel)

@@ -43,9 +43,7 @@ def outcome(value: float, seconds: float = 1.0) -> Outcome:
     return Outcome(value=value, n_examples=10, per_example=b"\0\0", seconds=seconds)
 
 
-def test_a_run_stores_what_a_plain_model_scores(
-    store: Store, study: Study, evaluators: EvaluatorCache, tiny_zoo: Path
-):
+def test_a_run_stores_what_a_plain_model_scores(store: Store, study: Study, evaluators: EvaluatorCache, tiny_zoo: Path):
     run = execute(store, study, evaluators, points=5)
     assert (run.status, run.n_evaluations) == ("done", 10)
     C, Y = table(store, plain(store, study))
@@ -58,16 +56,13 @@ def test_a_run_stores_what_a_plain_model_scores(
         merged = dict(base)
         for name in tuned[0]:
             changes = [
-                weight * (its[name].double() - base[name].double())
-                for weight, its in zip(c, tuned, strict=True)
+                weight * (its[name].double() - base[name].double()) for weight, its in zip(c, tuned, strict=True)
             ]
             merged[name] = (base[name].double() + sum(changes)).to(base[name].dtype)
         np.testing.assert_allclose(values, plain_scores(merged, tiny_zoo, tasks, "val"), atol=1e-9)
 
 
-def test_what_another_run_measured_is_not_measured_again(
-    store: Store, study: Study, evaluators: EvaluatorCache
-):
+def test_what_another_run_measured_is_not_measured_again(store: Store, study: Study, evaluators: EvaluatorCache):
     execute(store, study, evaluators, points=5)
     merge_id = plain(store, study)
     before = [row.id for row in store.evaluations.rows(merge_id, "val")]
@@ -78,9 +73,7 @@ def test_what_another_run_measured_is_not_measured_again(
     assert other.n_evaluations == 8
 
 
-def test_every_run_measures_the_models_that_comparisons_need(
-    store: Store, study: Study, evaluators: EvaluatorCache
-):
+def test_every_run_measures_the_models_that_comparisons_need(store: Store, study: Study, evaluators: EvaluatorCache):
     run = store.runs.create(study.id, run_config(merge="ties", points=4))
     seen: list[tuple[int, int]] = []
     done = execute_run(store, run.id, evaluators.get, progress=lambda *at: seen.append(at))
@@ -105,9 +98,7 @@ def test_progress_counts_up_to_the_total(store: Store, study: Study, evaluators:
     assert seen == [(done, 8) for done in range(9)]
 
 
-def test_a_stopped_run_keeps_its_evaluations_and_goes_on(
-    store: Store, study: Study, evaluators: EvaluatorCache
-):
+def test_a_stopped_run_keeps_its_evaluations_and_goes_on(store: Store, study: Study, evaluators: EvaluatorCache):
     run = store.runs.create(study.id, run_config(points=6))
     cancel = Event()
 
@@ -184,9 +175,7 @@ def test_measuring_fills_the_gaps_and_returns_all(store: Store, study: Study, ev
         measure(store, study, evaluator, merge_id, np.zeros((1, 3)))
 
 
-def test_values_that_another_process_stored_meanwhile_are_used(
-    store: Store, study: Study, evaluators: EvaluatorCache
-):
+def test_values_that_another_process_stored_meanwhile_are_used(store: Store, study: Study, evaluators: EvaluatorCache):
     """Another process measures the second point while this one measures the first."""
     merge_id, C = plain(store, study), np.array([[0.2, 0.3], [0.4, 0.1]])
 
@@ -201,9 +190,7 @@ def test_values_that_another_process_stored_meanwhile_are_used(
     assert len(store.evaluations.rows(merge_id, "val")) == 4
 
 
-def test_the_estimate_comes_from_evaluations_that_count(
-    store: Store, study: Study, evaluators: EvaluatorCache
-):
+def test_the_estimate_comes_from_evaluations_that_count(store: Store, study: Study, evaluators: EvaluatorCache):
     result = estimate(store, study, evaluators.get(study, CPU), run_config())
     C, Y = table(store, plain(store, study))
     np.testing.assert_array_equal(C, [[0, 0], [1, 0]])
@@ -234,7 +221,7 @@ def test_an_estimate_is_of_this_device_even_where_another_measured(
 def pair(study: Study) -> Evaluator:
     """Evaluators of two devices, which this machine may not have: both are the CPU."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mapmerge_core.tasks.evaluator.choose_devices", lambda _: [torch.device("cpu")] * 2)
+        patch.setattr("mapmerge_core.tasks.devices.choose_devices", lambda _: [torch.device("cpu")] * 2)
         return load_evaluator(study, Compute(device="cpu,cpu", precision="float32"))
 
 
@@ -319,7 +306,7 @@ from mapmerge_core.studies.config import Compute
 from mapmerge_core.studies.inputs.evaluators import load_evaluator
 from mapmerge_core.studies.runs.measuring import measure, reference_points
 from mapmerge_core.studies.store import Store
-from mapmerge_core.tasks import evaluator as module
+from mapmerge_core.tasks import devices as module
 module.choose_devices = lambda _: [torch.device("cpu")] * 2
 store = Store(sys.argv[1])
 [study] = store.studies.all()

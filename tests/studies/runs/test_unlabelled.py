@@ -146,9 +146,7 @@ def test_of_equal_models_the_first_is_taken(
     assert choice.best == 0
 
 
-def test_labels_are_never_read(
-    store: Store, study: Study, evaluator: Evaluator, source: DataSource, tmp_path: Path
-):
+def test_labels_are_never_read(store: Store, study: Study, evaluator: Evaluator, source: DataSource, tmp_path: Path):
     with np.load(source.path) as data:
         arrays = dict(data)
     for split in ("val", "test"):
@@ -163,9 +161,7 @@ def test_labels_are_never_read(
     assert right.n_images == wrong.n_images == 60
 
 
-def test_loose_images_in_a_folder(
-    store: Store, study: Study, evaluator: Evaluator, source: DataSource, tmp_path: Path
-):
+def test_loose_images_in_a_folder(store: Store, study: Study, evaluator: Evaluator, source: DataSource, tmp_path: Path):
     with np.load(source.path) as data:
         for i, image in enumerate(data["val_images"]):
             Image.fromarray(image).save(tmp_path / f"{i:02}.png")
@@ -180,9 +176,7 @@ def test_loose_images_in_a_folder(
         choose_unlabelled(store, study.id, replace(loose, class_names=None), evaluator, merge_id=soup)
 
 
-def test_it_can_be_stopped_between_two_batches(
-    store: Store, study: Study, evaluator: Evaluator, source: DataSource
-):
+def test_it_can_be_stopped_between_two_batches(store: Store, study: Study, evaluator: Evaluator, source: DataSource):
     cancel = Event()
     calls: list[int] = []
 

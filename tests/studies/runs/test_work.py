@@ -107,9 +107,7 @@ def test_one_c_is_merged_once_and_passes_every_image_once(study: Study, counts: 
     assert read < 1000, "bytes of files; nothing but what the system tells of this process"
 
 
-def test_a_study_reads_everything_once_and_measures_nothing_twice(
-    store: Store, study: Study, counts: Counter
-):
+def test_a_study_reads_everything_once_and_measures_nothing_twice(store: Store, study: Study, counts: Counter):
     cache = Counting(counts)
     execute(store, study, cache, points=POINTS)
     assert counts["merges"] == POINTS
@@ -144,9 +142,7 @@ def test_a_transform_is_made_once_for_all_of_a_runs_points(
     assert counts["images"] == (POINTS + 3 + 3) * len(TASKS) * SPLIT_SIZE
 
 
-def test_an_analysis_fits_each_surrogate_once(
-    store: Store, study: Study, counts: Counter, evaluators: EvaluatorCache
-):
+def test_an_analysis_fits_each_surrogate_once(store: Store, study: Study, counts: Counter, evaluators: EvaluatorCache):
     execute(store, study, evaluators, points=POINTS)
     counts.clear()
     assert analyse(store, study.id, generations=2).front is not None
