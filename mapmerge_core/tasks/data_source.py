@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from mapmerge_core.errors import DatasetError
+from mapmerge_core.errors import DatasetError, SettingError, StudyError
+from mapmerge_core.files import absolute
+from mapmerge_core.settings import check_seed
 
 SPLITS = ("train", "val", "test")
 
@@ -72,8 +74,10 @@ class DataSource:
             raise DatasetError(f"{self.path}: '{twice}' can't be two splits at once: name another for one.")
         if self.limit is not None and (type(self.limit) is not int or self.limit < 1):
             raise DatasetError(f"{self.path}: the limit must be a whole number from 1 on, not {self.limit!r}.")
-        if type(self.seed) is not int or self.seed < 0:
-            raise DatasetError(f"{self.path}: the seed must be a whole number from 0 on, not {self.seed!r}.")
+        try:
+            check_seed(self.seed)
+        except SettingError as error:
+            raise DatasetError(f"{self.path}: {error}") from None
 
     @property
     def hub(self) -> tuple[str, str | None] | None:
@@ -88,31 +92,31 @@ class DataSource:
         return str(self.path).removeprefix(TORCHVISION) if is_one else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what was said, as JSON allows; `from_dict` reads it back."""
-        said = {part.name: getattr(self, part.name) for part in fields(self)}
+        """Return what differs from the defaults, as JSON allows; `from_dict` reads it back."""
         default = {part.name: part.default for part in fields(self)} | {"splits": {}}
-        return {name: _plain(value) for name, value in said.items() if value != default[name]}
+        values = {name: getattr(self, name) for name in default}
+        return {name: _plain(value) for name, value in values.items() if value != default[name]}
 
     @classmethod
-    def from_dict(cls, said: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read what `to_dict` returned, or a person wrote.
 
         Raises:
             DatasetError: ``path`` is missing, a name is unknown, or a value is not allowed.
         """
         known = [part.name for part in fields(cls)]
-        for name in said:
+        for name in values:
             if name not in known:
                 raise DatasetError(f"A dataset has no setting '{name}': choose from {', '.join(known)}.")
-        if "path" not in said:
+        if "path" not in values:
             raise DatasetError("A dataset needs a 'path': a file, a folder or an address.")
         for name in ("config", "image", "label", "text"):
-            if not isinstance(said.get(name), str | None):
-                raise DatasetError(f"{said['path']}: '{name}' must be a text, not {said[name]!r}.")
+            if not isinstance(values.get(name), str | None):
+                raise DatasetError(f"{values['path']}: '{name}' must be a text, not {values[name]!r}.")
         for name in ("skip_corrupt", "labelled"):
-            if not isinstance(said.get(name, False), bool):
-                raise DatasetError(f"{said['path']}: '{name}' must be true or false.")
-        return cls(**said)
+            if not isinstance(values.get(name, False), bool):
+                raise DatasetError(f"{values['path']}: '{name}' must be true or false.")
+        return cls(**values)
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -135,9 +139,9 @@ def _address(path: Path | str) -> Path | str:
 
 def _absolute(path: Path | str) -> Path:
     try:
-        return Path(path).expanduser().absolute()
-    except RuntimeError as error:  # "~" of a user that there isn't
-        raise DatasetError(f"The path '{path}' can't be used ({error}): choose another.") from error
+        return absolute(path)
+    except StudyError as error:
+        raise DatasetError(str(error)) from None
 
 
 def _list_or_file(value: object, name: str) -> tuple[str, ...] | Path | None:
@@ -145,7 +149,7 @@ def _list_or_file(value: object, name: str) -> tuple[str, ...] | Path | None:
         return None
     if isinstance(value, Path | str):
         return _absolute(value)
-    if isinstance(value, list | tuple) and value and all(isinstance(each, str) for each in value):
+    if isinstance(value, list | tuple) and value and all(isinstance(item, str) for item in value):
         return tuple(value)
     raise DatasetError(f"'{name}' must be a list of texts or a file, not {value!r}.")
 

@@ -37,7 +37,7 @@ def test_a_source_survives_json(source):
     assert hash(again) == hash(source)
 
 
-def test_only_what_was_said_is_written():
+def test_only_what_differs_from_the_defaults_is_written():
     assert DataSource(path="torchvision://DTD", limit=9).to_dict() == {
         "path": "torchvision://DTD",
         "limit": 9,
@@ -59,7 +59,7 @@ def test_only_what_was_said_is_written():
         ({"path": "a", "splits": ["val"]}, "'splits' must give"),
         ({"path": "a", "limit": 0}, "the limit must be a whole number from 1 on, not 0"),
         ({"path": "a", "limit": True}, "the limit must be"),
-        ({"path": "a", "seed": -1}, "the seed must be"),
+        ({"path": "a", "seed": -1}, "a: The seed -1 can't be used: choose a whole number from 0 to"),
         ({"path": "a", "class_names": []}, "'class_names' must be a list of texts or a file"),
         ({"path": "a", "class_names": [1]}, "'class_names' must be a list"),
         ({"path": "a", "templates": 3}, "'templates' must be a list"),

@@ -85,7 +85,7 @@ def cached_inputs(
         if (inputs := _complete(path, wanted)) is not None:
             return inputs
         _check_room(path.parent, int(np.prod(wanted, dtype=np.int64)))
-        # Only whole files get the final name, so a write that is cut off is never taken for one.
+        # One name for all processes, as only one is in here: what a killed one left is written over.
         part = path.with_suffix(".part")
         try:
             with part.open("wb") as file:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import uuid
 from typing import TYPE_CHECKING
 
 from mapmerge_core.errors import DatasetError
+from mapmerge_core.files import write_atomically
 from mapmerge_core.tasks.datasets.base import shown
 from mapmerge_core.tasks.datasets.cache import cache_folder, in_threads, writing
 
@@ -53,14 +53,8 @@ def unreadable(
         return True
 
     bad = [row for row, read in enumerate(in_threads(fine, len(images), progress, cancel)) if not read]
-    with writing(path.parent):
-        # Several processes may write it at once; what they write is the same.
-        part = path.with_suffix(f".{uuid.uuid4().hex}.part")
-        try:
-            part.write_text(json.dumps({"checked": len(images), "unreadable": bad}), encoding="utf-8")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+    with writing(path.parent), write_atomically(path) as part:
+        part.write_text(json.dumps({"checked": len(images), "unreadable": bad}), encoding="utf-8")
     return bad
 
 
