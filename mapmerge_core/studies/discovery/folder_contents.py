@@ -53,7 +53,7 @@ class Model:
 
 
 @dataclass
-class Found:
+class FolderContents:
     """What a folder holds.
 
     Attributes:
@@ -69,20 +69,18 @@ class Found:
     architectures: list[Path] = field(default_factory=list)
 
 
-def look_into(folder: Path) -> Found:
+def look_into(folder: Path) -> FolderContents:
     """Finds models and datasets in a folder and, where they aren't one themselves, the folders in it.
 
     Raises:
         OSError: It can't be read.
     """
-    found = Found()
+    found = FolderContents()
     _look(folder, found, 0)
     # Files of different folders may have one name.
     names = [model.name for model in found.models]
     found.models = [
-        Model(
-            f"{model.path.parent.name} {model.name}", model.path, model.config, model.base, model.is_adapter
-        )
+        Model(f"{model.path.parent.name} {model.name}", model.path, model.config, model.base, model.is_adapter)
         if names.count(model.name) > 1
         else model
         for model in found.models
@@ -101,7 +99,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _look(folder: Path, found: Found, depth: int) -> None:
+def _look(folder: Path, contents: FolderContents, depth: int) -> None:
     inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     files = [path for path in inside if path.is_file()]
     folders = [path for path in inside if path.is_dir()]
@@ -114,7 +112,7 @@ def _look(folder: Path, found: Found, depth: int) -> None:
             _look(inner, found, depth + 1)
 
 
-def _add_folder(folder: Path, files: list[Path], folders: list[Path], found: Found) -> bool:
+def _add_folder(folder: Path, files: list[Path], folders: list[Path], contents: FolderContents) -> bool:
     """Adds a folder that is one model or one dataset as a whole."""
     names = {file.name for file in files}
     if ADAPTER_CONFIG in names:
@@ -159,7 +157,7 @@ def _is_data(path: Path) -> bool:
     return suffix in _TABLES or (suffix == ".txt" and not _NO_TEXTS.fullmatch(path.name))
 
 
-def _add_file(file: Path, found: Found, depth: int) -> None:
+def _add_file(file: Path, contents: FolderContents, depth: int) -> None:
     name = file.stem
     if depth and _SAYS_NOTHING.fullmatch(name):
         name = file.parent.name

@@ -11,12 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from mapmerge_core.studies.discovery.folder_contents import Found, Model
+    from mapmerge_core.studies.discovery.folder_contents import FolderContents, Model
 
 _LARGEST_HEADER = 100_000_000
-_VIT = re.compile(
-    r"vit[-_ ]?(?P<size>b|l|h|g|base|large|huge)[-_ /]?(patch)?[-_ ]?(?P<patch>32|16|14)", re.IGNORECASE
-)
+_VIT = re.compile(r"vit[-_ ]?(?P<size>b|l|h|g|base|large|huge)[-_ /]?(patch)?[-_ ]?(?P<patch>32|16|14)", re.IGNORECASE)
 _VITS = {(768, 32): "ViT-B-32", (768, 16): "ViT-B-16", (1024, 14): "ViT-L-14", (1280, 14): "ViT-H-14"}
 # How many blocks each stage of a ResNet has, and whether these are bottlenecks.
 _RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
@@ -38,11 +36,11 @@ class Guess:
     notes: tuple[str, ...]
 
 
-def guess_family(folder: Path, found: Found, base: Model | None, finetuned: Sequence[Model]) -> Guess:
-    """Guesses from the pre-trained model first, then from the others, then from names."""
+def guess_family(folder: Path, contents: FolderContents, base: Model | None, finetuned: Sequence[Model]) -> Guess:
+    """Guess from the pre-trained model first, then from the others, then from names."""
     models = ([base] if base else []) + [model for model in finetuned if not model.is_adapter]
-    if found.architectures:
-        path = found.architectures[0]
+    if contents.architectures:
+        path = contents.architectures[0]
         return Guess("clip", str(path), (f"The architecture is the one that {path.name} describes.",))
     for model in models:
         if guess := _of_config(model):
@@ -55,7 +53,7 @@ def guess_family(folder: Path, found: Found, base: Model | None, finetuned: Sequ
         return Guess("language", "", ("The adapters are for causal language models.",))
     if adapters and all("clip" in model.base.lower() for model in adapters):
         return Guess("clip_transformers", "", ("The adapters' model is a CLIP model, by its name.",))
-    return _of_names(folder, found, models)
+    return _of_names(folder, contents, models)
 
 
 def _of_config(model: Model) -> Guess | None:
@@ -78,9 +76,7 @@ def _of_header(model: Model) -> Guess | None:
     """From a safetensors file's names and shapes."""
     shapes = _header(model.path)
     plain = {name.removeprefix("module.").removeprefix("model."): shape for name, shape in shapes.items()}
-    vision = {
-        name.removeprefix("visual."): shape for name, shape in plain.items() if name.startswith("visual.")
-    }
+    vision = {name.removeprefix("visual."): shape for name, shape in plain.items() if name.startswith("visual.")}
     if vision:
         first = vision.get("conv1.weight", [0, 0, 0, 0])
         name = _VITS.get((first[0], first[-1]), "")
@@ -91,13 +87,9 @@ def _of_header(model: Model) -> Guess | None:
     if any(".self_attn.q_proj.weight" in name and name.startswith("layers.") for name in plain):
         return Guess("language", "", (f"{model.name} has the tensors of a language model.",))
     if "layer1.0.conv1.weight" in plain:
-        stages = tuple(
-            len({n.split(".")[1] for n in plain if n.startswith(f"layer{k}.")}) for k in (1, 2, 3, 4)
-        )
+        stages = tuple(len({n.split(".")[1] for n in plain if n.startswith(f"layer{k}.")}) for k in (1, 2, 3, 4))
         name = _RESNETS.get((stages, "layer1.0.conv3.weight" in plain), "")
-        return Guess(
-            "classifier", name, (f"{model.name} has the tensors of a ResNet{f', {name}' if name else ''}.",)
-        )
+        return Guess("classifier", name, (f"{model.name} has the tensors of a ResNet{f', {name}' if name else ''}.",))
     if "blocks.0.attn.qkv.weight" in plain:
         return Guess("classifier", "", (f"{model.name} has the tensors of a vision transformer of timm.",))
     return None
@@ -124,9 +116,9 @@ def _header(path: Path) -> Mapping[str, list[int]]:
     }
 
 
-def _of_names(folder: Path, found: Found, models: Sequence[Model]) -> Guess:
+def _of_names(folder: Path, contents: FolderContents, models: Sequence[Model]) -> Guess:
     """Checkpoints that only running them would open: their names may say "ViT-B-32"."""
-    if any(kind == "texts" for kind in found.kinds.values()):
+    if any(kind == "texts" for kind in contents.kinds.values()):
         return Guess("", "", ())
     for model in models:
         match = _VIT.search(str(model.path.relative_to(folder.parent)))

@@ -16,7 +16,7 @@ _SHORTEST = 3
 
 
 def pair(models: Iterable[str], data: Mapping[T, str]) -> dict[str, T]:
-    """Finds the dataset for each model.
+    """Find the dataset for each model.
 
     A dataset's name fits a model's that is the same, that holds it as whole words, or that holds it at all;
     the closest fit and the longest name come first, and a dataset that fits two equally well is left.
@@ -33,18 +33,16 @@ def pair(models: Iterable[str], data: Mapping[T, str]) -> dict[str, T]:
         for key, name in data.items():
             if fit := _fit(model, name):
                 fits.setdefault((fit, len(_plain(name))), []).append((model, key))
-    found: dict[str, T] = {}
+    paired: dict[str, T] = {}
     for score in sorted(fits, reverse=True):
-        free = [
-            (model, key) for model, key in fits[score] if model not in found and key not in found.values()
-        ]
+        free = [(model, key) for model, key in fits[score] if model not in paired and key not in paired.values()]
         keys, names = [key for _, key in free], [model for model, _ in free]
-        found |= {m: key for m, key in free if keys.count(key) == 1 and names.count(m) == 1}
-    return found
+        paired |= {m: key for m, key in free if keys.count(key) == 1 and names.count(m) == 1}
+    return paired
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """What is different in names that begin or end with the same words: "sun397" of "vit_sun397"."""
+    """Return what is different in names that begin or end with the same words: "sun397" of "vit_sun397"."""
     words = {name: re.split(r"([-_. ]+)", name) for name in names}
     if len(names) < 2:
         return {name: name for name in names}

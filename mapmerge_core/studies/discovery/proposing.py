@@ -8,27 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapmerge_core.errors import MapMergeError, StudyError
-from mapmerge_core.methods.catalogue import default_points
-from mapmerge_core.studies.discovery.folder_contents import Found, Model, look_into
-from mapmerge_core.studies.discovery.guessing import Guess, guess_family
-from mapmerge_core.studies.config.manifest import spec_from_manifest
-from mapmerge_core.studies.discovery.pairing import pair, short_names
 from mapmerge_core.files import absolute
-from mapmerge_core.studies.config.run import RunSettings
-from mapmerge_core.studies.config.study import StudySpec, TaskSpec, Transform
+from mapmerge_core.studies.config.demo import config_from_manifest
+from mapmerge_core.studies.config.run import RunConfig
+from mapmerge_core.studies.config.study import RESERVED, StudyConfig, TaskConfig
 from mapmerge_core.studies.config.study_file import STUDY_FILE, StudyFile, read_study_file
+from mapmerge_core.studies.discovery.folder_contents import FolderContents, Model, look_into
+from mapmerge_core.studies.discovery.guessing import Guess, guess_family
+from mapmerge_core.studies.discovery.pairing import pair, short_names
 from mapmerge_core.tasks.data_source import DataSource
-from mapmerge_core.tasks.families import family_info
+from mapmerge_core.tasks.families import find_family
 from mapmerge_core.weights.io.hub import HubRef, parse_source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mapmerge_core.methods.catalogue import MethodName
-
-_PRETRAINED = re.compile(
-    r"(^|[^a-z])(pre-?_?trained|base|zero-?_?shot|init|initial|original)([^a-z]|$)", re.IGNORECASE
-)
+_PRETRAINED = re.compile(r"(^|[^a-z])(pre-?_?trained|base|zero-?_?shot|init|initial|original)([^a-z]|$)", re.IGNORECASE)
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -38,14 +33,13 @@ class Proposal:
 
     Attributes:
         name: The study's name.
-        family: See ``StudySpec``; "" where it can't be told.
-        architecture: See ``StudySpec``; "" where it can't be told, or isn't needed.
+        family: See `StudyConfig`; "" where it can't be told.
+        architecture: See `StudyConfig`; "" where it can't be told, or isn't needed.
         pretrained: What the others were fine-tuned from; None where it can't be told.
-        tasks: A checkpoint each, and the data whose name fits; None for those for which none does.
-        transform: Of a study file.
+        models: The fine-tuned models by name.
+        tasks: One for each model, with the data whose name fits, None where none does.
         options: Of a study file.
-        method: What to run.
-        settings: How; None where there are too few tasks.
+        run: What to run.
         notes: Sentences that say what was guessed, for a person to check.
         missing: Sentences that say what a person must still choose; empty where the study is complete.
     """
@@ -54,35 +48,34 @@ class Proposal:
     family: str = ""
     architecture: str = ""
     pretrained: Path | HubRef | None = None
-    tasks: tuple[TaskSpec, ...] = ()
-    transform: Transform | None = None
+    models: Mapping[str, Path | HubRef] = field(default_factory=dict)
+    tasks: tuple[TaskConfig, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
-    method: MethodName = "map"
-    settings: RunSettings | None = None
+    run: RunConfig = field(default_factory=RunConfig)
     notes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
 
     def study_file(self) -> StudyFile:
-        """The study, once nothing is missing.
+        """Return the study, once nothing is missing.
 
         Raises:
-            StudyError: The first of what is missing.
+            StudyError: Something is; the sentence says what.
         """
-        if self.missing or self.pretrained is None or self.settings is None:
+        if self.missing or self.pretrained is None:
             raise StudyError(next(iter(self.missing), "The study isn't complete: choose what is missing."))
-        spec = StudySpec(
+        config = StudyConfig(
             family=self.family,
             architecture=self.architecture,
             pretrained=self.pretrained,
+            models=self.models,
             tasks=self.tasks,
-            transform=self.transform,
             options=self.options,
         )
-        return StudyFile(name=self.name, spec=spec, method=self.method, settings=self.settings)
+        return StudyFile(name=self.name, config=config, run=self.run)
 
 
 def propose(folder: Path | str) -> Proposal:
-    """Proposes a study of a folder's manifest, its study file, or else of the models and datasets in it.
+    """Propose a study of a folder's manifest, its study file, or else of the models and datasets in it.
 
     Raises:
         StudyError: There is no such folder, it can't be read, or its manifest or study file isn't good.
@@ -91,67 +84,64 @@ def propose(folder: Path | str) -> Proposal:
     if not folder.is_dir():
         raise StudyError(f"There is no folder {folder}: choose one that holds models.")
     if (folder / "manifest.json").is_file():
-        spec = spec_from_manifest(folder)
-        settings = RunSettings(default_points("map", len(spec.tasks)))
-        study = StudyFile(name=folder.name, spec=spec, method="map", settings=settings)
+        study = StudyFile(name=folder.name, config=config_from_manifest(folder))
         return _complete(study, "All is as the folder's manifest.json says.")
     if (folder / STUDY_FILE).is_file():
         return _complete(
             read_study_file(folder / STUDY_FILE), f"All is as the folder's {STUDY_FILE} says.", folder.name
         )
     try:
-        found = look_into(folder)
+        contents = look_into(folder)
     except OSError as error:
         raise StudyError(f"{folder} can't be read: {error.strerror or error}.") from error
-    return _guessed(folder, found)
+    return _guessed(folder, contents)
 
 
 def _complete(study: StudyFile, note: str, name: str = "") -> Proposal:
-    spec = study.spec
+    config = study.config
     return Proposal(
         name=study.name or name,
-        family=spec.family,
-        architecture=spec.architecture,
-        pretrained=spec.pretrained,
-        tasks=spec.tasks,
-        transform=spec.transform,
-        options=spec.options,
-        method=study.method,
-        settings=study.settings,
+        family=config.family,
+        architecture=config.architecture,
+        pretrained=config.pretrained,
+        models=config.models,
+        tasks=config.tasks,
+        options=config.options,
+        run=study.run,
         notes=(note,),
     )
 
 
-def _guessed(folder: Path, found: Found) -> Proposal:
-    pairs = pair([model.name for model in found.models], found.data)
-    pretrained, base, notes = _pretrained(found.models, pairs)
-    finetuned = [model for model in found.models if model is not base]
+def _guessed(folder: Path, contents: FolderContents) -> Proposal:
+    pairs = pair([model.name for model in contents.models], contents.data)
+    pretrained, base, notes = _pretrained(contents.models, pairs)
+    finetuned = [model for model in contents.models if model is not base]
     data = {model.name: pairs[model.name] for model in finetuned if model.name in pairs}
     if data:
         matched = ", ".join(f"{name} with {path.name}" for name, path in data.items())
         notes.append(f"Models and datasets go together by their names: {matched}.")
-    if left := [path.name for path in found.data if path not in data.values()]:
+    if left := [path.name for path in contents.data if path not in data.values()]:
         notes.append(f"No model's name fits the data {', '.join(left)}.")
-    tasks = _tasks(finetuned, {name: (path, found.data[path]) for name, path in data.items()})
+    models, tasks = _models_and_tasks(finetuned, {name: (path, contents.data[path]) for name, path in data.items()})
     missing = []
     if pretrained is None:
         missing.append("Say which model the others were fine-tuned from.")
-    guess = guess_family(folder, found, base, finetuned) if found.models else Guess("", "", ())
+    guess = guess_family(folder, contents, base, finetuned) if contents.models else Guess("", "", ())
     notes += guess.notes
     if not guess.family:
         missing.append("Say which family of models these are.")
-    elif family_info(guess.family).needs_architecture and not guess.architecture:
+    elif find_family(guess.family).needs_architecture and not guess.architecture:
         missing.append("Say which architecture the models have.")
-    if len(tasks) < 2:
-        missing.append(f"Add fine-tuned models: a study merges two or more, and {folder} holds {len(tasks)}.")
+    if not models:
+        missing.append(f"Add fine-tuned models: a study merges one or more, and {folder} holds none.")
     missing += [f"Choose the data that '{task.name}' is measured on." for task in tasks if task.data is None]
     return Proposal(
         name=folder.name,
         family=guess.family,
         architecture=guess.architecture,
         pretrained=pretrained,
-        tasks=tuple(tasks),
-        settings=RunSettings(default_points("map", len(tasks))) if len(tasks) >= 2 else None,
+        models=models,
+        tasks=tasks,
         notes=tuple(notes),
         missing=tuple(missing),
     )
@@ -178,9 +168,7 @@ def _pretrained(
     return None, None, []
 
 
-def _base_of_adapters(
-    base: str, models: Sequence[Model]
-) -> tuple[Path | HubRef | None, Model | None, list[str]]:
+def _base_of_adapters(base: str, models: Sequence[Model]) -> tuple[Path | HubRef | None, Model | None, list[str]]:
     """The model that adapters name: a folder beside them of that name, else one on the hub."""
     whole = [model for model in models if not model.is_adapter]
     last = re.split(r"[/\\]", base.rstrip("/\\"))[-1]
@@ -203,15 +191,18 @@ def _reference(name: str) -> HubRef | None:
     return source if isinstance(source, HubRef) else None
 
 
-def _tasks(models: Sequence[Model], data: Mapping[str, tuple[Path, str]]) -> list[TaskSpec]:
-    """A task for each model, called as its dataset is, or by what is its own in the model's name."""
+def _models_and_tasks(
+    models: Sequence[Model], data: Mapping[str, tuple[Path, str]]
+) -> tuple[dict[str, Path | HubRef], tuple[TaskConfig, ...]]:
+    """Name each model and its task as its dataset is called, or by what is its own in the model's name."""
     short = short_names([model.name for model in models])
-    names = [data[model.name][1] if model.name in data else short[model.name] for model in models]
-    return [
-        TaskSpec(
-            model.name if names.count(name) > 1 or name == "pretrained" else name,
-            model.path,
-            DataSource(path=data[model.name][0]) if model.name in data else None,
-        )
+    wanted = [data[model.name][1] if model.name in data else short[model.name] for model in models]
+    names = [
+        model.name if wanted.count(name) > 1 or name.lower() in RESERVED else name
+        for model, name in zip(models, wanted, strict=True)
+    ]
+    tasks = [
+        TaskConfig(name=name, data=DataSource(path=data[model.name][0]) if model.name in data else None, model=name)
         for model, name in zip(models, names, strict=True)
     ]
+    return {name: model.path for model, name in zip(models, names, strict=True)}, tuple(tasks)
