@@ -75,17 +75,17 @@ def look_into(folder: Path) -> FolderContents:
     Raises:
         OSError: It can't be read.
     """
-    found = FolderContents()
-    _look(folder, found, 0)
+    contents = FolderContents()
+    _look(folder, contents, 0)
     # Files of different folders may have one name.
-    names = [model.name for model in found.models]
-    found.models = [
+    names = [model.name for model in contents.models]
+    contents.models = [
         Model(f"{model.path.parent.name} {model.name}", model.path, model.config, model.base, model.is_adapter)
         if names.count(model.name) > 1
         else model
-        for model in found.models
+        for model in contents.models
     ]
-    return found
+    return contents
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -103,13 +103,13 @@ def _look(folder: Path, contents: FolderContents, depth: int) -> None:
     inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     files = [path for path in inside if path.is_file()]
     folders = [path for path in inside if path.is_dir()]
-    if depth and _add_folder(folder, files, folders, found):
+    if depth and _add_folder(folder, files, folders, contents):
         return
     for file in files:
-        _add_file(file, found, depth)
+        _add_file(file, contents, depth)
     if depth < _DEEPEST:
         for inner in folders:
-            _look(inner, found, depth + 1)
+            _look(inner, contents, depth + 1)
 
 
 def _add_folder(folder: Path, files: list[Path], folders: list[Path], contents: FolderContents) -> bool:
@@ -117,18 +117,18 @@ def _add_folder(folder: Path, files: list[Path], folders: list[Path], contents: 
     names = {file.name for file in files}
     if ADAPTER_CONFIG in names:
         config = read_json(folder / ADAPTER_CONFIG)
-        found.models.append(
+        contents.models.append(
             Model(folder.name, folder, config, _base(config, "base_model_name_or_path"), is_adapter=True)
         )
         return True
     config_name = next((name for name in ("config.json", "open_clip_config.json") if name in names), None)
     if main_file(names) and (config_name or any(is_index(name) for name in names)):
         config = read_json(folder / config_name) if config_name else {}
-        found.models.append(Model(folder.name, folder, config, _base(config, "_name_or_path")))
+        contents.models.append(Model(folder.name, folder, config, _base(config, "_name_or_path")))
         return True
     kind = _kind_of_data(files, folders)
     if kind is not None:
-        found.data[folder], found.kinds[folder] = folder.name, kind
+        contents.data[folder], contents.kinds[folder] = folder.name, kind
     return kind is not None
 
 
@@ -162,17 +162,17 @@ def _add_file(file: Path, contents: FolderContents, depth: int) -> None:
     if depth and _SAYS_NOTHING.fullmatch(name):
         name = file.parent.name
     if is_index(file.name):
-        found.models.append(Model(file.name.split(".")[0], file))
+        contents.models.append(Model(file.name.split(".")[0], file))
     elif is_weights(file.name):
-        found.models.append(Model(name, file))
+        contents.models.append(Model(name, file))
     elif _is_data(file):
         suffix = file.suffix.lower()
-        found.data[file] = name
-        found.kinds[file] = {".npz": "images", ".txt": "texts"}.get(suffix, "")
+        contents.data[file] = name
+        contents.kinds[file] = {".npz": "images", ".txt": "texts"}.get(suffix, "")
     elif file.suffix.lower() == ".json":
         config = read_json(file)
         if "vision_cfg" in config or "vision_cfg" in config.get("model_cfg", {}):
-            found.architectures.append(file)
+            contents.architectures.append(file)
 
 
 def _base(config: Mapping[str, Any], key: str) -> str:
