@@ -1,4 +1,4 @@
-"""Choose models, see whether they fit together, and make a study of them."""
+"""Choose models and tasks, see whether they fit together, and make a study of them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from mapmerge_core.errors import CheckpointError, DatasetError, MapMergeError
-from mapmerge_core.methods.catalogue import default_points
-from mapmerge_core.studies.config.manifest import read_manifest, spec_from_manifest
-from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.config import StudyConfig
+from mapmerge_core.studies.config.demo import config_from_manifest, read_manifest
 from mapmerge_core.studies.config.study_file import STUDY_FILE, StudyFile, read_study_file, write_study_file
-from pages.parts.evaluate import transform_form
-from pages.parts.models import downloads, findings, proposal_form, saving, study_editor
-from pages.parts.models import background
+from pages.parts.models import background, downloads, findings, proposal_form, saving, study_editor
 from pages.parts.shared import shell, state
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.config.study import StudySpec
+    from collections.abc import Collection
 
 READY = shell.ASSETS / "studies"
 """Study files that come with mapmerge."""
@@ -30,7 +27,7 @@ class Offer:
     """A study that the page holds.
 
     Attributes:
-        study: It.
+        study: The study.
         usual: Where it is saved, unless the person says otherwise.
         text: The study file's text, of one that is open.
         shipped: Whether that file comes with mapmerge.
@@ -41,22 +38,22 @@ class Offer:
     text: str | None = None
     shipped: bool = False
 
-    def write(self, path: Path, spec: StudySpec) -> None:
-        """Writes the study, with what the person has agreed to in ``spec``, to a study file.
+    def write(self, path: Path, config: StudyConfig) -> None:
+        """Write the study, with what the person has agreed to in ``config``, to a study file.
 
         Raises:
             StudyError: It can't be written.
         """
         # Its own text keeps comments. What is shipped is meant to be copied with its relative paths.
         as_typed = self.shipped or path.parent == self.usual.parent
-        if self.text is not None and as_typed and spec == self.study.spec:
+        if self.text is not None and as_typed and config == self.study.config:
             saving.write_text(path, self.text)
         else:
-            write_study_file(path, replace(self.study, spec=spec))
+            write_study_file(path, replace(self.study, config=config))
 
 
 def draw() -> None:
-    """The page."""
+    """Draw the page."""
     shell.heading(
         "Models",
         "Models that were fine-tuned from one pre-trained model can be merged. See whether yours fit.",
@@ -73,12 +70,9 @@ def draw() -> None:
             return
         if offer is None:
             return
-        spec = with_agreements(offer.study.spec)
-        checked = replace(spec, transform=None)
-        fetches = False if background.is_checked(checked) else downloads.draw(checked)
+        config = leaving_out(offer.study.config, st.session_state.get("leave_out", set()))
+        fetches = False if background.is_checked(config) else downloads.draw(config)
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            if offer.text is None:
-                spec = replace(spec, transform=transform_form.draw("transform"))
             if st.button(
                 "Download and check" if fetches else "Check",
                 key="check",
@@ -86,15 +80,15 @@ def draw() -> None:
                 icon=":material/cloud_download:" if fetches else ":material/fact_check:",
                 disabled=fetches is None,
             ):
-                background.check_again(checked)
-                st.session_state["checked_spec"] = checked
-            saving.popover(lambda path: offer.write(path, spec), offer.usual, open_place)
-    if st.session_state.get("checked_spec") == checked:
-        outcome(offer, spec, checked, fetches=bool(fetches))
+                background.check_again(config)
+                st.session_state["checked_config"] = config
+            saving.popover(lambda path: offer.write(path, config), offer.usual, open_place)
+    if st.session_state.get("checked_config") == config:
+        outcome(offer, config, fetches=bool(fetches))
 
 
 def place() -> str:
-    """Where the models are, as typed or chosen."""
+    """Ask where the models are, as typed or chosen."""
     ready = sorted(READY.glob("*.yaml"))
     left, right = st.columns([2.6, 1]) if ready else (st.container(), None)
     text = left.text_input(
@@ -119,7 +113,7 @@ def place() -> str:
 
 @st.cache_data(show_spinner=False)
 def ready_name(path: Path) -> str:
-    """What a shipped study is called."""
+    """Return what a shipped study is called."""
     try:
         return read_study_file(path).name or path.stem
     except MapMergeError:
@@ -140,11 +134,11 @@ def open_place(path: Path) -> None:
 
 
 def offered(text: str) -> Offer | None:
-    """The study that is at a place; None where something has to be said first.
+    """Return the study that is at a place; None where something has to be said first.
 
     Raises:
-        MapMergeError: where there is none.
-        OSError: where the place can't be read.
+        MapMergeError: There is none.
+        OSError: The place can't be read.
     """
     path = typed_path(text)
     if path is None:
@@ -158,16 +152,12 @@ def offered(text: str) -> Offer | None:
     has_manifest = (path / "manifest.json").exists()
     if not has_manifest and (path / STUDY_FILE).is_file():
         return from_study_file(path / STUDY_FILE)
-    spec = from_manifest(path) if has_manifest else proposal_form.draw(path)
-    if spec is None:
-        return None
-    points = default_points("map", len(spec.tasks))
-    study = StudyFile(spec=spec, method="map", settings=RunSettings(points=points))
-    return Offer(study, path / STUDY_FILE)
+    config = from_manifest(path) if has_manifest else proposal_form.draw(path)
+    return None if config is None else Offer(StudyFile(config=config), path / STUDY_FILE)
 
 
 def typed_path(text: str) -> Path | None:
-    """The folder or file that a person typed the path of; None where there is none."""
+    """Return the folder or file that a person typed the path of; None where there is none."""
     try:
         path = Path(text).expanduser().absolute()
         return path if text and path.exists() else None
@@ -177,47 +167,42 @@ def typed_path(text: str) -> Path | None:
 
 
 def from_study_file(path: Path) -> Offer | None:
-    """The study of a study file, whose text can be changed."""
+    """Return the study of a study file, whose text can be changed."""
     shipped = path.is_relative_to(READY)
-    found = study_editor.draw(path, shipped=shipped)
-    if found is None:
+    edited = study_editor.draw(path, shipped=shipped)
+    if edited is None:
         return None
-    study, text = found
+    study, text = edited
     return Offer(study, state.store().folder / path.name if shipped else path, text, shipped)
 
 
-def from_manifest(folder: Path) -> StudySpec | None:
-    """The tasks of a folder with a manifest."""
+def from_manifest(folder: Path) -> StudyConfig | None:
+    """Ask which of the tasks of a folder with a manifest to take."""
     manifest = read_manifest(folder)
     names = [task.name for task in manifest.tasks]
     st.caption(f"**{shell.plain(manifest.title)}**, as its manifest describes it")
-    chosen = st.pills("Tasks to merge", names, selection_mode="multi", default=names, key="tasks")
-    if len(chosen) < 2:
-        st.info("Choose two tasks or more.", icon=":material/info:")
+    chosen = st.pills("Tasks", names, selection_mode="multi", default=names, key="tasks")
+    if not any(task.checkpoint for task in manifest.tasks if task.name in chosen):
+        st.info("Choose a task with a fine-tuned model or more.", icon=":material/info:")
         return None
-    return spec_from_manifest(folder, [name for name in names if name in chosen])
+    return config_from_manifest(folder, [name for name in names if name in chosen])
 
 
-def with_agreements(spec: StudySpec) -> StudySpec:
-    """The spec, with unreadable images left out where the person has agreed to that."""
-    return skipping(spec, st.session_state.get("leave_out", set()), skip_corrupt=True)
-
-
-def skipping(spec: StudySpec, paths: set[str], *, skip_corrupt: bool) -> StudySpec:
-    """The spec, with unreadable images of the datasets at ``paths`` left out or not."""
+def leaving_out(config: StudyConfig, paths: Collection[str], *, leave_out: bool = True) -> StudyConfig:
+    """Return the study, with unreadable images of the datasets at ``paths`` left out or not."""
     tasks = tuple(
-        replace(task, data=replace(task.data, skip_corrupt=skip_corrupt))
+        replace(task, data=replace(task.data, skip_corrupt=leave_out))
         if task.data and str(task.data.path) in paths
         else task
-        for task in spec.tasks
+        for task in config.tasks
     )
-    return replace(spec, tasks=tasks)
+    return replace(config, tasks=tasks)
 
 
-def agreements(spec: StudySpec, names: tuple[str, ...]) -> None:
-    """A box for each of the named tasks to agree that its unreadable images are left out."""
-    for task in spec.tasks:
-        if task.name in names:
+def agreements(config: StudyConfig, names: Collection[str]) -> None:
+    """Draw a box for each of the named tasks to agree that its unreadable images are left out."""
+    for task in config.tasks:
+        if task.name in names and task.data is not None:
             path = str(task.data.path)
             st.checkbox(
                 f"Leave out unreadable images of **{shell.plain(task.name)}**",
@@ -233,48 +218,42 @@ def agree(path: str, key: str) -> None:
     leave_out: bool = st.session_state[key]
     before = st.session_state.get("leave_out", set())
     st.session_state["leave_out"] = before | {path} if leave_out else before - {path}
-    st.session_state["checked_spec"] = skipping(
-        st.session_state["checked_spec"], {path}, skip_corrupt=leave_out
-    )
+    st.session_state["checked_config"] = leaving_out(st.session_state["checked_config"], {path}, leave_out=leave_out)
 
 
-def outcome(offer: Offer, spec: StudySpec, checked: StudySpec, *, fetches: bool) -> None:
-    """What the check found; then the way to a study."""
+def outcome(offer: Offer, config: StudyConfig, *, fetches: bool) -> None:
+    """Show what the check found; then the way to a study."""
     try:
-        check = background.check(checked, downloads=fetches)
+        check = background.check(config, downloads=fetches)
     except MapMergeError as error:
         shell.show_error(error)
-        if isinstance(error, CheckpointError | DatasetError) and (found := background.diagnosis(checked)):
-            agreements(checked, found.corrupt)
-            findings.problems(found)
+        if isinstance(error, CheckpointError | DatasetError) and (diagnosis := background.diagnosis(config)):
+            agreements(config, diagnosis.corrupt)
+            findings.problems(diagnosis)
         return
     if check is None:
         return
-    create(offer, spec)
+    create(offer, config)
+    n_models = len(check.models)
+    fit = "The model fits" if n_models == 1 else f"All {n_models} models fit"
     st.success(
-        f"All {len(check.models)} models fit the pre-trained one; {check.n_parameters:,} parameters are "
-        "merged.",
-        icon=":material/check_circle:",
+        f"{fit} the pre-trained one; {check.n_parameters:,} parameters are merged.", icon=":material/check_circle:"
     )
     agreed = st.session_state.get("leave_out", set())
-    agreements(checked, tuple(t.name for t in checked.tasks if t.data and str(t.data.path) in agreed))
-    findings.draw(checked, check)
+    agreements(config, [task.name for task in config.tasks if task.data and str(task.data.path) in agreed])
+    findings.draw(config, check)
 
 
-def create(offer: Offer, spec: StudySpec) -> None:
+def create(offer: Offer, config: StudyConfig) -> None:
     """Name the study, make it, and go on to Evaluate."""
     with st.container(border=True, key="card_create", horizontal=True, vertical_alignment="bottom"):
-        usual = " + ".join(spec.task_names)
-        if spec.transform:
-            usual = f"{usual} on {spec.transform.label}"
-        usual = offer.study.name or usual
+        usual = offer.study.name or " + ".join(task.name for task in config.tasks)
         name = st.text_input("Name of the study", key="study_name", placeholder=usual, width=480)
         if st.button("Create study", key="create_study", type="primary", icon=":material/add:"):
             with shell.errors_shown(), st.spinner("Reading the files for their checksums…"):
-                given = name or (usual if offer.study.name or spec.transform else None)
-                study = state.store().create_study(given, spec)
+                study = state.store().studies.create(name or offer.study.name or None, config)
                 if offer.text is not None:
-                    state.plan(study.id, offer.study.method, offer.study.settings)
+                    state.plan(study.id, offer.study.run)
                 shell.go("pages/evaluate.py", study.id)
 
 

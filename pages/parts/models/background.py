@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.studies.inputs.checking import SpecCheck, check_spec
+from mapmerge_core.studies.inputs.checking import StudyCheck, check_study
 from mapmerge_core.studies.inputs.downloading import downloads as plan
 from pages.parts.models.diagnosis import Diagnosis, diagnose
 from pages.parts.shared import live
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mapmerge_core.studies.config.study import StudySpec
+    from mapmerge_core.studies.config import StudyConfig
     from mapmerge_core.weights.io.hub import Download
 
 KEPT = 64
@@ -35,7 +35,7 @@ class Answers:
         self._workers = {name: ThreadPoolExecutor(1, f"mapmerge-{name}") for name in ("check", "ask")}
 
     def ask(self, worker: str, question: str, key: str, work: Callable[[], Any]) -> Future[Any]:
-        """The answer that is known or on its way, or else a new one."""
+        """Return the answer that is known or on its way, or else a new one."""
         with self._lock:
             future = self._futures.pop((question, key), None) or self._workers[worker].submit(_guarded, work)
             self._futures[question, key] = future
@@ -44,18 +44,18 @@ class Answers:
         return future
 
     def is_good(self, question: str, key: str) -> bool:
-        """Whether the answer is there and no error."""
+        """Return whether the answer is there and no error."""
         with self._lock:
             future = self._futures.get((question, key))
         return future is not None and future.done() and future.exception() is None
 
     def forget(self, question: str, key: str) -> None:
-        """Lets a question be asked again."""
+        """Let a question be asked again."""
         with self._lock:
             self._futures.pop((question, key), None)
 
     def forget_failures(self, key: str) -> None:
-        """Lets failed questions be asked again: the network may be back."""
+        """Let failed questions be asked again: the network may be back."""
         with self._lock:
             failed = [
                 place
@@ -85,7 +85,7 @@ def _guarded(work: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever is aske
 
 
 def _answer(worker: str, question: str, key: str, work: Callable[[], Any], text: str) -> Any:  # noqa: ANN401 - see `work`
-    """The answer; None, and a spinner that redraws the page by itself, until it is there."""
+    """Return the answer; None, and a spinner that redraws the page by itself, until it is there."""
     future = _answers().ask(worker, question, key, work)
     if future.done():
         return future.result()
@@ -93,9 +93,9 @@ def _answer(worker: str, question: str, key: str, work: Callable[[], Any], text:
     return None
 
 
-def _key(spec: StudySpec) -> str:
-    """The same as long as a spec's files are: what was changed is read again."""
-    return f"{spec.to_dict()} {[_changed(path) for path in spec.files().values()]}"
+def _key(config: StudyConfig) -> str:
+    """Return what stays as long as a study's files do: what was changed is read again."""
+    return f"{config.to_dict()} {[_changed(path) for path in config.files().values()]}"
 
 
 def _changed(path: Path) -> int:
@@ -105,18 +105,18 @@ def _changed(path: Path) -> int:
         return 0
 
 
-def check(spec: StudySpec, *, downloads: bool = False) -> SpecCheck | None:
-    """What ``check_spec`` finds; None, and a spinner, until it has ended.
+def check(config: StudyConfig, *, downloads: bool = False) -> StudyCheck | None:
+    """Return what ``check_study`` finds; None, and a spinner, until it has ended.
 
     Raises:
-        MapMergeError: where the models don't fit.
+        MapMergeError: The models don't fit.
     """
     text = "Downloading, reading and comparing" if downloads else "Reading and comparing"
-    answers, key = _answers(), _key(spec)
+    answers, key = _answers(), _key(config)
 
-    def look() -> SpecCheck:
+    def look() -> StudyCheck:
         try:
-            return check_spec(spec)
+            return check_study(config)
         finally:
             # Whatever the check found, less is left to be downloaded.
             answers.forget("downloads", key)
@@ -124,32 +124,32 @@ def check(spec: StudySpec, *, downloads: bool = False) -> SpecCheck | None:
     return _answer("check", "check", key, look, f"{text} the models…")
 
 
-def is_checked(spec: StudySpec) -> bool:
-    """Whether ``check`` has ended and found no error."""
-    return _answers().is_good("check", _key(spec))
+def is_checked(config: StudyConfig) -> bool:
+    """Return whether ``check`` has ended and found no error."""
+    return _answers().is_good("check", _key(config))
 
 
-def check_again(spec: StudySpec) -> None:
-    """Lets ``check`` and ``downloads`` look once more where they failed."""
-    _answers().forget_failures(_key(spec))
+def check_again(config: StudyConfig) -> None:
+    """Let ``check`` and ``downloads`` look once more where they failed."""
+    _answers().forget_failures(_key(config))
 
 
-def diagnosis(spec: StudySpec) -> Diagnosis | None:
-    """Why a spec that ``check`` refused doesn't fit; None, and a spinner, until it is known."""
-    return _answer("check", "diagnosis", _key(spec), lambda: diagnose(spec), "Finding out why…")
+def diagnosis(config: StudyConfig) -> Diagnosis | None:
+    """Return why a study that ``check`` refused doesn't fit; None, and a spinner, until it is known."""
+    return _answer("check", "diagnosis", _key(config), lambda: diagnose(config), "Finding out why…")
 
 
-def downloads(spec: StudySpec) -> tuple[Download, ...] | None:
-    """What the check would download; None, and a spinner, until the hubs have answered.
+def downloads(config: StudyConfig) -> tuple[Download, ...] | None:
+    """Return what the check would download; None, and a spinner, until the hubs have answered.
 
     Raises:
-        MapMergeError: where there is no such model or dataset.
+        MapMergeError: There is no such model or dataset.
     """
-    if not any("://" in place for place in _places(spec)):
+    if not any("://" in place for place in _places(config)):
         return ()
-    return _answer("ask", "downloads", _key(spec), lambda: plan(spec), "Asking how large the downloads are…")
+    return _answer("ask", "downloads", _key(config), lambda: plan(config), "Asking how large the downloads are…")
 
 
-def _places(spec: StudySpec) -> list[str]:
-    data = [str(task.data.path) for task in spec.tasks if task.data]
-    return [*(str(place) for place in spec.weights.values()), *data]
+def _places(config: StudyConfig) -> list[str]:
+    data = [str(task.data.path) for task in config.tasks if task.data]
+    return [*(str(place) for place in config.weights.values()), *data]

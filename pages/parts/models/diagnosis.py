@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.studies.inputs.checking import unreadable_images
+from mapmerge_core.tasks.families import find_family
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.config.study import StudySpec
+    from mapmerge_core.studies.config import StudyConfig
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is wrong with a spec.
+    """What is wrong with a study.
 
     Attributes:
         problems: (model, what doesn't fit) for each tensor that is missing, too many or of another shape.
@@ -25,21 +26,20 @@ class Diagnosis:
     corrupt: tuple[str, ...]
 
 
-def diagnose(spec: StudySpec) -> Diagnosis:
-    """Looks at each model and dataset by itself; what can't be read at all is left to the check's error."""
-    corrupt = tuple(unreadable_images(spec))
-    return Diagnosis(() if corrupt else _problems(spec), corrupt)
+def diagnose(config: StudyConfig) -> Diagnosis:
+    """Look at each model and dataset by itself; what can't be read at all is left to the check's error."""
+    corrupt = tuple(unreadable_images(config))
+    return Diagnosis(() if corrupt else _problems(config), corrupt)
 
 
-def _problems(spec: StudySpec) -> tuple[tuple[str, str], ...]:
-    from mapmerge_core.tasks.families import family_class  # noqa: PLC0415
+def _problems(config: StudyConfig) -> tuple[tuple[str, str], ...]:
     from mapmerge_core.weights.io.hub import fetch  # noqa: PLC0415 - these import torch
     from mapmerge_core.weights.io.inspection import inspect_models  # noqa: PLC0415
 
     try:
-        models = {task.name: fetch(task.checkpoint) for task in spec.tasks}
-        pretrained = fetch(spec.pretrained)
-        heads = family_class(spec.family).left_out(spec.architecture, pretrained)
+        models = {name: fetch(place) for name, place in config.models.items()}
+        pretrained = fetch(config.pretrained)
+        heads = find_family(config.family).left_out(config.architecture, pretrained)
         inspection = inspect_models(models, pretrained, without=heads)
     except (MapMergeError, OSError):
         return ()

@@ -8,40 +8,41 @@ import pandas as pd
 import streamlit as st
 
 from mapmerge_core.errors import MapMergeError
-from pages.parts.shared import background, shell
+from pages.parts.models import background
+from pages.parts.shared import shell
 from pages.parts.shared.words import size
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.config.study import StudySpec
+    from mapmerge_core.studies.config import StudyConfig
     from mapmerge_core.weights.io.hub import Download
 
 SHOWN = 9
 """Rows that are in view at once."""
 
 
-def draw(spec: StudySpec) -> bool | None:
-    """A table of what has to be fetched and how large it is, if there is anything.
+def draw(config: StudyConfig) -> bool | None:
+    """Draw a table of what has to be fetched and how large it is, if there is anything.
 
     Returns:
         Whether there is something to fetch; None while the hubs haven't answered yet.
     """
     try:
-        found = background.downloads(spec)
+        planned = background.downloads(config)
     except MapMergeError as error:
         shell.show_error(error)
         return True
-    if not found:
-        return None if found is None else False
-    missing = [download for download in found if not download.cached]
+    if not planned:
+        return None if planned is None else False
+    missing = [download for download in planned if not download.cached]
     st.dataframe(
         pd.DataFrame(
             {
-                "From": [download.url for download in found],
-                "Download": [_size(download) for download in found],
+                "From": [download.url for download in planned],
+                "Download": [_size(download) for download in planned],
             }
         ),
         hide_index=True,
-        height="content" if len(found) <= SHOWN else 35 * (SHOWN + 1),
+        height="content" if len(planned) <= SHOWN else 35 * (SHOWN + 1),
         key="downloads",
         column_config={"Download": st.column_config.TextColumn(width="small")},
     )
@@ -57,7 +58,7 @@ def _size(download: Download) -> str:
 
 
 def _total(missing: list[Download]) -> str:
-    """All of it in one line."""
+    """Return all of it in one line."""
     known = [download.n_bytes for download in missing if download.n_bytes is not None]
     if not known:
         return "Nothing is fetched before you press the button; how large it is, the hub doesn't say now."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from mapmerge_core.errors import MapMergeError, StudyError
-from mapmerge_core.files import absolute
+from mapmerge_core.files import absolute, write_atomically
 from pages.parts.shared import shell
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ ENDINGS = (".yaml", ".yml")
 
 
 def popover(write: Callable[[Path], None], usual: Path, opened: Callable[[Path], None]) -> None:
-    """A button that asks where to, and writes the file.
+    """Draw a button that asks where to, and writes the file.
 
     Args:
         write: Writes the file to a path; raises a MapMergeError where it can't.
@@ -57,10 +57,10 @@ def _save(path: Path, write: Callable[[Path], None], opened: Callable[[Path], No
 
 
 def checked(text: str) -> Path:
-    """The path of a study file that a person typed.
+    """Return the path of a study file that a person typed.
 
     Raises:
-        StudyError: where no study file could have it.
+        StudyError: No study file could have it.
     """
     path = absolute(text.strip())
     if path.suffix.lower() not in ENDINGS:
@@ -69,16 +69,14 @@ def checked(text: str) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a study file as it was typed, with its comments.
+    """Write a study file as it was typed, with its comments.
 
     Raises:
         StudyError: It can't be written; a file that was there before is then as it was.
     """
-    part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        with write_atomically(path) as beside:
+            beside.write_text(text, encoding="utf-8")
     except (OSError, UnicodeEncodeError) as error:
-        part.unlink(missing_ok=True)
         reason = error.strerror if isinstance(error, OSError) else "it holds what isn't text"
         raise StudyError(f"{path} can't be written: {reason}.") from error

@@ -23,7 +23,7 @@ MOST_BYTES = 1_000_000
 
 
 def draw(path: Path, *, shipped: bool) -> tuple[StudyFile, str] | None:
-    """The editor of a study file.
+    """Draw the editor of a study file.
 
     Args:
         path: The file.
@@ -61,7 +61,7 @@ def draw(path: Path, *, shipped: bool) -> tuple[StudyFile, str] | None:
 
 
 def key(path: Path) -> str:
-    """Where the session keeps a study file's text as it is being edited."""
+    """Return where the session keeps a study file's text as it is being edited."""
     return f"study_text_{path}"
 
 

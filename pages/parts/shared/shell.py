@@ -6,13 +6,13 @@ import re
 import threading
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from mapmerge_core.charts.palette import DARK, LIGHT, Palette
 from mapmerge_core.errors import MapMergeError, RuleError
+from mapmerge_core.files import bundled
 from pages.parts.shared import server, state
 
 if TYPE_CHECKING:
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     from mapmerge_core.studies.store import Study
 
-ROOT = Path(__file__).resolve().parents[3]
-ASSETS = ROOT / "assets"
+ASSETS = bundled("assets")
 
 PLOT = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 """How Plotly's tool bar looks."""
