@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from mapmerge_core.errors import CheckpointError, DatasetError, MapMergeError
-from mapmerge_core.studies.config import StudyConfig
 from mapmerge_core.studies.config.demo import config_from_manifest, read_manifest
 from mapmerge_core.studies.config.study_file import STUDY_FILE, StudyFile, read_study_file, write_study_file
 from pages.parts.models import background, downloads, findings, proposal_form, saving, study_editor
@@ -17,6 +16,8 @@ from pages.parts.shared import shell, state
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+
+    from mapmerge_core.studies.config import StudyConfig
 
 READY = shell.ASSETS / "studies"
 """Study files that come with mapmerge."""

@@ -51,9 +51,7 @@ def draw(study: Study, run: Run) -> None:
     leaves = [objectives[own[model]] for model in sorted(own)]
     st.subheader("Pairs and their fronts", anchor=False)
     st.plotly_chart(
-        tree_figure(
-            tree_info(tree, [leaf.name for leaf in leaves], [leaf.metric for leaf in leaves]), shell.palette()
-        ),
+        tree_figure(tree_info(tree, [leaf.name for leaf in leaves], [leaf.metric for leaf in leaves]), shell.palette()),
         key="tree_chart",
         theme=None,
         config=shell.PLOT,
@@ -67,8 +65,6 @@ def draw(study: Study, run: Run) -> None:
 def export(study: Study, run: Run, x: np.ndarray, name: str) -> None:
     """Make the model a pick, unless it is one, start its export and go to see it."""
     picks = state.store().picks
-    pick = picks.find(run.merge_id, x) or picks.add(
-        run.merge_id, x, {"kind": "compared", "name": name}, name=name
-    )
+    pick = picks.find(run.merge_id, x) or picks.add(run.merge_id, x, {"kind": "compared", "name": name}, name=name)
     state.export(pick.id)
     shell.go("pages/export.py", study.id, pick=str(pick.id))

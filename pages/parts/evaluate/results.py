@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import streamlit as st
 
 from mapmerge_core.charts.contours import contours, plane_grid, plane_info, usable_axes
 from mapmerge_core.charts.evaluations import evaluations_info, evaluations_scatter, fit_info, fit_scatter
 from mapmerge_core.charts.training import training_info, training_lines
 from mapmerge_core.charts.units import point_text
-from pages.parts.shared import live, pictures, shell, state
+from pages.parts.shared import pictures, shell, state
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from mapmerge_core.studies.analysis.analysis import MergeAnalysis, StudyAnalysis
     from mapmerge_core.studies.store import Study
 
@@ -60,9 +59,7 @@ def _results(study: Study, merge_id: int | None, is_live: bool) -> None:
                 fit(analysis, merge)
 
 
-def choose_merge(
-    study_id: int, merges: list[MergeAnalysis], merge_id: int | None
-) -> MergeAnalysis | None:
+def choose_merge(study_id: int, merges: list[MergeAnalysis], merge_id: int | None) -> MergeAnalysis | None:
     """Return the merge in view, asked for where there are several; None where there is none."""
     if not merges:
         return None
@@ -113,9 +110,7 @@ def quality(analysis: StudyAnalysis, merge: MergeAnalysis) -> None:
 def points(analysis: StudyAnalysis, merges: list[MergeAnalysis]) -> None:
     """Draw all measured points, coloured by merge."""
     tables = [
-        (merge.title, merge.Y, [point_text(merge.space.names, x) for x in merge.X])
-        for merge in merges
-        if len(merge.X)
+        (merge.title, merge.Y, [point_text(merge.space.names, x) for x in merge.X]) for merge in merges if len(merge.X)
     ]
     info = evaluations_info(analysis.names, [objective.metric for objective in analysis.objectives], tables)
     st.plotly_chart(
@@ -131,7 +126,7 @@ def slices(study_id: int, analysis: StudyAnalysis, merge: MergeAnalysis, *, is_l
     space, names = merge.space, merge.space.names
     usable = list(usable_axes(space))
     numbers = list(range(len(analysis.names)))
-    is_fitted = merge.front is not None and len(merge.front.x) > 0
+    surrogates = merge.surrogates
 
     def choose(label: str, options: list[int], titles: tuple[str, ...], key: str) -> int:
         return st.selectbox(
@@ -158,13 +153,12 @@ def slices(study_id: int, analysis: StudyAnalysis, merge: MergeAnalysis, *, is_l
         analysis.names[objective],
         analysis.objectives[objective].metric,
         space,
-        None if merge.surrogates is None else lambda X: merge.surrogates.predict(X)[:, objective],
+        None if surrogates is None else lambda X: surrogates.predict(X)[:, objective],
         merge.X,
         merge.Y[:, objective],
         through=through,
         axes=axes,
         front=merge.front.x if merge.front is not None else None,
-        pick=through if is_fitted and not is_live else None,
     )
     st.plotly_chart(contours(info, shell.palette()), key="contour_chart", theme=None, config=shell.PLOT)
     if info.caption:
@@ -174,16 +168,14 @@ def slices(study_id: int, analysis: StudyAnalysis, merge: MergeAnalysis, *, is_l
 def centre(merge: MergeAnalysis) -> np.ndarray:
     """Return the point that planes pass through: the front's middle, or that of the measured points."""
     if merge.front is not None and len(merge.front.x):
-        row: np.ndarray = merge.front.x[len(merge.front.x) // 2]
-        return row
+        return np.asarray(merge.front.x[len(merge.front.x) // 2])
     return merge.space.points(merge.X[merge.inside] if merge.inside.any() else merge.X).mean(axis=0)
 
 
 def fit(analysis: StudyAnalysis, merge: MergeAnalysis) -> None:
     """Draw measured values against left-out predictions."""
-    surrogates = merge.surrogates.surrogates if merge.surrogates else ()
-    left_out = [surrogate.loo_predictions_ for surrogate in surrogates]
-    info = fit_info(analysis.names, [objective.metric for objective in analysis.objectives], merge.Y, merge.inside, left_out)
-    st.plotly_chart(
-        fit_scatter(info, shell.palette(), height=420), key="fit_chart", theme=None, config=shell.PLOT
+    left_out = [fitted.loo_predictions_ for fitted in merge.surrogates.quadratics] if merge.surrogates else []
+    info = fit_info(
+        analysis.names, [objective.metric for objective in analysis.objectives], merge.Y, merge.inside, left_out
     )
+    st.plotly_chart(fit_scatter(info, shell.palette(), height=420), key="fit_chart", theme=None, config=shell.PLOT)

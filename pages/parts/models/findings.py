@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
@@ -77,7 +77,7 @@ def _models(check: StudyCheck) -> None:
         }
     )
     top = frame[["L1", "L2"]].max().max()
-    bar = {"format": "percent", "min_value": 0.0, "max_value": float(top) or 1.0}
+    bar: dict[str, Any] = {"format": "percent", "min_value": 0.0, "max_value": float(top) or 1.0}
     st.dataframe(
         frame,
         hide_index=True,

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
-from mapmerge_core.tasks.metric import METRICS, Metric
 
 from mapmerge_core.errors import MapMergeError, StudyError
-from mapmerge_core.studies.config.study import StudySpec, TaskSpec
+from mapmerge_core.registries import FAMILIES, METRICS
+from mapmerge_core.studies.config import StudyConfig, TaskConfig
 from mapmerge_core.studies.discovery.folder_contents import look_into
 from mapmerge_core.studies.discovery.proposing import Proposal, propose
 from mapmerge_core.tasks.data_source import DataSource
-from mapmerge_core.tasks.families import FAMILIES, family_info
+from mapmerge_core.tasks.families import find_family
 from mapmerge_core.weights.io.hub import HubRef, parse_source
 from pages.parts.shared import shell
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from streamlit.delta_generator import DeltaGenerator
 
-    from mapmerge_core.tasks.families import FamilyInfo
+    Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Contents:
     """What a folder suggests and holds; paths inside it by their names relative to it.
 
     Attributes:
-        folder: It.
+        folder: The folder.
         proposal: The study that it suggests.
         models: Checkpoints.
         data: Datasets.
@@ -45,34 +45,35 @@ class Contents:
     data: tuple[str, ...]
     architectures: tuple[str, ...]
 
-    def name(self, place: Path | HubRef | str) -> str:
-        """A place as the form shows it."""
-        inside = isinstance(place, Path) and place.is_relative_to(self.folder)
-        return place.relative_to(self.folder).as_posix() if inside else str(place)
+    def name(self, place: Path | HubRef | str | None) -> str | None:
+        """Return a place as the form shows it."""
+        if isinstance(place, Path) and place.is_relative_to(self.folder):
+            return place.relative_to(self.folder).as_posix()
+        return None if place is None else str(place)
 
     def path(self, name: str) -> str:
-        """What a name in the form stands for: a path, or an address as it is."""
+        """Return what a name in the form stands for: a path, or an address as it is."""
         return name if "://" in name else str(self.folder / Path(name).expanduser())
 
 
 @st.cache_data(show_spinner="Looking into the folder…", ttl=10, max_entries=8)
 def contents(folder: Path) -> Contents:
-    """Looks into a folder; its files may be others in ten seconds.
+    """Look into a folder; its files may be others in ten seconds.
 
     Raises:
         StudyError: It can't be read.
     """
     proposal = propose(folder)
-    found = look_into(folder)
+    held = look_into(folder)
     names = [
         tuple(path.relative_to(folder).as_posix() for path in paths)
-        for paths in ([model.path for model in found.models], found.data, found.architectures)
+        for paths in ([model.path for model in held.models], held.data, held.architectures)
     ]
     return Contents(folder, proposal, *names)
 
 
-def draw(folder: Path) -> StudySpec | None:
-    """The form; None while something is missing, which it says.
+def draw(folder: Path) -> StudyConfig | None:
+    """Draw the form; None while something is missing, which it says.
 
     Raises:
         MapMergeError: The folder can't be read, or what was typed can't be used.
@@ -81,77 +82,93 @@ def draw(folder: Path) -> StudySpec | None:
     held = contents(folder)
     if not held.models:
         raise StudyError(
-            f"{folder} holds 0 checkpoints: merging takes a pre-trained model and at least two fine-tuned "
-            "ones (.safetensors, .pt, .pth, .bin, or folders of transformers)."
+            f"{folder} holds 0 checkpoints: merging takes a pre-trained model and one fine-tuned model or "
+            "more (.safetensors, .pt, .pth, .bin, or folders of transformers)."
         )
-    said(held.proposal)
-    choices, models = st.container(), st.container()
+    st.caption("This folder has no manifest.json. This is what it seems to hold: change what is wrong.")
+    if held.proposal.notes:
+        st.caption("\n".join(f"- {shell.plain(note)}" for note in held.proposal.notes))
+    choices, tables = st.container(), st.container()
     # What lies elsewhere is said below, but is offered above.
     others, datasets = elsewhere(held)
     with choices:
-        family, info, architecture, pretrained = facts_form(held, others)
-    with models:
-        rows = table(held, info, pretrained, others, datasets)
-    if untouched(held, family, architecture, pretrained, rows) and held.proposal.missing:
-        for sentence in held.proposal.missing:
-            st.info(shell.plain(sentence), icon=":material/help:")
-        return None
+        family, architecture, pretrained = facts_form(held, others)
+    with tables:
+        models = models_table(held, pretrained, others)
+        tasks = tasks_table(held, family, models, datasets)
     try:
-        return spec_of(held, family, architecture, pretrained, rows)
+        return config_of(held, family, architecture, pretrained, models, tasks)
     except MapMergeError as error:
         st.info(shell.plain(str(error)), icon=":material/help:")
         return None
 
 
-def said(proposal: Proposal) -> None:
-    """What was guessed."""
-    st.caption("This folder has no manifest.json. This is what it seems to hold: change what is wrong.")
-    if proposal.notes:
-        st.caption("\n".join(f"- {shell.plain(note)}" for note in proposal.notes))
-
-
-def facts_form(held: Contents, others: Sequence[str]) -> tuple[str, FamilyInfo | None, str, str | None]:
-    """The family, what is known of it, the architecture where it needs one, and the pre-trained model."""
+def facts_form(held: Contents, others: Sequence[str]) -> tuple[str, str, str | None]:
+    """Ask for the family, the architecture where it needs one, and the pre-trained model."""
     left, middle, right = st.columns(3)
-    families = [*FAMILIES]
-    guess = held.proposal.family
-    if guess and guess not in families:
-        families.append(guess)
-    pretrained = pretrained_form(held, others, middle)
-    family = left.selectbox(
+    proposal = held.proposal
+    titles = {family.name: family.title for family in FAMILIES}
+    family = _choose(
+        left,
         "Family of models",
-        families,
-        families.index(guess) if guess else None,
-        format_func=lambda name: FAMILIES[name].title if name in FAMILIES else name,
-        key=f"family_{held.folder}",
-        accept_new_options=True,
-        placeholder="Choose one, or type module:function for your own",
+        list(titles),
+        proposal.family or None,
+        f"family_{held.folder}",
+        "Choose one, or type module:function for your own",
+        titles,
     )
-    info = family_info(family) if family else None
-    if info is not None and not info.needs_architecture and not held.proposal.architecture:
-        return family, info, "", pretrained
-    options = list(held.architectures)
-    guess = held.name(Path(held.proposal.architecture)) if held.proposal.architecture else ""
-    if guess and guess not in options:
-        options.append(guess)
-    architecture = right.selectbox(
+    pretrained = _choose(
+        middle,
+        "Pre-trained model",
+        [*dict.fromkeys([*held.models, *others])],
+        held.name(proposal.pretrained),
+        f"pretrained_{held.folder}",
+        "Which model were the others fine-tuned from?",
+    )
+    needs = family is None or find_family(family).needs_architecture
+    if not needs and not proposal.architecture:
+        return family or "", "", pretrained
+    architecture = _choose(
+        right,
         "Architecture",
+        list(held.architectures),
+        held.name(Path(proposal.architecture)) if proposal.architecture else None,
+        f"architecture_{held.folder}",
+        "A configuration file, or type a name such as ViT-B-32",
+    )
+    if architecture and architecture.endswith(".json"):
+        architecture = held.path(architecture)
+    return family or "", architecture or "", pretrained
+
+
+def _choose(
+    place: DeltaGenerator,
+    label: str,
+    options: list[str],
+    guess: str | None,
+    key: str,
+    placeholder: str,
+    titles: dict[str, str] | None = None,
+) -> str | None:
+    """Ask for one of the options, or for something that is typed; the guess is chosen at first."""
+    if guess and guess not in options:
+        options = [*options, guess]
+    chosen: str | None = place.selectbox(
+        label,
         options,
         options.index(guess) if guess else None,
-        key=f"architecture_{held.folder}",
+        format_func=lambda name: (titles or {}).get(name, name),
+        key=key,
         accept_new_options=True,
-        placeholder="A configuration file, or type a name such as ViT-B-32",
+        placeholder=placeholder,
     )
-    architecture = architecture or ""
-    if architecture.endswith(".json"):
-        architecture = held.path(architecture)
-    return family or "", info, architecture, pretrained
+    return chosen
 
 
 def elsewhere(held: Contents) -> tuple[list[str], list[str]]:
-    """Models and datasets that lie somewhere else."""
-    given = [task.data.path for task in held.proposal.tasks if task.data]
-    outside = [name for name in map(held.name, given) if name not in held.data]
+    """Ask for models and datasets that lie somewhere else."""
+    given = [held.name(task.data.path) for task in held.proposal.tasks if task.data]
+    outside = [name for name in given if name and name not in held.data]
     with st.expander("Add models or datasets from elsewhere", icon=":material/add_link:", key="elsewhere"):
         left, right = st.columns(2)
         st.caption("More settings, such as columns, splits or a limit: save the study as a file and edit its text.")
@@ -172,100 +189,90 @@ def elsewhere(held: Contents) -> tuple[list[str], list[str]]:
     return models, [*dict.fromkeys([*held.data, *outside, *datasets])]
 
 
-def pretrained_form(held: Contents, others: Sequence[str], place: DeltaGenerator) -> str | None:
-    """The pre-trained model's name."""
-    options = [*dict.fromkeys([*held.models, *others])]
-    guess = held.name(held.proposal.pretrained) if held.proposal.pretrained else None
-    if guess and guess not in options:
-        options.append(guess)
-    chosen: str | None = place.selectbox(
-        "Pre-trained model",
-        options,
-        options.index(guess) if guess else None,
-        key=f"pretrained_{held.folder}",
-        accept_new_options=True,
-        placeholder="Which model were the others fine-tuned from?",
-    )
-    return chosen
-
-
-def table(
-    held: Contents,
-    info: FamilyInfo | None,
-    pretrained: str | None,
-    others: Sequence[str],
-    datasets: list[str],
-) -> list[dict[str, Any]]:
-    """One row a fine-tuned model; those that are to be merged."""
-    known = {held.name(task.checkpoint): task for task in held.proposal.tasks}
-    names = [name for name in dict.fromkeys([*known, *held.models, *others]) if name != pretrained]
-    metrics = (info.metrics if info else ()) or tuple(METRICS.values())
-    usual = metrics[0]
+def models_table(held: Contents, pretrained: str | None, others: Sequence[str]) -> Rows:
+    """Draw one row a fine-tuned model; returns those that are to be merged."""
+    proposed = {held.name(place): name for name, place in held.proposal.models.items()}
+    places = [name for name in dict.fromkeys([*proposed, *held.models, *others]) if name and name != pretrained]
     frame = pd.DataFrame(
         {
             "use": True,
-            "task": [known[name].name if name in known else task_name(name) for name in names],
-            "checkpoint": names,
-            "data": [data_name(held, known.get(name)) for name in names],
-            "metric": [metric_name(known.get(name), usual) for name in names],
+            "name": [proposed.get(place) or model_name(place) for place in places],
+            "checkpoint": places,
         }
     )
     edited = st.data_editor(
         frame,
-        # Rows of other models or metrics are other rows.
-        key=f"files_{held.folder}_{pretrained}_{len(names)}_{usual.name}",
+        # Rows of other models are other rows.
+        key=f"models_{held.folder}_{pretrained}_{len(places)}",
         hide_index=True,
         width="stretch",
         column_config={
             "use": st.column_config.CheckboxColumn("Merge", width="small"),
-            "task": st.column_config.TextColumn("Task", required=True),
-            "checkpoint": st.column_config.TextColumn("Fine-tuned model", disabled=True),
-            "data": st.column_config.SelectboxColumn("Dataset", options=datasets),
-            "metric": st.column_config.SelectboxColumn(
-                "Metric", options=[metric.name for metric in metrics], required=True
-            ),
+            "name": st.column_config.TextColumn("Model", required=True),
+            "checkpoint": st.column_config.TextColumn("Fine-tuned checkpoint", disabled=True),
         },
     )
-    # An empty cell is None or NaN, as pandas likes.
-    rows = edited[edited["use"]].to_dict("records")
-    return [{name: None if pd.isna(value) else value for name, value in row.items()} for row in rows]
+    return _rows(edited[edited["use"]])
 
 
-def task_name(name: str) -> str:
-    """What a model's task is called at first."""
+def tasks_table(held: Contents, family: str, models: Rows, datasets: list[str]) -> Rows:
+    """Draw one row a task; a task may have no model: a skill to keep."""
+    measurable = find_family(family).measurable() if family else ()
+    metrics = [metric.name for metric in measurable] or list(METRICS.names)
+    usual = find_family(family).usual_metric() if family else None
+    proposed = {task.model: task for task in held.proposal.tasks}
+    names = {held.name(place): name for name, place in held.proposal.models.items()}
+    rows = []
+    for model in models:
+        task = proposed.get(names.get(model["checkpoint"]))
+        rows.append(
+            {
+                "task": task.name if task else model["name"],
+                "data": held.name(task.data.path) if task and task.data else None,
+                "model": model["name"],
+                "metrics": [m.name for m in (task.metrics if task else ())] or ([usual.name] if usual else []),
+            }
+        )
+    edited = st.data_editor(
+        pd.DataFrame(rows, columns=["task", "data", "model", "metrics"]),
+        # Tasks of other models are other rows.
+        key=f"tasks_{held.folder}_{[model['checkpoint'] for model in models]}_{family}",
+        hide_index=True,
+        num_rows="dynamic",
+        width="stretch",
+        column_config={
+            "task": st.column_config.TextColumn("Task", required=True),
+            "data": st.column_config.SelectboxColumn("Dataset", options=datasets),
+            "model": st.column_config.SelectboxColumn(
+                "Fine-tuned model", options=[model["name"] for model in models], help="None: a skill to keep."
+            ),
+            "metrics": st.column_config.MultiselectColumn("Metrics", options=metrics),
+        },
+    )
+    return _rows(edited)
+
+
+def _rows(frame: pd.DataFrame) -> Rows:
+    """Return a table's rows, None in the place of whatever pandas has for an empty cell."""
+    return [
+        {name: None if not isinstance(cell, list) and pd.isna(cell) else cell for name, cell in row.items()}
+        for row in frame.to_dict("records")
+    ]
+
+
+def model_name(place: str) -> str:
+    """Return what a model is called at first."""
     try:
-        source = parse_source(name)
+        source = parse_source(place)
     except MapMergeError:
-        return name
+        return place
     return source.name if isinstance(source, HubRef) else source.stem
 
 
-def data_name(held: Contents, task: TaskSpec | None) -> str | None:
-    """A proposed dataset as the table shows it."""
-    return held.name(task.data.path) if task and task.data else None
-
-
-def metric_name(task: TaskSpec | None, usual: Metric) -> str:
-    """A proposed metric as the table shows it."""
-    return task.metric.name if task and task.metric else usual.name
-
-
-def untouched(
-    held: Contents, family: str, architecture: str, pretrained: str | None, rows: Sequence[dict[str, Any]]
-) -> bool:
-    """Whether all is as it was proposed."""
-    proposal = held.proposal
-    guess = held.name(proposal.pretrained) if proposal.pretrained else None
-    if (family, architecture, pretrained) != (proposal.family, proposal.architecture, guess):
-        return False
-    tasks = {task.name: task for task in proposal.tasks}
-    return all((row["data"] or None) == data_name(held, tasks.get(row["task"])) for row in rows)
-
-
-def spec_of(
-    held: Contents, family: str, architecture: str, pretrained: str | None, rows: Sequence[dict[str, Any]]
-) -> StudySpec:
-    """The study that the form says.
+def config_of(
+    held: Contents, family: str, architecture: str, pretrained: str | None, models: Rows, tasks: Rows
+) -> StudyConfig:
+    """Return the study that the form says.
 
     Raises:
         MapMergeError: Something is missing or can't be used.
@@ -274,23 +281,23 @@ def spec_of(
         raise StudyError("Say which family of models these are.")
     if not pretrained:
         raise StudyError("Say which model the others were fine-tuned from.")
-    return StudySpec(
+    names = [row["name"] or "" for row in models]
+    for name in names:
+        if names.count(name) > 1:
+            raise StudyError(f"Two models are called '{name}': give every model a name of its own.")
+    return StudyConfig(
         family=family,
         architecture=architecture,
         pretrained=parse_source(held.path(pretrained)),
-        tasks=tuple(task_of(held, row, family_info(family)) for row in rows),
+        models={row["name"] or "": parse_source(held.path(row["checkpoint"])) for row in models},
+        tasks=tuple(task_of(held, row) for row in tasks),
         options=held.proposal.options,
     )
 
 
-def task_of(held: Contents, row: dict[str, Any], info: FamilyInfo) -> TaskSpec:
-    """A row's task; what was proposed of its dataset stays, unless another one is chosen."""
-    known = {held.name(task.checkpoint): task for task in held.proposal.tasks}.get(row["checkpoint"])
-    data = known.data if known and known.data and data_name(held, known) == row["data"] else None
-    if data is None and row["data"]:
-        data = DataSource(path=held.path(row["data"]))
-    metric = known.metric if known and known.metric and known.metric.name == row["metric"] else None
-    if metric is None:
-        metric = METRICS.get(row["metric"], info.metric)
-    task = TaskSpec(row["task"] or "", parse_source(held.path(row["checkpoint"])), data, metric)
-    return task if metric != info.metric else replace(task, metric=None)
+def task_of(held: Contents, row: dict[str, Any]) -> TaskConfig:
+    """Return a row's task; what was proposed of its dataset stays, unless another one is chosen."""
+    proposed = {held.name(task.data.path): task.data for task in held.proposal.tasks if task.data}
+    data = proposed.get(row["data"]) or (DataSource(path=held.path(row["data"])) if row["data"] else None)
+    metrics = tuple(METRICS[name] for name in row["metrics"] or ())
+    return TaskConfig(name=row["task"] or "", data=data, model=row["model"], metrics=metrics)

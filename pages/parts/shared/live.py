@@ -48,7 +48,6 @@ def _bar(job_id: int) -> None:
     job = state.job(job_id)
     if job is None or not job.is_live:
         st.rerun()
-        return
     st.progress(_share(job), text=shell.plain(_line(job)))
 
 
@@ -61,7 +60,6 @@ def _elsewhere(study_id: int) -> None:
     run = state.run_elsewhere(study_id)
     if run is None:
         st.rerun()
-        return
     so_far = f"{run.n_evaluations:,} evaluations"
     points = state.store().training.all(run.merge_id)
     if points:

@@ -40,10 +40,10 @@ def draw(
     Returns:
         The settings by name, which `settings.make` has yet to check.
     """
-    chosen = {}
+    chosen: dict[str, Any] = {}
     for field in fields:
         value = values.get(field.name, field.default)
-        common = {"key": key(field.name), "disabled": disabled, "help": shell.plain(field.help)}
+        common: dict[str, Any] = {"key": key(field.name), "disabled": disabled, "help": shell.plain(field.help)}
         if field.choices:
             chosen[field.name] = _choice(field, value, common)
         elif field.kind is bool:
@@ -77,21 +77,15 @@ def _choice(field: SettingField, value: Any, common: Mapping[str, Any]) -> str |
 
 
 def _number(field: SettingField, value: Any, usual: object, common: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    is_whole = field.kind is int
     ends = [
         None if math.isinf(end) or excludes else field.kind(end)
         for end, excludes in ((field.low, field.excludes_low), (field.high, field.excludes_high))
     ]
-    small = field.high <= 1
-    return st.number_input(
-        title(field),
-        *ends,
-        value=value,
-        step=1 if is_whole else 0.05 if small else 0.1,
-        format="%d" if is_whole else "%g",
-        placeholder="" if usual is None else str(usual),
-        **common,
-    )
+    step: dict[str, Any] = {"step": 1, "format": "%d"}
+    if field.kind is float:
+        step = {"step": 0.05 if field.high <= 1 else 0.1, "format": "%g"}
+    placeholder = "" if usual is None else str(usual)
+    return st.number_input(title(field), *ends, value=value, placeholder=placeholder, **step, **common)
 
 
 def _weights(
