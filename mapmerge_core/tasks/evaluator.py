@@ -147,11 +147,7 @@ class Evaluator:
         return VectorSum(self.vectors, self.exported_vectors), c
 
     def evaluate(
-        self,
-        c: ArrayLike,
-        tasks: Sequence[str] | None = None,
-        split: str = "val",
-        precision: str | None = None,
+        self, c: ArrayLike, tasks: Sequence[str] | None = None, split: str = "val", precision: str | None = None
     ) -> dict[str, Outcome]:
         """Measure θ(c) = θ_pre + Σ c_n v_n, as task arithmetic has it.
 
@@ -248,12 +244,7 @@ class Evaluator:
         self.family.merged(dtype)
 
     def _measured(
-        self,
-        task: Task,
-        split: str,
-        dtype: torch.dtype,
-        images: int | None,
-        measured: Mapping[str, NDArray[Any]],
+        self, task: Task, split: str, dtype: torch.dtype, images: int | None, measured: Mapping[str, NDArray[Any]]
     ) -> dict[str, Outcome]:
         """Measure the model as it is written on one task, see `outcomes`; without the seconds."""
         keys = {metric: Objective(task.name, metric, None, "").key for metric in task.metrics}

@@ -53,12 +53,7 @@ def objectives_of(tasks: Iterable[_Measured]) -> tuple[Objective, ...]:
         DatasetError: Two objectives would have one name.
     """
     objectives = tuple(
-        Objective(
-            task.name,
-            metric,
-            task.model,
-            task.name if len(task.metrics) == 1 else f"{task.name} {metric.name}",
-        )
+        Objective(task.name, metric, task.model, task.name if len(task.metrics) == 1 else f"{task.name} {metric.name}")
         for task in tasks
         for metric in task.metrics
     )

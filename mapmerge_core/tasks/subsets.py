@@ -31,8 +31,8 @@ def nested_order(strata: NDArray[Any] | None, n: int, seed: int = 0) -> NDArray[
     if strata is None:
         return rng.permutation(n).astype(np.intp, copy=False)
     keys = np.empty(n)
-    for each in np.unique(strata):
-        members = rng.permutation(np.flatnonzero(strata == each))
+    for stratum in np.unique(strata):
+        members = rng.permutation(np.flatnonzero(strata == stratum))
         keys[members] = (np.arange(len(members)) + rng.random()) / len(members)
     return np.argsort(keys, kind="stable")
 

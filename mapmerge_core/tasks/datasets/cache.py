@@ -149,8 +149,8 @@ def _complete(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
         inputs = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    found: np.ndarray = inputs
-    return found if found.shape == shape and found.dtype == np.uint8 else None
+    array: np.ndarray = inputs
+    return array if array.shape == shape and array.dtype == np.uint8 else None
 
 
 def _check_room(folder: Path, n_bytes: int) -> None:

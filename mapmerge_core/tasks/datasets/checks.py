@@ -21,10 +21,7 @@ _NAMED = 3
 
 
 def unreadable(
-    images: Images,
-    key: str,
-    progress: Callable[[int, int], None] | None = None,
-    cancel: Event | None = None,
+    images: Images, key: str, progress: Callable[[int, int], None] | None = None, cancel: Event | None = None
 ) -> list[int]:
     """Read every image, unless that was done before.
 

@@ -132,15 +132,15 @@ def read_loose(folder: Path, splits: tuple[str, ...]) -> RawImages:
 
 def _loose_halves(root: Path, splits: tuple[str, ...]) -> list[Path]:
     """Return the folders that are splits, if they have all images."""
-    folders = [each for each in _folders(root) if holds_images(each)]
-    named = all(each.name in splits or ours(each.name) for each in folders)
+    folders = [path for path in _folders(root) if holds_images(path)]
+    named = all(path.name in splits or ours(path.name) for path in folders)
     return folders if named and not _images(root) else []
 
 
 def _halves(folder: Path, splits: tuple[str, ...]) -> list[Path]:
     """Return the folders that are splits, unless those of such names are classes (train, the vehicle)."""
-    named = [each for each in _folders(folder) if each.name in splits or ours(each.name)]
-    return named if any(_inner_images(each) for each in named) else []
+    named = [path for path in _folders(folder) if path.name in splits or ours(path.name)]
+    return named if any(_inner_images(path) for path in named) else []
 
 
 def _part(root: Path, folder: Path, classed: dict[str, list[Path]]) -> LabelledImages:
@@ -154,20 +154,20 @@ def _part(root: Path, folder: Path, classed: dict[str, list[Path]]) -> LabelledI
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
     """Return the image files of each class, in the order in which torchvision's ImageFolder has them."""
-    classed = {each.name: list(_walk(each)) for each in _folders(folder)}
+    classed = {path.name: list(_walk(path)) for path in _folders(folder)}
     return {name: paths for name, paths in classed.items() if paths}
 
 
 def _inner_images(folder: Path) -> bool:
-    return any(holds_images(each) for each in _folders(folder))
+    return any(holds_images(path) for path in _folders(folder))
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.iterdir() if _is_image(each.name) and each.is_file())
+    return sorted(path for path in folder.iterdir() if _is_image(path.name) and path.is_file())
 
 
 def _is_image(name: str) -> bool:
@@ -181,7 +181,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _held(folder: Path) -> str:
-    names = [each.name + "/" for each in _folders(folder)]
+    names = [path.name + "/" for path in _folders(folder)]
     images = len(_images(folder))
     loose = f"{images:,} images outside any folder" if images else ""
     return " and ".join(part for part in (f"the folders {shown(names)}" if names else "", loose) if part) or "none"

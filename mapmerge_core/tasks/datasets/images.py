@@ -42,12 +42,12 @@ class ImageDataset:
         self.class_names = numbered.class_names
         self.columns = raw.columns
         used = {split: np.flatnonzero(of >= 0) for split, of in numbered.of.items()}
-        known = {split: numbered.of[split][rows] for split, rows in used.items()}
+        used_labels = {split: numbered.of[split][rows] for split, rows in used.items()}
         divided: list[str] = []
         if source.labelled:
-            assigned, divided = splitting.assign(where, known, source.splits, source.seed)
+            assigned, divided = splitting.assign(where, used_labels, source.splits, source.seed)
         else:
-            assigned = splitting.undivided(where, known, source.splits)
+            assigned = splitting.undivided(where, used_labels, source.splits)
         self._theirs = {split: name for split, (name, _) in assigned.items()}
         self._rows: dict[str, np.ndarray] = {}
         self._numbers = numbered.of
@@ -109,10 +109,7 @@ class ImageDataset:
         return self.images(split).array()
 
     def check(
-        self,
-        split: str,
-        progress: Callable[[int, int], None] | None = None,
-        cancel: Event | None = None,
+        self, split: str, progress: Callable[[int, int], None] | None = None, cancel: Event | None = None
     ) -> None:
         """Read all of a split's images, once for their content, and leave out those that can't be read.
 

@@ -54,8 +54,8 @@ def number(where: object, raw: RawImages, class_names: tuple[str, ...] | None) -
     if class_names is not None and len(set(class_names)) < len(class_names):
         twice = next(name for name in class_names if class_names.count(name) > 1)
         raise DatasetError(f"{where}: two classes are named '{twice}': name each differently.")
-    of, known = _integers(where, kept, raw.class_names)
-    if known is None:
+    of, own_names = _integers(where, kept, raw.class_names)
+    if own_names is None:
         highest = max(int(labels.max()) for labels in of.values())
         if class_names is None and highest >= _MOST_CLASSES:
             raise DatasetError(f"{where} has labels up to {highest:,}: choose another label column.")
@@ -67,10 +67,10 @@ def number(where: object, raw: RawImages, class_names: tuple[str, ...] | None) -
                 "their names if a model is to read them."
             )
         return Labels(of, names, tuple(notes))
-    _check_range(where, of, len(known))
+    _check_range(where, of, len(own_names))
     if class_names is None:
-        return Labels(of, readable(known), tuple(notes))
-    return _reordered(where, of, known, class_names, notes)
+        return Labels(of, readable(own_names), tuple(notes))
+    return _reordered(where, of, own_names, class_names, notes)
 
 
 def ignored(where: object, raw: RawImages, class_names: tuple[str, ...] | None) -> Labels:
@@ -145,31 +145,28 @@ def _check_range(where: object, of: Mapping[str, np.ndarray], count: int) -> Non
 
 
 def _reordered(
-    where: object,
-    of: Mapping[str, np.ndarray],
-    known: tuple[str, ...],
-    wanted: tuple[str, ...],
-    notes: list[str],
+    where: object, of: Mapping[str, np.ndarray], own_names: tuple[str, ...], wanted: tuple[str, ...], notes: list[str]
 ) -> Labels:
     """Labels in the order of the names that a person gave, or under these names."""
     # Names are given as the dataset has them, or as we show them.
-    shown_as = dict(zip(readable(known), known, strict=True))
-    meant = tuple(name if name in known else shown_as.get(name, name) for name in wanted)
-    same = set(known) & set(meant)
-    if len(same) < min(len(known), len(wanted)):
+    shown_as = dict(zip(readable(own_names), own_names, strict=True))
+    meant = tuple(name if name in own_names else shown_as.get(name, name) for name in wanted)
+    same = set(own_names) & set(meant)
+    if len(same) < min(len(own_names), len(wanted)):
         # New names for some classes, in the dataset's order, if the others are in their places.
-        if len(known) == len(wanted) and all(known.index(name) == meant.index(name) for name in same):
+        if len(own_names) == len(wanted) and all(own_names.index(name) == meant.index(name) for name in same):
             return Labels(of, wanted, tuple(notes))
-        others = [name for name in meant if name not in known]
+        others = [name for name in meant if name not in own_names]
         raise DatasetError(
-            f"{where} has the {len(known)} classes {shown(readable(known))}, and {shown(others)} is none of "
+            f"{where} has the {len(own_names)} classes {shown(readable(own_names))}, and {shown(others)} is none of "
             "them: give names of these classes, or a new name for each of them in this order."
         )
-    places = np.array([meant.index(name) if name in same else -1 for name in known], np.int64)
+    places = np.array([meant.index(name) if name in same else -1 for name in own_names], np.int64)
     moved = {split: places[labels] for split, labels in of.items()}
     left_out = sum(int((labels < 0).sum()) for labels in moved.values())
     if left_out:
         notes.append(
-            f"{len(same)} of the dataset's {len(known)} classes are used: {left_out:,} examples of others are left out."
+            f"{len(same)} of the dataset's {len(own_names)} classes are used: {left_out:,} examples of others "
+            "are left out."
         )
     return Labels(moved, readable(wanted), tuple(notes))

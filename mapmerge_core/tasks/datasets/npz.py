@@ -14,14 +14,7 @@ import numpy as np
 
 from mapmerge_core.errors import DatasetError
 from mapmerge_core.tasks.data_source import SPLITS
-from mapmerge_core.tasks.datasets.base import (
-    ArrayImages,
-    LabelledImages,
-    RawImages,
-    Reader,
-    key_of_file,
-    register,
-)
+from mapmerge_core.tasks.datasets.base import ArrayImages, LabelledImages, RawImages, Reader, key_of_file, register
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -165,16 +165,16 @@ def _no_validation(where: object, names: list[str]) -> DatasetError:
 
 def _named(where: object, theirs: list[str], wanted: Mapping[str, str]) -> dict[str, str]:
     """Return the dataset's name for each of our splits that it has."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for split, name in wanted.items():
         if name not in theirs:
             raise DatasetError(f"{where} has no split '{name}': choose from {shown(theirs)}.")
-        found[split] = name
-    free = [name for name in theirs if name not in found.values()]
+        names[split] = name
+    free = [name for name in theirs if name not in names.values()]
     for name in free:
         alias = ours(name)
-        if alias is not None and alias not in found:
-            found[alias] = name
-    if not found and len(theirs) == 1:
+        if alias is not None and alias not in names:
+            names[alias] = name
+    if not names and len(theirs) == 1:
         return {"train": theirs[0]}
-    return {split: found[split] for split in SPLITS if split in found}
+    return {split: names[split] for split in SPLITS if split in names}

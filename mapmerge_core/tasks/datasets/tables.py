@@ -201,7 +201,7 @@ def _open_tables(source: DataSource) -> tuple[dict[str, Dataset], Callable[[], s
         with _quietly():
             if path.is_dir():
                 builder = datasets.load_dataset_builder(str(path), source.config, cache_dir=str(folder))
-                files = [each for each in path.rglob("*") if each.is_file()]
+                files = [file for file in path.rglob("*") if file.is_file()]
                 return _built(source, builder), lambda: key_of_files(path, files)
             builder = datasets.load_dataset_builder(
                 TABLE_FILES[path.suffix.lower()],

@@ -33,11 +33,7 @@ _SHIPPED: dict[str, tuple[str, ...]] = {
         for article in ("a", "the")
         for what in ("texture", "pattern", "thing", "object")
     ),
-    "chest-xray": (
-        "a chest X-ray showing {}.",
-        "a chest X-ray of a patient with {}.",
-        "an X-ray image of {}.",
-    ),
+    "chest-xray": ("a chest X-ray showing {}.", "a chest X-ray of a patient with {}.", "an X-ray image of {}."),
 }
 
 _OTHER_NAMES = {"stanfordcars": "cars", "chestxray14": "chest-xray", "nihchestxray": "chest-xray"}
@@ -81,7 +77,7 @@ def shipped_class_names() -> dict[str, tuple[str, ...]]:
 def find_shipped(name: str) -> str | None:
     """Return the shipped set that a dataset's name stands for, whatever its case and punctuation, if any."""
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
-    known = {re.sub(r"[^a-z0-9]", "", each): each for each in _SHIPPED} | _OTHER_NAMES
+    known = {re.sub(r"[^a-z0-9]", "", text): text for text in _SHIPPED} | _OTHER_NAMES
     return known.get(plain)
 
 
@@ -132,6 +128,6 @@ def read_list(path: Path) -> tuple[str, ...]:
         raise DatasetError(f"The file {path} is no text in UTF-8 or no JSON.") from error
     if isinstance(held, dict) and set(held) == {str(number) for number in range(len(held))}:
         held = [held[str(number)] for number in range(len(held))]
-    if not isinstance(held, list) or not held or not all(isinstance(each, str) for each in held):
+    if not isinstance(held, list) or not held or not all(isinstance(text, str) for text in held):
         raise DatasetError(f"The file {path} must hold one text a line, or a JSON list of texts.")
     return tuple(held)

@@ -11,15 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from mapmerge_core.errors import DatasetError
-from mapmerge_core.tasks.datasets.base import (
-    ChosenImages,
-    Images,
-    LabelledImages,
-    RawImages,
-    Reader,
-    key_of,
-    register,
-)
+from mapmerge_core.tasks.datasets.base import ChosenImages, Images, LabelledImages, RawImages, Reader, key_of, register
 from mapmerge_core.tasks.datasets.cache import cache_folder, locked, writing
 from mapmerge_core.tasks.datasets.decode import to_pixels
 from mapmerge_core.tasks.datasets.templates import shipped_class_names
@@ -170,5 +162,5 @@ def _class_names(name: str, pairs: Any) -> tuple[str, ...] | None:  # noqa: ANN4
     if not names:
         return None
     # Imagenette gives several names for a class, and SUN397 a path.
-    first = (each if isinstance(each, str) else each[0] for each in names)
-    return tuple(each.replace("/", " ") for each in first)
+    first = (name if isinstance(name, str) else name[0] for name in names)
+    return tuple(name.replace("/", " ") for name in first)

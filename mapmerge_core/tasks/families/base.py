@@ -196,12 +196,7 @@ class Family(ABC):
 
     @abstractmethod
     def measure(
-        self,
-        task: Task,
-        split: str,
-        dtype: torch.dtype,
-        batch_size: int,
-        examples: NDArray[np.intp] | None = None,
+        self, task: Task, split: str, dtype: torch.dtype, batch_size: int, examples: NDArray[np.intp] | None = None
     ) -> Mapping[Metric, Score]:
         """Measure the model as it was last merged for ``dtype``.
 

@@ -29,14 +29,10 @@ class Classifier(Family):
         """Settings of classifiers."""
 
         train_examples: int = setting(
-            default=2000,
-            at_least=2,
-            help="Training images of each task, at most, that its head is fitted to.",
+            default=2000, at_least=2, help="Training images of each task, at most, that its head is fitted to."
         )
         calibration_examples: int = setting(
-            default=512,
-            at_least=2,
-            help="How many of these, at most, BatchNorm statistics are computed from.",
+            default=512, at_least=2, help="How many of these, at most, BatchNorm statistics are computed from."
         )
         recalibrate: bool = setting(default=True, help="Compute BatchNorm statistics anew for every merge.")
         image_size: int | None = setting(

@@ -83,13 +83,13 @@ def narrow_copy(model: Model, dtype: torch.dtype, parts: tuple[str, ...]) -> Mod
         dtype: A narrower one.
         parts: Prefixes of the tensors that have it; the copy shares all others with the model.
     """
-    known: dict[int, Tensor] = {}
+    copies: dict[int, Tensor] = {}
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     for name, tensor in named:
         if not name.startswith(parts) or not tensor.is_floating_point():
-            known.setdefault(id(tensor), tensor)
+            copies.setdefault(id(tensor), tensor)
         elif isinstance(tensor, nn.Parameter):
-            known[id(tensor)] = nn.Parameter(tensor.detach().to(dtype), requires_grad=tensor.requires_grad)
+            copies[id(tensor)] = nn.Parameter(tensor.detach().to(dtype), requires_grad=tensor.requires_grad)
         else:
-            known[id(tensor)] = tensor.to(dtype)
-    return copy.deepcopy(model, memo=dict(known))
+            copies[id(tensor)] = tensor.to(dtype)
+    return copy.deepcopy(model, memo=dict(copies))

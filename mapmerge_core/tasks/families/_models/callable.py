@@ -58,12 +58,7 @@ class CallableFamily(Family):
     """
 
     def __init__(
-        self,
-        function: Callable[..., Mapping[str, float]],
-        pretrained: Path,
-        tasks: Sequence[Task],
-        *,
-        name: str,
+        self, function: Callable[..., Mapping[str, float]], pretrained: Path, tasks: Sequence[Task], *, name: str
     ) -> None:
         self._function, self._name = function, name
         self.use(tasks)
@@ -183,10 +178,11 @@ def _takes_split(function: Callable, name: str) -> bool:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # some that are written in C tell nothing
         return False
-    places = [each for each in parameters if each.kind in _POSITIONAL]
-    needed = [each for each in places if each.default is each.empty]
-    unnamed = any(each.kind == each.VAR_POSITIONAL for each in parameters)
-    demanded = [each for each in parameters if each.kind == each.KEYWORD_ONLY and each.default is each.empty]
+    places = [parameter for parameter in parameters if parameter.kind in _POSITIONAL]
+    needed = [parameter for parameter in places if parameter.default is parameter.empty]
+    unnamed = any(parameter.kind == parameter.VAR_POSITIONAL for parameter in parameters)
+    keywords = [parameter for parameter in parameters if parameter.kind == parameter.KEYWORD_ONLY]
+    demanded = any(parameter.default is parameter.empty for parameter in keywords)
     if len(needed) > 2 or demanded or not (places or unnamed):
         raise MapMergeError(f"'{name}' must take a state dict, or a state dict and a split, and no more.")
     return len(needed) == 2 or (len(places) > 1 and places[1].name == "split")

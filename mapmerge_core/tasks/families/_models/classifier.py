@@ -70,12 +70,7 @@ class ClassifierWithHeads(ImageClassifier, Classifier):
         CheckpointError: timm has no such architecture, or the checkpoint can't be read or doesn't fit it.
     """
 
-    def __init__(
-        self,
-        architecture: str,
-        pretrained: Path | str,
-        settings: Classifier.Settings | None = None,
-    ) -> None:
+    def __init__(self, architecture: str, pretrained: Path | str, settings: Classifier.Settings | None = None) -> None:
         settings = settings or self.Settings()
         self._train_examples = settings.train_examples
         self._calibration_examples = settings.calibration_examples
@@ -220,13 +215,13 @@ class ClassifierWithHeads(ImageClassifier, Classifier):
         if few not in self._datasets:
             # Its validation and test splits are of no use, and need no check.
             self._datasets[few] = open_images(few, check=False)
-        some = replace(task, data=few)
-        labels = self.labels(some, "train")
+        training = replace(task, data=few)
+        labels = self.labels(training, "train")
         if len(labels.unique()) < 2:
             raise DatasetError(
                 f"The train split of '{task.name}' shows one class only: a head needs two or more to be fitted."
             )
-        return self.images(some, "train"), labels
+        return self.images(training, "train"), labels
 
     def _calibration_images(self) -> Tensor:
         """Training images of all tasks, mixed, so that each batch is like all of them."""

@@ -14,12 +14,7 @@ from transformers import AutoImageProcessor, CLIPConfig, CLIPModel
 
 from mapmerge_core.errors import CheckpointError, MapMergeError
 from mapmerge_core.tasks.families._models.building import called
-from mapmerge_core.tasks.families._models.transformers_folder import (
-    Blueprint,
-    check_tokens,
-    read_tokenizer,
-    reading,
-)
+from mapmerge_core.tasks.families._models.transformers_folder import Blueprint, check_tokens, read_tokenizer, reading
 from mapmerge_core.tasks.families._models.zero_shot import ZeroShot
 from mapmerge_core.tasks.families.clip_transformers import ClipOfTransformers
 from mapmerge_core.weights.io.checkpoints import read_state_dict

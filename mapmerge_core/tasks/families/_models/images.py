@@ -143,12 +143,7 @@ class ImageClassifier(Family):
 
     @torch.inference_mode()
     def measure(
-        self,
-        task: Task,
-        split: str,
-        dtype: torch.dtype,
-        batch_size: int,
-        examples: NDArray[np.intp] | None = None,
+        self, task: Task, split: str, dtype: torch.dtype, batch_size: int, examples: NDArray[np.intp] | None = None
     ) -> Mapping[Metric, Score]:
         """Classify a split (see `Family.measure`); results are collected on the device and fetched once."""
         images, labels = self.images(task, split), self.labels(task, split)
@@ -157,9 +152,9 @@ class ImageClassifier(Family):
             labels = labels[rows.to(labels.device)]
         observer = Observer(task.metrics, len(labels))
         for start in range(0, len(labels), batch_size):
-            some = slice(start, start + batch_size)
-            batch = images[some] if rows is None else images[rows[some].to(images.device)]
-            observer.add(start, Predictions(self.logits(batch, task, dtype), labels[some]))
+            piece = slice(start, start + batch_size)
+            batch = images[piece] if rows is None else images[rows[piece].to(images.device)]
+            observer.add(start, Predictions(self.logits(batch, task, dtype), labels[piece]))
         return observer.scores(labels.cpu().numpy())
 
     def _prepared(self, dataset: ImageDataset, split: str) -> np.ndarray:

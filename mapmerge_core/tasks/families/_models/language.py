@@ -121,12 +121,7 @@ class CausalLanguageModel(Language):
 
     @torch.inference_mode()
     def measure(
-        self,
-        task: Task,
-        split: str,
-        dtype: torch.dtype,
-        batch_size: int,
-        examples: NDArray[np.intp] | None = None,
+        self, task: Task, split: str, dtype: torch.dtype, batch_size: int, examples: NDArray[np.intp] | None = None
     ) -> Mapping[Metric, Score]:
         """Measure a split's blocks (see `Family.measure`); losses are computed in float32 always."""
         blocks, model = self._tokenized(task, split), self._model(dtype)
@@ -168,8 +163,8 @@ class CausalLanguageModel(Language):
         end = self._tokenizer.eos_token_id
         stream: list[int] = []
         rest = iter(texts)
-        while len(stream) < self._tokens and (some := list(islice(rest, _TEXTS_AT_A_TIME))):
-            rows = self._tokenizer(some, add_special_tokens=False, return_attention_mask=False, verbose=False)[
+        while len(stream) < self._tokens and (batch := list(islice(rest, _TEXTS_AT_A_TIME))):
+            rows = self._tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)[
                 "input_ids"
             ]
             for row in rows:
@@ -195,6 +190,6 @@ def _losses(model: PreTrainedModel, blocks: Tensor) -> Tensor:
     losses = torch.empty(blocks[:, 1:].shape, dtype=torch.float32, device=blocks.device)
     for own, targets, of_block in zip(logits[:, :-1], blocks[:, 1:], losses, strict=True):
         for start in range(0, len(targets), rows):
-            some = slice(start, start + rows)
-            of_block[some] = functional.cross_entropy(own[some].float(), targets[some], reduction="none")
+            piece = slice(start, start + rows)
+            of_block[piece] = functional.cross_entropy(own[piece].float(), targets[piece], reduction="none")
     return losses

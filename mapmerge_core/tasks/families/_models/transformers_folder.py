@@ -44,16 +44,16 @@ def read_config(folder: Path) -> PreTrainedConfig:
             "its inputs by."
         )
     try:
-        said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(
             f"{folder / 'config.json'} can't be read ({error.strerror}): choose a folder that transformers wrote."
         ) from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder / 'config.json'} is not a configuration in JSON.") from error
-    kind = said.get("model_type") if isinstance(said, dict) else None
+    kind = written.get("model_type") if isinstance(written, dict) else None
     if kind not in CONFIG_MAPPING:
-        if isinstance(said, dict) and "auto_map" in said:
+        if isinstance(written, dict) and "auto_map" in written:
             raise CheckpointError(
                 f"The model in {folder} needs Python code of its own, which is never run here: choose one of "
                 "an architecture that transformers brings."
@@ -168,15 +168,14 @@ class Blueprint:
             )
         with reading("a model", folder), torch.device("meta"):
             skeleton = make(config)
-        found = describe(open_state_dict(folder))
-        known = skeleton.state_dict(keep_vars=True)
+        stored = describe(open_state_dict(folder))
+        expected = skeleton.state_dict(keep_vars=True)
         prefix = max(
-            ("", f"{skeleton.base_model_prefix}."),
-            key=lambda each: sum(each + name in known for name in found),
+            ("", f"{skeleton.base_model_prefix}."), key=lambda start: sum(start + name in expected for name in stored)
         )
-        if problem := _problem(known, found, prefix):
+        if problem := _problem(expected, stored, prefix):
             raise CheckpointError(f"The checkpoint in {folder} does not fit its config.json: it {problem}.")
-        constants = {name: tensor for name, tensor in found.items() if prefix + name not in known}
+        constants = {name: tensor for name, tensor in stored.items() if prefix + name not in expected}
         return cls(folder, skeleton, prefix, constants)
 
     @property
@@ -195,9 +194,9 @@ class Blueprint:
         Raises:
             CheckpointError: transformers can't build it.
         """
-        known = self.skeleton.state_dict(keep_vars=True)
+        expected = self.skeleton.state_dict(keep_vars=True)
         if weights is None:
-            once = {id(tensor): (name, tensor) for name, tensor in known.items()}.values()
+            once = {id(tensor): (name, tensor) for name, tensor in expected.items()}.values()
             tensors = {
                 name: torch.empty(tensor.shape, dtype=dtype if tensor.is_floating_point() else tensor.dtype)
                 for name, tensor in once
@@ -216,14 +215,14 @@ class Blueprint:
         return model.get_submodule(self.prefix.removesuffix("."))
 
 
-def _problem(known: Mapping[str, Tensor], found: Mapping[str, Described], prefix: str) -> str:
+def _problem(expected: Mapping[str, Tensor], stored: Mapping[str, Described], prefix: str) -> str:
     """Return what keeps tensors from being those of a model, within a sentence, or ``""``."""
-    given = {id(known[prefix + name]) for name in found if prefix + name in known}
-    for name, tensor in known.items():
+    given = {id(expected[prefix + name]) for name in stored if prefix + name in expected}
+    for name, tensor in expected.items():
         if id(tensor) not in given:  # those that are tied to others may be left out
             return f"lacks the tensor '{name}'"
-    for name, (shape, _) in found.items():
-        wanted = known.get(prefix + name)
+    for name, (shape, _) in stored.items():
+        wanted = expected.get(prefix + name)
         if wanted is not None and wanted.shape != shape:
             return f"holds '{name}' with shape {tuple(shape)} where the model has {tuple(wanted.shape)}"
         if wanted is None and not is_constant(name):
