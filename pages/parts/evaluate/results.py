@@ -169,7 +169,7 @@ def centre(merge: MergeAnalysis) -> np.ndarray:
     """Return the point that planes pass through: the front's middle, or that of the measured points."""
     if merge.front is not None and len(merge.front.x):
         return np.asarray(merge.front.x[len(merge.front.x) // 2])
-    return merge.space.points(merge.X[merge.inside] if merge.inside.any() else merge.X).mean(axis=0)
+    return np.asarray((merge.X[merge.inside] if merge.inside.any() else merge.X).mean(axis=0))
 
 
 def fit(analysis: StudyAnalysis, merge: MergeAnalysis) -> None:

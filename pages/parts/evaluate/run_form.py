@@ -128,7 +128,7 @@ def run_form(study: Study, runs: Sequence[Run], *, disabled: bool) -> RunConfig 
         drawn = [field for field in basic_method if field.name != "seed"]
         usual = {} if space is None else {"points": method.default_points(space)}
         names = [objective.name for objective in config.objectives]
-        form = {"usual": usual, "names": names, "disabled": disabled}
+        form: dict[str, Any] = {"usual": usual, "names": names, "disabled": disabled}
         method_settings = settings_form.draw(drawn, before_method, lambda n: key(f"{method.name}_{n}"), **form)
         more["images"] = images(study, last, key, disabled=disabled)
         more |= _bounds(space, last, key, disabled=disabled)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import streamlit as st
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mapmerge_core.studies.config import StudyConfig
     from mapmerge_core.weights.io.hub import Download
 
+T = TypeVar("T")
 KEPT = 64
 """Answers that are kept."""
 
@@ -84,11 +85,12 @@ def _guarded(work: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever is aske
         ) from error
 
 
-def _answer(worker: str, question: str, key: str, work: Callable[[], Any], text: str) -> Any:  # noqa: ANN401 - see `work`
+def _answer(worker: str, question: str, key: str, work: Callable[[], T], text: str) -> T | None:
     """Return the answer; None, and a spinner that redraws the page by itself, until it is there."""
     future = _answers().ask(worker, question, key, work)
     if future.done():
-        return future.result()
+        answer: T = future.result()
+        return answer
     live.wait(future.done, text)
     return None
 

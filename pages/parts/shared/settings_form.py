@@ -81,11 +81,11 @@ def _number(field: SettingField, value: Any, usual: object, common: Mapping[str,
         None if math.isinf(end) or excludes else field.kind(end)
         for end, excludes in ((field.low, field.excludes_low), (field.high, field.excludes_high))
     ]
-    step: dict[str, Any] = {"step": 1, "format": "%d"}
+    more: dict[str, Any] = {"step": 1, "format": "%d"}
     if field.kind is float:
-        step = {"step": 0.05 if field.high <= 1 else 0.1, "format": "%g"}
-    placeholder = "" if usual is None else str(usual)
-    return st.number_input(title(field), *ends, value=value, placeholder=placeholder, **step, **common)
+        more = {"step": 0.05 if field.high <= 1 else 0.1, "format": "%g"}
+    more |= {"min_value": ends[0], "max_value": ends[1], "placeholder": "" if usual is None else str(usual)}
+    return st.number_input(title(field), value=value, **more, **common)
 
 
 def _weights(

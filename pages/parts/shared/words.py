@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
 
-STATUS = {
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+STATUS: Mapping[str | None, tuple[str, str, Literal["gray", "blue", "orange", "red", "green"]]] = {
     None: ("New", ":material/fiber_new:", "gray"),
     "queued": ("Waiting", ":material/hourglass_empty:", "blue"),
     "running": ("Running", ":material/play_arrow:", "blue"),
@@ -17,7 +21,7 @@ STATUS = {
 
 
 def ago(moment: datetime) -> str:
-    """How long ago: "just now", "5 min ago", "3 h ago", or the date."""
+    """Return how long ago: "just now", "5 min ago", "3 h ago", or the date."""
     seconds = (datetime.now(UTC) - moment.replace(tzinfo=moment.tzinfo or UTC)).total_seconds()
     if seconds < 60:
         return "just now"
@@ -29,7 +33,7 @@ def ago(moment: datetime) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A duration as people say it: "8 s", "2 min 5 s", "1 h 12 min"."""
+    """Return a duration as people say it: "8 s", "2 min 5 s", "1 h 12 min"."""
     if seconds is None:
         return "unknown"
     whole = max(0, round(seconds))
@@ -43,12 +47,12 @@ def duration(seconds: float | None) -> str:
 
 
 def share(part: float) -> str:
-    """A share of a whole: "50%", "12.5%"."""
+    """Return a share of a whole: "50%", "12.5%"."""
     return f"{100 * part:.3g}%"
 
 
 def size(n_bytes: float) -> str:
-    """A file size: "2.4 MB"."""
+    """Return a file size: "2.4 MB"."""
     for unit in ("B", "kB", "MB"):
         if n_bytes < 1000:
             return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
