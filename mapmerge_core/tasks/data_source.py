@@ -27,8 +27,7 @@ class DataSource:
 
     Attributes:
         path: A file (``.npz``, ``.parquet``, ``.txt``, ``.jsonl``, ...), a folder,
-            ``hf://datasets/org/name[@revision]`` or ``torchvision://NAME``. Files and folders are made
-            absolute.
+            ``hf://datasets/org/name[@revision]`` or ``torchvision://NAME``. Files and folders are made absolute.
         config: Which configuration of a dataset that has several.
         image: The column that holds the images.
         label: The column that holds the labels.

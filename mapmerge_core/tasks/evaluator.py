@@ -83,8 +83,7 @@ class Evaluator:
         tasks: By name.
         objectives: The K objectives, in order.
         device: Where models are merged and measured.
-        precision: What ``precision`` came to; hand it and `batch_size` to another `Evaluator` to get the
-            same outcomes.
+        precision: What ``precision`` came to; hand it and `batch_size` to another `Evaluator` to get the same outcomes.
         batch_size: Examples in a batch, as a rule.
         exported_vectors: The task vectors as an export merges them, on the CPU.
         siblings: Evaluators of the same tasks and vectors on other devices, for other points meanwhile.
@@ -190,8 +189,7 @@ class Evaluator:
         Args:
             point: What writes models, such as a prepared merge, and x, a point of its space.
             objectives: Keys of the objectives to measure; all by default.
-            split: "val" or "test"; the latter is measured whole, and the model is written as an export holds
-                it.
+            split: "val" or "test"; the latter is measured whole, and the model is written as an export holds it.
             precision: By default `precision` for the validation split and float32 for the test split, so that
                 a measured figure is what any other program gets from the exported model.
             images: How many examples of each task's validation split to measure; all by default.

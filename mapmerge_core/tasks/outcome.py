@@ -22,9 +22,8 @@ class Outcome:
             measured in that of `nested_order`.
         seconds: Wall time.
         n_total: How many examples the split has; None where all were measured.
-        standard_error: Where all were measured how far the value may be from that on all data like these,
-            for error bars; where some were, how far it may be from the whole split's. None where it isn't
-            known.
+        standard_error: Where all were measured how far the value may be from that on all data like these, for error
+            bars; where some were, how far it may be from the whole split's. None where it isn't known.
     """
 
     value: float

@@ -13,11 +13,10 @@ if TYPE_CHECKING:
 def nested_order(strata: NDArray[Any] | None, n: int, seed: int = 0) -> NDArray[np.intp]:
     """Return an order of a split's examples of which every beginning is a sample of the whole.
 
-    Systematic sampling, stratified: of a class with N_h examples, shuffled, the j-th has the key
-    (j + u_h) / N_h with one u_h, uniform in [0, 1), and the examples are sorted by their keys. Up to any key
-    t a class has N_h t examples, give or take less than one. Every example is as likely as any other to be
-    among the first, so that their mean is an unbiased estimate of the split's; and a longer beginning holds
-    every shorter one.
+    Systematic sampling, stratified: of a class with N_h examples, shuffled, the j-th has the key (j + u_h) / N_h with
+    one u_h, uniform in [0, 1), and the examples are sorted by their keys. Up to any key t a class has N_h t examples,
+    give or take less than one. Every example is as likely as any other to be among the first, so that their mean is an
+    unbiased estimate of the split's; and a longer beginning holds every shorter one.
 
     Args:
         strata: Each example's class (n,); None for a plain permutation.

@@ -29,8 +29,7 @@ def to_pixels(held: object, name: str, folder: Path | None = None) -> np.ndarray
     """Return an image's pixels as they are meant to be seen.
 
     Args:
-        held: A file's path, bytes or both (``{"bytes": ..., "path": ...}``), a Pillow image, an array, or
-            nested lists.
+        held: A file's path, bytes or both (``{"bytes": ..., "path": ...}``), a Pillow image, an array, or nested lists.
         name: What a message calls it.
         folder: Where relative paths start.
 

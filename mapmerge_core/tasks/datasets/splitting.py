@@ -134,8 +134,7 @@ def divide(labels: np.ndarray, splits: Sequence[str], share: float, seed: int) -
 def subset(labels: np.ndarray, limit: int | None, seed: int) -> np.ndarray:
     """Choose at most ``limit`` rows, of every class the same share.
 
-    Every class is there if there are no more classes than ``limit``; a smaller limit's rows are among a
-    larger one's.
+    Every class is there if there are no more classes than ``limit``; a smaller limit's rows are among a larger one's.
 
     Args:
         labels: n integers.

@@ -90,8 +90,7 @@ class Metric:
         low: Its least possible value, or ``-math.inf``.
         high: Its greatest possible value, or ``math.inf``.
         title: What pages call it; by default its name.
-        needs: What it looks at, names of `Predictions`' attributes: families give some of them, see
-            ``Family.gives``.
+        needs: What it looks at, names of `Predictions`' attributes: families give some of them, see ``Family.gives``.
         observes: Names what it observes; metrics that observe the same thing share one name, so that it is
             collected once.
         is_share_right: Whether it is the share of examples that are right, with a binomial error.

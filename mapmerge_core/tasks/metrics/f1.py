@@ -19,9 +19,8 @@ class F1(MetricOfClasses):
     def score(self, observed: NDArray[Any], labels: NDArray[Any]) -> Score:
         """Return the mean F1 of the classes that have examples.
 
-        F1 of class c is 2 TP_c / (T_c + P_c), of right ones, of true ones and of predicted ones. Its error
-        follows from the delta method: example i changes it by (2 [right] − F1_c ([true] + [predicted])) /
-        (T_c + P_c).
+        F1 of class c is 2 TP_c / (T_c + P_c), of right ones, of true ones and of predicted ones. Its error follows from
+        the delta method: example i changes it by (2 [right] − F1_c ([true] + [predicted])) / (T_c + P_c).
         """
         right = observed == labels
         classes, true = np.unique(labels, return_inverse=True)

@@ -37,10 +37,9 @@ class CallableFamily(Family):
 
     The function is called once for each merge and split that something is measured on, either as
     ``function(state_dict)`` or, if its second parameter is named ``split`` or has no default, as
-    ``function(state_dict, split)`` with "val" or "test". It returns a dictionary with a number for each task,
-    by name; for a task with several metrics a dictionary of numbers by the metrics' names.
-    Without a ``split`` it measures the same data for both, so that figures of the test split are then no
-    check of what was chosen on the validation split.
+    ``function(state_dict, split)`` with "val" or "test". It returns a dictionary with a number for each task, by
+    name; for a task with several metrics a dictionary of numbers by the metrics' names. Without a ``split`` it
+    measures the same data for both: then the test split is no check of what was chosen on the validation split.
 
     ``state_dict`` holds the tensors of the merged model under the names, in the dtypes and in the shapes of
     the pre-trained checkpoint, on `device`: the very numbers that an export holds, whatever the precision of

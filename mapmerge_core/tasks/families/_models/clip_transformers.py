@@ -117,8 +117,7 @@ def blueprint(folder: Path) -> Blueprint:
     """Return the CLIP model of a folder, not built yet.
 
     Raises:
-        CheckpointError: The folder can't be read, is no CLIP model, or its checkpoint doesn't fit its
-            configuration.
+        CheckpointError: The folder can't be read, is no CLIP model, or its checkpoint doesn't fit its configuration.
     """
     return Blueprint.draw(Path(folder), _make)
 
