@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.registries import METRICS
-from mapmerge_core.tasks.metrics import Metric, Observer, Predictions
+from mapmerge_core.registries import FAMILIES, METRICS
+from mapmerge_core.tasks.metrics import Metric, Observer, Predictions, Score
+from mapmerge_core.tasks.metrics.base import MetricOfClasses
 from mapmerge_core.tasks.outcome import pack, unpack
+from mapmerge_core.tasks.subsets import standard_error
 
 CLASSES = 7
 
@@ -163,3 +165,30 @@ def test_a_metric_of_ones_own_has_no_function():
 def test_bounds_that_are_none_are_refused(bounds):
     with pytest.raises(MapMergeError, match=r"can't lie between .*: give a lower bound below the upper one"):
         Metric("odd", maximize=True, **bounds)
+
+
+class ErrorRate(MetricOfClasses):
+    """Share of examples whose most likely class is wrong."""
+
+    is_mean = True
+
+    def score(self, observed, labels):
+        wrong = observed != labels
+        return Score(float(wrong.mean()), standard_error(wrong), wrong)
+
+
+def test_one_class_adds_a_metric_to_every_family_that_gives_what_it_needs():
+    metric = METRICS.register(ErrorRate("error rate", maximize=False, low=0.0, high=1.0))
+    try:
+        assert metric in FAMILIES["clip"].measurable()
+        assert metric in FAMILIES["classifier"].measurable()
+        assert metric not in FAMILIES["language"].measurable()
+        assert (metric.title, metric.help) == ("Error rate", ErrorRate.__doc__)
+        observer = Observer([metric, METRICS["accuracy"]], 50)
+        batch, labels = predictions(metric, 50)
+        observer.add(0, batch)
+        scores = observer.scores(labels)
+        assert scores[metric].value == pytest.approx(1 - scores[METRICS["accuracy"]].value)
+    finally:
+        METRICS.unregister("error rate")
+    assert metric not in FAMILIES["clip"].measurable()
