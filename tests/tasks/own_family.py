@@ -1,7 +1,5 @@
 """A family of one's own, as the README shows it: small networks for regression."""
 
-from typing import ClassVar
-
 import numpy as np
 import torch
 from sklearn.metrics import r2_score
@@ -15,7 +13,7 @@ R2 = mm.Metric("R²", maximize=True, high=1.0)
 class Regression(mm.Family):
     """Networks of two layers, measured on val_x, val_y, test_x and test_y of an .npz file."""
 
-    metrics: ClassVar = (mm.LOSS, R2)
+    metrics = (mm.LOSS, R2)
 
     def __init__(self, architecture, pretrained):
         n_in, width, n_out = map(int, architecture.split("-"))  # such as "8-32-1"
