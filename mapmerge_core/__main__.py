@@ -1,22 +1,25 @@
-"""The command line: ``python -m mapmerge_core COMMAND``; ``--help`` lists commands and exit codes."""
+"""The command ``mapmerge``; ``python -m mapmerge_core`` is the same."""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING
 
-from mapmerge_core.cli.parser import build_parser
+import typer
+from typer.exceptions import TyperException
+from typer.main import get_command
+
+from mapmerge_core.cli.app import app
 from mapmerge_core.errors import MapMergeError, RuleError
 
 if TYPE_CHECKING:
-    from argparse import Namespace
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 UNEXPECTED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command.
+    """Run one command.
 
     Args:
         arguments: What was typed after the program's name, by default ``sys.argv[1:]``.
@@ -24,26 +27,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    options = build_parser().parse_args(arguments)
     try:
-        from mapmerge_core.cli import commands
-
-        command: Callable[[Namespace], int] = getattr(commands, options.command.replace("-", "_"))
-        return command(options)
+        code = get_command(app)(
+            list(sys.argv[1:] if arguments is None else arguments), prog_name="mapmerge", standalone_mode=False
+        )
+    except typer.Exit as stop:
+        return stop.exit_code
+    except TyperException as error:
+        return _end(BAD_INPUT, error.format_message())
     except RuleError as error:
         return _end(BAD_INPUT, str(error), error.pointer)
     except MapMergeError as error:
         return _end(BAD_INPUT, str(error))
-    except KeyboardInterrupt as stop:
+    except (KeyboardInterrupt, typer.Abort) as stop:
         return _end(INTERRUPTED, *map(str, stop.args))
     except Exception as error:  # noqa: BLE001 - whatever it is, nobody wants a traceback
-        from mapmerge_core.studies.runs.runner import explain
-
-        return _end(UNEXPECTED, explain(error))
+        return _end(UNEXPECTED, f"Unexpected error: {type(error).__name__}: {' '.join(str(error).split())}")
+    return code if isinstance(code, int) else 0
 
 
 def _end(code: int, *lines: str) -> int:
-    sys.stderr.writelines(f"{line}\n" for line in lines)
+    sys.stderr.writelines(f"{line}\n" for line in lines if line)
     return code
 
 

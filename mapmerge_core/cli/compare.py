@@ -1,134 +1,135 @@
-"""The command ``compare``: every run, baseline and reference of a study by its measured test metrics."""
+"""The command ``compare``: every run, merge and reference of a study by its measured test metrics."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from mapmerge_core.cli.opening import find_run
-from mapmerge_core.cli.output import number, percent, print_json, print_table, progress_bar, say
-from mapmerge_core.cli.session import Session, check_device, ctrl_c_stops, parse_weights
-from mapmerge_core.errors import Cancelled, StudyError
-from mapmerge_core.studies.runs.baselines import check_offered
-from mapmerge_core.studies.inputs.checking import check_spec
-from mapmerge_core.studies.analysis.comparing import Comparison, complete, to_table
-from mapmerge_core.studies.analysis.comparing import compare as compare_study
-from mapmerge_core.studies.config.demo import demo_runs, find_demo_study
-from mapmerge_core.studies.analysis.entries import shares_of
-from mapmerge_core.studies.config.manifest import DEMO_ZOO, demo_tasks, spec_from_manifest
-from mapmerge_core.studies.analysis.siblings import family_of
+import typer
+
+from mapmerge_core.cli.options import Device, Json, Preference, Seed, Tasks, Zoo, parse_weights
+from mapmerge_core.errors import StudyError
 
 if TYPE_CHECKING:
-    from argparse import Namespace
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable
 
-    from mapmerge_core.studies.store.rows import StudyRow
-    from mapmerge_core.studies.config.study import StudySpec
+    from mapmerge_core.cli.session import Session
+    from mapmerge_core.studies.analysis.comparing import Comparison
+    from mapmerge_core.studies.config.study_file import StudyFile
+    from mapmerge_core.studies.store import Study
 
 
-def compare(options: Namespace) -> int:
-    """Makes the baselines, measures what is missing, and prints the comparison."""
-    if (options.study is None) != options.demo:
+def compare(
+    study: Annotated[str | None, typer.Argument(metavar="STUDY", help="A study's name or number.")] = None,
+    *,
+    demo: Annotated[bool, typer.Option("--demo", help="Every method on the bundled models.")] = False,
+    tasks: Tasks = None,
+    points: Annotated[int | None, typer.Option(metavar="P", help="MAP's points in the demo.")] = None,
+    direct_points: Annotated[int | None, typer.Option(metavar="P", help="Direct search's points in the demo.")] = None,
+    zoo: Zoo = None,
+    preference: Preference = None,
+    merges: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Make only these merges that are missing; all if left out.")
+    ] = None,
+    no_merges: Annotated[bool, typer.Option("--no-merges", help="Make no merge that is missing.")] = False,
+    normalise: Annotated[bool, typer.Option("--normalise", help="Show shares of the own models' values.")] = False,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table, too.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Measure and compare every run, merge and own model on the test split."""
+    from mapmerge_core.cli.output import progress_bar
+    from mapmerge_core.cli.session import Session, check_device, ctrl_c_stops, stopped_kindly
+    from mapmerge_core.studies.analysis.comparing import compare as compare_study
+    from mapmerge_core.studies.config import Compute
+    from mapmerge_core.studies.runs.completing import complete
+
+    if (study is None) != demo:
         raise StudyError("Name either a study, or with --demo the bundled models.")
-    check_device(options.device)
-    if options.csv is not None and (options.csv.is_dir() or not options.csv.absolute().parent.is_dir()):
-        raise StudyError(f"{options.csv} can't be written: choose a file in a folder that exists.")
-    try:
-        study, comparison = _prepare(options)
-    except (Cancelled, KeyboardInterrupt):
-        raise KeyboardInterrupt(
-            "Stopped; everything measured is kept, and the same command goes on."
-        ) from None
-    if options.csv is not None:
-        _write_csv(comparison, options.csv, normalise=options.normalise)
-    if options.json:
+    if no_merges and merges is not None:
+        raise StudyError("--merges names merges to make, and --no-merges makes none: give one of them.")
+    for option, value in (("tasks", tasks), ("points", points), ("direct-points", direct_points), ("zoo", zoo)):
+        if value is not None and not demo:
+            raise StudyError(f"--{option} is for --demo: leave it out.")
+    check_device(device)
+    if csv is not None and (csv.is_dir() or not csv.absolute().parent.is_dir()):
+        raise StudyError(f"{csv} can't be written: choose a file in a folder that exists.")
+    named = None if merges is None else [name.strip() for name in merges.split(",")]
+    with stopped_kindly():
+        if demo:
+            from mapmerge_core.cli.opening import demo_of
+
+            file = demo_of(tasks, points, seed, device, zoo)
+            weights = _check(file.config, preference, named)
+            session = Session()
+            kept = _run_demo(session, file, direct_points)
+        else:
+            session = Session()
+            kept = session.store.studies.find(study or "")
+            weights = _check(kept.config, preference, named)
+        with progress_bar("Merges and test metrics") as progress, ctrl_c_stops() as cancel:
+            complete(
+                session.store,
+                kept.id,
+                session.evaluators.get,
+                merges=not no_merges if named is None else named,
+                weights=weights,
+                seed=seed,
+                compute=Compute(device=device),
+                cancel=cancel,
+                progress=progress,
+            )
+    comparison = compare_study(session.store, kept.id, weights=weights, seed=seed)
+    if csv is not None:
+        _write_csv(comparison, csv, normalise=normalise)
+    if json:
         _print_json(comparison)
     else:
-        _say_comparison(study, comparison, normalise=options.normalise)
-    return 0
+        _say(kept, comparison, normalise=normalise)
 
 
-def _prepare(options: Namespace) -> tuple[StudyRow, Comparison]:
-    """The study with all that was asked for made and measured."""
-    if options.demo:
-        session, study, weights = _run_demo(options)
-    else:
-        for name in ("tasks", "points", "direct_points", "zoo"):
-            if getattr(options, name) is not None:
-                raise StudyError(f"--{name.replace('_', '-')} is for --demo: leave it out.")
-        session = Session()
-        study = session.store.find_study(options.study)
-        weights = _check(options, study.spec, family_of(session.store, study)[0].spec)
-    named = _named_baselines(options)
-    with progress_bar("Baselines and test metrics") as progress, ctrl_c_stops() as cancel:
-        complete(
-            session.store,
-            study.id,
-            lambda member: session.evaluators.get(member, options.device),
-            baselines=not options.no_baselines if named is None else named,
-            weights=weights,
-            seed=options.seed,
-            cancel=cancel,
-            progress=progress,
-        )
-    return study, compare_study(session.store, study.id, weights=weights, seed=options.seed)
+def _check(config: Any, preference: str | None, named: list[str] | None) -> dict[str, float] | None:  # noqa: ANN401
+    """Return the preference that was typed; refuse it and unknown merges before anything is measured."""
+    from mapmerge_core.registries import MERGES
+    from mapmerge_core.studies.analysis.references import shares_of
 
-
-def _run_demo(options: Namespace) -> tuple[Session, StudyRow, Mapping[str, float] | None]:
-    """The demo's study with every method run to its end."""
-    n_tasks = 2 if options.tasks is None else options.tasks
-    zoo = options.zoo or DEMO_ZOO
-    spec = spec_from_manifest(zoo, demo_tasks(n_tasks, zoo))
-    weights = _check(options, spec, spec)
-    runs = demo_runs(
-        n_tasks,
-        points=options.points,
-        direct_points=options.direct_points,
-        seed=options.seed,
-        device=options.device,
-        zoo=zoo,
-    )
-    check_spec(spec)
-    session = Session()
-    study = find_demo_study(session.store, n_tasks, zoo=zoo)
-    for method, settings in runs:
-        run = find_run(session.store, study, method, settings)
-        run = run or session.store.create_run(study.id, settings, method)
-        if run.status != "done":
-            session.run(run.id, options.device)
-    return session, study, weights
-
-
-def _check(options: Namespace, spec: StudySpec, base: StudySpec) -> Mapping[str, float] | None:
-    """The preference that was typed; refuses it and unknown baselines before anything is measured.
-
-    Baselines are those of ``base``, the same models' study without a transform if there is one.
-    """
-    weights = None if options.preference is None else parse_weights(options.preference, spec.task_names)
-    shares_of(weights, spec.task_names)
-    for name in _named_baselines(options) or []:
-        check_offered(base, name)
+    names = tuple(objective.name for objective in config.objectives)
+    weights = None if preference is None else parse_weights(preference, names)
+    shares_of(weights, config.objectives)
+    for name in named or []:
+        MERGES[name]().check(config.facts())
     return weights
 
 
-def _named_baselines(options: Namespace) -> list[str] | None:
-    """The baselines that were asked for by name; None where all are wanted."""
-    if options.baselines is None:
-        return None
-    return [name.strip() for name in options.baselines.split(",")]
+def _run_demo(session: Session, file: StudyFile, direct_points: int | None) -> Study:
+    """Run every method on the demo's study to its end."""
+    from mapmerge_core.cli.opening import open_study
+    from mapmerge_core.studies.config.demo import demo_comparison
+
+    runs = demo_comparison(file, direct_points)
+    study = open_study(session.store, file)
+    for config in runs:
+        run = session.store.runs.find_same(study.id, config) or session.store.runs.create(study.id, config)
+        if run.status != "done":
+            session.run(run.id, config.compute)
+    return study
 
 
 def _print_json(comparison: Comparison) -> None:
+    from mapmerge_core.cli.output import print_json
+
+    objectives = [objective.name for objective in comparison.objectives]
     names = {row.key: row.name for row in comparison.rows}
     print_json(
         {
-            "tasks": comparison.tasks,
+            "objectives": objectives,
             "rows": [
                 {
                     "name": row.name,
                     "kind": row.kind,
-                    "c": row.c,
-                    "metrics": dict(zip(comparison.tasks, row.metrics.tolist(), strict=True)),
+                    "x": row.x,
+                    "metrics": dict(zip(objectives, row.metrics.tolist(), strict=True)),
                     "evaluations": row.evaluations,
                     "seconds": row.seconds,
                 }
@@ -139,13 +140,14 @@ def _print_json(comparison: Comparison) -> None:
     )
 
 
-def _say_comparison(study: StudyRow, comparison: Comparison, *, normalise: bool) -> None:
-    shown = ", ".join(
-        f"{task} {100 * weight:.3g}%"
-        for task, weight in zip(comparison.tasks, comparison.weights, strict=True)
-        if weight
-    )
-    of = ", as shares of the single-task models'" if normalise else ""
+def _say(study: Study, comparison: Comparison, *, normalise: bool) -> None:
+    from mapmerge_core.cli.output import number, percent, print_table, say
+    from mapmerge_core.studies.analysis.comparing import to_table
+
+    objectives = comparison.objectives
+    weights = zip(objectives, comparison.weights, strict=True)
+    shown = ", ".join(f"{objective.name} {100 * weight:.3g}%" for objective, weight in weights if weight)
+    of = ", as shares of the own models'" if normalise else ""
     say(f"{study.name}: metrics on the test split{of}; the preference is {shown}.\n")
     table = to_table(comparison, normalise)
     as_text: dict[str, Callable[[Any], str]] = {
@@ -155,8 +157,8 @@ def _say_comparison(study: StudyRow, comparison: Comparison, *, normalise: bool)
         "evaluations": str,
         "seconds": "{:.1f}".format,
     }
-    in_percent = [normalise or metric.is_share for metric in comparison.metrics]
-    # The columns of the tasks stand in their order, after the two first.
+    in_percent = [normalise or objective.metric.is_share for objective in objectives]
+    # The objectives' columns stand in their order, after the two first.
     for name, is_share in zip(table.columns[2:], in_percent, strict=False):
         as_text[name] = percent if is_share else number
     if not all(in_percent):
@@ -167,14 +169,14 @@ def _say_comparison(study: StudyRow, comparison: Comparison, *, normalise: bool)
         if row.problem:
             say(f"\n{row.name}: {row.problem}")
     if comparison.offered:
-        titles = "; ".join(f"{kind.title} ({kind.name})" for kind in comparison.offered)
-        say(f"\nNot made yet, in brackets the names for --baselines: {titles}.")
+        titles = "; ".join(f"{merge.label} ({merge.name})" for merge in comparison.offered)
+        say(f"\nNot made yet, in brackets the names for --merges: {titles}.")
 
 
 def _write_csv(comparison: Comparison, path: Path, *, normalise: bool) -> None:
+    from mapmerge_core.studies.analysis.comparing import to_table
+
     try:
         to_table(comparison, normalise).to_csv(path, index=False)
     except OSError as error:
-        raise StudyError(
-            f"{path} can't be written ({error.strerror or error}): choose another file."
-        ) from error
+        raise StudyError(f"{path} can't be written ({error.strerror or error}): choose another file.") from error

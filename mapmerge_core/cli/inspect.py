@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from mapmerge_core.cli.options import Json
 from mapmerge_core.cli.output import number, percent, print_json, print_table, say
 from mapmerge_core.errors import CheckpointError
 from mapmerge_core.weights.io.hub import HubRef, parse_source
 
 if TYPE_CHECKING:
-    from argparse import Namespace
     from collections.abc import Sequence
 
     from mapmerge_core.weights.io.inspection import Inspection, ModelReport
@@ -20,26 +22,33 @@ _LISTED = 10
 """Tensors that are listed; JSON has them all."""
 
 
-def inspect(options: Namespace) -> int:
-    """Prints what checkpoints hold and how they compare with the model that they started from."""
+def inspect(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Checkpoints: files, folders or hf://...")],
+    *,
+    against: Annotated[str | None, typer.Option(metavar="PRETRAINED", help="The model that they started from.")] = None,
+    without: Annotated[
+        str, typer.Option(metavar="A,B", help="Tensors that aren't compared, such as fc.weight,fc.bias.")
+    ] = "",
+    json: Json = False,
+) -> None:
+    """Say what checkpoints hold and whether they belong together."""
     from mapmerge_core.weights.io.inspection import inspect_models
 
-    sources = [_source(path) for path in options.paths]
-    against = None if options.against is None else _source(options.against)
-    without = [name.strip() for name in (options.without or "").split(",") if name.strip()]
-    found = inspect_models(dict(zip(_names(sources), sources, strict=True)), against, without=without)
-    if options.json:
+    sources = [_source(path) for path in paths]
+    pretrained = None if against is None else _source(against)
+    left_out = [name.strip() for name in without.split(",") if name.strip()]
+    inspection = inspect_models(dict(zip(_names(sources), sources, strict=True)), pretrained, without=left_out)
+    if json:
         print_json(
             {
-                "part": found.part,
-                "pretrained": _plain(found.pretrained) if found.pretrained else None,
-                "models": [_plain(model) for model in found.models],
-                "cosines": found.cosines,
+                "part": inspection.part,
+                "pretrained": _plain(inspection.pretrained) if inspection.pretrained else None,
+                "models": [_plain(model) for model in inspection.models],
+                "cosines": inspection.cosines,
             }
         )
     else:
-        _print(found)
-    return 0
+        _print(inspection)
 
 
 def _source(text: str | Path) -> Path | HubRef:
@@ -51,8 +60,7 @@ def _names(sources: Sequence[Path | HubRef]) -> list[str]:
     """Short names that differ: a file's or folder's, or with its folder's where two are called alike."""
     stems = [source.name if isinstance(source, HubRef) else _name(source) for source in sources]
     names = [
-        stem if stems.count(stem) == 1 else _longer(stem, source)
-        for stem, source in zip(stems, sources, strict=True)
+        stem if stems.count(stem) == 1 else _longer(stem, source) for stem, source in zip(stems, sources, strict=True)
     ]
     for name in names:
         if names.count(name) > 1:
@@ -74,8 +82,8 @@ def _plain(model: ModelReport) -> dict[str, object]:
     return asdict(model) | {"path": str(model.path)}
 
 
-def _print(found: Inspection) -> None:
-    everything = [*([found.pretrained] if found.pretrained else []), *found.models]
+def _print(inspection: Inspection) -> None:
+    everything = [*([inspection.pretrained] if inspection.pretrained else []), *inspection.models]
     print_table(
         ("model", "architecture", "tensors", "parameters", "dtypes", "MB", "SHA-256"),
         [
@@ -91,9 +99,9 @@ def _print(found: Inspection) -> None:
             for model in everything
         ],
     )
-    if found.pretrained:
+    if inspection.pretrained:
         say()
-        say(f"Against {found.pretrained.path}" + (f", tensors in '{found.part}'" if found.part else ""))
+        say(f"Against {inspection.pretrained.path}" + (f", tensors in '{inspection.part}'" if inspection.part else ""))
         print_table(
             ("task vector", "L1", "L2", "tensors changed"),
             [
@@ -103,13 +111,13 @@ def _print(found: Inspection) -> None:
                     percent(model.l2_ratio),
                     "doesn't fit" if model.problems else f"{len(model.changed)} of {model.n_compared}",
                 )
-                for model in found.models
+                for model in inspection.models
             ],
         )
-    if found.cosines is not None and len(found.models) > 1:
+    if inspection.cosines is not None and len(inspection.models) > 1:
         say()
-        names = [model.name for model in found.models]
-        rows = zip(names, found.cosines.tolist(), strict=True)
+        names = [model.name for model in inspection.models]
+        rows = zip(names, inspection.cosines.tolist(), strict=True)
         print_table(("cosine", *names), [(name, *map(number, row)) for name, row in rows])
     for model in everything:
         _list(f"'{model.name}' doesn't fit: it", model.problems)

@@ -15,17 +15,17 @@ from mapmerge_core.charts.units import value_text
 
 if TYPE_CHECKING:
     from mapmerge_core.studies.runs.measuring import Progress
-    from mapmerge_core.tasks.metric import Metric
+    from mapmerge_core.tasks.metrics.base import Metric
 
 
 def say(text: str = "") -> None:
-    """One line on standard output."""
+    """Print one line on standard output."""
     sys.stdout.write(f"{text}\n")
 
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Progress | None]:
-    """A bar with a time left on standard error, where that is a terminal."""
+    """Show a bar with the time left on standard error, where that is a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -39,7 +39,7 @@ def progress_bar(title: str) -> Iterator[Progress | None]:
 
 
 def print_json(values: Mapping[str, Any]) -> None:
-    """One JSON object; NaN, which JSON doesn't know, becomes null."""
+    """Print one JSON object; NaN, which JSON doesn't know, becomes null."""
     say(json.dumps(_plain(values), allow_nan=False))
 
 
@@ -55,25 +55,27 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
     return value
 
 
-def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Aligned columns; the first to the left, the others to the right."""
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
+    """Print aligned columns; the first ``left`` of them to the left, the others to the right."""
     widths = [max(len(line[k]) for line in [headers, *rows]) for k in range(len(headers))]
     for line in [headers, *rows]:
-        cells = [f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)]
-        cells[0] = f"{line[0]:<{widths[0]}}"
+        cells = [
+            f"{cell:<{width}}" if k < left else f"{cell:>{width}}"
+            for k, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
         say("  ".join(cells).rstrip())
 
 
 def metric_text(value: float | None, metric: Metric) -> str:
-    """A metric as people read it, "93.4%" or "2.713", a dash where there is none."""
+    """Write a metric as people read it, "93.4%" or "2.713", a dash where there is none."""
     return "-" if value is None or math.isnan(value) else value_text(value, metric)
 
 
 def percent(value: float | None) -> str:
-    """A fraction as people read it, a dash where there is none."""
+    """Write a fraction as people read it, a dash where there is none."""
     return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}%"
 
 
 def number(value: float) -> str:
-    """A coefficient or an R², a dash where there is none."""
+    """Write a coefficient or an R², a dash where there is none."""
     return "-" if math.isnan(value) else f"{value:.3f}"

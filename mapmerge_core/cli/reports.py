@@ -1,8 +1,7 @@
-"""How fits, fronts and picks are printed."""
+"""How fits, fronts and models are printed."""
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,116 +11,93 @@ from mapmerge_core.cli.output import metric_text, number, print_table, say
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mapmerge_core.studies.analysis.analysis import Analysis
-    from mapmerge_core.studies.inputs.checking import SpecCheck
-    from mapmerge_core.tasks.metric import Metric
+    from mapmerge_core.search.fronts import JointFront
+    from mapmerge_core.studies.analysis.analysis import StudyAnalysis
 
 SHOWN_ROWS = 20
 
 
-def by_task(analysis: Analysis, values: np.ndarray) -> dict[str, float]:
-    """A value for each task by its name."""
-    return dict(zip(analysis.tasks, values.tolist(), strict=True))
+def by_name(analysis: StudyAnalysis, values: np.ndarray) -> dict[str, float]:
+    """Return a value for each objective by its name."""
+    return dict(zip(analysis.names, np.asarray(values).tolist(), strict=True))
 
 
-def front_values(analysis: Analysis) -> dict[str, Any]:
-    """The study's front for JSON."""
-    found = analysis.fitted_front
-    return {"size": len(found), "c": found.c, "predicted": found.predicted}
+def front_values(front: JointFront) -> dict[str, Any]:
+    """Return a front for JSON: each row's merge and point, and its predicted objectives."""
+    return {"size": len(front), "merge": front.keys, "x": front.x, "predicted": front.predicted}
 
 
-def say_check(check: SpecCheck) -> None:
-    """What was guessed of a new study's models and datasets, for a person to check, on standard error."""
-    for model in check.models:
-        if model.warning:
-            sys.stderr.write(f"{model.warning}\n")
-        if model.data is None:
-            continue
-        notes = list(model.data.notes)
-        if model.data.columns:
-            columns = ", ".join(f"'{column}' as the {what}" for what, column in model.data.columns.items())
-            notes.insert(0, f"The columns are {columns}.")
-        if model.data.corrupt:
-            notes.append(f"Images left out as unreadable: {len(model.data.corrupt)}.")
-        for note in notes:
-            sys.stderr.write(f"{model.task}: {note}\n")
-
-
-def say_fit(analysis: Analysis) -> None:
-    """How well the surrogates fit, and the models that merging starts from."""
-    print_table(
-        ("task", "R²", "pre-trained", "single-task"),
-        [
-            (task, number(r2), metric_text(pretrained, metric), metric_text(single, metric))
-            for task, metric, r2, pretrained, single in zip(
-                analysis.tasks,
-                analysis.metrics,
-                analysis.r2,
-                analysis.pretrained,
-                analysis.single,
-                strict=True,
+def say_fit(analysis: StudyAnalysis) -> None:
+    """Print how well each merge's surrogates fit, and the models that merging starts from."""
+    fitted = [merge for merge in analysis.merges if merge.surrogates is not None]
+    headers = ("objective", *(f"R² {merge.title}" for merge in fitted), "pre-trained", "own model")
+    rows = []
+    for k, objective in enumerate(analysis.objectives):
+        metric = objective.metric
+        rows.append(
+            (
+                objective.name,
+                *(number(merge.r2[k]) for merge in fitted),
+                metric_text(analysis.pretrained[k], metric),
+                metric_text(analysis.single[k], metric),
             )
-        ],
-    )
+        )
+    print_table(headers, rows)
 
 
-def say_analysis(analysis: Analysis) -> None:
-    """The fit and the front."""
-    found = analysis.fitted_front
+def say_analysis(analysis: StudyAnalysis) -> None:
+    """Print the fit and the front."""
+    front = analysis.fitted_front
     say_fit(analysis)
-    if found.is_single_point:
+    if front.is_single_point:
         say("\nOne model is best at everything: there is no trade-off to choose from.")
     else:
-        listed = "" if len(found) <= SHOWN_ROWS else f", {SHOWN_ROWS} of them here and all with --json"
-        say(f"\nThe front has {len(found)} models{listed} (coefficients, then predicted metrics):")
-    say_models(analysis.tasks, analysis.metrics, found.c, found.predicted)
+        listed = "" if len(front) <= SHOWN_ROWS else f", {SHOWN_ROWS} of them here and all with --json"
+        say(f"\nThe front has {len(front)} models{listed} (merge and point, then predicted objectives):")
+    say_models(analysis, front.keys, front.x, front.predicted)
 
 
 def say_models(
-    tasks: Sequence[str],
-    metrics: Sequence[Metric],
-    C: np.ndarray,
-    values: np.ndarray,
-    *,
-    symbol: str = "c",
-    most: int = SHOWN_ROWS,
+    analysis: StudyAnalysis, merge_ids: Sequence[object], points: Sequence[np.ndarray], values: np.ndarray
 ) -> None:
-    """Models (``m x N``) with their metrics (``m x K``), at most ``most`` of them."""
-    rows = np.unique(np.linspace(0, len(C) - 1, most).round().astype(int))
+    """Print models, at most `SHOWN_ROWS` of them, with their objectives."""
+    titles = {merge.merge.id: merge.title for merge in analysis.merges}
+    shown = np.unique(np.linspace(0, len(points) - 1, SHOWN_ROWS).round().astype(int))
+    metrics = [objective.metric for objective in analysis.objectives]
     print_table(
-        (*(f"{symbol} {task}" for task in tasks), *tasks),
+        ("merge", "point", *analysis.names),
         [
-            (*map(number, c), *map(metric_text, row, metrics))
-            for c, row in zip(C[rows], values[rows], strict=True)
+            (titles[merge_ids[i]], point_text(points[i]), *map(metric_text, values[i], metrics))  # type: ignore[index]
+            for i in shown
         ],
+        left=2,
     )
 
 
-def say_chosen(
-    tasks: Sequence[str],
-    metrics: Sequence[Metric],
-    point: np.ndarray,
-    predictions: tuple[np.ndarray, np.ndarray, np.ndarray],
-    measured: Mapping[str, float],
-    symbol: str,
-) -> None:
-    """One model, task by task: its coefficients or preference, predicted metrics and the measured ones."""
-    predicted, lower, upper = predictions
+def point_text(x: np.ndarray) -> str:
+    """Write a point's coordinates."""
+    return " ".join(f"{value:.3f}" for value in x) or "-"
+
+
+def say_model(analysis: StudyAnalysis, merge_id: int, x: np.ndarray, measured: Mapping[str, float]) -> None:
+    """Print one model: its point, then its objectives as predicted and as measured."""
+    merge = analysis.merge(merge_id)
+    say(f"{merge.title} at {point_values(merge.merge.space.names, x) or 'its one point'}")
+    predicted, lower, upper = analysis.predict(merge_id, x)
     print_table(
-        ("task", symbol, "predicted", "90% interval", "measured"),
+        ("objective", "predicted", "90% interval", "measured"),
         [
             (
-                task,
-                number(point[k]),
-                metric_text(predicted[k], metric),
-                f"{metric_text(lower[k], metric)} to {metric_text(upper[k], metric)}",
-                metric_text(measured.get(task), metric),
+                objective.name,
+                metric_text(predicted[k], objective.metric),
+                f"{metric_text(lower[k], objective.metric)} to {metric_text(upper[k], objective.metric)}",
+                metric_text(measured.get(objective.name), objective.metric),
             )
-            for k, (task, metric) in enumerate(zip(tasks, metrics, strict=True))
+            for k, objective in enumerate(analysis.objectives)
         ],
     )
 
 
-def say_pick(analysis: Analysis, c: np.ndarray, measured: Mapping[str, float]) -> None:
-    """One model by its coefficients, task by task."""
-    say_chosen(analysis.tasks, analysis.metrics, c, analysis.predict(c), measured, "coefficient")
+def point_values(names: Sequence[str], x: np.ndarray) -> str:
+    """Write a point with its coordinates' names."""
+    return ", ".join(f"{name} {value:.3f}" for name, value in zip(names, x, strict=True))

@@ -1,4 +1,4 @@
-"""What commands share: the store, evaluators, Ctrl-C, and how people write weights."""
+"""What commands share: the store, evaluators, progress, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from mapmerge_core.cli.output import progress_bar
-from mapmerge_core.errors import StudyError
-from mapmerge_core.methods.catalogue import TITLES
+from mapmerge_core.errors import Cancelled
 from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
 from mapmerge_core.studies.runs.measuring import measure
-from mapmerge_core.studies.runs.runner import execute_run, last_settings
-from mapmerge_core.studies.store.store import Store
+from mapmerge_core.studies.runs.runner import execute_run
+from mapmerge_core.studies.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
 
-    from mapmerge_core.studies.store.rows import RunRow, StudyRow
-
+    from mapmerge_core.studies.config import Compute
+    from mapmerge_core.studies.store import Run, Study
 
 INFEASIBLE = 3
 """Exit code where no model meets a rule."""
@@ -36,39 +35,47 @@ class Session:
     evaluators: EvaluatorCache = field(default_factory=EvaluatorCache)
 
     def __post_init__(self) -> None:
-        self.store.recover()
+        self.store.runs.recover()
 
-    def run(self, run_id: int, device: str | None = None) -> RunRow:
-        """Runs a run to its end, with a progress bar, on another device than its own where one is given."""
-        claim = self.store.claim_run(run_id)
-        study_id = self.store.run(run_id).study_id
+    def run(self, run_id: int, compute: Compute | None = None) -> Run:
+        """Run a run to its end with a progress bar, on another device than its own where one is given.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C stopped it; everything measured is kept.
+        """
+        claim = self.store.runs.claim(run_id)
+        study_id = self.store.runs.get(run_id).study_id
         try:
-            if device is not None:
-                self.store.set_device(run_id, device)
-            with progress_bar(TITLES[self.store.run(run_id).method]) as progress, ctrl_c_stops() as cancel:
+            if compute is not None:
+                self.store.runs.set_compute(run_id, compute)
+            title = self.store.runs.get(run_id).config.label
+            with progress_bar(title) as progress, ctrl_c_stops() as cancel:
                 run = execute_run(self.store, run_id, self.evaluators.get, cancel=cancel, progress=progress)
-            stopped = run.status == "stopped"
+            is_stopped = run.status == "stopped"
         except KeyboardInterrupt:
-            stopped = True
+            is_stopped = True
         finally:
             claim.release()
-        if stopped:
-            raise KeyboardInterrupt(
-                f"Stopped; everything measured is kept, and `run --study {study_id}` goes on."
-            )
+        if is_stopped:
+            raise KeyboardInterrupt(f"Stopped; everything measured is kept, and `run --study {study_id}` goes on.")
         return run
 
-    def measure(self, study: StudyRow, c: np.ndarray, device: str) -> dict[str, float]:
-        """The metrics of the model at ``c`` (N,) on the test split."""
-        evaluator = self.evaluators.get(study, device, vectors=last_settings(self.store, study.id).vectors)
+    def measure(self, study: Study, merge_id: int, x: np.ndarray, compute: Compute) -> dict[str, float]:
+        """Measure one model on the test split, and return its values by the objectives' names."""
+        evaluator = self.evaluators.get(study, compute)
         with progress_bar("Measuring") as progress:
-            values = measure(self.store, study, evaluator, c[None], split="test", progress=progress)
-        return dict(zip(study.spec.task_names, values[0].tolist(), strict=True))
+            values = measure(self.store, study, evaluator, merge_id, x[None], split="test", progress=progress)
+        return {o.name: value for o, value in zip(study.config.objectives, values[0].tolist(), strict=True)}
+
+    def measured(self, study: Study, merge_id: int, x: np.ndarray) -> dict[str, float]:
+        """Return what is known of a model on the test split, by the objectives' names."""
+        values = self.store.evaluations.measured(merge_id, x, "test")
+        return {o.name: values[o.key] for o in study.config.objectives if o.key in values}
 
 
 @contextmanager
 def ctrl_c_stops() -> Iterator[Event]:
-    """An event that Ctrl-C sets, so that a run stops between two evaluations and never within a commit.
+    """Hand out an event that Ctrl-C sets, so that work stops between two evaluations, never within a commit.
 
     Pressed again, Ctrl-C interrupts at once.
     """
@@ -85,28 +92,21 @@ def ctrl_c_stops() -> Iterator[Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def parse_weights(text: str, tasks: tuple[str, ...]) -> dict[str, float]:
-    """Weights from text such as "MNIST=2,Emoji=1"; "equal" is 1 for each task.
-
-    Raises:
-        StudyError: for anything else.
-    """
-    if text.strip().lower() == "equal":
-        return dict.fromkeys(tasks, 1.0)
-    weights = {}
-    for part in text.split(","):
-        name, _, value = part.rpartition("=")
-        try:
-            weights[name.strip()] = float(value)
-        except ValueError:
-            raise StudyError(
-                f"'{part.strip()}' is no weight: write them as in '{tasks[0]}=2,{tasks[1]}=1', or equal."
-            ) from None
-    return weights
+@contextmanager
+def stopped_kindly() -> Iterator[None]:
+    """Turn a stop into the sentence that everything is kept."""
+    try:
+        yield
+    except (Cancelled, KeyboardInterrupt):
+        raise KeyboardInterrupt("Stopped; everything measured is kept, and the same command goes on.") from None
 
 
 def check_device(name: str) -> None:
-    """Refuses a device that isn't there (MapMergeError)."""
-    from mapmerge_core.tasks.evaluator import choose_devices
+    """Make sure that a device is there.
+
+    Raises:
+        MapMergeError: It isn't.
+    """
+    from mapmerge_core.tasks.devices import choose_devices
 
     choose_devices(name)
