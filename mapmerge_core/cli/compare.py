@@ -41,7 +41,7 @@ def compare(
     """Measure and compare every run, merge and own model on the test split."""
     from mapmerge_core.cli.output import progress_bar
     from mapmerge_core.cli.session import Session, check_device, ctrl_c_stops, stopped_kindly
-    from mapmerge_core.studies.analysis.comparing import compare as compare_study
+    from mapmerge_core.studies.analysis import compare as compare_study
     from mapmerge_core.studies.config import Compute
     from mapmerge_core.studies.runs.completing import complete
 
@@ -142,7 +142,7 @@ def _print_json(comparison: Comparison) -> None:
 
 def _say(study: Study, comparison: Comparison, *, normalise: bool) -> None:
     from mapmerge_core.cli.output import number, percent, print_table, say
-    from mapmerge_core.studies.analysis.comparing import to_table
+    from mapmerge_core.studies.analysis import to_table
 
     objectives = comparison.objectives
     weights = zip(objectives, comparison.weights, strict=True)
@@ -174,7 +174,7 @@ def _say(study: Study, comparison: Comparison, *, normalise: bool) -> None:
 
 
 def _write_csv(comparison: Comparison, path: Path, *, normalise: bool) -> None:
-    from mapmerge_core.studies.analysis.comparing import to_table
+    from mapmerge_core.studies.analysis import to_table
 
     try:
         to_table(comparison, normalise).to_csv(path, index=False)

@@ -28,7 +28,7 @@ def demo(
     from mapmerge_core.cli.output import print_json, say
     from mapmerge_core.cli.reports import by_name, say_analysis, say_model
     from mapmerge_core.cli.session import Session, check_device
-    from mapmerge_core.studies.analysis.analysis import analyse
+    from mapmerge_core.studies.analysis import analyse
     from mapmerge_core.studies.inputs.checking import check_study
     from mapmerge_core.studies.runs.exporting import export_pick
 

@@ -64,7 +64,7 @@ def export(
 
 def _export_row(store: Store, study: KeptStudy, name: str, out: Path | None) -> ExportResult:
     """Write the model of a row of the comparison."""
-    from mapmerge_core.studies.analysis.comparing import compare
+    from mapmerge_core.studies.analysis import compare
     from mapmerge_core.studies.runs.exporting import export_pick, export_point
 
     comparison = compare(store, study.id)

@@ -29,7 +29,7 @@ def front(
     from mapmerge_core.cli.output import print_json
     from mapmerge_core.cli.reports import by_name, front_values, say_analysis
     from mapmerge_core.cli.session import Session
-    from mapmerge_core.studies.analysis.analysis import analyse
+    from mapmerge_core.studies.analysis import analyse
 
     store = Session().store
     kept = store.studies.find(study)
@@ -56,7 +56,7 @@ def _front_of_run(store: Store, study: KeptStudy, run_id: int, seed: int, *, as_
     from mapmerge_core.cli.output import metric_text, print_json, print_table, say
     from mapmerge_core.cli.reports import SHOWN_ROWS, point_text
     from mapmerge_core.settings import check_seed
-    from mapmerge_core.studies.analysis.results import run_result
+    from mapmerge_core.studies.analysis import run_result
 
     check_seed(seed)
     if run_id not in [row.id for row in store.runs.all(study.id)]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mapmerge_core.errors import SettingError
-from mapmerge_core.registries import LINKS, MERGES, METHODS
+from mapmerge_core.registries import MERGES, METHODS
 from mapmerge_core.settings import SettingField, fields_of, wanted
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _flag(name: str, owners: list[tuple[str, SettingField]]) -> inspect.Paramete
     field = owners[0][1]
     kind = _KINDS.get(field.kind, str)
     words = (f"{field.flag}/--no-{field.flag[2:]}",) if kind is bool else (field.flag,)
-    metavar = {list: "A,B", dict: "A=2,B=1"}.get(field.kind)
+    metavar = "A,B" if field.kind is list else "A=2,B=1" if field.kind is dict else None
     option = typer.Option(*words, help=text, metavar=metavar, show_default=False)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
@@ -116,16 +116,15 @@ def divide_settings(
         parts.append({name: _value(fields[name], value, names) for name, value in settings.items() if name in fields})
     for name in settings:
         if not any(name in part for part in parts):
-            owners = [
-                item for item in (*MERGES, *METHODS) if name in {field.name for field in fields_of(item.Settings)}
+            takers = [
+                f"--{what} {item.name}"
+                for what, registry in (("merge", MERGES), ("method", METHODS))
+                for item in registry
+                if name in {field.name for field in fields_of(item.Settings)}
             ]
-            wanted_flags = " or ".join(
-                f"--{'merge' if item.name in MERGES and MERGES[item.name] is item else 'method'} {item.name}"
-                for item in owners
-            )
-            flag = f"--{name.replace('_', '-')}"
             raise SettingError(
-                f"{chosen[0].title} and {chosen[1].title} have no use for {flag}: leave it out, or choose {wanted_flags}."
+                f"{chosen[0].title} and {chosen[1].title} have no use for --{name.replace('_', '-')}: leave it out, or "
+                f"choose {' or '.join(takers)}."
             )
     return parts[0], parts[1]
 
@@ -155,12 +154,3 @@ def parse_weights(text: str, names: tuple[str, ...]) -> dict[str, float]:
             example = ",".join(f"{name}={2 - i}" for i, name in enumerate(names[:2]))
             raise SettingError(f"'{part.strip()}' is no weight: write them as in '{example}', or equal.") from None
     return weights
-
-
-def check_link(name: str) -> str:
-    """Return a link's name, or "auto".
-
-    Raises:
-        RegistryError: There is no such link.
-    """
-    return name if name == "auto" else LINKS[name].name

@@ -54,7 +54,6 @@ def pick(
     from mapmerge_core.cli.output import print_json, say
     from mapmerge_core.cli.reports import by_name
     from mapmerge_core.cli.session import INFEASIBLE, Session, check_device
-    from mapmerge_core.studies.analysis.analysis import analyse
     from mapmerge_core.studies.config import Compute
 
     if sum(each is not None for each in (rule, preference, at, unlabelled)) != 1:
@@ -72,26 +71,18 @@ def pick(
     stored = None if merge is None else find_merge(store, kept, merge)
     if refine and stored is not None and rule is not None:
         _refine(session, kept, stored, rule, compute)
-    merges = None if stored is None else [stored.id]
-    analysis = analyse(store, kept.id, merges=merges, with_front=rule is not None or preference is not None)
-    message, misses, choice = "", [], None
-    how: dict[str, Any]
+    chosen = _Chosen(session, kept, stored, compute)
     if rule is not None:
-        ruled = analysis.by_rule(rule)
-        merge_id, x, message, how = ruled.merge_id, ruled.x, ruled.message, {"kind": "rule", "text": rule}
-        misses = [{"objective": miss.name, "wanted": miss.wanted, "got": miss.got} for miss in ruled.misses]
+        chosen.by_rule(rule)
     elif preference is not None:
-        weights = parse_weights(preference, analysis.names)
-        row = analysis.by_preference(weights, normalise=normalise)
-        merge_id, x = analysis.fitted_front.keys[row], analysis.fitted_front.x[row]
-        how = {"kind": "preference", "weights": weights, "normalise": normalise}
+        chosen.by_preference(preference, normalise=normalise)
     elif at is not None and stored is not None:
-        merge_id, x, how = stored.id, _point(stored, at), {"kind": "point"}
+        chosen.at_point(stored, at)
     else:
-        choice, how = _look_at_unlabelled(session, kept, unlabelled or "", classes, stored, compute)
-        merge_id, x, message = choice.merge_ids[choice.best], choice.points[choice.best], _surest(choice)
-    feasible = not misses
-    row_id = store.picks.add(merge_id, x, how, name=name).id if feasible else None
+        chosen.by_unlabelled(unlabelled or "", classes)
+    analysis, merge_id, x = chosen.analysis, chosen.merge_id, chosen.x
+    feasible = not chosen.misses
+    row_id = store.picks.add(merge_id, x, chosen.how, name=name).id if feasible else None
     if feasible and measure:
         session.measure(kept, merge_id, x, compute)
     measured = session.measured(kept, merge_id, x)
@@ -107,8 +98,8 @@ def pick(
             {
                 "study": {"id": kept.id, "name": kept.name},
                 "feasible": feasible,
-                "message": message,
-                "misses": misses,
+                "message": chosen.message,
+                "misses": chosen.misses,
                 "pick": {
                     "id": row_id,
                     "merge": store.merges.get(merge_id).name,
@@ -117,15 +108,68 @@ def pick(
                     "measured": measured,
                 },
             }
-            | _unlabelled_values(choice)
+            | _unlabelled_values(chosen.tried)
         )
     else:
-        if message:
-            say(message)
+        if chosen.message:
+            say(chosen.message)
         say(f"Pick {row_id}:" if row_id is not None else "The nearest model, which is not kept as a pick:")
         _say(analysis, merge_id, x, measured)
     if not feasible:
         raise typer.Exit(INFEASIBLE)
+
+
+class _Chosen:
+    """A model as a person chose it.
+
+    Attributes:
+        analysis: What it is predicted by.
+        merge_id, x: The model.
+        how: How it was chosen, as a pick keeps it.
+        message: One sentence, "" where there is nothing to say.
+        misses: The thresholds of a rule that it misses.
+        tried: The models that were tried on unlabelled data, if any were.
+    """
+
+    merge_id: int
+    x: np.ndarray
+
+    def __init__(self, session: Session, study: KeptStudy, stored: StoredMerge | None, compute: Compute) -> None:
+        self._session, self._study, self._stored, self._compute = session, study, stored, compute
+        self.how: dict[str, Any] = {}
+        self.message = ""
+        self.misses: list[dict[str, Any]] = []
+        self.tried: UnlabelledChoice | None = None
+
+    def _analyse(self, *, with_front: bool) -> StudyAnalysis:
+        from mapmerge_core.studies.analysis import analyse
+
+        merges = None if self._stored is None else [self._stored.id]
+        self.analysis = analyse(self._session.store, self._study.id, merges=merges, with_front=with_front)
+        return self.analysis
+
+    def by_rule(self, rule: str) -> None:
+        ruled = self._analyse(with_front=True).by_rule(rule)
+        self.merge_id, self.x, self.message = ruled.merge_id, ruled.x, ruled.message
+        self.how = {"kind": "rule", "text": rule}
+        self.misses = [{"objective": miss.name, "wanted": miss.wanted, "got": miss.got} for miss in ruled.misses]
+
+    def by_preference(self, text: str, *, normalise: bool) -> None:
+        analysis = self._analyse(with_front=True)
+        weights = parse_weights(text, analysis.names)
+        row = analysis.by_preference(weights, normalise=normalise)
+        self.merge_id, self.x = analysis.fitted_front.keys[row], analysis.fitted_front.x[row]
+        self.how = {"kind": "preference", "weights": weights, "normalise": normalise}
+
+    def at_point(self, stored: StoredMerge, text: str) -> None:
+        self.merge_id, self.x, self.how = stored.id, _point(stored, text), {"kind": "point"}
+        self._analyse(with_front=False)
+
+    def by_unlabelled(self, place: str, classes: str | None) -> None:
+        tried, self.how = _look_at_unlabelled(self._session, self._study, place, classes, self._stored, self._compute)
+        self.tried, self.merge_id, self.x = tried, tried.merge_ids[tried.best], tried.points[tried.best]
+        self.message = _surest(tried)
+        self._analyse(with_front=False)
 
 
 def _say(analysis: StudyAnalysis, merge_id: int, x: np.ndarray, measured: dict[str, float]) -> None:
@@ -176,7 +220,12 @@ def _look_at_unlabelled(
     evaluator = session.evaluators.get(study, compute)
     with progress_bar("Unlabelled data") as progress:
         choice = choose_unlabelled(
-            session.store, study.id, source, evaluator, merge_id=stored and stored.id, progress=progress
+            session.store,
+            study.id,
+            source,
+            evaluator,
+            merge_id=None if stored is None else stored.id,
+            progress=progress,
         )
     return choice, {"kind": "unlabelled", "data": str(source.path)}
 

@@ -66,10 +66,7 @@ def say_models(
     metrics = [objective.metric for objective in analysis.objectives]
     print_table(
         ("merge", "point", *analysis.names),
-        [
-            (titles[merge_ids[i]], point_text(points[i]), *map(metric_text, values[i], metrics))  # type: ignore[index]
-            for i in shown
-        ],
+        [(titles[merge_ids[i]], point_text(points[i]), *map(metric_text, values[i], metrics)) for i in shown],
         left=2,
     )
 

@@ -76,10 +76,10 @@ def run(
         raise StudyError("--quick is --images 500: give one of them.")
     if zoo is not None and not demo:
         raise StudyError("--zoo goes with --demo: leave it out.")
-    typed = {"merge": merge, "method": method, "low": low, "high": high, "link": link, "loss": loss}
-    typed["images"] = QUICK if quick else images
-    computed = {"device": device, "precision": precision, "vectors": vectors}
-    typed, computed = ({k: v for k, v in values.items() if v is not None} for values in (typed, computed))
+    typed = _given(
+        merge=merge, method=method, low=low, high=high, link=link, loss=loss, images=QUICK if quick else images
+    )
+    computed = _given(device=device, precision=precision, vectors=vectors)
     if device is not None:
         check_device(device)
     session = Session()
@@ -101,6 +101,11 @@ def run(
     else:
         row = session.run(row.id, replace(row.config.compute, **computed) if computed else None)
     _report(session.store, kept, row, as_json=json)
+
+
+def _given(**values: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return the options that were typed."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _of_study(
@@ -187,8 +192,7 @@ def _report(store: Store, study: Study, row: Run, *, as_json: bool) -> None:
     from mapmerge_core.cli.reports import by_name, front_values, point_values, say_analysis
     from mapmerge_core.cli.session import INFEASIBLE
     from mapmerge_core.registries import METHODS
-    from mapmerge_core.studies.analysis.analysis import analyse
-    from mapmerge_core.studies.analysis.results import run_result
+    from mapmerge_core.studies.analysis import analyse, run_result
 
     choice = run_result(store, row.id).choice if METHODS[row.config.method].is_front == "single" else None
     analysis = analyse(store, study.id, merges=[row.merge_id], with_front=choice is None)
