@@ -57,9 +57,7 @@ def draw() -> None:
         going_on(job)
     else:
         actions(comparison, weights)
-    st.fragment(body, run_every=EVERY if job else None)(
-        comparison, weights if job else None, normalise=normalise
-    )
+    st.fragment(body, run_every=EVERY if job else None)(comparison, weights if job else None, normalise=normalise)
 
 
 def other_vectors(study: StudyRow) -> None:
@@ -71,9 +69,7 @@ def other_vectors(study: StudyRow) -> None:
         )
         with shell.errors_shown():
             transform = transform_form.draw("sibling", none=False)
-            if st.button(
-                "Set up its run", key="make_sibling", type="primary", icon=":material/arrow_forward:"
-            ):
+            if st.button("Set up its run", key="make_sibling", type="primary", icon=":material/arrow_forward:"):
                 shell.go("pages/evaluate.py", sibling(state.store(), study, transform).id)
 
 
@@ -115,9 +111,7 @@ def what_it_takes(comparison: Comparison, weights: Mapping[str, float]) -> str:
     lacking = f"{comparison.missing:,} test evaluations missing" if comparison.missing else ""
     text = " · ".join(part for part in (made, lacking) if part)
     seconds = state.comparison_seconds(comparison.study_id, weights)
-    return (
-        text if seconds is None else f"{text} · :material/schedule: all of it about **{duration(seconds)}**"
-    )
+    return text if seconds is None else f"{text} · :material/schedule: all of it about **{duration(seconds)}**"
 
 
 def start(study_id: int, weights: Mapping[str, float], *, baselines: bool) -> None:

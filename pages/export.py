@@ -172,9 +172,7 @@ def export(model: Model, job: state.JobSnapshot | None, file: Path | None) -> No
         file_facts(model, file)
     name = ""
     if model.kind != "baseline":
-        name = st.text_input(
-            "Name", model.name, key=f"export_name_{model.key}", placeholder=PLACEHOLDERS[model.kind]
-        )
+        name = st.text_input("Name", model.name, key=f"export_name_{model.key}", placeholder=PLACEHOLDERS[model.kind])
     st.caption(f"Folder: `{(file.parent if file else state.store().folder / 'exports')}`")
     label_ = "Export again" if file else "Export"
     kind = "secondary" if file else "primary"
@@ -192,9 +190,7 @@ def file_facts(model: Model, path: Path) -> None:
     """Where the file is, how large, its checksum, and a link to download it."""
     st.success("Exported, read back and compared.", icon=":material/check_circle:")
     is_folder = path.name == exports.IN_FOLDER
-    pictures.facts(
-        [("Folder" if is_folder else "File", exports.title(path)), ("Size", size(path.stat().st_size))]
-    )
+    pictures.facts([("Folder" if is_folder else "File", exports.title(path)), ("Size", size(path.stat().st_size))])
     st.caption("Path")
     st.code(str(path), language=None, wrap_lines=True)
     st.caption(f"SHA-256 of {exports.IN_FOLDER}" if is_folder else "SHA-256")
@@ -225,9 +221,7 @@ def card(file: Path | None) -> None:
     """The model card beside the file."""
     path = exports.card(file) if file else None
     if path is None or not path.is_file():
-        shell.empty(
-            "Not exported yet", "Press **Export**: the model card and the lines that load it appear here."
-        )
+        shell.empty("Not exported yet", "Press **Export**: the model card and the lines that load it appear here.")
         return
     text = path.read_text(encoding="utf-8")
     with st.container(border=True, key="card_model"):

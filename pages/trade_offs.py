@@ -165,9 +165,7 @@ def front(study_id: int, analysis: Analysis, spots: list) -> None:
     def clicked(row: int) -> None:
         choosing.remember(study_id, choosing.Choice("point", analysis.front.c[row], {"kind": "point"}))
 
-    shown = front_chart.Shown(
-        analysis.tasks, analysis.metrics, analysis.front.c, analysis.front.predicted, spots
-    )
+    shown = front_chart.Shown(analysis.tasks, analysis.metrics, analysis.front.c, analysis.front.predicted, spots)
     front_chart.draw(study_id, str(study_id), shown, clicked)
 
 

@@ -10,15 +10,16 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from mapmerge_core.studies.config.demo import create_demo_study
+from mapmerge_core.studies.config.demo import demo_study
 from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
 from mapmerge_core.studies.runs.runner import execute_run
-from mapmerge_core.studies.store.store import Store
+from mapmerge_core.studies.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mapmerge_core.studies.store.rows import StudyRow
+    from mapmerge_core.studies.config import RunConfig
+    from mapmerge_core.studies.store import Run, Study
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 60
@@ -61,15 +62,30 @@ def visit(home: Path) -> Callable[..., AppTest]:  # noqa: ARG001 - the pages rea
 
 
 @pytest.fixture
-def measured_study(home: Path, tiny_zoo: Path) -> StudyRow:
+def measured_study(home: Path, tiny_zoo: Path) -> Study:
     """A study of two tasks whose run of 12 points is done."""
+    return make_demo(home, tiny_zoo)
+
+
+def make_demo(home: Path, zoo: Path, *, points: int = 12) -> Study:
+    """Make the demo of two tasks, with its run done."""
     store = Store(home)
-    run = create_demo_study(store, 2, points=12, zoo=tiny_zoo)
-    with store.claim_run(run.id):
-        execute_run(store, run.id, EvaluatorCache().get)
-    study = store.study(run.study_id)
+    demo = demo_study(2, points=points, zoo=zoo)
+    study = store.studies.create(demo.name, demo.config)
+    execute(store, study.id, demo.run)
+    study = store.studies.get(study.id)
     store.close()
     return study
+
+
+def execute(store: Store, study_id: int, config: RunConfig) -> Run:
+    """Create a run and do it."""
+    run = store.runs.create(study_id, config)
+    claim = store.runs.claim(run.id)
+    try:
+        return execute_run(store, run.id, EvaluatorCache().get)
+    finally:
+        claim.release()
 
 
 def wait_for_jobs(app: AppTest, study_id: int) -> AppTest:

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from mapmerge_core.tasks.metric import F1
 
-from mapmerge_core.studies.config.manifest import spec_from_manifest
-from mapmerge_core.studies.config.run import RunSettings
-from mapmerge_core.studies.config.study import Transform
+from mapmerge_core.registries import METRICS
+from mapmerge_core.studies.config import Compute, RunConfig
+from mapmerge_core.studies.config.demo import config_from_manifest
 from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
-from mapmerge_core.studies.store.store import Store
+from mapmerge_core.studies.store import Store
 from pages.parts.shared import state
 from tests.pages.conftest import ROOT, TIMEOUT, texts, wait_for_jobs
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from streamlit.testing.v1 import AppTest
 
-    from mapmerge_core.studies.store.rows import StudyRow
+    from mapmerge_core.studies.store import Study
 
 
 @pytest.mark.parametrize("page", ["evaluate", "trade_offs", "export"])
@@ -61,34 +60,30 @@ def test_home_without_demos_says_why(
 def test_a_fresh_study_says_what_comes_first(
     visit: Callable[..., AppTest], home: Path, tiny_zoo: Path, page: str, title: str, link: str
 ) -> None:
-    study = Store(home).create_study("Fresh", spec_from_manifest(tiny_zoo))
+    study = Store(home).studies.create("Fresh", config_from_manifest(tiny_zoo))
     app = visit(page, study=study.id)
     assert title in texts(app)
     assert [found.proto.label for found in app.get("page_link")] == [link]
 
 
 def test_an_unknown_study_in_the_address_is_said_and_another_shown(
-    visit: Callable[..., AppTest], measured_study: StudyRow
+    visit: Callable[..., AppTest], measured_study: Study
 ) -> None:
     app = visit("evaluate", study=99)
     assert "There is no study 99" in app.warning[0].value
     assert app.selectbox(key="study").value == measured_study.id
 
 
-def test_a_study_is_deleted_only_after_asking(
-    visit: Callable[..., AppTest], measured_study: StudyRow, home: Path
-) -> None:
+def test_a_study_is_deleted_only_after_asking(visit: Callable[..., AppTest], measured_study: Study, home: Path) -> None:
     app = visit("studies")
     app.button(key=f"delete_{measured_study.id}").click().run()
-    assert len(Store(home).studies()) == 1
+    assert len(Store(home).studies.all()) == 1
     app.button(key="delete_confirm").click().run()
-    assert Store(home).studies() == []
+    assert Store(home).studies.all() == []
 
 
-def test_markdown_in_a_study_name_is_shown_as_typed(
-    visit: Callable[..., AppTest], home: Path, tiny_zoo: Path
-) -> None:
-    Store(home).create_study("**bold** <b>", spec_from_manifest(tiny_zoo))
+def test_markdown_in_a_study_name_is_shown_as_typed(visit: Callable[..., AppTest], home: Path, tiny_zoo: Path) -> None:
+    Store(home).studies.create("**bold** <b>", config_from_manifest(tiny_zoo))
     assert r"\*\*bold\*\* \<b\>" in texts(visit("studies"))
 
 
@@ -109,13 +104,14 @@ def check(app: AppTest) -> AppTest:
 def test_models_that_fit_become_a_study(visit: Callable[..., AppTest], home: Path) -> None:
     app = check(visit("models"))
     assert "All 3 models fit" in app.success[0].value
-    frame = app.dataframe[0].value
-    assert list(frame["Model"]) == ["Colours", "Stripes", "Light"]
-    assert (frame["L1"] > 0).all()
+    models, tasks = (found.value for found in app.dataframe[:2])
+    assert list(models["Model"]) == ["Colours", "Stripes", "Light"]
+    assert (models["L1"] > 0).all()
+    assert list(tasks["Fine-tuned model"]) == ["Colours", "Stripes", "Light"]
     app.text_input(key="study_name").set_value("Mine").run()
     app.button(key="create_study").click().run()
     assert app.title[0].value == "Evaluate"
-    assert Store(home).studies()[0].name == "Mine"
+    assert Store(home).studies.all()[0].name == "Mine"
 
 
 def test_a_model_of_another_origin_is_pointed_out(
@@ -192,7 +188,7 @@ def test_a_path_that_no_folder_can_have_is_one_sentence(visit: Callable[..., App
 @pytest.mark.parametrize("damage", ["missing", "cut off"])
 def test_home_with_a_damaged_demo_still_lists_studies(
     visit: Callable[..., AppTest],
-    measured_study: StudyRow,
+    measured_study: Study,
     tiny_zoo: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -211,27 +207,27 @@ def test_home_with_a_damaged_demo_still_lists_studies(
 
 
 def test_the_largest_settings_leave_the_form_whole(
-    visit: Callable[..., AppTest], home: Path, measured_study: StudyRow
+    visit: Callable[..., AppTest], home: Path, measured_study: Study
 ) -> None:
-    run = Store(home).create_run(measured_study.id, RunSettings(points=100_000, seed=2**31 - 1))
-    Store(home).set_status(run.id, "stopped")
+    run = Store(home).runs.create(measured_study.id, RunConfig(method_settings={"points": 100_000, "seed": 2**31 - 1}))
+    Store(home).runs.set_status(run.id, "stopped")
     app = visit("evaluate", study=measured_study.id)
-    assert app.number_input(key=f"points_map_{measured_study.id}_2").value == 100_000
+    assert app.number_input(key=f"map_points_{measured_study.id}_2").value == 100_000
     assert app.number_input(key=f"seed_{measured_study.id}_2").value == 2**31 - 1
 
 
 def test_a_quick_run_is_chosen_and_later_refined_with_its_seed(
     visit: Callable[..., AppTest], home: Path, tiny_zoo: Path
 ) -> None:
-    study = Store(home).create_study("Fresh", spec_from_manifest(tiny_zoo, ["Colours", "Stripes"]))
+    study = Store(home).studies.create("Fresh", config_from_manifest(tiny_zoo, ["Colours", "Stripes"]))
     app = visit("evaluate", study=study.id)
     images = app.segmented_control(key=f"images_{study.id}_0")
     assert images.options == ["All", "Quick: 500 a task"]
     assert images.value == "All"
     images.set_value("Quick: 500 a task").run()
     app.button(key="start").click().run()
-    [run] = Store(home).runs(study.id)
-    assert run.settings.images == 500
+    [run] = Store(home).runs.all(study.id)
+    assert run.config.images == 500
     wait_for_jobs(app, study.id)
 
     app = visit("evaluate", study=study.id)
@@ -243,82 +239,86 @@ def test_a_quick_run_is_chosen_and_later_refined_with_its_seed(
 def test_half_the_memory_is_chosen_and_what_is_measured_later_keeps_to_it(
     visit: Callable[..., AppTest], home: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = Store(home).create_study("Fresh", spec_from_manifest(tiny_zoo, ["Colours", "Stripes"]))
+    study = Store(home).studies.create("Fresh", config_from_manifest(tiny_zoo, ["Colours", "Stripes"]))
     asked = []
     get = EvaluatorCache.get
-    monkeypatch.setattr(
-        EvaluatorCache, "get", lambda cache, *args: asked.append(args[1:]) or get(cache, *args)
-    )
+    monkeypatch.setattr(EvaluatorCache, "get", lambda cache, *args: asked.append(args[1:]) or get(cache, *args))
     app = visit("evaluate", study=study.id)
     held = app.selectbox(key=f"vectors_{study.id}_0")
     assert held.value == "float32"
     held.set_value("bfloat16").run()
     app.button(key="start").click().run()
     wait_for_jobs(app, study.id)
-    [run] = Store(home).runs(study.id)
-    assert (run.status, run.settings.vectors) == ("done", "bfloat16")
-    job = state.jobs().measure(study.id, np.array([[0.4, 0.6]]), "test", "Measure the pick")
+    [run] = Store(home).runs.all(study.id)
+    half = Compute(vectors="bfloat16")
+    assert (run.status, run.config.compute) == ("done", half)
+    job = state.jobs().measure(run.merge_id, np.array([[0.4, 0.6]]), "test", "Measure the pick")
     assert state.jobs().wait(job, 600).status == "done"
-    assert asked[-2:] == [("auto", "auto", "bfloat16")] * 2
+    assert asked[-2:] == [(half,)] * 2
 
-    trimmed = replace(study.spec, transform=Transform("ties"))
-    app = visit("evaluate", study=Store(home).create_study("Trimmed", trimmed).id)
-    assert not [choice for choice in app.selectbox if str(choice.key).startswith("vectors")]
+    app = visit("evaluate", study=study.id)
+    app.selectbox(key=f"merge_{study.id}_1").set_value("ties").run()
+    assert ["takes float32" in info.value for info in app.info] == [True]
+    assert app.button(key="start").disabled
+    app.selectbox(key=f"vectors_{study.id}_1").set_value("float32").run()
+    assert not app.button(key="start").disabled
 
 
 def test_metrics_that_parts_cannot_tell_leave_no_choice_of_images(
     visit: Callable[..., AppTest], home: Path, tiny_zoo: Path
 ) -> None:
-    spec = spec_from_manifest(tiny_zoo, ["Colours", "Stripes"])
-    tasks = tuple(replace(task, metric=F1) for task in spec.tasks)
-    study = Store(home).create_study("F1", replace(spec, tasks=tasks))
+    config = config_from_manifest(tiny_zoo, ["Colours", "Stripes"])
+    tasks = tuple(replace(task, metrics=(METRICS["F1"],)) for task in config.tasks)
+    study = Store(home).studies.create("F1", replace(config, tasks=tasks))
     app = visit("evaluate", study=study.id)
     assert not [control for control in app.segmented_control if str(control.key).startswith("images")]
     assert app.button(key="start")
 
 
 def test_a_run_whose_process_died_can_be_resumed(
-    visit: Callable[..., AppTest], home: Path, measured_study: StudyRow
+    visit: Callable[..., AppTest], home: Path, measured_study: Study
 ) -> None:
     visit("studies")
     # What a killed process leaves: a running run that nobody holds.
-    run = Store(home).create_run(measured_study.id, RunSettings(points=20))
-    Store(home).set_status(run.id, "running")
+    run = Store(home).runs.create(measured_study.id, RunConfig(method_settings={"points": 20}))
+    Store(home).runs.set_status(run.id, "running")
     app = visit("evaluate", study=measured_study.id)
     assert app.button(key="resume")
-    assert Store(home).run(run.id).status == "interrupted"
+    assert Store(home).runs.get(run.id).status == "interrupted"
 
 
 def test_a_run_of_another_process_is_watched_and_not_doubled(
-    visit: Callable[..., AppTest], home: Path, measured_study: StudyRow
+    visit: Callable[..., AppTest], home: Path, measured_study: Study
 ) -> None:
     store = Store(home)
-    run = store.create_run(measured_study.id, RunSettings(points=20))
-    with store.claim_run(run.id):
-        store.set_status(run.id, "running")
+    run = store.runs.create(measured_study.id, RunConfig(method_settings={"points": 20}))
+    claim = store.runs.claim(run.id)
+    try:
+        store.runs.set_status(run.id, "running")
         app = visit("evaluate", study=measured_study.id)
-        assert "Running in another process: evaluate 20 points; 0 evaluations so far" in texts(app)
+        assert "Running in another process: MAP on Task arithmetic (points 20); 0 evaluations so far" in texts(app)
         assert {button.key for button in app.button}.isdisjoint({"start", "resume", "stop"})
-        store.set_status(run.id, "done")
+        store.runs.set_status(run.id, "done")
+    finally:
+        claim.release()
     app.run()
     assert app.button(key="start")
 
 
-def test_a_forgotten_job_is_no_error(visit: Callable[..., AppTest], measured_study: StudyRow) -> None:
+def test_a_forgotten_job_is_no_error(visit: Callable[..., AppTest], measured_study: Study) -> None:
     from pages.parts.shared import state
 
-    pick = state.store().add_pick(measured_study.id, [0.5, 0.5], {"kind": "point"})
+    merge = state.store().merges.all(measured_study.id)[0]
+    pick = state.store().picks.add(merge.id, np.array([0.5, 0.5]), {"kind": "point"})
     state._export_jobs()[pick.id] = 999
     app = visit("export", study=measured_study.id)
     assert not app.error
     assert app.button(key="export")
 
 
-def test_a_forgotten_estimate_is_asked_for_again(
-    visit: Callable[..., AppTest], measured_study: StudyRow
-) -> None:
+def test_a_forgotten_estimate_is_asked_for_again(visit: Callable[..., AppTest], measured_study: Study) -> None:
     app = visit("evaluate", study=measured_study.id)
-    app.session_state[f"estimate_{measured_study.id}_auto_float32"] = 999
+    app.session_state[f"estimate_{measured_study.id}_{RunConfig().to_dict()}"] = 999
     app.run()
     assert not app.error
     assert app.button(key="estimate")
@@ -339,3 +339,23 @@ def test_a_data_folder_that_cannot_be_written_stops_the_server_with_one_sentence
     assert ended.returncode == 1
     assert "MAPMERGE_HOME" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_demo_that_keeps_a_skill_measures_a_task_without_a_model(
+    visit: Callable[..., AppTest], home: Path, tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zoo = shutil.copytree(tiny_zoo, tmp_path / "keeps")
+    manifest = json.loads((zoo / "manifest.json").read_text())
+    manifest["tasks"][2].pop("checkpoint")
+    (zoo / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setenv("MAPMERGE_ZOO", str(zoo))
+    app = visit("studies")
+    assert "Colours · Stripes · Light" in texts(app)
+    app.button(key="demo_kept").click().run()
+    [study] = Store(home).studies.all()
+    assert study.config.model_names == ("Colours", "Stripes")
+    assert [objective.model for objective in study.config.objectives] == ["Colours", "Stripes", None]
+    wait_for_jobs(app, study.id)
+    app = visit("evaluate", study=study.id)
+    assert not app.error
+    assert "Quality of the fit" in texts(app)

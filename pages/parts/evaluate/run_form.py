@@ -12,6 +12,7 @@ from mapmerge_core.merges.base import obstacle
 from mapmerge_core.registries import LINKS, MERGES, METHODS
 from mapmerge_core.settings import MAX_SEED, fields_of
 from mapmerge_core.studies.config import QUICK_IMAGES, Compute, RunConfig
+from mapmerge_core.studies.config.demo import demo_merge_settings, is_demo
 from mapmerge_core.tasks.families import find_family
 from pages.parts.shared import live, settings_form, shell, state
 from pages.parts.shared.words import STATUS, duration
@@ -114,6 +115,8 @@ def run_form(study: Study, runs: Sequence[Run], *, disabled: bool) -> RunConfig 
     merge = _registered("Merge", merges, last.merge, key("merge"), disabled=disabled)
     st.caption(shell.plain(merge.help()))
     before = _settings_before(made, "merge", merge.name)
+    if not before and is_demo(config, state.zoo()):
+        before = demo_merge_settings(merge.name, len(config.models))
     basic, advanced = _split(fields_of(merge.Settings))
     merge_settings = settings_form.draw(basic, before, lambda n: key(f"{merge.name}_{n}"), disabled=disabled)
     space = _space(merge, merge_settings, study)
