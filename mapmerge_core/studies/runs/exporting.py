@@ -212,8 +212,11 @@ def _recipe(store: Store, study: Study, stored: StoredMerge, prepared: PreparedM
             for o in config.objectives
         },
         family=config.family,
+        library=family.library,
         architecture=config.architecture if family.needs_architecture else "",
-        preprocessing=family.preprocessing(config.architecture, config.options),
+        preprocessing=family.preprocessing(
+            config.architecture, {**config.options, **family.options_for(config.pretrained)}
+        ),
     )
 
 

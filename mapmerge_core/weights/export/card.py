@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
+from ruamel.yaml import YAML
 
 from mapmerge_core.weights.io.checks import arithmetic_dtype, dtype_name
 from mapmerge_core.weights.io.folders import is_adapter_folder
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from mapmerge_core.weights.export.writing import Recipe
 
-TASK_ARITHMETIC = "task arithmetic"
+TASK_ARITHMETIC = "Task arithmetic"
 # Metrics that are no shares of 1; others are shown in percent where they lie between 0 and 1.
 _NO_SHARES = ("loss", "perplexity")
 # What loads models of transformers whose class has a name that ends so, and their kind of task on hubs.
@@ -59,7 +60,7 @@ class Facts:
 
 
 def mergekit_recipe(dtypes: Sequence[torch.dtype], recipe: Recipe) -> str:
-    """Returns the same merge for mergekit: task_arithmetic without normalisation is θ_pre + Σ c_n v_n.
+    """Return the same merge for mergekit: task_arithmetic without normalisation is θ_pre + Σ c_n v_n.
 
     Args:
         dtypes: Those of the model's tensors.
@@ -69,22 +70,23 @@ def mergekit_recipe(dtypes: Sequence[torch.dtype], recipe: Recipe) -> str:
     stored = max(set(floats), key=floats.count)
     computed = arithmetic_dtype(stored)
     base = _source_path(recipe, "pretrained")
-    text: str = yaml.safe_dump(
-        {
-            "merge_method": "task_arithmetic",
-            "base_model": base,
-            "models": [
-                {"model": _mergekit_model(recipe, name, base), "parameters": {"weight": coefficient}}
-                for name, coefficient in recipe.coefficients.items()
-            ],
-            "parameters": {"normalize": False},
-            "dtype": dtype_name(computed),
-            "out_dtype": dtype_name(stored),
-        },
-        sort_keys=False,
-        allow_unicode=True,
-    )
-    return text
+    values = {
+        "merge_method": "task_arithmetic",
+        "base_model": base,
+        "models": [
+            {"model": _mergekit_model(recipe, name, base), "parameters": {"weight": coefficient}}
+            for name, coefficient in recipe.coefficients.items()
+        ],
+        "parameters": {"normalize": False},
+        "dtype": dtype_name(computed),
+        "out_dtype": dtype_name(stored),
+    }
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    stream = io.StringIO()
+    yaml.dump(values, stream)
+    return stream.getvalue()
 
 
 def _mergekit_model(recipe: Recipe, name: str, base: str) -> str:
@@ -99,7 +101,7 @@ def _source_path(recipe: Recipe, name: str) -> str:
 
 
 def model_card(recipe: Recipe, facts: Facts) -> str:
-    """Returns the model card: Markdown with the front matter that model hubs read."""
+    """Return the model card: Markdown with the front matter that model hubs read."""
     name = facts.model.parent.name if facts.config else facts.model.stem
     kind, loading = _loading(recipe, facts)
     lines = [
@@ -146,12 +148,12 @@ def _metrics(recipe: Recipe) -> list[str]:
             cells = [names[task], *(f"{cell} %" if cell and shares[task] else cell for cell in cells)]
         rows.append(f"| {task} | {' | '.join(cells)} |")
     header = (
-        "| task | predicted (%) | measured (%) |" if percent else "| task | metric | predicted | measured |"
+        "| objective | predicted (%) | measured (%) |" if percent else "| objective | metric | predicted | measured |"
     )
     return [
         "## Metrics",
         "",
-        f"Predicted by {_predictor(recipe)} validation splits; measured on test splits.",
+        "Predicted by surrogates fitted to validation splits; measured on test splits.",
         "",
         header,
         "| --- | ---: | ---: |" if percent else "| --- | --- | ---: | ---: |",
@@ -160,46 +162,33 @@ def _metrics(recipe: Recipe) -> list[str]:
     ]
 
 
-def _predictor(recipe: Recipe) -> str:
-    if "preference" in recipe.settings:
-        return "interpolation between preferences measured on"
-    return "surrogates fitted to"
-
-
 def _number(value: float, *, share: bool) -> str:
     return f"{100 * value:.1f}" if share else f"{value:.4g}"
 
 
 def _origin(recipe: Recipe) -> list[str]:
     """The card's lines about what was merged and how."""
-    coefficients, preference = recipe.coefficients, recipe.settings.get("preference", {})
-    names = list(coefficients) or [name for name in recipe.sources if name != "pretrained"]
-    about = [f"A merge of {len(names)} fine-tuned models into one by {recipe.method}"]
+    coefficients = recipe.coefficients
+    names = [name for name in recipe.sources if name != "pretrained"] or list(coefficients)
+    models = "one fine-tuned model" if len(names) == 1 else f"{len(names)} fine-tuned models"
+    about = [f"A merge of {models} by {recipe.method}"]
     if coefficients:
         about[0] += ": the pre-trained model plus"
         about.append("each model's difference to it, scaled by a coefficient.")
-    elif preference:
-        about[0] += ":"
-        about.append("of the models that it learned, one for each preference γ, the one for that below.")
-        about.append("Folded into the weights as W(γ) = W_pre + Σ λ V + Σ γ A G Bᵀ, γ adds no parameters.")
     else:
         about[0] += "."
-    if recipe.transform:
-        about.append(f"The differences were transformed first ({_listed(recipe.transform)}).")
-    settings = {name: value for name, value in recipe.settings.items() if name != "preference"}
-    if settings:
-        about.append(f"Settings: {_listed(settings)}.")
-    if recipe.method == TASK_ARITHMETIC:
-        about.append("No training was involved.")
+    if recipe.point and not coefficients:
+        about.append(f"Its point: {', '.join(f'{name} {value:.4f}' for name, value in recipe.point.items())}.")
+    if recipe.settings:
+        about.append(f"Settings: {_listed(recipe.settings)}.")
     about.append(f"Made with mapmerge {recipe.version} on {recipe.created}.")
-    column, numbers = ("preference", preference) if preference else ("coefficient", coefficients)
-    scaled = [f" {numbers[name]:.4f} |" if numbers else "" for name in names]
+    scaled = [f" {coefficients[name]:.4f} |" if coefficients else "" for name in names]
     return [
         *about,
         "",
-        f"| model | {column} | source |" if numbers else "| model | source |",
-        "| --- | ---: | --- |" if numbers else "| --- | --- |",
-        f"| pre-trained |{' |' if numbers else ''} {_source(recipe, 'pretrained')} |",
+        "| model | coefficient | source |" if coefficients else "| model | source |",
+        "| --- | ---: | --- |" if coefficients else "| --- | --- |",
+        f"| pre-trained |{' |' if coefficients else ''} {_source(recipe, 'pretrained')} |",
         *(f"| {name} |{c} {_source(recipe, name)} |" for name, c in zip(names, scaled, strict=True)),
     ]
 
@@ -223,7 +212,7 @@ def _loading(recipe: Recipe, facts: Facts) -> tuple[list[str], list[str]]:
         if isinstance(facts.config.get("architecture"), str):
             return _loading_in_timm(folder, has_heads=bool(facts.extra))
         return _loading_in_transformers(facts, folder)
-    if recipe.family == "classifier":
+    if recipe.library == "timm":
         return _loading_of_classifier(recipe, facts)
     if not recipe.architecture:
         return [], [
@@ -249,9 +238,7 @@ def _loading_in_open_clip(name: str, weights: str, *register: str) -> tuple[list
 
 
 def _loading_of_classifier(recipe: Recipe, facts: Facts) -> tuple[list[str], list[str]]:
-    heads = [
-        f'head = load_file("{name}")  # weight and bias, for the model\'s features' for name in facts.extra
-    ]
+    heads = [f'head = load_file("{name}")  # weight and bias, for the model\'s features' for name in facts.extra]
     return ["library_name: timm", "pipeline_tag: image-classification"], [
         "import timm",
         "from safetensors.torch import load_file",

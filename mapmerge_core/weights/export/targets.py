@@ -56,9 +56,7 @@ class Target:
         """
         if like is None:
             if path.suffix != ".safetensors":
-                raise ExportError(
-                    f"{path} can't be exported to: the name of a merged model ends in .safetensors."
-                )
+                raise ExportError(f"{path} can't be exported to: the name of a merged model ends in .safetensors.")
             if path.is_dir():
                 raise ExportError(f"{path} is a folder: choose a file name for the merged model.")
             return cls(path, None, {})

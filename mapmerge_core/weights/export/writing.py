@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from mapmerge_core import __version__
 from mapmerge_core.errors import CheckpointError, ExportError
 from mapmerge_core.weights.export.card import TASK_ARITHMETIC, Facts, mergekit_recipe, model_card
-from mapmerge_core.weights.io.checks import Described, check_shape, describe
 from mapmerge_core.weights.export.safetensors_writer import write_safetensors
 from mapmerge_core.weights.export.targets import Target
+from mapmerge_core.weights.io.checks import Described, check_shape, describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,19 +43,20 @@ class Recipe:
     """How a merged model was made; stored as JSON in its file's header.
 
     Attributes:
-        method: Which merge it is; task arithmetic is θ_pre + Σ c_n v_n.
-        coefficients: c_n of each task vector, where the model is such a sum; `save_merged` fills it from its
-            ``c``.
+        method: The merge's title; task arithmetic is θ_pre + Σ c_n v_n.
+        point: The coordinates of the merge's point, by name.
+        coefficients: c_n of each task vector, where the model is such a sum of the models' own; `save_merged`
+            fills it from its ``c``.
         layers: c_n of each task vector (in the order of ``sources``, the pre-trained model left out) for each
             tensor, where tensors have coefficients of their own.
-        settings: What the method was given, by name.
-        transform: What was done to the task vectors first, by name; empty if nothing was.
+        settings: What the merge was given, by name.
         sources: ``{"path": ..., "sha256": ...}`` of each fine-tuned model, and of ``"pretrained"``.
-        predicted: The surrogates' metrics at c; shares as fractions.
-        measured: The metrics measured on the test split; shares as fractions.
-        tasks: Whatever is worth telling about each task, such as its number of examples and its metric's
+        predicted: The surrogates' values by objective; shares as fractions.
+        measured: The values measured on the test split, likewise.
+        tasks: Whatever is worth telling about each objective, such as its number of examples and its metric's
             name (``"metric"``), by which the card tells shares from losses.
         family: Which family of models it is of; ``""`` if that isn't known.
+        library: The library that loads its models: "open_clip", "timm", "transformers" or "".
         architecture: An open_clip configuration file, or an architecture's name in open_clip or timm; ``""``
             if neither knows it.
         preprocessing: How the model's images are prepared (mean, std, interpolation, resize_mode), where not
@@ -65,15 +66,16 @@ class Recipe:
     """
 
     method: str = TASK_ARITHMETIC
+    point: Mapping[str, float] = field(default_factory=dict)
     coefficients: Mapping[str, float] = field(default_factory=dict)
     layers: Mapping[str, Sequence[float]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    transform: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     predicted: Mapping[str, float] = field(default_factory=dict)
     measured: Mapping[str, float] = field(default_factory=dict)
     tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     family: str = ""
+    library: str = ""
     architecture: str = ""
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     version: str = __version__
@@ -127,7 +129,7 @@ def save_merged(
     replaced: Mapping[str, Tensor] | None = None,
     extra: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> ExportResult:
-    """Writes θ(c) as `save_model` does, tensor by tensor: `StreamedVectors` need memory for a few of them.
+    """Write θ(c) = θ_pre + Σ c_n v_n as `save_model` does.
 
     Args:
         path: As for `save_model`.
@@ -145,32 +147,30 @@ def save_merged(
             shape in ``replaced`` is not the model's.
         PointError: ``c`` has another length, or holds NaN or infinity.
     """
-    target = Target.of(Path(path), like)
-    vectors, replaced = vectors.to("cpu"), replaced or {}
-    for name, tensor in replaced.items():
-        if name not in vectors.described:
-            raise CheckpointError(
-                f"The tensor '{name}' can't replace one of the merged model, which lacks it."
-            )
-        check_shape("its replacement", name, tensor.shape, vectors.described[name].shape)
-    tensors = vectors.tensors(c)
-    if replaced:
-        tensors = _replacing(tensors, replaced)
+    vectors = vectors.to("cpu")
     coefficients = dict(zip(vectors.names, np.asarray(c, dtype=np.float64).tolist(), strict=True))
-    recipe = replace(recipe or Recipe(), coefficients=coefficients)
-    content = _Content(vectors.described, tensors, extra or {})
-    return _save(target, content, recipe, has_mergekit=not recipe.transform and not replaced)
+    return save_model(
+        path,
+        vectors.described,
+        vectors.tensors(c),
+        recipe=replace(recipe or Recipe(), coefficients=coefficients),
+        like=like,
+        replaced=replaced,
+        extra=extra,
+    )
 
 
 def save_model(
     path: Path | str,
-    merged: Mapping[str, Tensor],
+    described: Mapping[str, Described],
+    tensors: Iterable[tuple[str, Tensor]],
     *,
     recipe: Recipe,
     like: Path | None = None,
+    replaced: Mapping[str, Tensor] | None = None,
     extra: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> ExportResult:
-    """Writes a merged model as it is, and its card and recipes beside it.
+    """Write a merged model tensor by tensor, with its card and recipes beside it.
 
     Everything is written to a temporary folder beside ``path``, synced, read back and compared, and only then
     moved to its name: a full disk or a crash leaves no broken file, and replaces no good one.
@@ -178,27 +178,34 @@ def save_model(
     Args:
         path: The file to write, ending in ``.safetensors``; its folder is made if missing. With ``like``, the
             folder to write, or ``model.safetensors`` in it.
-        merged: A state dict, as `TaskVectors.merge` gives it.
+        described: The shape and dtype of every tensor.
+        tensors: Every tensor by name, one at a time.
         recipe: What is known about the merge.
         like: The pre-trained model's folder, if it is one of transformers or timm, or the configuration of
             one of open_clip: the export becomes such a folder, with copies of its configuration and
             tokenizer, that its library loads.
+        replaced: Tensors of the model that are not the merge's, such as statistics taken anew; rounded to the
+            pre-trained model's dtypes.
         extra: Other tensors to write, such as heads: ``<stem>.<name>.safetensors`` beside a file,
             ``<name>.safetensors`` in a folder.
 
     Raises:
         ExportError: A file can't be written, doesn't read back equal, or would hold infinity; or ``like`` is
             no model's folder.
+        CheckpointError: A tensor of a model holds NaN or infinity, or can't be read any more; or a name or
+            shape in ``replaced`` is not the model's.
     """
-    content = _Content(describe(merged), merged.items(), extra or {})
-    has_mergekit = bool(recipe.coefficients) and not recipe.transform
-    return _save(Target.of(Path(path), like), content, recipe, has_mergekit=has_mergekit)
+    target = Target.of(Path(path), like)
+    for name, tensor in (replaced or {}).items():
+        if name not in described:
+            raise CheckpointError(f"The tensor '{name}' can't replace one of the merged model, which lacks it.")
+        check_shape("its replacement", name, tensor.shape, described[name].shape)
+    content = _Content(described, _replacing(tensors, replaced) if replaced else tensors, extra or {})
+    return _save(target, content, recipe, has_mergekit=bool(recipe.coefficients) and not replaced)
 
 
-def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Writes tensors to a new safetensors file as carefully, without a recipe; its folder is made if missing.
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors to a new safetensors file as carefully, without a recipe; its folder is made if missing.
 
     Args:
         path: The file.
@@ -218,7 +225,7 @@ def save_tensors(
 
 
 def read_recipe(path: Path | str) -> Recipe:
-    """Reads the recipe from the header of a model that `save_merged` wrote.
+    """Read the recipe from the header of a model that `save_merged` wrote.
 
     Raises:
         CheckpointError: The file can't be read, or mapmerge didn't write it.
@@ -233,20 +240,16 @@ def read_recipe(path: Path | str) -> Recipe:
         raise CheckpointError(f"{path} holds no recipe: it was not exported by mapmerge.") from error
 
 
-def _replacing(
-    tensors: Iterable[tuple[str, Tensor]], replaced: Mapping[str, Tensor]
-) -> Iterator[tuple[str, Tensor]]:
+def _replacing(tensors: Iterable[tuple[str, Tensor]], replaced: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in tensors:
         yield name, replaced[name].to(tensor.dtype) if name in replaced else tensor
 
 
 def _save(target: Target, content: _Content, recipe: Recipe, *, has_mergekit: bool) -> ExportResult:
-    """Writes every file into a temporary folder, and moves all to their names if that went well."""
+    """Write every file into a temporary folder, and moves all to their names if that went well."""
     for name in content.extra:
         if Path(name).name != name or target.beside(f"{name}.safetensors") == target.model:
-            raise ExportError(
-                f"'{name}' can't be the name of a file beside the merged model: choose another."
-            )
+            raise ExportError(f"'{name}' can't be the name of a file beside the merged model: choose another.")
     parent = target.model.parent
     is_new = not parent.exists()
     try:
@@ -266,10 +269,8 @@ def _save(target: Target, content: _Content, recipe: Recipe, *, has_mergekit: bo
     return result
 
 
-def _write(
-    target: Target, folder: Path, content: _Content, recipe: Recipe, *, has_mergekit: bool
-) -> ExportResult:
-    """Writes every file into ``folder``, checks the tensors, and moves all to their names, the model last."""
+def _write(target: Target, folder: Path, content: _Content, recipe: Recipe, *, has_mergekit: bool) -> ExportResult:
+    """Write every file into ``folder``, check the tensors, and moves all to their names, the model last."""
     card, mergekit = target.beside("README.md"), target.beside("mergekit.yaml")
     has_architecture = target.like is None and Path(recipe.architecture).suffix == ".json"
     architecture = target.model.with_suffix(".json") if has_architecture else None
@@ -288,9 +289,7 @@ def _write(
         raise ExportError(f"{model.name} did not read back as it was written: check the disk.")
     extra = {name: target.beside(f"{name}.safetensors") for name in content.extra}
     digests = {
-        path.name: write_safetensors(
-            folder / path.name, describe(tensors), tensors.items(), {"format": "pt"}
-        ).sha256
+        path.name: write_safetensors(folder / path.name, describe(tensors), tensors.items(), {"format": "pt"}).sha256
         for path, tensors in zip(extra.values(), content.extra.values(), strict=True)
     }
     facts = Facts(
@@ -321,7 +320,7 @@ def _write(
 
 
 def _move(folder: Path, targets: Sequence[Path]) -> None:
-    """Syncs the files of these names in ``folder`` and moves them, in this order."""
+    """Sync the files of these names in ``folder`` and move them, in this order."""
     for target in targets:
         with (folder / target.name).open("rb+") as file:
             os.fsync(file.fileno())

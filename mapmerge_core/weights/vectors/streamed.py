@@ -12,11 +12,11 @@ import psutil
 import torch
 from torch import Tensor
 
-from mapmerge_core.errors import PointError, MapMergeError
-from mapmerge_core.weights.vectors.changes import Changes
+from mapmerge_core.errors import MapMergeError, PointError
 from mapmerge_core.weights.io.checkpoints import files_kept_open
 from mapmerge_core.weights.io.checks import check_coefficients, describe, is_finite, too_large
 from mapmerge_core.weights.io.keys import adapt, compared
+from mapmerge_core.weights.vectors.changes import Changes
 from mapmerge_core.weights.vectors.modules import load_part, module_tensors, write_if_other
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 

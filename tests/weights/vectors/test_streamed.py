@@ -18,7 +18,7 @@ from mapmerge_core.weights.io.adapters import Adapter, LowRank
 from mapmerge_core.weights.export.writing import save_merged
 from mapmerge_core.weights.vectors.streamed import StreamedVectors, adapt_lazily, in_memory, open_vectors
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
-from tests.weights.test_task_vectors import NAMES, C, Net, assert_same, by_hand, make_models
+from tests.weights.vectors.test_task_vectors import NAMES, C, Net, assert_same, by_hand, make_models
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from mapmerge_core import __version__
 from mapmerge_core.errors import CheckpointError, PointError, ExportError
-from mapmerge_core.tasks.families.clip import preprocessing_of
+from mapmerge_core.tasks.families._models.clip import preprocessing_of
 from mapmerge_core.weights.io.checkpoints import read_state_dict, sha256
 from mapmerge_core.weights.export.writing import Recipe, read_recipe, save_merged, save_model, save_tensors
 from mapmerge_core.weights.vectors.streamed import StreamedVectors
