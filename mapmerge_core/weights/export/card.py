@@ -84,9 +84,17 @@ def mergekit_recipe(dtypes: Sequence[torch.dtype], recipe: Recipe) -> str:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.representer.add_representer(float, _represent_float)
     stream = io.StringIO()
     yaml.dump(values, stream)
     return stream.getvalue()
+
+
+def _represent_float(representer: Any, value: float) -> Any:  # noqa: ANN401 - ruamel's
+    """Write a float so that YAML 1.1, which mergekit reads, doesn't take 1e-07 for text."""
+    text = repr(value)
+    text = text.replace("e", ".0e") if "e" in text and "." not in text else text
+    return representer.represent_scalar("tag:yaml.org,2002:float", text)
 
 
 def _mergekit_model(recipe: Recipe, name: str, base: str) -> str:

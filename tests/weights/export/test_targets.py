@@ -63,9 +63,7 @@ def test_a_language_models_folder_loads_in_transformers_by_the_cards_own_lines(t
     (like / "tokenizer_training.bin").write_text("")
     vectors = StreamedVectors.from_state_dicts(pretrained, {"one": finetuned})
     folder = tmp_path / "out" / "my-merge"
-    result = save_merged(
-        folder, vectors, [0.5], recipe=Recipe(), like=like, extra={"head": {"w": torch.ones(1)}}
-    )
+    result = save_merged(folder, vectors, [0.5], recipe=Recipe(), like=like, extra={"head": {"w": torch.ones(1)}})
     assert result.path == folder / "model.safetensors"
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md", "config.json", "generation_config.json", "head.safetensors", "mergekit.yaml",
@@ -100,9 +98,7 @@ def test_a_timm_models_folder_loads_in_timm_by_the_cards_own_lines(tmp_path):
     pretrained, finetuned = (model.state_dict() for model in models)
     vectors = StreamedVectors.from_state_dicts(pretrained, {"one": finetuned})
     result = save_model(tmp_path / "merged", vectors.merge([0.25]), recipe=Recipe(method="TIES"), like=like)
-    out = run_in(
-        tmp_path, result.card, "print(model.fc.weight.double().sum().item(), tuple(model.fc.weight.shape)[0])"
-    )
+    out = run_in(tmp_path, result.card, "print(model.fc.weight.double().sum().item(), tuple(model.fc.weight.shape)[0])")
     total, n_classes = out.split()
     assert float(total) == pytest.approx(vectors.merge([0.25])["fc.weight"].double().sum().item(), abs=1e-9)
     assert n_classes == "3"

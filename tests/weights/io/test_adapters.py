@@ -140,9 +140,7 @@ def test_tied_embeddings_change_where_the_base_has_them(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    "options", [{"target_modules": ["embed_tokens"]}, {"modules_to_save": ["embed_tokens"]}]
-)
+@pytest.mark.parametrize("options", [{"target_modules": ["embed_tokens"]}, {"modules_to_save": ["embed_tokens"]}])
 @pytest.mark.parametrize("saved", [True, False])
 def test_adapters_that_keep_weights_tied_fit_a_base_that_holds_them_once(tmp_path, options, saved):
     """peft merges into tied weights twice, so what the unmerged model computes is the reference."""
@@ -210,9 +208,7 @@ def test_heads_that_are_left_out_of_all_models(tmp_path):
     assert set(adapter.deltas) == {"body.weight"}
     assert not adapter.full
     save_file(Classifier(3).state_dict(), tmp_path / "pretrained.safetensors")
-    vectors = open_vectors(
-        tmp_path / "pretrained.safetensors", {"a": tmp_path}, without=("head.weight", "head.bias")
-    )
+    vectors = open_vectors(tmp_path / "pretrained.safetensors", {"a": tmp_path}, without=("head.weight", "head.bias"))
     assert vectors.layers == ("body.weight",)
 
 

@@ -233,9 +233,7 @@ def test_the_hash_of_several_files_is_that_of_what_sha256sum_prints(tmp_path):
     index = shard(tmp_path / "m")
     (tmp_path / "m" / "config.json").write_text("{}")
     names = sorted(file.name for file in weights_files(index))
-    printed = subprocess.run(
-        ["sha256sum", *names], cwd=tmp_path / "m", capture_output=True, check=True
-    ).stdout
+    printed = subprocess.run(["sha256sum", *names], cwd=tmp_path / "m", capture_output=True, check=True).stdout
     assert sha256(index) == sha256(tmp_path / "m") == hashlib.sha256(printed).hexdigest()
 
 
@@ -342,9 +340,7 @@ def test_folders_and_indexes_are_found_and_shards_are_not(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.bfloat16, torch.float8_e5m2, torch.uint16, torch.bool, torch.complex64]
-)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e5m2, torch.uint16, torch.bool, torch.complex64])
 def test_every_dtype_of_safetensors_is_described(tmp_path, dtype):
     tensor = torch.tensor([0.0, 1.0]).to(dtype)
     save_file({"w": tensor}, tmp_path / "m.safetensors")

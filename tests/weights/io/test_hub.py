@@ -296,9 +296,7 @@ def test_open_clips_own_models_are_downloaded_by_it(online, monkeypatch, tmp_pat
 
     ref = HubRef("openclip://ViT-B-32/openai")
     asked = []
-    monkeypatch.setattr(
-        pretrained, "download_pretrained", lambda c: asked.append(c) or str(tmp_path / "x.bin")
-    )
+    monkeypatch.setattr(pretrained, "download_pretrained", lambda c: asked.append(c) or str(tmp_path / "x.bin"))
     assert fetch(ref) == tmp_path / "x.bin"
     assert asked[0]["hf_hub"].startswith(OPENAI)
     online["files"] = ["README.md", "open_clip_model.safetensors"]

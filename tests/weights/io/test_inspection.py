@@ -109,9 +109,7 @@ def test_nan_and_infinity_are_named_by_tensor(models, tmp_path):
 def test_a_model_of_another_origin_and_the_same_model_are_pointed_out(models, tmp_path):
     rng = np.random.default_rng(1)
     stranger = save(tmp_path / "stranger.safetensors", {n: rng.normal(size=s) for n, s in SHAPES.items()})[0]
-    found = inspect_models(
-        paths(models, "near") | {"stranger": stranger, "copy": models["base"][0]}, models["base"][0]
-    )
+    found = inspect_models(paths(models, "near") | {"stranger": stranger, "copy": models["base"][0]}, models["base"][0])
     near, other, copy = found.models
     assert not near.warning
     assert "probably not fine-tuned from this pre-trained model" in other.warning
@@ -165,9 +163,7 @@ def test_adapters_are_compared_with_whole_models(language_models):
     one, two, whole = found.models
     assert one.architecture == "LoRA adapter (rank 3)"
     assert whole.architecture == found.pretrained.architecture == "GPT2LMHeadModel"
-    assert two.n_parameters == sum(
-        t.numel() for t in load_file(folder / "two" / "adapter_model.safetensors").values()
-    )
+    assert two.n_parameters == sum(t.numel() for t in load_file(folder / "two" / "adapter_model.safetensors").values())
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -177,10 +173,7 @@ def test_an_adapter_of_another_model_says_what_does_not_fit(language_models, tmp
     wide.save_pretrained(tmp_path / "wide")
     save_file({"other.weight": torch.ones(2)}, tmp_path / "other.safetensors")
     (one,) = inspect_models({"one": folder / "one"}, tmp_path / "wide").models
-    assert (
-        "changes 'transformer.h.0.attn.c_attn.weight' by a matrix of shape (16, 48), not (24, 72)"
-        in one.problems
-    )
+    assert "changes 'transformer.h.0.attn.c_attn.weight' by a matrix of shape (16, 48), not (24, 72)" in one.problems
     assert "has 'transformer.ln_f.weight' of shape (16,), not (24,)" in one.problems
     (one,) = inspect_models({"one": folder / "one"}, tmp_path / "other.safetensors").models
     assert "changes 'transformer.h.0.attn.c_attn.weight', which the pre-trained model lacks" in one.problems
@@ -255,9 +248,7 @@ def test_models_are_never_in_memory_as_a_whole(tmp_path):
         "found = inspect_models(files, folder / 'base.safetensors')\n"
         "assert abs(found.models[1].l2_ratio - 0.2) < 1e-4; print(peak() - before)"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
-    )
+    ran = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
     assert int(ran.stdout) < 110  # MiB, of 3 x 64 in all
 
 

@@ -74,9 +74,7 @@ def test_a_tower_of_transformers_computes_the_same_in_open_clip(kind, quick_gelu
     assert found.keys() == {name for name in base.state_dict() if name.startswith(PART)}
     base.load_state_dict(found, strict=False)
     with torch.inference_mode():
-        torch.testing.assert_close(
-            base.encode_image(images()), embedded_by_transformers(theirs), atol=1e-5, rtol=1e-5
-        )
+        torch.testing.assert_close(base.encode_image(images()), embedded_by_transformers(theirs), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("quick_gelu", [False, True])
@@ -85,9 +83,7 @@ def test_a_tower_of_open_clip_computes_the_same_in_transformers(quick_gelu):
     theirs = transformers_model(CLIPVisionModelWithProjection, 2, quick_gelu=quick_gelu)
     theirs.load_state_dict(adapt(ours.state_dict(), theirs.state_dict()))
     with torch.inference_mode():
-        torch.testing.assert_close(
-            embedded_by_transformers(theirs), ours.encode_image(images()), atol=1e-5, rtol=1e-5
-        )
+        torch.testing.assert_close(embedded_by_transformers(theirs), ours.encode_image(images()), atol=1e-5, rtol=1e-5)
 
 
 def test_the_way_there_and_back_changes_nothing():
@@ -172,9 +168,7 @@ def test_a_tower_of_another_size_gets_the_usual_sentence(shape, tmp_path):
     save_file(open_clip_model(0).state_dict(), tmp_path / "base.safetensors")
     transformers_model(CLIPVisionModelWithProjection, 1, **shape).save_pretrained(tmp_path / "a")
     with pytest.raises(CheckpointError, match="The model 'a' lacks the tensor 'visual"):
-        TaskVectors.from_files(
-            tmp_path / "base.safetensors", {"a": tmp_path / "a/model.safetensors"}, part=PART
-        )
+        TaskVectors.from_files(tmp_path / "base.safetensors", {"a": tmp_path / "a/model.safetensors"}, part=PART)
 
 
 def test_queries_and_keys_of_different_shapes_are_not_packed():

@@ -237,9 +237,7 @@ def test_nothing_that_a_file_asks_for_is_executed(tmp_path, kind, wrapped):
     assert not canary.exists()
 
 
-@pytest.mark.parametrize(
-    "kind", ["os.system", "stack_global", "eval", "memo", "as a tensor", "instance", "object"]
-)
+@pytest.mark.parametrize("kind", ["os.system", "stack_global", "eval", "memo", "as a tensor", "instance", "object"])
 def test_these_pickles_are_really_hostile(tmp_path, kind):
     pickle.loads(hostile(tmp_path / "canary")[kind])
     assert (tmp_path / "canary").exists()
@@ -274,13 +272,9 @@ class Trap:
 STORAGE = "ctorch\nFloatStorage\n"
 
 
-def tensor_pickle(
-    numel="K\x04", offset="K\x00", shape="K\x04\x85", stride="K\x01\x85", key="0", kind=STORAGE
-):
+def tensor_pickle(numel="K\x04", offset="K\x00", shape="K\x04\x85", stride="K\x01\x85", key="0", kind=STORAGE):
     """{"w": a tensor}, with parts as pickle instructions."""
-    identity = (
-        b"(" + text("storage") + kind.encode() + text(key) + text("cpu") + numel.encode("latin1") + b"tQ"
-    )
+    identity = b"(" + text("storage") + kind.encode() + text(key) + text("cpu") + numel.encode("latin1") + b"tQ"
     arguments = identity + b"".join(part.encode("latin1") for part in (offset, shape, stride)) + b"\x89}t"
     return b"\x80\x02}" + text("w") + b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"Rs."
 

@@ -13,14 +13,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mapmerge_core.errors import CheckpointError, PointError, MapMergeError
-from mapmerge_core.weights.io.adapters import Adapter, LowRank
+from mapmerge_core.errors import CheckpointError, MapMergeError, PointError
 from mapmerge_core.weights.export.writing import save_merged
+from mapmerge_core.weights.io.adapters import Adapter, LowRank
 from mapmerge_core.weights.vectors.streamed import StreamedVectors, adapt_lazily, in_memory, open_vectors
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 from tests.weights.vectors.test_task_vectors import NAMES, C, Net, assert_same, by_hand, make_models
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class OnDisk(Mapping):
@@ -184,9 +184,7 @@ def test_loading_any_model_rounds_as_merges_do():
 def test_a_part_is_merged_and_integer_tensors_are_kept(store):
     pretrained, finetuned = make_models()
     vectors = streamed(store, pretrained, finetuned, part="tower.")
-    expected = by_hand(pretrained, finetuned, C) | {
-        k: t for k, t in pretrained.items() if not k.startswith("tower.")
-    }
+    expected = by_hand(pretrained, finetuned, C) | {k: t for k, t in pretrained.items() if not k.startswith("tower.")}
     merged = vectors.merge(C)
     assert_same({key: merged[key] for key in expected}, expected)
     assert vectors.n_parameters == 5 * 7 + 7 + 4 * 7 + 7 * 3

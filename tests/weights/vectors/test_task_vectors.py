@@ -208,9 +208,7 @@ def test_a_part_is_merged_and_the_rest_is_kept():
     vectors = TaskVectors.from_state_dicts(pretrained, finetuned, part="tower.")
     towers = {n: {k: t for k, t in sd.items() if k.startswith("tower.")} for n, sd in finetuned.items()}
     from_towers = TaskVectors.from_state_dicts(pretrained, towers, part="tower.")
-    expected = by_hand(pretrained, finetuned, C) | {
-        k: t for k, t in pretrained.items() if not k.startswith("tower.")
-    }
+    expected = by_hand(pretrained, finetuned, C) | {k: t for k, t in pretrained.items() if not k.startswith("tower.")}
     expected = {key: expected[key] for key in pretrained}
     for either in (vectors, from_towers):
         assert_same(either.merge(C), expected)
@@ -259,9 +257,7 @@ def test_tied_tensors_stay_tied_and_count_once():
     assert_same(module.state_dict(), expected)
     # The same from safetensors files, where tied tensors are two copies.
     untied = [{key: tensor.clone() for key, tensor in model.items()} for model in models]
-    TaskVectors.from_state_dicts(untied[0], {"one": untied[1], "two": untied[2]}).merge_into(
-        module, [0.5, 0.2]
-    )
+    TaskVectors.from_state_dicts(untied[0], {"one": untied[1], "two": untied[2]}).merge_into(module, [0.5, 0.2])
     assert_same(module.state_dict(), expected)
 
 
@@ -288,9 +284,7 @@ def test_tied_tensors_are_one_layer():
     vectors = TaskVectors.from_state_dicts(models[0], {"one": models[1]})
     assert vectors.layers == ("embed", "norm")
     merged = vectors.merge_layers([[0.25], [2]])
-    expected = by_hand(models[0], {"one": models[1]}, [0.25]) | {
-        "norm": 2 * models[1]["norm"] - models[0]["norm"]
-    }
+    expected = by_hand(models[0], {"one": models[1]}, [0.25]) | {"norm": 2 * models[1]["norm"] - models[0]["norm"]}
     assert_same(merged, expected, ulps=8)
     assert merged["out"].data_ptr() == merged["embed"].data_ptr()
 
@@ -333,9 +327,7 @@ def test_loading_a_part_leaves_the_rest_and_names_what_does_not_fit():
     module = Net()
     vectors.merge_into(module, C)
     vectors.load_into(module, finetuned["two"])
-    expected = {
-        key: (finetuned["two"] if key.startswith("tower.") else pretrained)[key] for key in pretrained
-    }
+    expected = {key: (finetuned["two"] if key.startswith("tower.") else pretrained)[key] for key in pretrained}
     assert_same(module.state_dict(), expected, ulps=0)
     tower = {key: tensor for key, tensor in finetuned["one"].items() if key.startswith("tower.")}
     vectors.load_into(module, tower)
@@ -358,15 +350,12 @@ def test_norms_cosines_and_counts_against_numpy():
     vectors = TaskVectors.from_state_dicts(pretrained, finetuned)
     floats = [key for key, tensor in pretrained.items() if tensor.is_floating_point()]
     flat = {
-        n: np.concatenate([(sd[k] - pretrained[k]).double().flatten() for k in floats])
-        for n, sd in finetuned.items()
+        n: np.concatenate([(sd[k] - pretrained[k]).double().flatten() for k in floats]) for n, sd in finetuned.items()
     }
     base = np.concatenate([pretrained[k].double().flatten() for k in floats])
     rows = np.stack(list(flat.values()))
     np.testing.assert_allclose(vectors.l1_ratios(), abs(rows).sum(1) / abs(base).sum(), rtol=1e-5)
-    np.testing.assert_allclose(
-        vectors.l2_ratios(), np.linalg.norm(rows, axis=1) / np.linalg.norm(base), rtol=1e-5
-    )
+    np.testing.assert_allclose(vectors.l2_ratios(), np.linalg.norm(rows, axis=1) / np.linalg.norm(base), rtol=1e-5)
     normalised = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     np.testing.assert_allclose(vectors.cosines(), normalised @ normalised.T, atol=1e-6)
     # Of 11 tensors the head's 2 are the same in all, and the integer counter differs in the second and third.
@@ -466,9 +455,7 @@ def test_models_that_do_not_fit_are_named(damage, says):
 
 
 def test_an_unknown_part_names_the_parts_there_are():
-    with pytest.raises(
-        CheckpointError, match=r"starts with 'visual.': its keys start with head., scale, tower."
-    ):
+    with pytest.raises(CheckpointError, match=r"starts with 'visual.': its keys start with head., scale, tower."):
         TaskVectors.from_state_dicts(*make_models(), part="visual.")
 
 
