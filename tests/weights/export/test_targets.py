@@ -97,7 +97,9 @@ def test_a_timm_models_folder_loads_in_timm_by_the_cards_own_lines(tmp_path):
     save_for_hf(models[0], like, safe_serialization=True)
     pretrained, finetuned = (model.state_dict() for model in models)
     vectors = StreamedVectors.from_state_dicts(pretrained, {"one": finetuned})
-    result = save_model(tmp_path / "merged", vectors.merge([0.25]), recipe=Recipe(method="TIES"), like=like)
+    result = save_model(
+        tmp_path / "merged", vectors.described, vectors.tensors([0.25]), recipe=Recipe(method="TIES"), like=like
+    )
     out = run_in(tmp_path, result.card, "print(model.fc.weight.double().sum().item(), tuple(model.fc.weight.shape)[0])")
     total, n_classes = out.split()
     assert float(total) == pytest.approx(vectors.merge([0.25])["fc.weight"].double().sum().item(), abs=1e-9)
