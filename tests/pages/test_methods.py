@@ -1,4 +1,4 @@
-"""Runs of every method are set up, started and shown on Evaluate; new studies take transforms."""
+"""Runs of every merge and method are set up, started and shown on Evaluate."""
 
 from __future__ import annotations
 
@@ -6,88 +6,173 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mapmerge_core.studies.config.study import Transform
-from mapmerge_core.studies.store.store import Store
+from mapmerge_core.merges.base import register
+from mapmerge_core.merges.linear import LinearMerge
+from mapmerge_core.registries import MERGES, METHODS
+from mapmerge_core.settings import setting, settings
+from mapmerge_core.studies.store import Store
 from tests.pages.conftest import texts, wait_for_jobs
-from tests.pages.test_pages import check
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from streamlit.testing.v1 import AppTest
 
-    from mapmerge_core.studies.store.rows import StudyRow
+    from mapmerge_core.studies.store import Study
 
 
-def choose_method(app: AppTest, study_id: int, method: str) -> AppTest:
-    """Chooses the method of a study's second run."""
-    return app.selectbox(key=f"method_{study_id}_1").set_value(method).run()
+def choose(app: AppTest, study_id: int, what: str, name: str) -> AppTest:
+    """Chooses the merge or the method of a study's second run."""
+    return app.selectbox(key=f"{what}_{study_id}_1").set_value(name).run()
+
+
+@pytest.mark.parametrize("name", METHODS.names)
+def test_each_method_has_a_form_and_says_what_it_measures(
+    visit: Callable[..., AppTest], measured_study: Study, name: str
+) -> None:
+    app = choose(visit("evaluate", study=measured_study.id), measured_study.id, "method", name)
+    assert METHODS[name].help() in texts(app).replace("\\", "")
+    assert "evaluations** of one model on one objective" in texts(app)
+    assert not app.error
 
 
 @pytest.mark.parametrize(
     ("method", "points", "evaluations"),
-    [("map", 12, 24), ("bayesian", 12, 24), ("nested", 20, 40), ("direct", 200, 400)],
+    [("map", 30, 60), ("bayesian", 12, 24), ("nested", 20, 40), ("direct", 200, 400)],
 )
-def test_each_method_offers_its_usual_budget_and_says_what_it_measures(
-    visit: Callable[..., AppTest], measured_study: StudyRow, method: str, points: int, evaluations: int
+def test_usual_budgets(
+    visit: Callable[..., AppTest], home: Path, measured_study: Study, method: str, points: int, evaluations: int
 ) -> None:
-    app = choose_method(visit("evaluate", study=measured_study.id), measured_study.id, method)
-    assert app.number_input(key=f"points_{method}_{measured_study.id}_1").value == points
+    Store(home).studies.create("Fresh", measured_study.config)
+    app = visit("evaluate", study=2)
+    app.selectbox(key="method_2_0").set_value(method).run()
+    assert app.number_input(key=f"{method}_points_2_0").placeholder == str(points)
     assert f"At most **{evaluations} evaluations**" in texts(app)
 
 
-def test_bayesian_rounds_link_and_loss_are_kept_with_the_run(
-    visit: Callable[..., AppTest], measured_study: StudyRow, home: Path
+@pytest.mark.parametrize("name", MERGES.names)
+def test_each_merge_has_a_form_and_can_be_run_or_says_why_not(
+    visit: Callable[..., AppTest], measured_study: Study, name: str
+) -> None:
+    app = choose(visit("evaluate", study=measured_study.id), measured_study.id, "merge", name)
+    assert MERGES[name].help().split(",")[0] in texts(app).replace("\\", "")
+    assert not app.error
+    can_start = not app.button(key="start").disabled
+    assert can_start != bool(app.info), "what can't be run says why"
+
+
+@pytest.fixture
+def newcomer() -> Iterator[str]:
+    @register
+    class Halved(LinearMerge):
+        """Merge a share of every task vector."""
+
+        name = "halved"
+        title = "Halved"
+
+        @settings
+        class Settings:
+            share: float = setting(0.5, above=0, at_most=1, help="Share of every entry.")
+
+        def transform(self, change):
+            return change * self.settings.share
+
+    yield Halved.name
+    MERGES.unregister(Halved.name)
+
+
+def test_a_merge_of_a_newcomer_is_chosen_set_run_and_shown(
+    visit: Callable[..., AppTest], home: Path, measured_study: Study, newcomer: str
 ) -> None:
     number = measured_study.id
-    app = choose_method(visit("evaluate", study=number), number, "bayesian")
-    app.number_input(key=f"initial_{number}_1").set_value(7).run()
-    app.number_input(key=f"batch_{number}_1").set_value(4).run()
+    app = choose(visit("evaluate", study=number), number, "merge", newcomer)
+    assert "Merge a share of every task vector." in texts(app)
+    app.number_input(key=f"halved_share_{number}_1").set_value(0.25).run()
+    app.number_input(key=f"map_points_{number}_1").set_value(8).run()
+    app.button(key="start").click().run()
+    wait_for_jobs(app, number)
+    run = Store(home).runs.all(number)[-1]
+    assert (run.status, run.config.merge_settings) == ("done", {"share": 0.25})
+    app = visit("evaluate", study=number)
+    views = app.selectbox(key=f"merge_in_view_{number}_{run.merge_id}")
+    assert views.options == ["Task arithmetic", "Halved (share 0.25)"]
+    assert views.value == run.merge_id
+    assert app.number_input(key=f"halved_share_{number}_2").value == 0.25, "the next form starts from this run"
+    assert not app.error
+
+
+def test_a_setting_out_of_bounds_is_one_sentence(visit: Callable[..., AppTest], measured_study: Study) -> None:
+    number = measured_study.id
+    app = choose(visit("evaluate", study=number), number, "merge", "dare")
+    (key,) = {field.key for field in app.number_input if str(field.key).startswith("dare_drop")}
+    app.number_input(key=key).set_value(1.0).run()
+    assert ["below 1" in error.value for error in app.error] == [True]
+    assert app.button(key="start").disabled
+
+
+def test_a_merge_on_the_simplex_is_searched_and_drawn(
+    visit: Callable[..., AppTest], home: Path, measured_study: Study
+) -> None:
+    number = measured_study.id
+    app = choose(visit("evaluate", study=number), number, "merge", "soup")
+    assert f"low_{number}_1" not in {field.key for field in app.number_input}, "weights have no box"
+    app.number_input(key=f"map_points_{number}_1").set_value(6).run()
+    app.button(key="start").click().run()
+    wait_for_jobs(app, number)
+    assert Store(home).runs.all(number)[-1].status == "done"
+    app = visit("evaluate", study=number)
+    assert not app.error
+    assert "The whole space: Stripes has the rest of the weight." in texts(app).replace("\\", "")
+
+
+def test_bayesian_rounds_link_and_loss_are_kept_with_the_run(
+    visit: Callable[..., AppTest], measured_study: Study, home: Path
+) -> None:
+    number = measured_study.id
+    app = choose(visit("evaluate", study=number), number, "method", "bayesian")
+    app.number_input(key=f"bayesian_points_{number}_1").set_value(12).run()
+    app.number_input(key=f"bayesian_initial_{number}_1").set_value(7).run()
+    app.number_input(key=f"bayesian_batch_{number}_1").set_value(4).run()
     app.selectbox(key=f"link_{number}_1").set_value("identity").run()
     app.selectbox(key=f"loss_{number}_1").set_value("huber").run()
     app.button(key="start").click().run()
     wait_for_jobs(app, number)
-    run = Store(home).runs(number)[-1]
-    assert (run.method, run.status) == ("bayesian", "done")
-    settings = run.settings
-    assert (settings.initial, settings.batch, settings.link, settings.loss) == (7, 4, "identity", "huber")
+    run = Store(home).runs.all(number)[-1]
+    assert (run.config.method, run.status) == ("bayesian", "done")
+    kept = run.config.method_settings
+    assert (kept["initial"], kept["batch"], run.config.link, run.config.loss) == (7, 4, "identity", "huber")
 
 
 def test_a_nested_run_shows_its_tree_and_exports_its_model(
-    visit: Callable[..., AppTest], measured_study: StudyRow, home: Path
+    visit: Callable[..., AppTest], measured_study: Study, home: Path
 ) -> None:
     number = measured_study.id
-    app = choose_method(visit("evaluate", study=number), number, "nested")
-    app.slider(key=f"nested_preference_{number}_0").set_value(100).run()
-    app.selectbox(key=f"nested_pairs_{number}_1").set_value("order").run()
+    app = choose(visit("evaluate", study=number), number, "method", "nested")
+    app.slider(key=f"nested_weights_{number}_1_Colours").set_value(100).run()
     app.multiselect(key=f"nested_order_{number}_1").set_value(["Stripes"]).run()
     assert "leaves out Colours" in app.error[0].value
     assert app.button(key="start").disabled
     app.multiselect(key=f"nested_order_{number}_1").set_value(["Stripes", "Colours"]).run()
-    assert "Stripes" in next(caption.value for caption in app.caption if caption.value.startswith(r"\(Str"))
     app.button(key="start").click().run()
     wait_for_jobs(app, number)
-    run = Store(home).runs(number)[-1]
-    assert (run.status, run.settings.weights) == ("done", {"Colours": 100, "Stripes": 50})
-    assert run.settings.order == ["Stripes", "Colours"]
-    assert "The model that nested MAP leads to" in texts(app)
+    run = Store(home).runs.all(number)[-1]
+    assert (run.status, run.config.method_settings["weights"]) == ("done", {"Colours": 100, "Stripes": 50})
+    assert run.config.method_settings["order"] == ["Stripes", "Colours"]
+    assert "The model that Nested MAP leads to" in texts(app)
     assert "66.7% Colours" in texts(app).replace("\\", "")
-    app.button(key="nested_export").click().run()
+    app.button(key="chosen_export").click().run()
     wait_for_jobs(app, number)
     from pages.parts.shared import state
 
-    pick = Store(home).picks(number)[-1]
+    pick = Store(home).picks.all(number)[-1]
     assert pick.exported is not None
-    assert pick.c.tolist() == state.nested_tree(run.id).c.tolist()
+    assert pick.x.tolist() == state.run_result(run.id).method.chosen.x.tolist()
 
 
-def test_a_nested_rule_that_is_none_points_at_the_word(
-    visit: Callable[..., AppTest], measured_study: StudyRow
-) -> None:
+def test_a_nested_rule_that_is_none_points_at_the_word(visit: Callable[..., AppTest], measured_study: Study) -> None:
     number = measured_study.id
-    app = choose_method(visit("evaluate", study=number), number, "nested")
-    app.segmented_control(key=f"nested_by_{number}_1").set_value("Rule").run()
+    app = choose(visit("evaluate", study=number), number, "method", "nested")
     app.text_input(key=f"nested_rule_{number}_1").set_value("all >= 50%, maximize Colors").run()
     assert "Colors" in app.error[0].value
     assert "^" in app.code[0].value
@@ -95,21 +180,11 @@ def test_a_nested_rule_that_is_none_points_at_the_word(
 
 
 def test_a_budget_below_the_surrogates_parameters_says_the_minimum(
-    visit: Callable[..., AppTest], measured_study: StudyRow
+    visit: Callable[..., AppTest], measured_study: Study
 ) -> None:
     number = measured_study.id
     app = visit("evaluate", study=number)
     app.selectbox(key=f"link_{number}_1").set_value("identity").run()
-    app.number_input(key=f"points_map_{number}_1").set_value(5).run()
+    app.number_input(key=f"map_points_{number}_1").set_value(5).run()
     assert "6 points or more" in app.error[0].value
     assert app.button(key="start").disabled
-
-
-def test_a_new_study_takes_a_transform(visit: Callable[..., AppTest], home: Path) -> None:
-    app = check(visit("models"))
-    app.selectbox(key="transform_kind").set_value("ties_trim").run()
-    app.number_input(key="transform_keep").set_value(30.0).run()
-    app.button(key="create_study").click().run()
-    study = Store(home).studies()[0]
-    assert study.spec.transform == Transform("ties_trim", keep=0.3)
-    assert study.name == "Colours + Stripes + Light on TIES-trim 30 %"

@@ -13,15 +13,15 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from mapmerge_core.studies.config.manifest import spec_from_manifest
+from mapmerge_core.studies.config.demo import config_from_manifest
 from mapmerge_core.studies.config.study_file import read_study_file
-from mapmerge_core.studies.store.store import Store
+from mapmerge_core.studies.store import Store
 from mapmerge_core.weights.io.hub import Download
 from tests.pages.conftest import ROOT, TIMEOUT, texts, wait_for_jobs
 from tests.pages.loose import WORDS, make_language_folder, make_loose_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from streamlit.testing.v1 import AppTest
@@ -49,7 +49,7 @@ def study_yaml(tiny_zoo: Path, tmp_path: Path) -> Path:
         "tasks:\n"
         "  - {name: Colours, checkpoint: Colours.safetensors, data: Colours.npz}\n"
         "  - {name: Stripes, checkpoint: Stripes.safetensors, data: Stripes.npz}\n"
-        "method: {name: bayesian, points: 9, seed: 3}\n"
+        "run: {method: {name: bayesian, points: 9, seed: 3}}\n"
     )
     return path
 
@@ -81,13 +81,13 @@ def said(app: AppTest) -> str:
     return texts(app).replace("\\", "")
 
 
-def edit(app: AppTest, folder: Path, **rows: dict[str, object]) -> AppTest:
-    """Edits the table of two models, which AppTest can't: ``edit(app, folder, r0={"task": "A"})``."""
-    app.session_state[f"files_{folder}_{app.selectbox(key=f'pretrained_{folder}').value}_2_accuracy"] = {
-        "edited_rows": {int(row[1:]): cells for row, cells in rows.items()},
-        "added_rows": [],
-        "deleted_rows": [],
-    }
+def edit(
+    app: AppTest, table: str, rows: dict[int, dict[str, object]], added: Sequence[dict[str, object]] = ()
+) -> AppTest:
+    """Edits a proposal's table of "models" or "tasks", which AppTest can't."""
+    keys = [found.proto.id.split("-", 2)[-1] for found in app.dataframe]
+    (key,) = [key for key in keys if key.startswith(f"{table}_/")]
+    app.session_state[key] = {"edited_rows": rows, "added_rows": list(added), "deleted_rows": []}
     return app.run()
 
 
@@ -108,9 +108,10 @@ def test_a_folder_as_it_is_becomes_a_study(visit: Callable[..., AppTest], home: 
     assert 'alt="red"' in said(app), "the images are shown with their labels"
     app.button(key="create_study").click().run()
     assert app.title[0].value == "Evaluate"
-    (study,) = Store(home).studies()
-    assert study.spec.task_names == ("colours", "stripes")
-    assert study.spec.tasks[0].data.path == loose / "data" / "colours"
+    (study,) = Store(home).studies.all()
+    assert study.config.model_names == ("colours", "stripes")
+    assert [task.model for task in study.config.tasks] == ["colours", "stripes"]
+    assert study.config.tasks[0].data.path == loose / "data" / "colours"
 
 
 def test_only_what_is_missing_is_asked_for(visit: Callable[..., AppTest], loose: Path) -> None:
@@ -118,21 +119,52 @@ def test_only_what_is_missing_is_asked_for(visit: Callable[..., AppTest], loose:
     app = open_place(visit("models"), loose)
     assert ["'stripes'" in info.value for info in app.info] == [True], "one thing is asked for"
     assert "check" not in {button.key for button in app.button}
-    edit(app, loose, r1={"data": "data/patterns", "task": "Patterns", "metric": "loss"})
+    edit(app, "tasks", {1: {"data": "data/patterns", "task": "Patterns", "metrics": ["loss"]}})
     assert not app.info
     assert "All 2 models fit" in check(app).success[0].value
-    frame = frame_with(app, "Model")
-    assert list(frame["Metric"]) == ["accuracy", "loss"]
-    assert list(frame["Model"]) == ["colours", "Patterns"]
+    frame = frame_with(app, "Task")
+    assert list(frame["Metrics"]) == ["accuracy", "loss"]
+    assert list(frame["Task"]) == ["colours", "Patterns"]
 
 
-def test_a_dataset_from_elsewhere_can_be_chosen(
-    visit: Callable[..., AppTest], loose: Path, tmp_path: Path
+def test_a_task_may_have_two_metrics_and_another_no_model(
+    visit: Callable[..., AppTest], home: Path, loose: Path
 ) -> None:
+    app = open_place(visit("models"), loose)
+    kept = {"task": "Kept", "data": "data/stripes", "model": None, "metrics": None}
+    edit(app, "tasks", {0: {"metrics": ["accuracy", "loss"]}}, [kept])
+    assert "All 2 models fit" in check(app).success[0].value
+    frame = frame_with(app, "Task")
+    assert list(frame["Metrics"]) == ["accuracy, loss", "accuracy", "accuracy"]
+    assert list(frame["Fine-tuned model"]) == ["colours", "stripes", "none: a skill to keep"]
+    app.button(key="create_study").click().run()
+    (study,) = Store(home).studies.all()
+    names = [objective.name for objective in study.config.objectives]
+    assert names == ["colours accuracy", "colours loss", "stripes", "Kept"]
+
+
+def test_one_model_and_a_skill_to_keep_are_a_study(visit: Callable[..., AppTest], home: Path, loose: Path) -> None:
+    app = open_place(visit("models"), loose)
+    edit(app, "models", {1: {"use": False}})
+    kept = {"task": "Kept", "data": "data/stripes", "model": None, "metrics": ["accuracy"]}
+    edit(app, "tasks", {}, [kept])
+    assert "The model fits" in check(app).success[0].value
+    app.button(key="create_study").click().run()
+    (study,) = Store(home).studies.all()
+    assert study.config.model_names == ("colours",)
+    assert len(study.config.objectives) == 2
+
+
+def test_two_models_of_one_name_are_one_sentence(visit: Callable[..., AppTest], loose: Path) -> None:
+    app = edit(open_place(visit("models"), loose), "models", {1: {"name": "colours"}})
+    assert ["Two models are called 'colours'" in info.value for info in app.info] == [True]
+
+
+def test_a_dataset_from_elsewhere_can_be_chosen(visit: Callable[..., AppTest], loose: Path, tmp_path: Path) -> None:
     moved = shutil.move(loose / "data" / "stripes", tmp_path / "far away")
     app = open_place(visit("models"), loose)
     app.multiselect(key=f"other_data_{loose}").set_value([str(moved)]).run()
-    edit(app, loose, r1={"data": str(moved)})
+    edit(app, "tasks", {1: {"data": str(moved)}})
     assert "All 2 models fit" in check(app).success[0].value
 
 
@@ -148,22 +180,20 @@ def test_another_family_can_be_chosen_or_typed(visit: Callable[..., AppTest], lo
     assert ["no family of models" in error.value for error in app.error] == [True]
 
 
-def test_a_task_left_out_leaves_too_few(visit: Callable[..., AppTest], loose: Path) -> None:
-    app = edit(open_place(visit("models"), loose), loose, r0={"use": False})
-    assert "two tasks or more" in app.info[0].value
+def test_models_left_out_leave_too_few(visit: Callable[..., AppTest], loose: Path) -> None:
+    app = edit(open_place(visit("models"), loose), "models", {0: {"use": False}, 1: {"use": False}})
+    assert "one model or more" in app.info[0].value
 
 
 def test_a_proposal_is_saved_and_opened_again(visit: Callable[..., AppTest], loose: Path) -> None:
     app = open_place(visit("models"), loose)
-    app.selectbox(key="transform_kind").set_value("dare").run()
     path = loose / "kept.yaml"
     app.text_input(key=f"save_path_{loose / 'study.yaml'}").set_value(str(path)).run()
     app.button(key="save").click().run()
     assert not app.error
-    kept = read_study_file(path).spec
+    kept = read_study_file(path).config
     assert kept.pretrained == loose / "models" / "clip_pretrained.safetensors"
-    assert kept.transform.kind == "dare"
-    assert "checkpoint: models/clip_colours.safetensors" in path.read_text(), "paths are the folder's own"
+    assert "colours: models/clip_colours.safetensors" in path.read_text(), "paths are the folder's own"
     assert app.text_input(key="folder").value == str(path)
     assert app.text_area(key=f"study_text_{path}").value == path.read_text()
     assert "All 2 models fit" in check(app).success[0].value
@@ -171,7 +201,7 @@ def test_a_proposal_is_saved_and_opened_again(visit: Callable[..., AppTest], loo
 
 @pytest.mark.parametrize(
     ("typed", "sentence"),
-    [("mine.txt", "let it end in .yaml"), ("nowhere/mine.yaml", "can't be written")],
+    [("mine.txt", "let it end in .yaml"), ("tiny-clip.json/mine.yaml", "can't be written")],
 )
 def test_a_place_where_nothing_can_be_saved_is_one_sentence(
     visit: Callable[..., AppTest], loose: Path, typed: str, sentence: str
@@ -197,18 +227,14 @@ def test_a_saved_study_is_read_anew(visit: Callable[..., AppTest], loose: Path) 
     assert not app.error
 
 
-def test_a_file_that_is_there_is_replaced_only_after_asking(
-    visit: Callable[..., AppTest], study_yaml: Path
-) -> None:
+def test_a_file_that_is_there_is_replaced_only_after_asking(visit: Callable[..., AppTest], study_yaml: Path) -> None:
     app = open_place(visit("models"), study_yaml)
     assert app.button(key="save").disabled
     app.checkbox(key="save_replace").check().run()
     assert not app.button(key="save").disabled
 
 
-def test_a_study_file_is_opened_changed_and_saved(
-    visit: Callable[..., AppTest], home: Path, study_yaml: Path
-) -> None:
+def test_a_study_file_is_opened_changed_and_saved(visit: Callable[..., AppTest], home: Path, study_yaml: Path) -> None:
     app = open_place(visit("models"), study_yaml)
     key = f"study_text_{study_yaml}"
     changed = study_yaml.read_text().replace("name: My study", "name: Other study")
@@ -221,10 +247,10 @@ def test_a_study_file_is_opened_changed_and_saved(
     assert "All 2 models fit" in check(app).success[0].value
     assert app.text_input(key="study_name").placeholder == "Other study"
     app.button(key="create_study").click().run()
-    (study,) = Store(home).studies()
+    (study,) = Store(home).studies.all()
     assert study.name == "Other study"
     assert app.selectbox(key=f"method_{study.id}_0").value == "bayesian"
-    assert app.number_input(key=f"points_bayesian_{study.id}_0").value == 9
+    assert app.number_input(key=f"bayesian_points_{study.id}_0").value == 9
     assert app.number_input(key=f"seed_{study.id}_0").value == 3
 
 
@@ -239,7 +265,7 @@ def test_a_folder_with_a_study_file_opens_it(visit: Callable[..., AppTest], stud
 def test_a_ready_study_opens_and_says_what_it_fetches(
     visit: Callable[..., AppTest], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pages.parts.shared import background
+    from pages.parts.models import background
 
     url = "hf://organisation/large"
     monkeypatch.setattr(background, "plan", lambda _: (Download(url, 605_000_000, cached=False),))
@@ -257,7 +283,7 @@ def test_a_ready_study_opens_and_says_what_it_fetches(
 def test_a_copy_of_a_ready_study_keeps_comments_and_relative_paths(
     visit: Callable[..., AppTest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pages.parts.shared import background
+    from pages.parts.models import background
 
     monkeypatch.setattr(background, "plan", lambda _: ())
     shipped = next(path for path in READY if "medical" in path.stem)
@@ -273,7 +299,7 @@ def test_a_copy_of_a_ready_study_keeps_comments_and_relative_paths(
 def test_what_is_here_already_is_not_fetched(
     visit: Callable[..., AppTest], study_yaml: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pages.parts.shared import background
+    from pages.parts.models import background
 
     text = study_yaml.read_text().replace("data: Colours.npz", "data: hf://datasets/organisation/name")
     study_yaml.write_text(text)
@@ -288,15 +314,13 @@ def test_a_hub_that_has_no_such_model_is_one_sentence(
     visit: Callable[..., AppTest], study_yaml: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mapmerge_core.errors import CheckpointError
-    from pages.parts.shared import background
+    from pages.parts.models import background
 
     def refuse(_: object) -> tuple[Download, ...]:
         raise CheckpointError("hf://organisation/none was not found: the hub has no such model.")
 
     study_yaml.write_text(
-        study_yaml.read_text().replace(
-            "checkpoint: Stripes.safetensors", "checkpoint: hf://organisation/none"
-        )
+        study_yaml.read_text().replace("checkpoint: Stripes.safetensors", "checkpoint: hf://organisation/none")
     )
     monkeypatch.setattr(background, "plan", refuse)
     app = settle(open_place(visit("models"), study_yaml))
@@ -346,8 +370,8 @@ def test_unreadable_images_are_left_out_only_by_agreement(
     assert ["can't be read" in error.value for error in app.error] == [True]
     settle(app.checkbox(key=key).check().run())
     app.button(key="create_study").click().run()
-    (study,) = Store(home).studies()
-    assert [task.data.skip_corrupt for task in study.spec.tasks] == [True, False]
+    (study,) = Store(home).studies.all()
+    assert [task.data.skip_corrupt for task in study.config.tasks] == [True, False]
 
 
 def test_guessed_columns_are_shown(visit: Callable[..., AppTest], loose: Path) -> None:
@@ -392,14 +416,12 @@ def test_a_file_of_another_kind_is_one_sentence(visit: Callable[..., AppTest], t
     assert ["let it end in .yaml" in error.value.replace("\\", "") for error in app.error] == [True]
 
 
-def test_a_study_of_a_manifest_is_saved_too(
-    visit: Callable[..., AppTest], tiny_zoo: Path, tmp_path: Path
-) -> None:
+def test_a_study_of_a_manifest_is_saved_too(visit: Callable[..., AppTest], tiny_zoo: Path, tmp_path: Path) -> None:
     app = visit("models")
     path = tmp_path / "of-manifest.yaml"
     app.text_input(key=f"save_path_{tiny_zoo / 'study.yaml'}").set_value(str(path)).run()
     app.button(key="save").click().run()
-    assert read_study_file(path).spec == spec_from_manifest(tiny_zoo)
+    assert read_study_file(path).config == config_from_manifest(tiny_zoo)
 
 
 def test_an_edited_study_file_of_a_session_does_not_leak_into_another(
@@ -419,26 +441,26 @@ def test_language_models_go_the_whole_way(visit: Callable[..., AppTest], home: P
     assert f"architecture_{folder}" not in {found.key for found in app.selectbox}, "the folder tells"
     check(app)
     assert "All 2 models fit" in app.success[0].value
-    assert list(frame_with(app, "Model")["Metric"]) == ["loss", "loss"]
-    assert "Classes" not in frame_with(app, "Model")
+    assert list(frame_with(app, "Task")["Metrics"]) == ["loss", "loss"]
+    assert "Classes" not in frame_with(app, "Task")
     (quotes, *_) = [found.value for found in app.get("html") if 'class="quotes"' in found.value]
     assert any(word in quotes for word in WORDS)
     app.button(key="create_study").click().run()
-    (study,) = Store(home).studies()
+    (study,) = Store(home).studies.all()
     app = visit("evaluate", study=study.id)
-    app.number_input(key=f"points_map_{study.id}_0").set_value(8).run()
+    app.number_input(key=f"map_points_{study.id}_0").set_value(8).run()
     app.button(key="start").click().run()
     wait_for_jobs(app, study.id)
     app = visit("trade_offs", study=study.id)
     assert not app.error
     (tiles,) = [found.value for found in app.get("html") if 'class="tiles pick"' in found.value]
     # Untrained models guess among all words.
-    assert "%" not in tiles.replace("% of own model", "")
+    assert "%" not in tiles.replace("% of single", "")
     assert f"<b>{np.log(len(WORDS) + 2):.1f}"[:5] in tiles
     app.button(key="export").click().run()
     app = wait_for_jobs(visit("export", study=study.id), study.id)
     assert not app.error, [error.value for error in app.error]
-    (pick,) = Store(home).picks(study.id)
+    (pick,) = Store(home).picks.all(study.id)
     assert pick.exported.name == "model.safetensors"
     assert f"{pick.exported.parent.name}/" in said(app)
     assert "from_pretrained" in said(app)
