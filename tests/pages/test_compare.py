@@ -129,9 +129,7 @@ def test_no_weight_at_all_is_one_sentence(visit: Callable[..., AppTest], measure
     ]
 
 
-def test_a_c_opens_on_trade_offs_and_is_the_pick(
-    visit: Callable[..., AppTest], measured_study: StudyRow
-) -> None:
+def test_a_c_opens_on_trade_offs_and_is_the_pick(visit: Callable[..., AppTest], measured_study: StudyRow) -> None:
     number = measured_study.id
     app = visit("compare", study=number)
     assert app.button(key="compare_open").disabled
@@ -144,9 +142,7 @@ def test_a_c_opens_on_trade_offs_and_is_the_pick(
     assert "coefficient 1.000" in texts(app)
 
 
-def test_a_run_is_exported_as_a_pick(
-    visit: Callable[..., AppTest], measured_study: StudyRow, home: Path
-) -> None:
+def test_a_run_is_exported_as_a_pick(visit: Callable[..., AppTest], measured_study: StudyRow, home: Path) -> None:
     app = choose(visit("compare", study=measured_study.id), measured_study.id, "run-1")
     app.button(key="compare_export").click().run()
     assert app.title[0].value == "Export"

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from mapmerge_core.tasks.metric import Outcome
 from safetensors.numpy import load_file
 
-from mapmerge_core.studies.config.demo import create_demo_study
-from mapmerge_core.studies.config.run import RunSettings
-from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
-from mapmerge_core.studies.runs.runner import execute_run
-from mapmerge_core.studies.store.store import Store
-from tests.pages.conftest import texts, wait_for_jobs
+from mapmerge_core.studies.config import RunConfig
+from mapmerge_core.studies.config.demo import config_from_manifest
+from mapmerge_core.studies.store import Store
+from mapmerge_core.tasks.outcome import Outcome
+from tests.pages.conftest import make_demo, texts, wait_for_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,12 +20,10 @@ if TYPE_CHECKING:
 
     from streamlit.testing.v1 import AppTest
 
-    from mapmerge_core.studies.store.rows import StudyRow
+    from mapmerge_core.studies.store import Study
 
 
-def test_three_clicks_lead_from_home_to_a_file(
-    visit: Callable[..., AppTest], home: Path, tiny_zoo: Path
-) -> None:
+def test_three_clicks_lead_from_home_to_a_file(visit: Callable[..., AppTest], home: Path, tiny_zoo: Path) -> None:
     app = visit("studies")
     app.button(key="demo_2").click().run()
     assert app.title[0].value == "Evaluate"
@@ -39,7 +35,7 @@ def test_three_clicks_lead_from_home_to_a_file(
     assert app.title[0].value == "Export"
     wait_for_jobs(app, study_id)
 
-    pick = Store(home).picks(study_id)[-1]
+    pick = Store(home).picks.all(study_id)[-1]
     assert pick.exported is not None
     merged = load_file(pick.exported)
     assert merged.keys() == load_file(tiny_zoo / "pretrained.safetensors").keys()
@@ -48,44 +44,36 @@ def test_three_clicks_lead_from_home_to_a_file(
     assert "add_model_config" in texts(app), "the card shows how to load the file"
 
 
-def test_a_run_is_stopped_seen_by_another_session_and_resumed(
-    visit: Callable[..., AppTest], home: Path
-) -> None:
+def test_a_run_is_stopped_seen_by_another_session_and_resumed(visit: Callable[..., AppTest], home: Path) -> None:
     app = visit("studies")
     app.button(key="demo_2").click().run()
     study_id = int(app.query_params["study"])
     other = visit("evaluate", study=study_id)
     other.button(key="stop").click().run()
     wait_for_jobs(app, study_id)
-    assert Store(home).runs(study_id)[-1].status == "stopped"
+    assert Store(home).runs.all(study_id)[-1].status == "stopped"
     app.button(key="resume").click().run()
     wait_for_jobs(app, study_id)
-    run = Store(home).runs(study_id)[-1]
+    run = Store(home).runs.all(study_id)[-1]
     assert run.status == "done"
-    assert Store(home).study(study_id).n_points == run.settings.points == 30
+    assert Store(home).studies.get(study_id).n_points == run.config.points == 30
 
 
-def test_the_estimate_stands_before_the_start(
-    visit: Callable[..., AppTest], home: Path, tiny_zoo: Path
-) -> None:
-    from mapmerge_core.studies.config.manifest import spec_from_manifest
-
-    study = Store(home).create_study("Mine", spec_from_manifest(tiny_zoo, ["Colours", "Light"]))
+def test_the_estimate_stands_before_the_start(visit: Callable[..., AppTest], home: Path, tiny_zoo: Path) -> None:
+    study = Store(home).studies.create("Mine", config_from_manifest(tiny_zoo, ["Colours", "Light"]))
     app = visit("evaluate", study=study.id)
     assert "Nothing measured yet" in texts(app)
     wait_for_jobs(app, study.id)
     estimate = next(caption.value for caption in app.caption if "About" in caption.value)
     assert "cpu" in estimate or "cuda" in estimate or "mps" in estimate
-    app.number_input(key=f"points_map_{study.id}_0").set_value(8).run()
+    app.number_input(key=f"map_points_{study.id}_0").set_value(8).run()
     app.button(key="start").click().run()
     wait_for_jobs(app, study.id)
-    assert Store(home).study(study.id).n_points == 8
+    assert Store(home).studies.get(study.id).n_points == 8
     assert "Quality of the fit" in texts(app)
 
 
-def test_an_impossible_budget_is_one_sentence(
-    visit: Callable[..., AppTest], measured_study: StudyRow
-) -> None:
+def test_an_impossible_budget_is_one_sentence(visit: Callable[..., AppTest], measured_study: Study) -> None:
     app = visit("evaluate", study=measured_study.id)
     app.number_input(key=f"low_{measured_study.id}_1").set_value(2.0).run()
     assert app.button(key="start").disabled
@@ -94,7 +82,7 @@ def test_an_impossible_budget_is_one_sentence(
     assert not app.exception
 
 
-def test_sliders_move_the_pick(visit: Callable[..., AppTest], measured_study: StudyRow) -> None:
+def test_sliders_move_the_pick(visit: Callable[..., AppTest], measured_study: Study) -> None:
     app = visit("trade_offs", study=measured_study.id)
     even = texts(app)
     app.slider(key=f"pref_{measured_study.id}_Colours").set_value(100).run()
@@ -109,30 +97,30 @@ def test_sliders_move_the_pick(visit: Callable[..., AppTest], measured_study: St
 
 
 def test_a_clicked_point_is_picked_measured_and_shortlisted(
-    visit: Callable[..., AppTest], measured_study: StudyRow, home: Path
+    visit: Callable[..., AppTest], measured_study: Study, home: Path
 ) -> None:
     from pages.parts.shared import choice, state
 
     app = visit("trade_offs", study=measured_study.id)
     analysis = state.analysis(measured_study.id)
-    choice_made = choice.Choice("point", analysis.front.c[0], {"kind": "point"})
-    app.session_state[f"choice_{measured_study.id}"] = choice_made
+    x, merge_id = analysis.front.x[0], analysis.front.keys[0]
+    app.session_state[f"choice_{measured_study.id}"] = choice.Choice("point", merge_id, x, {"kind": "point"})
     app.run()
     app.button(key="measure").click().run()
     wait_for_jobs(app, measured_study.id)
-    measured = Store(home).measured(measured_study.id, analysis.front.c[0], "test")
-    assert set(measured) == {"Colours", "Stripes"}
-    assert f"{100 * measured['Colours']:.1f}% on test" in texts(app)
+    measured = Store(home).evaluations.measured(merge_id, x, "test")
+    assert set(measured) == {"Colours/accuracy", "Stripes/accuracy"}
+    assert f"{100 * measured['Colours/accuracy']:.1f}% on test" in texts(app)
     assert app.button(key="measure").disabled
     assert "own models: validation split. Measured: test split." in texts(app)
     app.text_input(key="shortlist_note").set_value("best *colours*").run()
     app.button(key="shortlist_save").click().run()
-    pick = Store(home).picks(measured_study.id)[-1]
+    pick = Store(home).picks.all(measured_study.id)[-1]
     assert pick.shortlisted
     assert pick.name == "best *colours*"
-    np.testing.assert_array_equal(pick.c, analysis.front.c[0])
+    np.testing.assert_array_equal(pick.x, x)
     app.button(key=f"shortlist_remove_{pick.id}").click().run()
-    assert not Store(home).pick(pick.id).shortlisted
+    assert not Store(home).picks.get(pick.id).shortlisted
 
 
 @pytest.mark.parametrize(
@@ -140,7 +128,7 @@ def test_a_clicked_point_is_picked_measured_and_shortlisted(
     [("all >= 70%, maximize Colors", "Colors", "Colors"), ("all >> 70%, maximize mean", ">>", ">>")],
 )
 def test_a_rule_typed_wrongly_points_at_the_word(
-    visit: Callable[..., AppTest], measured_study: StudyRow, rule: str, sentence: str, word: str
+    visit: Callable[..., AppTest], measured_study: Study, rule: str, sentence: str, word: str
 ) -> None:
     app = visit("trade_offs", study=measured_study.id)
     app.segmented_control(key="choose_by").set_value("Rule").run()
@@ -153,7 +141,7 @@ def test_a_rule_typed_wrongly_points_at_the_word(
 
 
 def test_a_rule_picks_and_an_impossible_one_names_what_it_misses(
-    visit: Callable[..., AppTest], measured_study: StudyRow
+    visit: Callable[..., AppTest], measured_study: Study
 ) -> None:
     app = visit("trade_offs", study=measured_study.id)
     app.segmented_control(key="choose_by").set_value("Rule").run()
@@ -177,13 +165,9 @@ def badges(app: AppTest) -> str:
 
 
 def test_each_study_keeps_its_own_preference_and_rule(
-    visit: Callable[..., AppTest], measured_study: StudyRow, home: Path, tiny_zoo: Path
+    visit: Callable[..., AppTest], measured_study: Study, home: Path, tiny_zoo: Path
 ) -> None:
-    store = Store(home)
-    run = create_demo_study(store, 2, points=12, zoo=tiny_zoo)
-    with store.claim_run(run.id):
-        execute_run(store, run.id, EvaluatorCache().get)
-    first, second = measured_study.id, run.study_id
+    first, second = measured_study.id, make_demo(home, tiny_zoo).id
 
     app = visit("trade_offs", study=first)
     app.slider(key=f"pref_{first}_Colours").set_value(100).run()
@@ -216,19 +200,23 @@ def tiles(app: AppTest) -> str:
 
 
 def test_new_points_of_a_live_run_leave_the_front_in_view_alone(
-    visit: Callable[..., AppTest], measured_study: StudyRow, home: Path
+    visit: Callable[..., AppTest], measured_study: Study, home: Path
 ) -> None:
     store = Store(home)
-    run = store.create_run(measured_study.id, RunSettings(points=20, seed=5))
-    with store.claim_run(run.id):
+    run = store.runs.create(measured_study.id, RunConfig(method_settings={"points": 20, "seed": 5}))
+    claim = store.runs.claim(run.id)
+    try:
         app = visit("trade_offs", study=measured_study.id)
         shown = tiles(app)
         for c in np.random.default_rng(99).uniform(size=(5, 2)):
-            for task in measured_study.spec.task_names:
-                store.add_evaluation(measured_study.id, c, task, "val", Outcome(0.1, 10, b"", 0.1))
+            for objective in measured_study.config.objectives:
+                outcome = Outcome(0.1, 10, np.full(10, 0.1, "<f4").tobytes(), 0.1)
+                store.evaluations.add(run.merge_id, c, objective.key, "val", outcome)
         app.run()
         assert tiles(app) == shown
         assert "when the page was opened" in app.info[0].value
         app.switch_page("pages/evaluate.py").run()
         app.switch_page("pages/trade_offs.py").run()
         assert tiles(app) != shown
+    finally:
+        claim.release()

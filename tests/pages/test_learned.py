@@ -65,9 +65,7 @@ def add_surrogates(home: Path, study_id: int = 1) -> None:
     """Points enough for surrogates, made up."""
     store = Store(home)
     for c in np.random.default_rng(0).uniform(size=(8, 2)):
-        for task, value in zip(
-            TASKS, (0.3 + 0.4 * c[0] - 0.1 * c[1], 0.3 + 0.4 * c[1] - 0.2 * c[0]), strict=True
-        ):
+        for task, value in zip(TASKS, (0.3 + 0.4 * c[0] - 0.1 * c[1], 0.3 + 0.4 * c[1] - 0.2 * c[0]), strict=True):
             store.add_evaluation(study_id, c, task, "val", Outcome(value, 60, b"", 0.1))
     store.close()
 
@@ -285,9 +283,7 @@ def write_rule(app: AppTest, run: RunRow, rule: str) -> AppTest:
     return app
 
 
-def test_a_rule_picks_among_measured_preferences(
-    visit: Callable[..., AppTest], home: Path, run: RunRow
-) -> None:
+def test_a_rule_picks_among_measured_preferences(visit: Callable[..., AppTest], home: Path, run: RunRow) -> None:
     _, values = Store(home).learned_table(run.id)
     app = write_rule(visit("trade_offs", study=1), run, "maximize Stripes")
     assert percents(app)[1] == shown(values[:, 1:].max(axis=0))[0]
@@ -308,9 +304,7 @@ def test_a_wrong_rule_points_at_the_word_and_nothing_is_measured_near_it(
     assert app.button(key="refine").disabled
 
 
-def test_measuring_near_a_rule_takes_up_what_it_finds(
-    visit: Callable[..., AppTest], home: Path, run: RunRow
-) -> None:
+def test_measuring_near_a_rule_takes_up_what_it_finds(visit: Callable[..., AppTest], home: Path, run: RunRow) -> None:
     rule = "Colours >= 30%, maximize mean"
     app = write_rule(visit("trade_offs", study=1), run, rule)
     app.button(key="refine").click().run()
@@ -354,9 +348,7 @@ def test_the_surest_model_of_unlabelled_images_becomes_the_pick(
     (job,) = [job for job in state.jobs().for_study(1) if job.kind == "choose"]
     found = job.result
     least = int(np.argmin(found.entropies))
-    point = (
-        app.session_state[f"learned_choice_{run.id}"].gamma if learned else app.session_state["choice_1"].c
-    )
+    point = app.session_state[f"learned_choice_{run.id}"].gamma if learned else app.session_state["choice_1"].c
     np.testing.assert_array_equal(point, found.points[least])
     assert f"{len(found.entropies)} models' predictions on 60 images" in texts(app)
     assert f"{found.entropies[least]:.3f} nats" in texts(app)
@@ -374,9 +366,7 @@ def test_the_surest_model_of_unlabelled_images_becomes_the_pick(
         ("/nowhere/at/all", "/nowhere/at/all"),
     ],
 )
-def test_a_dataset_that_cannot_be_read_is_one_sentence(
-    visit: Callable[..., AppTest], path: str, sentence: str
-) -> None:
+def test_a_dataset_that_cannot_be_read_is_one_sentence(visit: Callable[..., AppTest], path: str, sentence: str) -> None:
     app = choose_for(visit("trade_offs", study=1), path)
     (message,) = said(app)
     assert sentence in message
@@ -476,9 +466,7 @@ def test_the_set_itself_can_be_taken_along(visit: Callable[..., AppTest], home: 
     assert "Extra parameters" in texts(app)
 
 
-def test_a_sets_row_of_compare_opens_and_is_exported(
-    visit: Callable[..., AppTest], home: Path, run: RunRow
-) -> None:
+def test_a_sets_row_of_compare_opens_and_is_exported(visit: Callable[..., AppTest], home: Path, run: RunRow) -> None:
     add_surrogates(home)
     app = visit("trade_offs", study=1)
     assert app.segmented_control(key="models_from").value == "front"

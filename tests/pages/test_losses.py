@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from mapmerge_core.studies.runs.baselines import find_kind
-from mapmerge_core.tasks.metric import ACCURACY, LOSS, Metric, Outcome
 
-from mapmerge_core.studies.config.manifest import spec_from_manifest
-from mapmerge_core.studies.config.run import RunSettings
-from mapmerge_core.studies.store.store import Store
+from mapmerge_core.studies.config import RunConfig
+from mapmerge_core.studies.config.demo import config_from_manifest
+from mapmerge_core.studies.store import Store
+from mapmerge_core.tasks.metrics import ACCURACY, LOSS, Metric
+from mapmerge_core.tasks.outcome import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from streamlit.testing.v1 import AppTest
 
-    from mapmerge_core.studies.store.rows import StudyRow
+    from mapmerge_core.studies.store import Study
 
 TASKS = ("Colours", "Stripes")
 BEST = np.array([[0.8, 0.2], [0.3, 0.9]])
@@ -33,31 +33,31 @@ def loss(c: np.ndarray, k: int) -> float:
     return float(2.713 + k + ((c - BEST[k]) ** 2).sum())
 
 
-def make_study(home: Path, tiny_zoo: Path, metrics: tuple[Metric, Metric]) -> StudyRow:
+def outcome_of(value: float) -> Outcome:
+    return Outcome(value, 10, np.full(10, value, "<f4").tobytes(), 0.1)
+
+
+def make_study(home: Path, tiny_zoo: Path, metrics: tuple[Metric, Metric]) -> Study:
     """A study with a run whose measurements are made by hand."""
     store = Store(home)
-    spec = spec_from_manifest(tiny_zoo, TASKS)
-    tasks = tuple(replace(task, metric=metric) for task, metric in zip(spec.tasks, metrics, strict=True))
-    study = store.create_study("Losses", replace(spec, tasks=tasks))
-    run = store.create_run(study.id, RunSettings(points=15))
-    with store.claim_run(run.id):
-        corners = np.vstack([np.zeros(2), np.eye(2)])
-        for c in np.vstack([corners, np.random.default_rng(0).uniform(size=(12, 2))]):
-            for k, (task, metric) in enumerate(zip(TASKS, metrics, strict=True)):
-                value = loss(c, k) if metric == LOSS else 1 / loss(c, k)
-                for split in ("val", "test"):
-                    outcome = Outcome(value, 10, np.full(10, value, "<f4").tobytes(), 0.1)
-                    if metric != LOSS:
-                        outcome = Outcome(value, 10, np.packbits([1] * 10).tobytes(), 0.1)
-                    store.add_evaluation(study.id, c, task, split, outcome, run_id=run.id)
-        store.set_status(run.id, "done")
-    row = store.study(study.id)
+    config = config_from_manifest(tiny_zoo, TASKS)
+    tasks = tuple(replace(task, metrics=(metric,)) for task, metric in zip(config.tasks, metrics, strict=True))
+    study = store.studies.create("Losses", replace(config, tasks=tasks))
+    run = store.runs.create(study.id, RunConfig(method_settings={"points": 15}))
+    corners = np.vstack([np.zeros(2), np.eye(2)])
+    for x in np.vstack([corners, np.random.default_rng(0).uniform(size=(12, 2))]):
+        for k, objective in enumerate(study.config.objectives):
+            value = loss(x, k) if objective.metric == LOSS else 1 / loss(x, k)
+            for split in ("val", "test"):
+                store.evaluations.add(run.merge_id, x, objective.key, split, outcome_of(value), run_id=run.id)
+    store.runs.set_status(run.id, "done")
+    row = store.studies.get(study.id)
     store.close()
     return row
 
 
 @pytest.fixture
-def study(home: Path, tiny_zoo: Path) -> StudyRow:
+def study(home: Path, tiny_zoo: Path) -> Study:
     return make_study(home, tiny_zoo, (LOSS, LOSS))
 
 
@@ -80,7 +80,7 @@ def rule(app: AppTest, study_id: int, text: str) -> AppTest:
     return app.text_input(key=f"rule_text_{study_id}").input(text).run()
 
 
-def test_no_page_shows_a_loss_in_percent(visit: Callable[..., AppTest], study: StudyRow) -> None:
+def test_no_page_shows_a_loss_in_percent(visit: Callable[..., AppTest], study: Study) -> None:
     for page in ("evaluate", "trade_offs", "compare"):
         app = visit(page, study=study.id)
         assert not app.error, page
@@ -90,9 +90,7 @@ def test_no_page_shows_a_loss_in_percent(visit: Callable[..., AppTest], study: S
         assert not [title for title in titles if "%" in title], page
 
 
-def test_the_card_of_the_pick_shows_losses_as_they_are(
-    visit: Callable[..., AppTest], study: StudyRow
-) -> None:
+def test_the_card_of_the_pick_shows_losses_as_they_are(visit: Callable[..., AppTest], study: Study) -> None:
     app = visit("trade_offs", study=study.id)
     app.slider(key=f"pref_{study.id}_Colours").set_value(100).run()
     app.slider(key=f"pref_{study.id}_Stripes").set_value(0).run()
@@ -104,9 +102,7 @@ def test_the_card_of_the_pick_shows_losses_as_they_are(
     assert pick["customdata"][0].startswith("2.7")
 
 
-def test_the_rule_editor_asks_for_at_most_and_minimizes(
-    visit: Callable[..., AppTest], study: StudyRow
-) -> None:
+def test_the_rule_editor_asks_for_at_most_and_minimizes(visit: Callable[..., AppTest], study: Study) -> None:
     app = visit("trade_offs", study=study.id)
     app.segmented_control(key="choose_by").set_value("Rule").run()
     assert app.text_input(key=f"rule_text_{study.id}").placeholder.startswith("all <= ")
@@ -124,7 +120,7 @@ def test_the_rule_editor_asks_for_at_most_and_minimizes(
     assert objective == "minimize Colours"
 
 
-def test_a_rule_for_losses_is_edited_in_its_table(visit: Callable[..., AppTest], study: StudyRow) -> None:
+def test_a_rule_for_losses_is_edited_in_its_table(visit: Callable[..., AppTest], study: Study) -> None:
     app = visit("trade_offs", study=study.id)
     app.segmented_control(key="choose_by").set_value("Rule").run()
     rule(app, study.id, "Stripes <= 3.9, minimize Colours")
@@ -148,14 +144,12 @@ def test_of_an_accuracy_and_a_loss_the_rules_say_which_way(
         assert not visit(page, study=study.id).error, page
 
 
-def test_compare_shades_the_lowest_loss(visit: Callable[..., AppTest], home: Path, study: StudyRow) -> None:
+def test_compare_shades_the_lowest_loss(visit: Callable[..., AppTest], home: Path, study: Study) -> None:
     store = Store(home)
-    for name, value in (("soup", 2.8), ("slerp", 3.1)):
-        settings = find_kind(name).settings
-        baseline = store.add_baseline(study.id, name, settings, layers=np.full((4, 2), 0.3), seconds=1.0)
-        for task in TASKS:
-            outcome = Outcome(value, 10, np.full(10, value, "<f4").tobytes(), 0.1)
-            store.add_baseline_evaluation(baseline.id, task, "test", outcome)
+    for name, value in (("soup", 2.8), ("ties", 3.1)):
+        merge = store.merges.add(study.id, name, {})
+        for objective in study.config.objectives:
+            store.evaluations.add(merge.id, merge.space.default, objective.key, "test", outcome_of(value))
     app = visit("compare", study=study.id)
     table = next(found for found in app.dataframe if "hypervolume" in found.value)
     frame = table.value
@@ -174,11 +168,3 @@ def test_compare_shades_the_lowest_loss(visit: Callable[..., AppTest], home: Pat
     (bars,) = [figure for figure in figures(app) if figure["data"][0]["type"] == "bar"]
     assert bars["layout"]["xaxis"]["title"]["text"] == "Weighted loss, lower = better"
     assert "2.800" in bars["data"][0]["text"]
-
-
-def test_nested_map_starts_from_a_rule_for_losses(visit: Callable[..., AppTest], study: StudyRow) -> None:
-    app = visit("evaluate", study=study.id)
-    app.selectbox(key=f"method_{study.id}_1").set_value("nested").run()
-    app.segmented_control(key=f"nested_by_{study.id}_1").set_value("Rule").run()
-    assert app.text_input(key=f"nested_rule_{study.id}_1").value == "all <= 110% of single, minimize mean"
-    assert not app.error

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from mapmerge_core.tasks.metric import Outcome
 from sqlalchemy import event
 
 from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
-from mapmerge_core.studies.analysis.analysis import analysis
-from mapmerge_core.studies.store.store import Store
+from mapmerge_core.studies.analysis import analysis
+from mapmerge_core.studies.store import Store
+from mapmerge_core.tasks.outcome import Outcome
 from tests.pages.conftest import ROOT, TIMEOUT
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from streamlit.testing.v1 import AppTest
 
-    from mapmerge_core.studies.store.rows import StudyRow
+    from mapmerge_core.studies.store import Study
 
-EVERYTHING = {"fit_prepared", "find_front", "scatter_backdrop", "read"}
+EVERYTHING = {"fit_prepared", "find_space_front", "scatter_backdrop", "read"}
 """What takes long: fitting, finding the front, drawing it and reading what was measured."""
 
 
@@ -67,20 +67,20 @@ def work(home: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:  # noqa: 
         monkeypatch.setattr(where, name, call)
 
     counted(QuadraticSurrogate, "fit_prepared")
-    counted(analysis, "find_front")
+    counted(analysis, "find_space_front")
     counted(front_chart, "scatter_backdrop")
 
-    @event.listens_for(state.store()._engine, "before_cursor_execute")
+    @event.listens_for(state.store()._database._engine, "before_cursor_execute")
     def read(_connection: object, _cursor: object, statement: str, *_: object) -> None:
         # What was measured at the pick alone may be looked up: it may be a new one.
-        if "evaluations.value" in statement and "evaluations.c = ?" not in statement:
+        if "evaluations.value" in statement and "evaluations.x = ?" not in statement:
             done["read"] += 1
 
     return done
 
 
 def test_a_slider_moves_the_pick_alone_and_new_points_move_everything(
-    visit: Callable[..., AppTest], measured_study: StudyRow, work: Counter[str], home: Path
+    visit: Callable[..., AppTest], measured_study: Study, work: Counter[str], home: Path
 ) -> None:
     app = visit("trade_offs", study=measured_study.id)
     assert set(work) == EVERYTHING, "what is counted is what is done"
@@ -96,16 +96,18 @@ def test_a_slider_moves_the_pick_alone_and_new_points_move_everything(
     assert moved["layout"] == before["layout"]
 
     store = Store(home)
+    merge = store.merges.all(measured_study.id)[0]
     for c in np.random.default_rng(3).uniform(size=(4, 2)):
-        for task in measured_study.spec.task_names:
-            store.add_evaluation(measured_study.id, c, task, "val", Outcome(0.2, 10, b"", 0.1))
+        for objective in measured_study.config.objectives:
+            outcome = Outcome(0.2, 10, np.full(10, 0.2, "<f4").tobytes(), 0.1)
+            store.evaluations.add(merge.id, c, objective.key, "val", outcome)
     app.run()
     assert set(work) == EVERYTHING
     assert front(app)["data"][0] != before["data"][0]
 
 
 def test_a_shortlisted_pick_stays_in_the_picture(
-    visit: Callable[..., AppTest], measured_study: StudyRow, work: Counter[str]
+    visit: Callable[..., AppTest], measured_study: Study, work: Counter[str]
 ) -> None:
     app = visit("trade_offs", study=measured_study.id)
     first = pick(front(app))
