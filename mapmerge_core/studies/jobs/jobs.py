@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mapmerge_core.errors import Cancelled, MapMergeError, StudyError
-from mapmerge_core.studies.analysis import run_result
+from mapmerge_core.studies.analysis.replay import run_result
 from mapmerge_core.studies.analysis.references import shares_of
 from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
 from mapmerge_core.studies.jobs.job import LIVE, Job, JobKind, JobSnapshot, JobStatus
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from filelock import FileLock
 
-    from mapmerge_core.studies.analysis import RuleChoice
+    from mapmerge_core.studies.analysis.analysis import RuleChoice
     from mapmerge_core.studies.config import Compute, RunConfig
     from mapmerge_core.studies.runs.estimating import Estimate
     from mapmerge_core.studies.runs.unlabelled import UnlabelledChoice
@@ -150,7 +150,7 @@ class Jobs:
 
         merge = stored.make()
         compute = compute or last_compute(self._store, stored.study_id, merge)
-        return self._on_device("prepare", stored.study_id, f"Prepare {merge.label}", work, compute)
+        return self._on_device("prepare", stored.study_id, f"Prepare {merge.title}", work, compute)
 
     def measure(self, merge_id: int, X: np.ndarray, split: Split, title: str, compute: Compute | None = None) -> int:
         """Measure every objective at the rows of ``X``; the result is an ``m x K`` array of values.

@@ -13,7 +13,7 @@ from mapmerge_core.errors import Cancelled
 from mapmerge_core.merges.base import applicable
 from mapmerge_core.registries import MERGES
 from mapmerge_core.settings import to_dict
-from mapmerge_core.studies.analysis import compare
+from mapmerge_core.studies.analysis.comparing import compare
 from mapmerge_core.studies.config import RunConfig
 from mapmerge_core.studies.runs.measuring import measure, reference_points
 from mapmerge_core.studies.runs.preparing import prepare_merge

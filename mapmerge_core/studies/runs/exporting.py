@@ -12,7 +12,7 @@ import numpy as np
 
 from mapmerge_core.errors import ExportError, StudyError
 from mapmerge_core.files import absolute, write_atomically
-from mapmerge_core.studies.analysis import analyse
+from mapmerge_core.studies.analysis.analysis import analyse
 from mapmerge_core.studies.config import Compute
 from mapmerge_core.studies.inputs.evaluators import load_evaluator, open_study_vectors
 from mapmerge_core.studies.inputs.sources import check_sources, weights_of_sources

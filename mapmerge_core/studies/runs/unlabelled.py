@@ -10,7 +10,7 @@ import numpy as np
 
 from mapmerge_core.errors import SearchError, StudyError
 from mapmerge_core.settings import check_seed
-from mapmerge_core.studies.analysis import analyse
+from mapmerge_core.studies.analysis.analysis import analyse
 from mapmerge_core.studies.runs.preparing import prepare_merge
 
 if TYPE_CHECKING:

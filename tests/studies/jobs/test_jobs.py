@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mapmerge_core.errors import Cancelled, StudyError
-from mapmerge_core.studies.analysis import compare
+from mapmerge_core.studies.analysis.comparing import compare
 from mapmerge_core.studies.config import Compute
 from mapmerge_core.studies.jobs.jobs import Jobs
 from mapmerge_core.tasks.data_source import DataSource
@@ -39,7 +39,7 @@ def new_run(store: Store, study: Study, points: int = 5, device: str = "auto", *
     return store.runs.create(study.id, run_config(points=points, compute=Compute(device=device), **settings))
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 600) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
@@ -52,7 +52,7 @@ def rows(store: Store, study: Study) -> list[int]:
 
 def test_a_run_ends_with_everything_stored(store: Store, study: Study, jobs: Jobs):
     job_id = jobs.start_run(new_run(store, study).id)
-    ended = jobs.wait(job_id, 600)
+    ended = jobs.wait(job_id, 120)
     assert (ended.kind, ended.status, ended.done, ended.total, ended.error) == ("run", "done", 10, 10, None)
     assert ended.result.n_evaluations == 10
     assert ended.seconds > 0
@@ -74,13 +74,13 @@ def test_stop_and_resume(store: Store, study: Study, jobs: Jobs):
     assert running.seconds_left is not None
     assert 0 < running.seconds_left < 3600
     jobs.stop(first)
-    assert jobs.wait(first, 600).status == "stopped"
+    assert jobs.wait(first, 120).status == "stopped"
     kept = rows(store, study)
     assert store.runs.get(run.id).status == "stopped"
     second = jobs.start_run(run.id)
     wait_until(lambda: jobs.snapshot(second).done > len(kept))
     jobs.stop(second)
-    jobs.wait(second, 600)
+    jobs.wait(second, 120)
     assert rows(store, study)[: len(kept)] == kept
     assert [job.id for job in jobs.for_study(study.id)] == [second, first]
 
@@ -94,14 +94,14 @@ def test_a_training_stops_and_goes_on(store: Store, study: Study, jobs: Jobs):
     assert running.seconds_left is not None
     assert running.total == 5000 + (3 + 5) * 2
     jobs.stop(first)
-    assert jobs.wait(first, 600).status == "stopped"
+    assert jobs.wait(first, 120).status == "stopped"
     stopped_at = max(point.step for point in store.training.all(run.merge_id))
     assert stopped_at >= 50
     second = jobs.prepare(run.merge_id)  # the merge's training is the same whoever goes on with it
     assert jobs.snapshot(second).title == "Prepare Pareto Merging"
     wait_until(lambda: jobs.snapshot(second).done > stopped_at + 5)
     jobs.stop(second)
-    assert jobs.wait(second, 600).status == "stopped"
+    assert jobs.wait(second, 120).status == "stopped"
     assert max(point.step for point in store.training.all(run.merge_id)) > stopped_at
 
 
@@ -115,7 +115,7 @@ def test_a_waiting_run_can_be_stopped_before_it_starts(store: Store, study: Stud
     assert store.runs.get(waiting.id).status == "stopped"
     third = jobs.start_run(waiting.id)
     jobs.stop(first)
-    assert jobs.wait(third, 600).status == "done"
+    assert jobs.wait(third, 120).status == "done"
 
 
 def test_another_name_of_the_same_device_waits_its_turn(store: Store, study: Study, jobs: Jobs):
@@ -130,31 +130,29 @@ def test_another_name_of_the_same_device_waits_its_turn(store: Store, study: Stu
     time.sleep(0.1)
     assert jobs.snapshot(second).status == "queued"
     jobs.stop(first)
-    assert jobs.wait(second, 600).status == "done"
+    assert jobs.wait(second, 120).status == "done"
 
 
-def test_a_failed_run_says_why_and_can_be_started_again(
-    store: Store, config: StudyConfig, jobs: Jobs, tmp_path: Path
-):
+def test_a_failed_run_says_why_and_can_be_started_again(store: Store, config: StudyConfig, jobs: Jobs, tmp_path: Path):
     copy = tmp_path / "Colours.safetensors"
     good = config.models["Colours"].read_bytes()
     copy.write_bytes(good)
     study = store.studies.create("Own", replace(config, models={**config.models, "Colours": copy}))
     copy.write_bytes(good[:-1] + b"x")
     run = new_run(store, study)
-    failed = jobs.wait(jobs.start_run(run.id), 600)
+    failed = jobs.wait(jobs.start_run(run.id), 120)
     assert failed.status == "failed"
     assert failed.error is not None
     assert "Colours.safetensors has changed since this study was created" in failed.error
     assert store.runs.get(run.id).error == failed.error
     copy.write_bytes(good)
-    assert jobs.wait(jobs.start_run(run.id), 600).status == "done"
+    assert jobs.wait(jobs.start_run(run.id), 120).status == "done"
     assert store.runs.get(run.id).error is None
 
 
 def test_a_device_that_is_not_there_fails_in_one_sentence(store: Store, study: Study, jobs: Jobs):
     run = new_run(store, study, device="cuda:77")
-    failed = jobs.wait(jobs.start_run(run.id), 600)
+    failed = jobs.wait(jobs.start_run(run.id), 120)
     assert failed.status == "failed"
     assert failed.error is not None
     assert "no device 'cuda:77'" in failed.error
@@ -163,21 +161,21 @@ def test_a_device_that_is_not_there_fails_in_one_sentence(store: Store, study: S
 
 def test_measuring_on_the_test_split(store: Store, study: Study, jobs: Jobs):
     X, ties = np.array([[0.4, 0.6]]), add(store, study, "ties").id
-    job = jobs.wait(jobs.measure(ties, X, "test", "Measure the pick"), 600)
+    job = jobs.wait(jobs.measure(ties, X, "test", "Measure the pick"), 120)
     assert (job.status, job.title, job.total) == ("done", "Measure the pick", 2)
     np.testing.assert_array_equal(job.result, [list(store.evaluations.measured(ties, X[0], "test").values())])
 
 
 def test_the_estimate(store: Store, study: Study, jobs: Jobs):
-    job = jobs.wait(jobs.estimate(study.id, run_config()), 600)
+    job = jobs.wait(jobs.estimate(study.id, run_config()), 120)
     assert job.status == "done"
     assert job.result.seconds_per_point > 0
     assert store.studies.get(study.id).n_points == 2
 
 
 def test_a_comparison_is_completed_in_the_background(store: Store, study: Study, jobs: Jobs):
-    jobs.wait(jobs.start_run(new_run(store, study, points=8).id), 600)
-    job = jobs.wait(jobs.complete(study.id, merges=False, weights={"Colours": 1.0}), 600)
+    jobs.wait(jobs.start_run(new_run(store, study, points=8).id), 120)
+    job = jobs.wait(jobs.complete(study.id, merges=False, weights={"Colours": 1.0}), 120)
     assert (job.kind, job.title, job.status, job.error) == ("complete", "Measure", "done", None)
     assert job.done == job.total > 0
     assert compare(store, study.id, weights={"Colours": 1.0}).missing == 0
@@ -192,40 +190,38 @@ def test_making_baselines_stops_and_goes_on(store: Store, study: Study, jobs: Jo
     assert jobs.snapshot(first).title == "Make baselines and measure"
     wait_until(lambda: len(prepared()) > 1)
     jobs.stop(first)
-    assert jobs.wait(first, 600).status == "stopped"
+    assert jobs.wait(first, 120).status == "stopped"
     made = prepared()
     second = jobs.complete(study.id)
     wait_until(lambda: len(prepared()) > len(made))
     jobs.stop(second)
-    jobs.wait(second, 600)
+    jobs.wait(second, 120)
     assert prepared() > made
 
 
 def test_exporting_does_not_wait_for_a_run(store: Store, study: Study, jobs: Jobs):
     run_job = jobs.start_run(new_run(store, study, points=MANY).id)
     pick = store.picks.add(plain(store, study), np.array([0.5, 0.5]), {"kind": "point"})
-    export = jobs.wait(jobs.export(pick.id), 600)
+    export = jobs.wait(jobs.export(pick.id), 120)
     assert export.status == "done"
     assert export.result.path.exists()
     assert store.picks.get(pick.id).exported == export.result.path
-    soup = jobs.wait(jobs.export(merge_id=add(store, study, "soup").id), 600)
+    soup = jobs.wait(jobs.export(merge_id=add(store, study, "soup").id), 120)
     assert soup.result.path.exists()
     assert jobs.snapshot(run_job).is_live
     jobs.stop(run_job)
 
 
-def test_rules_are_refined_and_unlabelled_data_chosen_for(
-    store: Store, study: Study, jobs: Jobs, tiny_zoo: Path
-):
+def test_rules_are_refined_and_unlabelled_data_chosen_for(store: Store, study: Study, jobs: Jobs, tiny_zoo: Path):
     run = new_run(store, study, points=8)
-    jobs.wait(jobs.start_run(run.id), 600)
-    refined = jobs.wait(jobs.refine(run.merge_id, "maximize worst"), 600)
+    jobs.wait(jobs.start_run(run.id), 120)
+    refined = jobs.wait(jobs.refine(run.merge_id, "maximize worst"), 120)
     assert (refined.kind, refined.status, refined.error) == ("refine", "done", None)
     assert refined.result.merge_id == run.merge_id
     assert len(rows(store, study)) > 16
-    wrong = jobs.wait(jobs.refine(run.merge_id, "maximize Flags"), 600)
+    wrong = jobs.wait(jobs.refine(run.merge_id, "maximize Flags"), 120)
     assert (wrong.status, "Flags" in wrong.error) == ("failed", True)
-    chosen = jobs.wait(jobs.choose_unlabelled(study.id, DataSource(path=tiny_zoo / "Light.npz")), 600)
+    chosen = jobs.wait(jobs.choose_unlabelled(study.id, DataSource(path=tiny_zoo / "Light.npz")), 120)
     assert (chosen.kind, chosen.status, chosen.error) == ("choose", "done", None)
     assert len(chosen.result.points) <= 30
 
@@ -285,5 +281,5 @@ def test_closing_stops_everything_and_loses_nothing(store: Store, study: Study):
     with pytest.raises(StudyError, match="shutting down"):
         jobs.start_run(runs[0].id)
     again = Jobs(store)
-    assert again.wait(again.start_run(runs[1].id), 600).status == "done"
+    assert again.wait(again.start_run(runs[1].id), 120).status == "done"
     again.close()

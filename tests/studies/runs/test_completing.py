@@ -10,7 +10,7 @@ import pytest
 
 from mapmerge_core.errors import Cancelled, RegistryError, SearchError, StudyError
 from mapmerge_core.merges.base import applicable
-from mapmerge_core.studies.analysis import compare
+from mapmerge_core.studies.analysis.comparing import compare
 from mapmerge_core.studies.config import Compute
 from mapmerge_core.studies.runs.completing import complete, estimate_completion
 from mapmerge_core.studies.runs.measuring import measure

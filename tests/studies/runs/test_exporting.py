@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mapmerge_core.errors import ExportError, PointError, StudyError
-from mapmerge_core.studies.analysis import analyse
+from mapmerge_core.studies.analysis.analysis import analyse
 from mapmerge_core.studies.runs import exporting
 from mapmerge_core.studies.runs.exporting import export_merge_state, export_pick, export_point, exported_point
 from mapmerge_core.studies.runs.measuring import measure

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from mapmerge_core.errors import Cancelled, DatasetError, MapMergeError, SearchError, SettingError, StudyError
-from mapmerge_core.studies.analysis import analyse
+from mapmerge_core.studies.analysis.analysis import analyse
 from mapmerge_core.studies.runs.preparing import prepare_merge
 from mapmerge_core.studies.runs.unlabelled import choose_unlabelled
 from mapmerge_core.tasks.data_source import DataSource
