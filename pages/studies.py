@@ -55,23 +55,23 @@ def demo_card(demo: demos.Demo, *, is_first: bool) -> None:
     st.caption(card.lead)
     pictures.strip(demo.images, "even")
     st.caption(shell.plain(" · ".join(demo.tasks)))
-    with shell.errors_shown():
-        study = demo_study(demo.tasks, zoo=state.zoo())
-        pictures.facts(
-            [
-                ("Models merged", str(card.n_models)),
-                ("Points evaluated", str(study.run.points)),
-                ("On two CPU cores", card.expected),
-            ]
-        )
-        st.space("stretch")
-        if st.button(
-            "Run this demo",
-            key=f"demo_{card.key}",
-            type="primary" if is_first else "secondary",
-            icon=":material/play_arrow:",
-            width="stretch",
-        ):
+    pictures.facts(
+        [
+            ("Models merged", str(card.n_models)),
+            ("Points evaluated", str(card.points)),
+            ("On two CPU cores", card.expected),
+        ]
+    )
+    st.space("stretch")
+    if st.button(
+        "Run this demo",
+        key=f"demo_{card.key}",
+        type="primary" if is_first else "secondary",
+        icon=":material/play_arrow:",
+        width="stretch",
+    ):
+        with shell.errors_shown():
+            study = demo_study(demo.tasks, points=card.points, zoo=state.zoo())
             created = state.store().studies.create(study.name, study.config)
             state.jobs().start_run(state.store().runs.create(created.id, study.run).id)
             shell.go("pages/evaluate.py", created.id)

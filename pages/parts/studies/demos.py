@@ -23,6 +23,7 @@ class Card:
     Attributes:
         key: What tells it from the others.
         n_models: How many models it merges.
+        points: How many points its run evaluates.
         title: Its title.
         lead: One sentence.
         expected: How long its run takes on two cores, measured.
@@ -31,6 +32,7 @@ class Card:
 
     key: str
     n_models: int
+    points: int
     title: str
     lead: str
     expected: str
@@ -38,10 +40,10 @@ class Card:
 
 
 CARDS = (
-    Card("2", 2, "Two tasks", "A front you can see whole.", "20 seconds"),
-    Card("4", 4, "Four tasks", "Trade-offs that no table shows.", "1 minute"),
-    Card("8", 8, "Eight tasks", "Preferences and rules decide.", "3 minutes"),
-    Card("kept", 2, "A skill to keep", "Merge, and watch what is forgotten.", "30 seconds", keeps_skills=True),
+    Card("2", 2, 30, "Two tasks", "A front you can see whole.", "20 seconds"),
+    Card("4", 4, 60, "Four tasks", "Trade-offs that no table shows.", "1 minute"),
+    Card("8", 8, 100, "Eight tasks", "Preferences and rules decide.", "3 minutes"),
+    Card("kept", 2, 30, "A skill to keep", "Merge, and watch what is forgotten.", "30 seconds", keeps_skills=True),
 )
 
 
