@@ -166,12 +166,17 @@ class RunConfig:
         """Make sure that the run can be done in a study, before anything is measured.
 
         Raises:
-            SearchError, RuleError: As for `make_method`, and where points can't be measured on some images.
-            StudyError: The merge can't merge the study's models.
+            SearchError, RuleError: As for `make_method`.
+            StudyError: The merge can't merge the study's models, or they can't be measured on some images.
         """
-        if self.images is not None:
-            check_images(study)
-        self.make_merge().check(study.facts(self.compute.vectors))
+        for place, check in (
+            ("images", lambda: None if self.images is None else check_images(study)),
+            ("merge", lambda: self.make_merge().check(study.facts(self.compute.vectors))),
+        ):
+            try:
+                check()
+            except MapMergeError as error:
+                raise PlacedError(str(error), place) from error
         self.make_method(study)
 
     def is_same_as(self, other: RunConfig) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Strict, TypeAdapter, ValidationError, ValidationInfo
+from pydantic import BeforeValidator, ConfigDict, PlainValidator, Strict, TypeAdapter, ValidationError, ValidationInfo
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
@@ -57,9 +57,9 @@ def _folder(info: ValidationInfo) -> Path:
     return folder
 
 
-def _place(value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - whatever a file holds
+def _place(value: Any, info: ValidationInfo) -> Path | HubRef:  # noqa: ANN401 - whatever a file holds
     if not isinstance(value, str | Path | HubRef):
-        return value
+        raise PydanticCustomError("place_type", "should be the path of a file or folder, or a reference to a hub")
     if isinstance(value, str) and not value.strip():
         raise PydanticCustomError("empty", "is empty")
     try:
@@ -130,7 +130,7 @@ def _own_metric(values: Mapping[str, Any]) -> Metric:
     return Metric(values["name"], values["maximize"], low, high)
 
 
-Place = Annotated[Path | HubRef, BeforeValidator(_place)]
+Place = Annotated[Path | HubRef, PlainValidator(_place)]
 """Where weights are: a file or folder, absolute, or a reference to a hub."""
 
 

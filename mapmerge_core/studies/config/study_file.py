@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from mapmerge_core.errors import StudyError
+from mapmerge_core.errors import MapMergeError, StudyError
 from mapmerge_core.files import absolute, write_atomically
 from mapmerge_core.registries import MERGES, METHODS
 from mapmerge_core.settings import changed, make
@@ -197,11 +197,9 @@ class _Reader:
         run = self._run(values.get("run"))
         try:
             run.check(config)
-        except StudyError as error:
-            raise self._error(str(error), "run", "merge") from error
-        except Exception as error:
-            if isinstance(error, ValueError | TypeError):
-                raise
+        except PlacedError as error:
+            raise self._error(str(error), "run", *error.place) from error
+        except MapMergeError as error:
             raise self._error(str(error), "run", "method") from error
         return StudyFile(name=" ".join(name.split()), config=config, run=run)
 
@@ -268,7 +266,7 @@ class _Reader:
             key=lambda problem: (problem["type"] == "missing", self.lines.of((*before, *problem["loc"])) or 0),
         )
         first = problems[0]
-        place = tuple(part for part in (*before, *first["loc"]) if part not in _INNER)
+        place = tuple(part for part in (*before, *first["loc"]) if part != "compute")  # which no file has
         sentence = _sentence(first, place)
         if len(problems) > 1 and first["type"] != "sentence":
             sentence = f"{sentence.removesuffix('.')} (and {len(problems) - 1} more)."
@@ -278,9 +276,6 @@ class _Reader:
         line = self.lines.of(place) if place else None
         return StudyError(f"{_where(self.called, line)}: {sentence}")
 
-
-_INNER = ("function-before[_place()", "compute")
-"""Parts of pydantic's places that no file has."""
 
 _SHOULD = {
     "string_type": "should be text",
@@ -293,9 +288,7 @@ _SHOULD = {
     "tuple_type": "should be a list",
     "dict_type": "should hold fields",
     "mapping_type": "should hold fields",
-    "is_instance_of": "should be the path of a file or folder, or a reference to a hub",
     "dataclass_type": "should hold fields",
-    "path_type": "should be the path of a file or folder, or a reference to a hub",
 }
 
 

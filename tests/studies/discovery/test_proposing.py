@@ -15,12 +15,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from mapmerge_core.errors import StudyError
-from mapmerge_core.methods.catalogue import default_points
-from mapmerge_core.studies.config.manifest import spec_from_manifest
+from mapmerge_core.studies.config import RunConfig
+from mapmerge_core.studies.config.demo import config_from_manifest
+from mapmerge_core.studies.config.study_file import StudyFile, write_study_file
 from mapmerge_core.studies.discovery.pairing import pair, short_names
 from mapmerge_core.studies.discovery.proposing import propose
-from mapmerge_core.studies.config.run import RunSettings
-from mapmerge_core.studies.config.study_file import StudyFile, write_study_file
 from mapmerge_core.weights.io.hub import HubRef
 
 
@@ -52,15 +51,13 @@ def pictures(folder: Path, *classes: str) -> None:
 
 def of_meta(network: torch.nn.Module, path: Path) -> None:
     """A checkpoint with a network's names and shapes, but a byte for each number."""
-    save_file(
-        {name: torch.zeros(t.shape, dtype=torch.bool) for name, t in network.state_dict().items()}, path
-    )
+    save_file({name: torch.zeros(t.shape, dtype=torch.bool) for name, t in network.state_dict().items()}, path)
 
 
 def what(proposal) -> dict[str, tuple[str, str | None]]:
     """Checkpoints and data by task."""
     return {
-        task.name: (Path(str(task.checkpoint)).name, task.data and Path(task.data.path).name)
+        task.name: (Path(str(proposal.models[task.model])).name, task.data and Path(task.data.path).name)
         for task in proposal.tasks
     }
 
@@ -68,14 +65,16 @@ def what(proposal) -> dict[str, tuple[str, str | None]]:
 def test_a_manifest_is_followed(tiny_zoo):
     proposal = propose(tiny_zoo)
     study = proposal.study_file()
-    assert study.spec == spec_from_manifest(tiny_zoo)
-    assert study.settings == RunSettings(default_points("map", 3))
+    assert study.config == config_from_manifest(tiny_zoo)
+    assert study.run == RunConfig()
     assert proposal.missing == ()
 
 
 def test_a_study_file_is_followed(tiny_zoo, tmp_path):
-    spec = spec_from_manifest(tiny_zoo, ["Light", "Stripes"])
-    study = StudyFile(name="Mine", spec=spec, method="direct", settings=RunSettings(points=9, seed=2))
+    config = config_from_manifest(tiny_zoo, ["Light", "Stripes"])
+    study = StudyFile(
+        name="Mine", config=config, run=RunConfig(method="direct", method_settings={"points": 9, "seed": 2})
+    )
     write_study_file(tmp_path / "study.yaml", study)
     assert propose(tmp_path).study_file() == study
 
@@ -87,11 +86,9 @@ def test_loose_checkpoints_and_npz_files(tiny_zoo, tmp_path):
     proposal = propose(folder)
     assert proposal.missing == ()
     shutil.copy(tiny_zoo / "manifest.json", folder)
-    spec = proposal.study_file().spec
-    assert spec == spec_from_manifest(folder, spec.task_names)
-    assert what(proposal) == {
-        name: (f"{name}.safetensors", f"{name}.npz") for name in ("Colours", "Light", "Stripes")
-    }
+    config = proposal.study_file().config
+    assert config == config_from_manifest(folder, config.model_names)
+    assert what(proposal) == {name: (f"{name}.safetensors", f"{name}.npz") for name in ("Colours", "Light", "Stripes")}
     assert "pretrained is taken for the pre-trained model, by its name." in proposal.notes
 
 
@@ -218,7 +215,7 @@ def test_a_folder_of_open_clip(tmp_path):
     proposal = propose(tmp_path)
     assert proposal.family == "clip"
     assert proposal.architecture == str(tmp_path / "base" / "open_clip_config.json")
-    assert proposal.study_file().spec.task_names == ("birds", "fish")
+    assert proposal.study_file().config.model_names == ("birds", "fish")
 
 
 def test_what_cannot_be_told_is_asked_for(tmp_path):
@@ -239,8 +236,8 @@ def test_what_cannot_be_told_is_asked_for(tmp_path):
 def test_an_empty_folder_and_none(tmp_path):
     (tmp_path / "empty").mkdir()
     proposal = propose(tmp_path / "empty")
-    assert (proposal.tasks, proposal.settings) == ((), None)
-    assert any("a study merges two or more" in sentence for sentence in proposal.missing)
+    assert (proposal.tasks, dict(proposal.models)) == ((), {})
+    assert any("a study merges one or more" in sentence for sentence in proposal.missing)
     with pytest.raises(StudyError, match="There is no folder"):
         propose(tmp_path / "none")
 
