@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from mapmerge_core.tasks.metric import Outcome
 
 from mapmerge_core.errors import RuleError, SearchError, StudyError
 from mapmerge_core.studies.analysis.analysis import analyse
 from mapmerge_core.studies.config.run import RunSettings
-from mapmerge_core.tasks.metric import Outcome
 
 if TYPE_CHECKING:
     from mapmerge_core.studies.store.rows import StudyRow
@@ -63,9 +63,7 @@ def test_one_missing_point_is_singular(store: Store, study: StudyRow):
 def test_a_task_that_lags_behind_counts(store: Store, study: StudyRow):
     fill(store, study, points(6))
     for i in range(3):
-        store.add_evaluation(
-            study.id, np.array([0.1 * i, 0.9]), "Colours", "val", Outcome(0.5, 100, b"", 0.01)
-        )
+        store.add_evaluation(study.id, np.array([0.1 * i, 0.9]), "Colours", "val", Outcome(0.5, 100, b"", 0.01))
     assert analyse(store, study.id).needed == 0
     C, Y = store.table(study.id)
     assert C.shape == (9, 2)

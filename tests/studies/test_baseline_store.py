@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from mapmerge_core.tasks.metric import Outcome
 
 from mapmerge_core.errors import StudyError
 from mapmerge_core.studies.store.store import Store
-from mapmerge_core.tasks.metric import Outcome
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mapmerge_core.studies.store.rows import StudyRow
     from mapmerge_core.studies.config.study import StudySpec
+    from mapmerge_core.studies.store.rows import StudyRow
 
 
 def outcome(value: float) -> Outcome:
@@ -81,9 +81,7 @@ def test_nothing_is_kept_for_a_study_that_was_deleted_meanwhile(store: Store, st
     assert list(written.parent.iterdir()) == [written]
 
 
-def test_databases_that_share_a_data_folder_keep_their_models_apart(
-    store: Store, spec: StudySpec, tmp_path: Path
-):
+def test_databases_that_share_a_data_folder_keep_their_models_apart(store: Store, spec: StudySpec, tmp_path: Path):
     stores = [store, *(Store(store.folder, url=f"sqlite:///{tmp_path}/{name}.db") for name in "ab")]
     for value, each in enumerate(stores):
         written = each.new_baseline_file()
@@ -109,15 +107,11 @@ def test_what_a_killed_process_left_is_removed_in_time(store: Store):
     assert set(dead.parent.iterdir()) == {writing, kept}
 
 
-def test_a_database_from_before_there_were_baselines_gains_them(
-    store: Store, study: StudyRow, tmp_path: Path
-):
+def test_a_database_from_before_there_were_baselines_gains_them(store: Store, study: StudyRow, tmp_path: Path):
     store.close()
     path = tmp_path / "home" / "mapmerge.db"
     with sqlite3.connect(path) as connection:
-        connection.executescript(
-            "DROP TABLE baseline_evaluations; DROP TABLE baselines; PRAGMA user_version = 1;"
-        )
+        connection.executescript("DROP TABLE baseline_evaluations; DROP TABLE baselines; PRAGMA user_version = 1;")
     connection.close()
     again = Store(tmp_path / "home")
     assert again.study(study.id).name == "Tiny"

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from mapmerge_core.studies.analysis.siblings import sibling
+from mapmerge_core.studies.config.manifest import spec_from_manifest
+from mapmerge_core.studies.runs.baselines import BASELINES, baseline_values, estimate_baselines
+from mapmerge_core.tasks.metric import ACCURACY, LOSS, Outcome
 
 from mapmerge_core.errors import Cancelled, SearchError, StudyError
 from mapmerge_core.studies.analysis.analysis import findings
-from mapmerge_core.studies.runs.baselines import BASELINES, baseline_values, estimate_baselines
 from mapmerge_core.studies.analysis.comparing import compare, complete, to_table
-from mapmerge_core.studies.runs.completing import estimate_completion
 from mapmerge_core.studies.config.demo import demo_runs, find_demo_study
-from mapmerge_core.studies.config.manifest import spec_from_manifest
-from mapmerge_core.studies.runs.runner import execute_run
 from mapmerge_core.studies.config.run import RunSettings
-from mapmerge_core.studies.analysis.siblings import sibling
 from mapmerge_core.studies.config.study import Transform
-from mapmerge_core.tasks.metric import ACCURACY, LOSS, Outcome
+from mapmerge_core.studies.runs.completing import estimate_completion
+from mapmerge_core.studies.runs.runner import execute_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,9 +45,7 @@ def put(store: Store, study: StudyRow, c: np.ndarray, split: Split, values: np.n
         store.add_evaluation(study.id, c, task, split, Outcome(float(value), N_TEST, b"", 0.5))
 
 
-def done_run(
-    store: Store, study: StudyRow, method: str = "map", points: int = 12, **settings: object
-) -> RunRow:
+def done_run(store: Store, study: StudyRow, method: str = "map", points: int = 12, **settings: object) -> RunRow:
     """A run whose evaluations are made up; those that the store knows stay as they are."""
     run = store.create_run(study.id, RunSettings(points=points, **settings), method)
     asking = run.settings.make_method(method, study.spec)
@@ -388,9 +386,7 @@ def test_a_completion_that_was_stopped_goes_on(store: Store, study: StudyRow, ev
     assert compare(store, study.id).missing == 0
 
 
-def test_siblings_are_measured_with_their_own_models(
-    store: Store, study: StudyRow, evaluators: EvaluatorCache
-):
+def test_siblings_are_measured_with_their_own_models(store: Store, study: StudyRow, evaluators: EvaluatorCache):
     trimmed = sibling(store, study, Transform("ties_trim", keep=0.1))
     run = store.create_run(trimmed.id, RunSettings(points=8))
     execute_run(store, run.id, evaluators.get)
@@ -437,9 +433,7 @@ def test_the_estimate_counts_baselines_and_what_is_not_measured_yet(store: Store
     assert estimate_completion(store, study.id) == pytest.approx(estimate_baselines(store, study))
 
 
-def test_baselines_that_a_study_can_not_have(
-    store: Store, study: StudyRow, evaluators: EvaluatorCache, tiny_zoo: Path
-):
+def test_baselines_that_a_study_can_not_have(store: Store, study: StudyRow, evaluators: EvaluatorCache, tiny_zoo: Path):
     three = store.create_study("Three", spec_from_manifest(tiny_zoo))
     assert "slerp" not in [kind.name for kind in compare(store, three.id).offered]
     with pytest.raises(StudyError, match="SLERP merges two models, not 3"):

@@ -11,16 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-
-from mapmerge_core.errors import Cancelled, RuleError, SearchError, StudyError
 from mapmerge_core.merges._training_settings import Training, TrainingPoint
-from mapmerge_core.search.indicators import hypervolume
 from mapmerge_core.search.preference_grid import preference_grid
-from mapmerge_core.search.rules import judge, parse_rule
-from mapmerge_core.studies.runs import learning
-from mapmerge_core.studies.analysis.analysis import analyse
-from mapmerge_core.studies.analysis.comparing import compare, to_table
-from mapmerge_core.studies.runs.completing import estimate_completion
 from mapmerge_core.studies.analysis.findings import finding_of
 from mapmerge_core.studies.analysis.learned import (
     LearnedRule,
@@ -30,13 +22,21 @@ from mapmerge_core.studies.analysis.learned import (
     measured_at,
     run_title,
 )
-from mapmerge_core.studies.runs.learning import refine_by_rule
-from mapmerge_core.studies.config.manifest import spec_from_manifest
 from mapmerge_core.studies.analysis.replay import replay, run_front
-from mapmerge_core.studies.config.run import RunSettings
 from mapmerge_core.studies.analysis.siblings import sibling
-from mapmerge_core.studies.config.study import Transform
+from mapmerge_core.studies.config.manifest import spec_from_manifest
+from mapmerge_core.studies.runs.learning import refine_by_rule
 from mapmerge_core.tasks.metric import ACCURACY, LOSS, Outcome
+
+from mapmerge_core.errors import Cancelled, RuleError, SearchError, StudyError
+from mapmerge_core.search.indicators import hypervolume
+from mapmerge_core.search.rules import judge, parse_rule
+from mapmerge_core.studies.analysis.analysis import analyse
+from mapmerge_core.studies.analysis.comparing import compare, to_table
+from mapmerge_core.studies.config.run import RunSettings
+from mapmerge_core.studies.config.study import Transform
+from mapmerge_core.studies.runs import learning
+from mapmerge_core.studies.runs.completing import estimate_completion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -123,9 +123,7 @@ def test_a_set_is_what_was_measured_of_it(store: Store, study: StudyRow):
 
 def test_a_preference_that_lacks_a_task_does_not_count_yet(store: Store, study: StudyRow):
     run = done_run(store, study)
-    store.add_learned_evaluation(
-        run.id, np.array([0.3, 0.7]), "Stripes", "val", Outcome(0.99, N_TEST, b"", 0.5), 20
-    )
+    store.add_learned_evaluation(run.id, np.array([0.3, 0.7]), "Stripes", "val", Outcome(0.99, N_TEST, b"", 0.5), 20)
     assert len(learned_set(store, run.id).gammas) == 5
 
 
@@ -218,9 +216,7 @@ def test_the_front_is_what_nothing_measured_beats(learned: LearnedSet):
     best = [
         row
         for row, ours in enumerate(values)
-        if not any(
-            all(a >= b for a, b in zip(theirs, ours, strict=True)) and theirs != ours for theirs in values
-        )
+        if not any(all(a >= b for a, b in zip(theirs, ours, strict=True)) and theirs != ours for theirs in values)
     ]
     assert learned.front().tolist() == best
     worse = replace(learned, values=np.vstack([learned.values[:-1], learned.values[0] - 0.01]))
@@ -345,9 +341,7 @@ def test_measuring_near_a_rule_comes_close_to_the_best_there_is(
 ):
     before = learned.by_rule(text)
     seen: list[tuple[int, int]] = []
-    found = refine_by_rule(
-        store, learned.run.id, measuring, text, budget=10, progress=lambda *at: seen.append(at)
-    )
+    found = refine_by_rule(store, learned.run.id, measuring, text, budget=10, progress=lambda *at: seen.append(at))
     every = np.array([metrics_at(gamma) for gamma in FINE])
     best = every[by_brute_force(every, least, aim)]
     assert found.feasible
@@ -427,9 +421,7 @@ def test_a_stopped_refinement_keeps_what_it_measured(store: Store, learned: Lear
     assert len(learned_set(store, learned.run.id).gammas) == 18
 
 
-def test_a_wrong_rule_is_refused_before_anything_is_measured(
-    store: Store, learned: LearnedSet, measuring: Measuring
-):
+def test_a_wrong_rule_is_refused_before_anything_is_measured(store: Store, learned: LearnedSet, measuring: Measuring):
     with pytest.raises(RuleError):
         refine_by_rule(store, learned.run.id, measuring, "Flags >= 60%, maximize worst")
     assert measuring.measured == []

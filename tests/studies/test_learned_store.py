@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from mapmerge_core.merges._training_settings import Training, TrainingPoint
+from mapmerge_core.tasks.metric import Outcome
 
 from mapmerge_core.errors import SearchError, StudyError
-from mapmerge_core.merges._training_settings import Training, TrainingPoint
 from mapmerge_core.studies.config.run import RunSettings
 from mapmerge_core.studies.store.store import Store
 from mapmerge_core.studies.store.tables import SCHEMA_VERSION
-from mapmerge_core.tasks.metric import Outcome
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.store.rows import RunRow, StudyRow
     from mapmerge_core.studies.config.study import StudySpec
+    from mapmerge_core.studies.store.rows import RunRow, StudyRow
 
 
 def outcome(value: float, n: int = 60, seconds: float = 0.5) -> Outcome:

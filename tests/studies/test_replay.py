@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from mapmerge_core.studies.analysis.replay import replay, run_front
+from mapmerge_core.studies.config.manifest import spec_from_manifest
+from mapmerge_core.tasks.metric import Outcome
 
 from mapmerge_core.errors import SearchError, StudyError
 from mapmerge_core.methods import nested
-from mapmerge_core.studies.config.manifest import spec_from_manifest
-from mapmerge_core.studies.analysis.replay import replay, run_front
 from mapmerge_core.studies.config.run import RunSettings
-from mapmerge_core.tasks.metric import Outcome
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,9 +130,7 @@ def test_a_done_run_of_another_version_says_so(store: Store, study: StudyRow):
         replay(store, run.id)
 
 
-def test_a_nested_run_of_another_processor_is_followed(
-    store: Store, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_nested_run_of_another_processor_is_followed(store: Store, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch):
     """Other kernels of a BLAS leave other last digits in a pair's model, and so in the next points."""
     study = store.create_study("Three", spec_from_manifest(tiny_zoo))
     run = finish(store, study, "nested", points=10, link="identity")

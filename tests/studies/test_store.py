@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from mapmerge_core.tasks.metric import Outcome
 
 from mapmerge_core.errors import PointError, StudyError
 from mapmerge_core.studies.config.run import RunSettings
 from mapmerge_core.studies.store.store import Store, home
-from mapmerge_core.tasks.metric import Outcome
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.store.rows import StudyRow
     from mapmerge_core.studies.config.study import StudySpec
+    from mapmerge_core.studies.store.rows import StudyRow
 
 
 def outcome(value: float, seconds: float = 0.25) -> Outcome:
@@ -158,9 +158,7 @@ def test_picks_come_back_and_change(store: Store, study: StudyRow):
     pick = store.add_pick(study.id, np.array([0.3, 0.4]), how)
     other = store.add_pick(study.id, np.array([0.5, 0.6]), {"kind": "point"}, name="Other", shortlisted=True)
     assert [row.id for row in store.picks(study.id)] == [pick.id, other.id]
-    changed = store.update_pick(
-        pick.id, name="Mine", shortlisted=True, exported=Path("/models/mine.safetensors")
-    )
+    changed = store.update_pick(pick.id, name="Mine", shortlisted=True, exported=Path("/models/mine.safetensors"))
     assert (changed.name, changed.shortlisted, changed.how) == ("Mine", True, how)
     assert changed.exported == Path("/models/mine.safetensors")
     np.testing.assert_array_equal(changed.c, [0.3, 0.4])
@@ -244,9 +242,7 @@ def test_a_folder_name_may_hold_any_character(tmp_path: Path, spec: StudySpec):
 
 def test_a_database_that_cannot_be_written_says_so(store: Store, study: StudyRow):
     with sqlite3.connect(store.path) as connection:
-        connection.execute(
-            "CREATE TRIGGER full BEFORE INSERT ON picks BEGIN SELECT RAISE(FAIL, 'disk is full'); END"
-        )
+        connection.execute("CREATE TRIGGER full BEFORE INSERT ON picks BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
     connection.close()
     with pytest.raises(StudyError, match=r"mapmerge\.db can't be read or written \(disk is full\)"):
         store.add_pick(study.id, np.zeros(2), {"kind": "point"})

@@ -126,7 +126,7 @@ def test_runs_of_any_merge_are_measured_with_its_models(store: Store, study: Stu
 
 
 def test_merges_that_a_study_can_not_have(store: Store, study: Study, evaluators: EvaluatorCache, three: Study):
-    with pytest.raises(StudyError, match="SLERP merges two models, not 3"):
+    with pytest.raises(StudyError, match="SLERP merges 2 models, not 3"):
         complete(store, three.id, evaluators.get, merges=["slerp"])
     with pytest.raises(RegistryError, match="no merge 'salad'"):
         complete(store, study.id, evaluators.get, merges=["salad"])
@@ -145,7 +145,8 @@ def test_the_estimate_counts_what_is_missing(store: Store, study: Study):
     merges = [type(merge)(settings) for merge in applicable(study.config.facts()) for settings in merge.variants]
     passes = sum(merge.passes([60, 60]) for merge in merges)
     assert passes > 0
-    n_points = sum(len(merge.baselines(study.config.model_names)) for merge in merges)
+    new = [merge for merge in merges if merge.name != "task_arithmetic"]  # every study has that from its creation
+    n_points = sum(len(merge.baselines(study.config.model_names)) for merge in new)
     n_searches = sum(merge.searches_scalar for merge in merges)
     before = estimate_completion(store, study.id, merges=False)
     images = passes + n_points * 120
@@ -169,7 +170,7 @@ def three(store: Store, tiny_zoo: Path) -> Study:
 
 
 def test_completing_computes_as_the_latest_run_did(store: Store, study: Study, evaluators: EvaluatorCache):
-    execute(store, study, evaluators, points=5)
+    execute(store, study, evaluators, points=8)
     asked: list[Compute] = []
 
     def get(of: Study, compute: Compute) -> Evaluator:

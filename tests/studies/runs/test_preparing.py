@@ -404,7 +404,9 @@ def test_models_and_tasks_need_not_match(
     assert np.isfinite(analysis.single).all()
     # The held-out task's reference is the best single model's.
     np.testing.assert_allclose(analysis.single[3], Y[1:3, 3].max())
-    choice = analysis.by_rule("Colours accuracy >= 10%, Colours loss <= 5, Stripes >= 10% of single, maximize Light")
+    choice = analysis.by_rule(
+        '"Colours accuracy" >= 10%, "Colours loss" <= 5, Stripes >= 10% of single, maximize Light'
+    )
     assert choice.x.shape == (2,)
 
 
