@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mapmerge_core.errors import Cancelled, MapMergeError, StudyError
-from mapmerge_core.studies.analysis.replay import run_result
 from mapmerge_core.studies.analysis.references import shares_of
+from mapmerge_core.studies.analysis.replay import run_result
 from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
 from mapmerge_core.studies.jobs.job import LIVE, Job, JobKind, JobSnapshot, JobStatus
 from mapmerge_core.studies.runs.completing import complete
@@ -196,7 +196,7 @@ class Jobs:
             SearchError: The weights can't be used.
         """
         shares_of(weights, self._store.studies.get(study_id).config.objectives)
-        given = {"merges": merges, "weights": weights, "seed": seed, "compute": compute}
+        given: dict[str, Any] = {"merges": merges, "weights": weights, "seed": seed, "compute": compute}
 
         def work(job: Job) -> None:
             get = self._evaluators.get

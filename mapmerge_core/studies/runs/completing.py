@@ -109,7 +109,7 @@ def complete(
     for merge in plan.made:
         effort = _passes(merge, study, sizes) / max(1.0, median(sizes.values() or [1]))
         steps.append((round(effort) + len(_defaults(merge, study)) * n_objectives, partial(make_one, merge)))
-    steps += [((_search(merge).points + 1) * n_objectives, partial(search, merge)) for merge in plan.searched]
+    steps += [(_n_searched(merge, study) + n_objectives, partial(search, merge)) for merge in plan.searched]
     _take(steps, progress or (lambda _done, _total: None))
 
 
@@ -155,7 +155,7 @@ def estimate_completion(
     n_wanted = sum(_n_missing(store, study, merge_id, X) for merge_id, X in plan.wanted.items())
     n_points = n_wanted / n_objectives + sum(len(_defaults(merge, study)) for merge in plan.made)
     passes = sum(_passes(merge, study, sizes) for merge in plan.made)
-    searches = sum(_search(merge).points * of_point + of_test_point for merge in plan.searched)
+    searches = sum(_n_searched(merge, study) / n_objectives * of_point + of_test_point for merge in plan.searched)
     return n_points * of_test_point + passes * of_test_point / n_examples + searches
 
 
@@ -218,6 +218,11 @@ def _defaults(merge: Merge, study: Study) -> np.ndarray:
 def _search(merge: Merge) -> RunConfig:
     """Return the run that finds a merge's best scalar."""
     return RunConfig(merge=merge.name, merge_settings=to_dict(merge.settings), method=SEARCH)
+
+
+def _n_searched(merge: Merge, study: Study) -> int:
+    """Return how many evaluations finding a merge's best scalar takes."""
+    return _search(merge).make_method(study.config).n_evaluations
 
 
 def _n_missing(store: Store, study: Study, merge_id: int, X: np.ndarray) -> int:

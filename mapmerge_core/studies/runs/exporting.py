@@ -187,17 +187,18 @@ def _recipe(store: Store, study: Study, stored: StoredMerge, prepared: PreparedM
     family = find_family(config.family)
     hashes = {source.role: source.sha256 for source in study.sources}
     roles = {"pretrained": "pretrained"} | {name: f"{name} model" for name in config.model_names}
-    coefficients = prepared.coefficients(x)
-    is_sum = coefficients is not None and coefficients.ndim == 1
+    coefficients, sums, layers = prepared.coefficients(x), {}, {}
+    if coefficients is not None and coefficients.ndim == 1:
+        sums = dict(zip(config.model_names, coefficients.tolist(), strict=True))
+    elif coefficients is not None:
+        layers = dict(zip(prepared.exported.layers, coefficients.tolist(), strict=True))
     tested = {row.objective: row for row in store.evaluations.rows(stored.id, "test")}
     measured = store.evaluations.measured(stored.id, x, "test")
     return Recipe(
         method=merge.title,
         point=dict(zip(stored.space.names, x.tolist(), strict=True)),
-        coefficients=dict(zip(config.model_names, coefficients.tolist(), strict=True)) if is_sum else {},
-        layers={}
-        if coefficients is None or is_sum
-        else dict(zip(prepared.exported.layers, coefficients.tolist(), strict=True)),
+        coefficients=sums,
+        layers=layers,
         settings={**config.options, **stored.settings},
         sources={name: {"path": str(config.weights[role]), "sha256": hashes[role]} for name, role in roles.items()},
         predicted=_predicted(store, study, stored, x),
