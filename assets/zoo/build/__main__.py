@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import draw, evaluate, finetune, pretrain, publish
+from . import draw, evaluate, finetune, mixture, pretrain, publish
 from .sources import SourceError
 
 STAGES = {
@@ -14,6 +14,7 @@ STAGES = {
     "pretrain": pretrain.pretrain,
     "finetune": finetune.finetune_all,
     "publish": publish.publish,
+    "mixture": mixture.publish_mixture,
     "evaluate": lambda _: evaluate.evaluate(),
 }
 
@@ -21,9 +22,7 @@ STAGES = {
 def main() -> int:
     """Run the stages that are not done; a stage that ran leaves a mark in the working folder."""
     parser = argparse.ArgumentParser(prog="python -m assets.zoo.build", description=__doc__)
-    parser.add_argument(
-        "--work", type=Path, required=True, help="folder for downloads and intermediate files (2 GB)"
-    )
+    parser.add_argument("--work", type=Path, required=True, help="folder for downloads and intermediate files (2 GB)")
     parser.add_argument("--from", dest="first", choices=STAGES, help="run again from this stage on")
     options = parser.parse_args()
     work = options.work.resolve()

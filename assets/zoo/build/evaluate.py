@@ -57,7 +57,9 @@ class Zoo:
 
     def __init__(self) -> None:
         manifest = json.loads(MANIFEST.read_text())
-        self.names = tuple(task["name"] for task in manifest["tasks"])
+        models = [task for task in manifest["tasks"] if "checkpoint" in task]
+        self.names = tuple(task["name"] for task in models)
+        self.kept = tuple(task["name"] for task in manifest["tasks"] if "checkpoint" not in task)
         open_clip.add_model_config(ZOO)
         architecture = Path(manifest["architecture"]).stem
         self.model, _, _ = open_clip.create_model_and_transforms(
@@ -67,7 +69,7 @@ class Zoo:
         base = load_file(ZOO / manifest["pretrained"])
         self._shapes = {key: tensor.shape for key, tensor in base.items() if key.startswith(PART)}
         self.base = self._flat(base)
-        tuned = [self._flat(load_file(ZOO / task["checkpoint"])) for task in manifest["tasks"]]
+        tuned = [self._flat(load_file(ZOO / task["checkpoint"])) for task in models]
         self.vectors = torch.stack(tuned) - self.base
         tokenizer = open_clip.get_tokenizer(architecture)
         self._splits: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
@@ -92,9 +94,7 @@ class Zoo:
         """Load base + c V into the model, rounded to float16 as an exported file would be."""
         merged = (self.base + torch.tensor(c, dtype=torch.float32) @ self.vectors).half().float()
         parts = merged.split([shape.numel() for shape in self._shapes.values()])
-        tower = {
-            k.removeprefix(PART): p.view(s) for (k, s), p in zip(self._shapes.items(), parts, strict=True)
-        }
+        tower = {k.removeprefix(PART): p.view(s) for (k, s), p in zip(self._shapes.items(), parts, strict=True)}
         self.model.visual.load_state_dict(tower)
 
     def measure(self, job: Job) -> list[float]:
@@ -191,6 +191,15 @@ def measure_models(zoo: Zoo, measure: Measure) -> dict:
     }
 
 
+def measure_kept(zoo: Zoo, measure: Measure, scalars: Sequence[float]) -> dict:
+    """What the models, and merges by one scalar for all, keep of the pre-trained model's own skills (test splits)."""
+    n = len(zoo.names)
+    points = {"zero_shot": np.zeros(n)} | dict(zip(zoo.names, np.eye(n), strict=True))
+    points |= {f"c = {scalar:g}": np.full(n, scalar) for scalar in scalars}
+    Y = measure([Job(tuple(c), zoo.kept) for c in points.values()])
+    return {name: _row(list(points), Y[:, k]) for k, name in enumerate(zoo.kept)}
+
+
 def measure_pairs(zoo: Zoo, measure: Measure, pairs: Sequence[tuple[str, str]]) -> dict:
     """For each pair, on validation images: the front of a grid over [0, 1]² and R² from 30 of its points."""
     axis = np.linspace(0, 1, GRID)
@@ -233,6 +242,8 @@ def evaluate(pairs: Sequence[tuple[str, str]] | None = None) -> dict:
     pairs = list(itertools.combinations(zoo.names, 2)) if pairs is None else pairs
     with measuring() as measure:
         results = measure_models(zoo, measure)
+        scalars = [results[key]["scalar"] for key in ("averaging", "task_arithmetic", "best_scalar")]
+        results["kept"] = measure_kept(zoo, measure, scalars)
         results["pairs"] = measure_pairs(zoo, measure, pairs)
         results["eight"] = measure_eight(zoo, measure)
     manifest = json.loads(MANIFEST.read_text())

@@ -12,7 +12,7 @@ from . import render
 from .artwork import Artwork, Idx
 from .classes import CAPITALS, CLOTHES, DIGITS, DRAWN, EMOJI_CLASSES, TEXTURES, emoji_name
 from .settings import POOL_CHUNK, POOL_SEED
-from .tasks import DRAWINGS, reserved_order, split_fonts
+from .tasks import DRAWINGS, pooled_rows, split_fonts
 
 Pair = tuple[np.ndarray, str]
 
@@ -83,9 +83,7 @@ def draw_emoji(rng: Generator, art: Artwork) -> Pair:
 def draw_flag(rng: Generator, art: Artwork) -> Pair:
     """A flag of any country."""
     code = _choice(rng, list(art.flags))
-    return render.waved_flag(
-        rng, art.flags[code], rng.uniform(0, 0.6)
-    ), f"the flag of {art.countries[code].lower()}"
+    return render.waved_flag(rng, art.flags[code], rng.uniform(0, 0.6)), f"the flag of {art.countries[code].lower()}"
 
 
 def draw_sign(rng: Generator, fonts: list[list[Path]]) -> Pair:
@@ -116,15 +114,24 @@ def draw_texture(rng: Generator) -> Pair:
     return image, f"a {name} texture"
 
 
-def draw_tinted(rng: Generator, data: Idx, caption: str, words: list[str], angle: float) -> Pair:
-    """A tinted, turned image of MNIST or Fashion-MNIST from the half of its training set no task uses."""
-    order = reserved_order(len(data.train_labels))
-    row = order[rng.integers(len(order) // 2, len(order))]
+def draw_tinted(rng: Generator, data: Idx, rows: np.ndarray, caption: str, words: list[str], angle: float) -> Pair:
+    """A tinted, turned image of MNIST or Fashion-MNIST from some rows of its training set."""
+    row = rows[rng.integers(len(rows))]
     return render.tinted(rng, data.train_images[row], angle), caption.format(words[data.train_labels[row]])
 
 
-def _drawer(kind: Kind, art: Artwork) -> Callable[[Generator], Pair]:
-    fonts = split_fonts(art.fonts)["train"]
+def drawer(
+    kind: Kind, art: Artwork, fonts: list[list[Path]], photographs: Callable[[Idx], np.ndarray]
+) -> Callable[[Generator], Pair]:
+    """What draws images of a kind with their exact captions.
+
+    Args:
+        kind: Which.
+        art: What to draw.
+        fonts: The families to draw characters in.
+        photographs: Which rows of MNIST's and Fashion-MNIST's training images to take.
+    """
+    digits, clothes = photographs(art.mnist), photographs(art.fashion)
     drawers: dict[str, Callable[[Generator], Pair]] = {
         "sketch": lambda rng: draw_sketch(rng, art),
         "emoji": lambda rng: draw_emoji(rng, art),
@@ -132,8 +139,8 @@ def _drawer(kind: Kind, art: Artwork) -> Callable[[Generator], Pair]:
         "sign": lambda rng: draw_sign(rng, fonts),
         "printed": lambda rng: draw_printed(rng, fonts),
         "texture": draw_texture,
-        "mnist": lambda rng: draw_tinted(rng, art.mnist, "a handwritten digit {}", DIGITS, 25),
-        "fashion": lambda rng: draw_tinted(rng, art.fashion, "a photo of a {}", CLOTHES, 30),
+        "mnist": lambda rng: draw_tinted(rng, art.mnist, digits, "a handwritten digit {}", DIGITS, 25),
+        "fashion": lambda rng: draw_tinted(rng, art.fashion, clothes, "a photo of a {}", CLOTHES, 30),
     }
     return drawers[kind.name]
 
@@ -152,7 +159,7 @@ def chunks() -> Iterator[tuple[int, Kind, int, int]]:
 def draw_chunk(number: int, kind: Kind, n: int, art: Artwork) -> tuple[np.ndarray, list[str]]:
     """Draw one part, (n, 32, 32, 3) uint8 with n captions, some of them general and some of them wrong."""
     rng = np.random.default_rng([POOL_SEED, number])
-    draw = _drawer(kind, art)
+    draw = drawer(kind, art, split_fonts(art.fonts)["train"], pooled_rows)
     images, exact = zip(*(draw(rng) for _ in range(n)), strict=True)
     chance = rng.random(n)
     other = rng.integers(n, size=n)

@@ -123,9 +123,7 @@ def _train(rank: int, work: Path, settings: Pretraining) -> None:
     meeting = work / "pretrain" / "meeting"
     dist.init_process_group("gloo", init_method=meeting.as_uri(), rank=rank, world_size=settings.processes)
     images = torch.from_numpy(np.load(work / "pool" / "images.npy", mmap_mode="c"))
-    distinct, caption = np.unique(
-        json.loads((work / "pool" / "captions.json").read_text()), return_inverse=True
-    )
+    distinct, caption = np.unique(json.loads((work / "pool" / "captions.json").read_text()), return_inverse=True)
     words, caption = vocabulary(work), torch.from_numpy(caption)
     tokens = words(distinct.tolist())
     model = create(words, PRETRAIN_SEED)
@@ -151,15 +149,11 @@ def _train(rank: int, work: Path, settings: Pretraining) -> None:
         loss.backward()
         average_gradients(parameters, settings.processes)
         adam.step()
-        smooth = (
-            float(image_loss.detach()) if step == 0 else 0.98 * smooth + 0.02 * float(image_loss.detach())
-        )
+        smooth = float(image_loss.detach()) if step == 0 else 0.98 * smooth + 0.02 * float(image_loss.detach())
         if rank == 0 and (step + 1) % REPORT_STEPS == 0:
             seconds = time.perf_counter() - started
             rate, scale = (step + 1) * together / seconds, float(model.logit_scale.exp())
-            print(
-                f"  {step + 1} loss {smooth:.3f} scale {scale:.1f} {seconds:.0f} s {rate:.0f}/s", flush=True
-            )
+            print(f"  {step + 1} loss {smooth:.3f} scale {scale:.1f} {seconds:.0f} s {rate:.0f}/s", flush=True)
         if rank == 0 and (step + 1) % SCORE_STEPS == 0:
             scores = zero_shot(model, words, work, SCORE_IMAGES)
             print("  zero-shot " + " ".join(f"{k} {100 * v:.0f}" for k, v in scores.items()), flush=True)

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from . import tasks
 from .settings import FINETUNING, PRETRAINING
 from .sheet import save_sheet
+from .tasks import TaskData
 
 ZOO = Path(__file__).resolve().parents[1]
 MANIFEST = ZOO / "manifest.json"
@@ -37,22 +38,27 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def publish_task(name: str, work: Path) -> np.ndarray:
-    """Copy one task's model and write its validation and test splits; return its test images."""
-    task = tasks.load(name, work / "tasks")
+def write_splits(task: TaskData) -> None:
+    """Write a task's validation and test splits and its words."""
     arrays = {}
     for split in ("val", "test"):
         arrays[f"{split}_images"] = task.splits[split].images
         arrays[f"{split}_labels"] = task.splits[split].labels
     arrays |= {"class_names": np.array(task.class_names), "templates": np.array(task.templates)}
     write_arrays(ZOO / task.file_name(".npz"), arrays)
+
+
+def publish_task(name: str, work: Path) -> np.ndarray:
+    """Copy one task's model and write its validation and test splits; return its test images."""
+    task = tasks.load(name, work / "tasks")
+    write_splits(task)
     checkpoint = task.file_name(".safetensors")
     shutil.copyfile(work / "finetuned" / checkpoint, ZOO / checkpoint)
     return task.splits["test"].images
 
 
 def write_manifest(work: Path) -> None:
-    """Write the manifest, without results: `evaluate` adds them."""
+    """Write the manifest, without the mixture and results: `mixture` and `evaluate` add them."""
     entries = []
     for name in tasks.NAMES:
         task = tasks.load(name, work / "tasks")

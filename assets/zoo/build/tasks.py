@@ -54,7 +54,8 @@ def split_fonts(families: list[list[Path]]) -> dict[str, list[list[Path]]]:
     return {"train": shuffled[last:], "val": shuffled[TEST_FAMILIES:last], "test": shuffled[:TEST_FAMILIES]}
 
 
-def _shuffled(rng: Generator, images: np.ndarray, labels: np.ndarray) -> Split:
+def shuffled(rng: Generator, images: np.ndarray, labels: np.ndarray) -> Split:
+    """A split of these images in random order."""
     order = rng.permutation(len(labels))
     return Split(np.ascontiguousarray(images[order]), labels[order].astype(np.int64))
 
@@ -67,7 +68,7 @@ def _drawn(
     for number, split in enumerate(SPLITS):
         rng = np.random.default_rng([*seed, number])
         labels = np.arange(train if split == "train" else EVALUATION_SIZE) % classes
-        splits[split] = _shuffled(rng, np.stack([draw(rng, int(label), split) for label in labels]), labels)
+        splits[split] = shuffled(rng, np.stack([draw(rng, int(label), split) for label in labels]), labels)
     return splits
 
 
@@ -81,15 +82,25 @@ def _photographed(seed: list[int], data: Idx, train: int) -> dict[str, Split]:
         name: Split(render.framed(data.train_images[rows]), data.train_labels[rows].astype(np.int64))
         for name, rows in chosen.items()
     }
-    splits["test"] = Split(
-        render.framed(data.test_images[held_out]), data.test_labels[held_out].astype(np.int64)
-    )
+    splits["test"] = Split(render.framed(data.test_images[held_out]), data.test_labels[held_out].astype(np.int64))
     return splits
 
 
 def reserved_order(n: int) -> np.ndarray:
     """The order in which training images are given out: tasks take from its start, the pool from its end."""
     return np.random.default_rng(TASK_SEED).permutation(n)
+
+
+def pooled_rows(data: Idx) -> np.ndarray:
+    """The half of MNIST's or Fashion-MNIST's training images that pre-training's pool is made of."""
+    order = reserved_order(len(data.train_labels))
+    return order[len(order) // 2 :]
+
+
+def unseen_rows(data: Idx) -> np.ndarray:
+    """The training images of MNIST or Fashion-MNIST that neither the pool nor a task has."""
+    order = reserved_order(len(data.train_labels))
+    return order[FASHION_TRAIN + EVALUATION_SIZE : len(order) // 2]
 
 
 def _sketched(seed: list[int], drawings: dict[str, np.ndarray]) -> dict[str, Split]:
@@ -103,7 +114,7 @@ def _sketched(seed: list[int], drawings: dict[str, np.ndarray]) -> dict[str, Spl
         rounds = [rng.permutation(len(labels)) for _ in range(-(-total // len(labels)))]
         rows = np.concatenate(rounds)[:total]
         images = [render.sketch(rng, originals[row], plain=i < len(labels)) for i, row in enumerate(rows)]
-        splits[split] = _shuffled(rng, np.stack(images), labels[rows])
+        splits[split] = shuffled(rng, np.stack(images), labels[rows])
     return splits
 
 
@@ -130,9 +141,7 @@ def make_emoji(art: Artwork) -> TaskData:
 
     Towers of this size do not carry over to a vendor that fine-tuning does not show (65 %, from 50 %).
     """
-    pictures = [
-        (art.emoji[key][GOOGLE], art.emoji[key][TWITTER], art.emoji_unseen[key]) for key in EMOJI_CLASSES
-    ]
+    pictures = [(art.emoji[key][GOOGLE], art.emoji[key][TWITTER], art.emoji_unseen[key]) for key in EMOJI_CLASSES]
 
     def draw(rng: Generator, label: int, split: str) -> np.ndarray:  # noqa: ARG001
         return render.sticker(rng, pictures[label][rng.integers(3)], 0.85)
@@ -158,9 +167,7 @@ def make_street(art: Artwork) -> TaskData:
     fonts = split_fonts(art.fonts)
 
     def draw(rng: Generator, label: int, split: str) -> np.ndarray:
-        return render.street_sign(
-            rng, str(label), fonts[split], angle=28, neighbours=0.6, smallest=20, noise=7
-        )
+        return render.street_sign(rng, str(label), fonts[split], angle=28, neighbours=0.6, smallest=20, noise=7)
 
     splits = _drawn([TASK_SEED, 6], len(DIGITS), 9000, draw)
     template = "a photo of the number {} on a street sign"
