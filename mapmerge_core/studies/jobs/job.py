@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from threading import Event
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from threading import RLock
 
     from filelock import FileLock
 
@@ -41,13 +42,13 @@ class JobSnapshot:
     study_id: int
     run_id: int | None
     title: str
-    status: JobStatus
-    done: int
-    total: int
-    seconds: float
-    seconds_left: float | None
-    error: str | None
-    result: Any
+    status: JobStatus = "queued"
+    done: int = 0
+    total: int = 0
+    seconds: float = 0.0
+    seconds_left: float | None = None
+    error: str | None = None
+    result: Any = None
 
     @property
     def is_live(self) -> bool:
@@ -55,62 +56,48 @@ class JobSnapshot:
         return self.status in LIVE
 
 
-@dataclass(eq=False)
 class Job:
     """A job as its worker sees it.
 
-    Attributes:
+    Args:
+        first: How it is in the beginning.
         work: Does it; reports to `count` and looks at ``cancel``.
-        claim: The lock of its run, released at the end.
         lock: Under which the job is changed and read.
+        claim: The lock of its run, released at the end.
     """
 
-    id: int
-    kind: JobKind
-    study_id: int
-    title: str
-    work: Callable[[Job], Any]
-    lock: threading.RLock
-    run_id: int | None = None
-    claim: FileLock | None = None
-    cancel: threading.Event = field(default_factory=threading.Event)
-    status: JobStatus = "queued"
-    done: int = 0
-    total: int = 0
-    started: float | None = None
-    ended: float | None = None
-    reported: float | None = None
-    seconds_each: float | None = None
-    error: str | None = None
-    result: Any = None
+    def __init__(self, first: JobSnapshot, work: Callable[[Job], Any], lock: RLock, claim: FileLock | None) -> None:
+        self.state, self.work, self.claim, self.cancel = first, work, claim, Event()
+        self._lock = lock
+        self._started: float | None = None
+        self._reported: float | None = None
+        self._each: float | None = None
+
+    def start(self) -> None:
+        """Take note that it runs."""
+        self._started = time.monotonic()
+        self.state = replace(self.state, status="running")
 
     def count(self, done: int, total: int) -> None:
         """Take note of progress, and of how long an evaluation takes."""
-        with self.lock:
+        with self._lock:
             now = time.monotonic()
-            if self.reported is not None and done > self.done:
-                each = (now - self.reported) / (done - self.done)
-                before = each if self.seconds_each is None else self.seconds_each
-                self.seconds_each = _SMOOTHING * each + (1 - _SMOOTHING) * before
-            self.done, self.total, self.reported = done, total, now
+            if self._reported is not None and done > self.state.done:
+                each = (now - self._reported) / (done - self.state.done)
+                before = each if self._each is None else self._each
+                self._each = _SMOOTHING * each + (1 - _SMOOTHING) * before
+            self._reported = now
+            self.state = replace(self.state, done=done, total=total)
+
+    def end(self, status: JobStatus, error: str | None, result: object) -> None:
+        """Take note of how it ended."""
+        self.state = replace(self.snapshot(), seconds_left=None, status=status, error=error, result=result)
 
     def snapshot(self) -> JobSnapshot:
         """Return its state now."""
-        now = time.monotonic()
-        left = None
-        if self.status == "running" and self.seconds_each is not None and self.reported is not None:
-            left = max(0.0, self.seconds_each * (self.total - self.done) - (now - self.reported))
-        return JobSnapshot(
-            id=self.id,
-            kind=self.kind,
-            study_id=self.study_id,
-            run_id=self.run_id,
-            title=self.title,
-            status=self.status,
-            done=self.done,
-            total=self.total,
-            seconds=0.0 if self.started is None else (self.ended or now) - self.started,
-            seconds_left=left,
-            error=self.error,
-            result=self.result,
-        )
+        if self.state.status != "running" or self._started is None:
+            return self.state
+        now, left = time.monotonic(), None
+        if self._each is not None and self._reported is not None:
+            left = max(0.0, self._each * (self.state.total - self.state.done) - (now - self._reported))
+        return replace(self.state, seconds=now - self._started, seconds_left=left)

@@ -19,7 +19,7 @@ from mapmerge_core.errors import Cancelled, MapMergeError, StudyError
 from mapmerge_core.studies.analysis.references import shares_of
 from mapmerge_core.studies.analysis.replay import run_result
 from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
-from mapmerge_core.studies.jobs.job import LIVE, Job, JobKind, JobSnapshot, JobStatus
+from mapmerge_core.studies.jobs.job import Job, JobKind, JobSnapshot, JobStatus
 from mapmerge_core.studies.runs.completing import complete
 from mapmerge_core.studies.runs.estimating import estimate
 from mapmerge_core.studies.runs.exporting import export_pick, export_point
@@ -99,9 +99,9 @@ class Jobs:
                 if claim:
                     claim.release()
                 raise StudyError("mapmerge is shutting down: start it again first.")
-            job = Job(next(self._ids), kind, study_id, title, work, self._lock, run_id, claim)
-            self._jobs[job.id] = job
-            for old in [old for old in self._jobs.values() if old.status not in LIVE][:-_KEPT_JOBS]:
+            job = Job(JobSnapshot(next(self._ids), kind, study_id, run_id, title), work, self._lock, claim)
+            self._jobs[job.state.id] = job
+            for old in [old.state for old in self._jobs.values() if not old.state.is_live][:-_KEPT_JOBS]:
                 del self._jobs[old.id]
             if worker not in self._queues:
                 self._queues[worker] = SimpleQueue()
@@ -109,7 +109,7 @@ class Jobs:
                 self._threads.append(thread)
                 thread.start()
             self._queues[worker].put(job)
-            return job.id
+            return job.state.id
 
     def start_run(self, run_id: int) -> int:
         """Start a queued run, or resume a stopped, interrupted or failed one; the result is the ``Run``.
@@ -268,7 +268,7 @@ class Jobs:
         with self._lock:
             job = self._find(job_id)
             job.cancel.set()
-            if job.status == "queued":
+            if job.state.status == "queued":
                 self._end(job, "stopped")
 
     def snapshot(self, job_id: int) -> JobSnapshot:
@@ -283,7 +283,7 @@ class Jobs:
     def for_study(self, study_id: int) -> list[JobSnapshot]:
         """Return a study's jobs since this process started, latest first."""
         with self._lock:
-            return [job.snapshot() for job in reversed(self._jobs.values()) if job.study_id == study_id]
+            return [job.snapshot() for job in reversed(self._jobs.values()) if job.state.study_id == study_id]
 
     def wait(self, job_id: int, timeout: float | None = None) -> JobSnapshot:
         """Block until a job has ended or ``timeout`` seconds have passed, and return its state."""
@@ -300,7 +300,7 @@ class Jobs:
         with self._lock:
             self._closed = True
             for job_id, job in self._jobs.items():
-                if job.status in LIVE:
+                if job.state.is_live:
                     self.stop(job_id)
             for queue in self._queues.values():
                 queue.put(None)
@@ -325,7 +325,7 @@ class Jobs:
             try:
                 self._execute(job, worker)
             except Exception:  # noqa: BLE001 - the thread must live on for the jobs that wait
-                _log.exception("Job %d (%s) broke its worker", job.id, job.title)
+                _log.exception("Job %d (%s) broke its worker", job.state.id, job.state.title)
 
     def _execute(self, job: Job, worker: str) -> None:
         try:
@@ -333,31 +333,30 @@ class Jobs:
                 for lock in self._device_locks_of(worker):
                     held.enter_context(lock)
                 with self._lock:
-                    if job.status != "queued":
+                    if job.state.status != "queued":
                         return
-                    job.status, job.started = "running", time.monotonic()
+                    job.start()
                 result = job.work(job)
         except Cancelled:
             self._end(job, "stopped")
         except Exception as error:  # noqa: BLE001 - whatever it is, the person must see that the job failed
             if not isinstance(error, MapMergeError):
-                _log.exception("Job %d (%s) failed", job.id, job.title)
+                _log.exception("Job %d (%s) failed", job.state.id, job.state.title)
             self._evaluators.clear()
             self._end(job, "failed", error=explain(error))
         else:
-            stopped = job.kind == "run" and result.status == "stopped"
+            stopped = job.state.kind == "run" and result.status == "stopped"
             self._end(job, "stopped" if stopped else "done", result=result)
 
     def _end(self, job: Job, status: JobStatus, *, error: str | None = None, result: object = None) -> None:
         with self._lock:
-            if job.run_id is not None and job.started is None:
+            run_id = job.state.run_id
+            if run_id is not None and job.state.status == "queued":
                 # `execute_run` records how a run ended; this one never reached it.
-                self._store.runs.set_status(job.run_id, "failed" if error else "stopped", error)
+                self._store.runs.set_status(run_id, "failed" if error else "stopped", error)
             if job.claim:
                 job.claim.release()
-            job.ended = time.monotonic()
-            job.error, job.result = error, result
-            job.status = status
+            job.end(status, error, result)
 
     def _find(self, job_id: int) -> Job:
         if job_id not in self._jobs:
