@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mapmerge_core.studies.config import Compute
     from mapmerge_core.studies.runs.measuring import Progress
     from mapmerge_core.studies.runs.runner import GetEvaluator
-    from mapmerge_core.studies.store import Split, Store, StoredMerge, Study
+    from mapmerge_core.studies.store import Split, Store, Study
 
 SEARCH = "scalar"
 """The method that finds the best scalar of a merge."""
@@ -182,15 +182,18 @@ def _plan(
     seed: int,
 ) -> _Plan:
     chosen = _chosen(study, merges)
-    usable = {stored.id for stored in store.merges.all(study.id) if _is_usable(stored)}
-    settings = [(stored.name, dict(stored.settings)) for stored in store.merges.all(study.id) if stored.id in usable]
+    usable = [stored for stored in store.merges.all(study.id) if stored.is_prepared or not stored.make().has_state]
+    known, ids = [(stored.name, dict(stored.settings)) for stored in usable], {stored.id for stored in usable}
     wanted = compare(store, study.id, weights=weights, seed=seed).wanted
-    done = [store.runs.find_same(study.id, _search(merge)) for merge in chosen if merge.searches_scalar]
-    searched = [merge for merge in chosen if merge.searches_scalar]
+
+    def is_searched(merge: Merge) -> bool:
+        run = store.runs.find_same(study.id, _search(merge))
+        return run is not None and run.status == "done"
+
     return _Plan(
-        wanted={merge_id: X for merge_id, X in wanted.items() if merge_id in usable},
-        made=[merge for merge in chosen if (merge.name, to_dict(merge.settings)) not in settings],
-        searched=[merge for merge, run in zip(searched, done, strict=True) if run is None or run.status != "done"],
+        wanted={merge_id: X for merge_id, X in wanted.items() if merge_id in ids},
+        made=[merge for merge in chosen if (merge.name, to_dict(merge.settings)) not in known],
+        searched=[merge for merge in chosen if merge.searches_scalar and not is_searched(merge)],
     )
 
 
@@ -203,12 +206,8 @@ def _chosen(study: Study, merges: bool | Collection[str]) -> list[Merge]:
         kinds = [MERGES[name] for name in merges]
         for kind in kinds:
             kind().check(facts)
-    return [kind(settings) for kind in kinds for settings in kind.variants]
-
-
-def _is_usable(stored: StoredMerge) -> bool:
-    """Return whether a merge's models can be measured without a long preparation."""
-    return stored.is_prepared or not stored.make().has_state
+    named = not isinstance(merges, bool)  # what is trained for long has no variants, and is made by name alone
+    return [kind(settings) for kind in kinds for settings in kind.variants or ({},) * named]
 
 
 def _defaults(merge: Merge, study: Study) -> np.ndarray:
