@@ -11,7 +11,6 @@ from mapmerge_core.errors import StudyError
 from mapmerge_core.files import absolute, bundled
 from mapmerge_core.registries import METHODS
 from mapmerge_core.search.designs import anchors_outside
-from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
 from mapmerge_core.studies.config.run import Compute, RunConfig
 from mapmerge_core.studies.config.study import StudyConfig, TaskConfig
 from mapmerge_core.studies.config.study_file import StudyFile
@@ -173,6 +172,8 @@ def demo_study(
         StudyError: The zoo doesn't have such tasks, or the points are too few to fit surrogates to.
         SearchError, SettingError: The points or the seed can't be used.
     """
+    from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate  # takes scikit-learn
+
     names = demo_tasks(tasks, zoo) if isinstance(tasks, int) else tuple(tasks)
     config = config_from_manifest(zoo, names)
     n = len(config.models)
