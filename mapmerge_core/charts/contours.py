@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 GRID = 33
 """Fitted values along each side of a plane, and along a line."""
+CROWD = 200
+"""Points of a front beyond which they are drawn so that the contours can be seen through them."""
 NEAR = 0.12
 """How far, as a share of an axis, a point's other coordinates may lie from the plane."""
 
@@ -349,7 +351,7 @@ def _planes(info: PlaneInfo, palette: Palette, height: int) -> go.Figure:
     # Where more coordinates than two vary, the front is only projected onto the plane.
     dots = (
         {"size": 4, "color": palette.pick, "opacity": 0.35}
-        if info.through
+        if info.through or len(info.front) > CROWD
         else {"size": 5, "color": palette.pick, "line": {"width": 0.5, "color": palette.background}}
     )
     over = [("front", "Front, projected" if info.through else "Front", info.front, dots)]

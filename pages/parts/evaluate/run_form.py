@@ -125,7 +125,8 @@ def run_form(study: Study, runs: Sequence[Run], *, disabled: bool) -> RunConfig 
     more: dict[str, Any] = {"images": None}
     if space is None or space.n_free:
         method = _registered("Method", list(METHODS), last.method, key("method"), disabled=disabled)
-        st.caption(shell.plain(f"{method.help()}" + (f" For {method.advice}." if method.advice else "")))
+        advice = f" {method.advice[0].upper()}{method.advice[1:]}." if method.advice else ""
+        st.caption(shell.plain(method.help() + advice))
         basic_method, advanced_method = _split(fields_of(method.Settings))
         before_method = dict(_settings_before(made, "method", method.name))
         drawn = [field for field in basic_method if field.name != "seed"]
