@@ -11,32 +11,32 @@ from pages.parts.shared import state
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Answer:
     """What came of a job.
 
     Attributes:
         result: Its result.
-        of: What it was about.
+        subject: What it was about.
         is_new: Whether this is the first look at it.
     """
 
     result: Any
-    of: str
+    subject: str
     is_new: bool
 
 
-def remember(key: str, job_id: int, of: str) -> None:
+def remember(key: str, job_id: int, subject: str) -> None:
     """Keep in the session that a job was asked for; it takes the place of one with the same ``key``."""
-    st.session_state[f"asked_{key}"] = job_id, of
+    st.session_state[f"asked_{key}"] = job_id, subject
     st.session_state.pop(f"seen_{key}", None)
 
 
-def result(key: str) -> Found | None:
-    """What came of the latest job with that ``key``; None while it goes on, and where it failed."""
-    job_id, of = st.session_state.get(f"asked_{key}", (None, ""))
+def answer(key: str) -> Answer | None:
+    """Return what came of the latest job with that ``key``; None while it goes on, and where it failed."""
+    job_id, subject = st.session_state.get(f"asked_{key}", (None, ""))
     job = state.job(job_id)
     if job is None or job.result is None:
         return None
     seen = st.session_state.get(f"seen_{key}")
     st.session_state[f"seen_{key}"] = job_id
-    return Found(job.result, of, is_new=seen != job_id)
+    return Answer(job.result, subject, is_new=seen != job_id)

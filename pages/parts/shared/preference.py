@@ -1,4 +1,4 @@
-"""The visitor's preference on a study, in a compact form: the one that the sliders of Trade-offs keep."""
+"""The visitor's preference on a study: a slider for each objective, on Trade-offs and on Compare."""
 
 from __future__ import annotations
 
@@ -16,73 +16,62 @@ EVEN = 50
 """A slider's first value."""
 
 
-def popover(study_id: int, tasks: Sequence[str], *, key: str, disabled: bool = False) -> Mapping[str, float]:
-    """A button that says the preference and opens its sliders.
+def popover(study_id: int, names: Sequence[str], *, key: str) -> Mapping[str, float]:
+    """Draw a button that says the preference and opens its sliders.
 
     Args:
         study_id: The study.
-        tasks: Its tasks.
+        names: Its objectives.
         key: What tells this form from others.
-        disabled: Whether it can't be changed now.
 
     Returns:
-        Each task's weight, from 0 to 100.
+        Each objective's weight, from 0 to 100.
     """
-    weights = current(study_id, tasks)
-    with st.popover(
-        f"Preference: {shell.plain(words(weights))}",
-        icon=":material/tune:",
-        key=f"{key}_{study_id}",
-        disabled=disabled,
-    ):
-        for number, task in enumerate(tasks):
-            # The sliders of Trade-offs may have moved since.
-            st.session_state[f"{key}_{study_id}_{number}"] = weights[task]
-            st.slider(
-                shell.plain(task),
-                0,
-                100,
-                step=5,
-                key=f"{key}_{study_id}_{number}",
-                on_change=_moved,
-                args=(study_id, tuple(tasks), key),
-            )
+    weights = current(study_id, names)
+    title = f"Preference: {shell.plain(words(weights))}"
+    with st.popover(title, icon=":material/tune:", key=f"{key}_{study_id}"):
+        keys = {name: f"{key}_{study_id}_{number}" for number, name in enumerate(names)}
+        for name in names:
+            _slider(name, keys[name], weights[name], _moved, (study_id, keys))
     return weights
 
 
-def sliders(study_id: int, tasks: Sequence[str], on_change: Callable[..., None], args: tuple[Any, ...]) -> None:
-    """A slider for each task, for Trade-offs; ``on_change`` reads them by `slider_weights`."""
-    weights = current(study_id, tasks)
-    places = st.columns(2 if len(tasks) > 4 else 1, gap="medium")
-    for number, task in enumerate(tasks):
-        key = f"pref_{study_id}_{task}"
-        # A click or Compare may have changed the preference since.
-        st.session_state[key] = weights[task]
-        places[number % len(places)].slider(shell.plain(task), 0, 100, step=5, key=key, on_change=on_change, args=args)
+def sliders(study_id: int, names: Sequence[str], on_change: Callable[..., None], args: tuple[Any, ...]) -> None:
+    """Draw a slider for each objective, for Trade-offs; ``on_change`` reads them by `slider_weights`."""
+    weights = current(study_id, names)
+    places = st.columns(2 if len(names) > 4 else 1, gap="medium")
+    for number, name in enumerate(names):
+        with places[number % len(places)]:
+            _slider(name, f"pref_{study_id}_{name}", weights[name], on_change, args)
 
 
-def slider_weights(study_id: int, tasks: Sequence[str]) -> dict[str, float]:
-    """What the sliders of Trade-offs say, by task."""
-    return {task: st.session_state[f"pref_{study_id}_{task}"] for task in tasks}
+def slider_weights(study_id: int, names: Sequence[str]) -> dict[str, float]:
+    """Return what the sliders of Trade-offs say, by objective."""
+    return {name: st.session_state[f"pref_{study_id}_{name}"] for name in names}
 
 
-def current(study_id: int, tasks: Sequence[str]) -> dict[str, float]:
-    """Each task's weight as the visitor last set it, here or on Trade-offs; all alike at first."""
+def current(study_id: int, names: Sequence[str]) -> dict[str, float]:
+    """Return each objective's weight as the visitor last set it, here or there; all alike at first."""
     kept = choosing.preference(study_id)["weights"]
-    return {task: kept.get(task, EVEN) for task in tasks}
+    return {name: kept.get(name, EVEN) for name in names}
 
 
 def words(weights: Mapping[str, float]) -> str:
-    """A preference in a few words: "all tasks alike", "MNIST 75%, Emoji 25%"."""
+    """Return a preference in a few words: "all alike", "MNIST 75%, Emoji 25%"."""
     if len(set(weights.values())) == 1:
-        return "all tasks alike" if any(weights.values()) else "no task counts"
+        return "all alike" if any(weights.values()) else "nothing counts"
     total = sum(weights.values())
     ranked = sorted(weights.items(), key=lambda item: -item[1])
-    named = [f"{task} {weight / total:.0%}" for task, weight in ranked[:3] if weight]
+    named = [f"{name} {weight / total:.0%}" for name, weight in ranked[:3] if weight]
     rest = sum(1 for _, weight in ranked[3:] if weight)
     return ", ".join(named) + (f" and {rest} more" if rest else "")
 
 
-def _moved(study_id: int, tasks: Sequence[str], key: str) -> None:
-    weights = {task: st.session_state[f"{key}_{study_id}_{number}"] for number, task in enumerate(tasks)}
-    choosing.change_weights(study_id, weights)
+def _slider(name: str, key: str, weight: float, on_change: Callable[..., None], args: tuple[Any, ...]) -> None:
+    # Sliders elsewhere may have moved since.
+    st.session_state[key] = weight
+    st.slider(shell.plain(name), 0, 100, step=5, key=key, on_change=on_change, args=args)
+
+
+def _moved(study_id: int, keys: Mapping[str, str]) -> None:
+    choosing.change_weights(study_id, {name: st.session_state[key] for name, key in keys.items()})

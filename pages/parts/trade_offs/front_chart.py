@@ -1,15 +1,13 @@
-"""The chart of a front or of a learned set: a scatter or parallel coordinates, in which a click picks."""
+"""The chart of the front: a scatter or parallel coordinates, in which a click picks."""
 
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from mapmerge_core.charts.palette import Palette
-from mapmerge_core.charts.trade_offs import (
+from mapmerge_core.charts.fronts import (
     MOST_LINES,
     Backdrop,
     FrontInfo,
@@ -17,98 +15,94 @@ from mapmerge_core.charts.trade_offs import (
     parallel_backdrop,
     scatter_backdrop,
 )
+from mapmerge_core.charts.palette import Palette
+from mapmerge_core.charts.units import point_text
 from pages.parts.shared import shell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy as np
-    from mapmerge_core.tasks.metric import Metric
-
-    from mapmerge_core.charts.trade_offs import Spot
-    from mapmerge_core.charts.units import Made
+    from mapmerge_core.charts.fronts import Spot
+    from mapmerge_core.studies.analysis.analysis import StudyAnalysis
 
 STILL = ("pretrained", "single")
 """Kinds of spots that stay where they are while the pick moves."""
 
 
-@dataclass(frozen=True, eq=False)
-class Shown:
-    """What the chart shows.
-
-    Attributes:
-        tasks: K names.
-        metrics: K metrics.
-        c: The models' coefficients (``m x N``) or preferences (``m x K``).
-        values: Their metrics, ``m x K``.
-        spots: Models drawn by themselves.
-        made_by: Which of the two ``c`` holds.
-    """
-
-    tasks: Sequence[str]
-    metrics: Sequence[Metric]
-    c: np.ndarray
-    values: np.ndarray
-    spots: Sequence[Spot]
-    made_by: Made = "coefficients"
-
-
-def draw(study_id: int, key: str, shown: Shown, clicked: Callable[[int], None]) -> None:
-    """The chart with what can be set of it.
+def draw(view: StudyAnalysis, spots: Sequence[Spot], clicked: Callable[[int], None]) -> None:
+    """Draw the chart with what can be set of it.
 
     Args:
-        study_id: The study, whose view is kept.
-        key: What tells this chart from others.
-        shown: What it shows.
-        clicked: Called with the row of a model that was clicked.
+        view: The merges whose front it is.
+        spots: Models drawn by themselves.
+        clicked: Called with the front's row that was clicked.
     """
-    tasks, count = shown.tasks, len(shown.tasks)
-    view, x, y, colour = "Scatter", 0, 1, None
-    numbers = list(range(count))
-    if count > 2:
-        with st.container(horizontal=True):
-            view = st.segmented_control(
-                "View",
-                ["Parallel", "Scatter"] if count > 3 else ["Scatter", "Parallel"],
-                default="Parallel" if count > 3 else "Scatter",
-                required=True,
-                key=f"front_view_{study_id}",
-                persist_state="session",
-            )
-            if view == "Scatter":
-                x = st.selectbox(
-                    "Across", numbers, 0, key=f"front_x_{study_id}", format_func=tasks.__getitem__, width=170
-                )
-                y = st.selectbox("Up", numbers, 1, key=f"front_y_{study_id}", format_func=tasks.__getitem__, width=170)
-            colour = st.selectbox(
-                "Colour",
-                numbers,
-                2 if count == 3 else 0,
-                key=f"front_colour_{study_id}",
-                format_func=tasks.__getitem__,
-                width=170,
-            )
+    names, front = view.names, view.fitted_front
+    ids = [merge.merge.id for merge in view.merges]
+    key = f"{view.study_id}_{'_'.join(map(str, ids))}"
+    shown, x, y, colour = settings(view, key)
+    spaces = {merge.merge.id: merge.space.names for merge in view.merges}
+    members = [ids.index(merge_id) for merge_id in front.keys]  # type: ignore[arg-type]
     info = front_info(
-        tasks,
-        shown.metrics,
-        shown.c,
-        shown.values,
-        spots=[spot for spot in shown.spots if spot.kind in STILL],
-        most=MOST_LINES if view == "Parallel" else None,
-        made_by=shown.made_by,
+        names,
+        [objective.metric for objective in view.objectives],
+        front.predicted,
+        points=[point_text(spaces[at], x) for at, x in zip(front.keys, front.x, strict=True)],  # type: ignore[index]
+        merges=[merge.title for merge in view.merges],
+        members=members,
+        single=view.single,
+        spots=[spot for spot in spots if spot.kind in STILL],
+        most=MOST_LINES if shown == "Parallel" else None,
     )
-    if view == "Scatter":
+    if shown == "Scatter":
         backdrop = _scatter(info, shell.palette(), x, y, colour)
     else:
-        backdrop = _parallel(info, shell.palette(), colour or 0)
+        backdrop = _parallel(info, shell.palette(), colour)
     st.plotly_chart(
-        backdrop.with_spots([spot for spot in shown.spots if spot.kind not in STILL]),
+        backdrop.with_spots([spot for spot in spots if spot.kind not in STILL]),
         key=f"front_chart_{key}",
-        on_select=lambda: _point_clicked(key, len(shown.c), clicked),
+        on_select=lambda: _point_clicked(key, len(front), clicked),
         selection_mode="points",
         theme=None,
         config=shell.PLOT,
     )
+
+
+def settings(view: StudyAnalysis, key: str) -> tuple[str, int, int, int | None]:
+    """Return the kind of chart, the objectives of its axes and the one that colours it; None: the merge does."""
+    names, count = view.names, len(view.names)
+    if count < 3:
+        return ("Parallel" if count == 1 else "Scatter"), 0, min(1, count - 1), None
+    numbers = list(range(count))
+    x, y = 0, 1
+    with st.container(horizontal=True):
+        kinds = ["Scatter", "Parallel"] if count == 3 else ["Parallel", "Scatter"]
+        shown = st.segmented_control(
+            "View",
+            kinds,
+            default=kinds[0],
+            required=True,
+            key=f"front_view_{view.study_id}",
+            persist_state="session",
+        )
+
+        def choose(label: str, options: Sequence[int | None], number: int, of: str) -> int | None:
+            return st.selectbox(
+                label,
+                options,
+                number,
+                key=f"front_{label.lower()}_{of}",
+                format_func=lambda k: "Merge" if k is None else names[k],
+                width=170,
+            )
+
+        if shown == "Scatter":
+            x = choose("Across", numbers, 0, str(view.study_id)) or 0
+            y = choose("Up", numbers, 1, str(view.study_id)) or 0
+        several = len({*view.fitted_front.keys}) > 1
+        options = [None, *numbers] if several else numbers
+        colour = choose("Colour", options, 0 if several or count > 3 else 2, key)
+    return shown, x, y, colour
 
 
 # Pictures are kept by all that they show, so that a front that moved can't be drawn as it was. Pickling says
@@ -122,12 +116,12 @@ def _scatter(info: FrontInfo, palette: Palette, x: int, y: int, colour: int | No
 
 
 @st.cache_resource(show_spinner=False, max_entries=32, hash_funcs=KEY)
-def _parallel(info: FrontInfo, palette: Palette, colour: int) -> Backdrop:
+def _parallel(info: FrontInfo, palette: Palette, colour: int | None) -> Backdrop:
     return parallel_backdrop(info, palette, colour=colour).packed()
 
 
 def _point_clicked(key: str, n_rows: int, clicked: Callable[[int], None]) -> None:
-    """Says which row was clicked; also of one clicked again, which unselects it."""
+    """Call ``clicked`` with the row that was clicked; also with one clicked again, which unselects it."""
     points = st.session_state[f"front_chart_{key}"]["selection"]["points"]
     rows = [point["customdata"] for point in points if isinstance(point.get("customdata"), int | float)]
     row = int(rows[0]) if rows else st.session_state.get(f"clicked_row_{key}")

@@ -1,4 +1,4 @@
-"""Rules and objectives that suit a study's metrics, which may go up or down and need not be percent."""
+"""Rules and targets that suit a study's metrics, which may go up or down and need not be percent."""
 
 from __future__ import annotations
 
@@ -9,47 +9,49 @@ from mapmerge_core.search.rules.rule import quoted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mapmerge_core.tasks.metric import Metric
+    from mapmerge_core.tasks.metrics import Metric
+    from mapmerge_core.tasks.objective import Objective
 
 
-def rules(tasks: Sequence[str], metrics: Sequence[Metric]) -> tuple[str, ...]:
-    """A few rules, the first one with a threshold and one task as its objective."""
-    favourite = f"{_verb(metrics[0])} {quoted(tasks[0])}"
-    if not _one_way(metrics):
-        # "all", "mean" and "worst" have no direction where the tasks have two.
-        other, metric = quoted(tasks[-1]), metrics[-1]
-        return f"{other} {_sign(metric)} {_share(metric)} of single, {favourite}", favourite
-    verb, sign = _verb(metrics[0]), _sign(metrics[0])
+def rules(objectives: Sequence[Objective]) -> tuple[str, ...]:
+    """Return a few rules, the first one with a threshold and one objective to optimise."""
+    first, last = objectives[0], objectives[-1]
+    metric = first.metric
+    verb, sign = _verb(metric), _sign(metric)
+    favourite = f"{verb} {quoted(first.name)}"
+    if not _one_way(objectives):
+        # "all", "mean" and "worst" have no direction where the objectives have two.
+        other = f"{quoted(last.name)} {_sign(last.metric)}"
+        share = _share(last.metric)
+        return f"{other} {share} of single, {favourite}", f"{other} {share} of pretrained, {favourite}", favourite
+    shares = all(objective.metric.is_share and objective.metric.maximize for objective in objectives)
+    # Losses have no scale that is known beforehand.
+    threshold = "70%" if shares else f"{_share(metric)} of single"
     return (
-        f"all {sign} {_threshold(metrics)}, {favourite}",
-        f"all {sign} {_share(metrics[0])} of single, {verb} mean",
+        f"all {sign} {threshold}, {favourite}",
+        f"all {sign} {_share(metric)} of single, {verb} mean",
+        f"{quoted(last.name)} {sign} {_share(metric)} of pretrained, {favourite}",
         f"{verb} worst",
     )
 
 
-def for_mean(tasks: Sequence[str], metrics: Sequence[Metric]) -> str:
-    """A rule with a threshold for all tasks and their mean as its objective, if they have one."""
-    if not _one_way(metrics):
-        return rules(tasks, metrics)[0]
-    return f"all {_sign(metrics[0])} {_threshold(metrics)}, {_verb(metrics[0])} mean"
-
-
-def objectives(tasks: Sequence[str], metrics: Sequence[Metric]) -> tuple[str, ...]:
-    """Every plain objective, the one to start with last."""
-    own = [f"{_verb(metric)} {quoted(task)}" for task, metric in zip(tasks, metrics, strict=True)]
-    if not _one_way(metrics):
+def targets(objectives: Sequence[Objective]) -> tuple[str, ...]:
+    """Return every plain target, the one to start with last."""
+    own = [f"{_verb(objective.metric)} {quoted(objective.name)}" for objective in objectives]
+    if not _one_way(objectives):
         return tuple(own)
-    return (*own, f"{_verb(metrics[0])} mean", f"{_verb(metrics[0])} worst")
+    verb = _verb(objectives[0].metric)
+    return (*own, f"{verb} mean", f"{verb} worst")
 
 
-def weighted_sum(tasks: Sequence[str]) -> str:
-    """A sum of tasks as an objective has it."""
-    return f"2 {quoted(tasks[0])} + {quoted(tasks[1])}"
+def weighted_sum(objectives: Sequence[Objective]) -> str:
+    """Return a sum of objectives as a target has it."""
+    return f"2 {quoted(objectives[0].name)} + {quoted(objectives[-1].name)}"
 
 
-def _one_way(metrics: Sequence[Metric]) -> bool:
-    """Whether all metrics go up, or all go down."""
-    return len({metric.maximize for metric in metrics}) == 1
+def _one_way(objectives: Sequence[Objective]) -> bool:
+    """Return whether all metrics go up, or all go down."""
+    return len({objective.metric.maximize for objective in objectives}) == 1
 
 
 def _verb(metric: Metric) -> str:
@@ -62,9 +64,3 @@ def _sign(metric: Metric) -> str:
 
 def _share(metric: Metric) -> str:
     return "90%" if metric.maximize else "110%"
-
-
-def _threshold(metrics: Sequence[Metric]) -> str:
-    """What all tasks can be asked for: losses have no scale that is known beforehand."""
-    shares = all(metric.is_share and metric.maximize for metric in metrics)
-    return "70%" if shares else f"{_share(metrics[0])} of single"

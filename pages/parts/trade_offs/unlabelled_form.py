@@ -7,65 +7,44 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from mapmerge_core.charts.entropies import entropies_info, entropy_bars
+from mapmerge_core.charts.bars import entropies_info, entropy_bars
+from mapmerge_core.charts.units import point_text
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.tasks.data_source import DataSource
-from mapmerge_core.tasks.families import family_info
 from pages.parts.shared import asked, live, shell, state
+from pages.parts.shared.choice import Choice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    import numpy as np
-
-    from mapmerge_core.studies.config.study import StudySpec
+    from mapmerge_core.studies.analysis.analysis import StudyAnalysis
     from mapmerge_core.studies.runs.unlabelled import UnlabelledChoice
 
-WAY = "Unlabelled data"
 
-
-def ways(spec: StudySpec) -> str:
-    """Asks how to choose a model: by "Preference", by "Rule", or for `WAY`, where the study's models can."""
-    offered = ["Preference", "Rule"]
-    # Heads would have to be trained for new classes; CLIP's are made of their names.
-    if family_info(spec.family).gives_logits:
-        offered.append(WAY)
-    if st.session_state.get("choose_by") not in offered:
-        st.session_state["choose_by"] = offered[0]
-    return st.segmented_control(
-        "Choose by",
-        offered,
-        required=True,
-        key="choose_by",
-        label_visibility="collapsed",
-        width="stretch",
-        persist_state="session",
-    )
-
-
-def draw(study: state.StudyRow, run_id: int | None, chosen: Callable[[np.ndarray, Mapping[str, str]], None]) -> None:
-    """The form, what goes on, and what came of it.
+def draw(analysis: StudyAnalysis, merge_id: int | None, chosen: Callable[[Choice], None]) -> None:
+    """Draw the form, what goes on, and what came of it.
 
     Args:
-        study: The study.
-        run_id: The run whose learned set is chosen from; None for the study's front.
-        chosen: Called once with the point of the surest model, and how a pick of it is kept.
+        analysis: All of the study's merges.
+        merge_id: The merge whose models are tried; None for the study's front.
+        chosen: Called once with the surest model.
     """
-    key = f"unlabelled_{study.id}_{run_id}"
+    study_id = analysis.study_id
+    key = f"unlabelled_{study_id}_{merge_id}"
     st.caption(
         "Images of a task that has no fine-tuned model: of 30 merged models, the one that is surest of them "
         "becomes your pick. Labels are never read."
     )
     st.text_input(
         "Dataset",
-        key=f"unlabelled_path_{study.id}",
+        key=f"unlabelled_path_{study_id}",
         placeholder="/data/images, or hf://datasets/org/name",
         persist_state="session",
         help="A file, a folder of images, or an address as on the Models page.",
     )
     st.text_area(
         "Class names",
-        key=f"unlabelled_names_{study.id}",
+        key=f"unlabelled_names_{study_id}",
         placeholder="cat, dog, horse",
         height=80,
         persist_state="session",
@@ -77,50 +56,53 @@ def draw(study: state.StudyRow, run_id: int | None, chosen: Callable[[np.ndarray
         type="primary",
         icon=":material/image_search:",
         on_click=_start,
-        args=(key, study.id, run_id),
-        disabled=state.live_job(study.id, "choose") is not None,
+        args=(key, study_id, merge_id),
+        disabled=state.live_job(study_id, "choose") is not None,
     )
     problem: MapMergeError | None = st.session_state.get(f"problem_{key}")
     if problem is not None:
         shell.show_error(problem)
         return
-    live.watch(study.id, "choose")
-    found = asked.result(key)
-    if found is None:
+    live.watch(study_id, "choose")
+    answer = asked.answer(key)
+    if answer is None:
         return
-    choice: UnlabelledChoice = found.result
-    if found.is_new:
-        chosen(choice.points[choice.best], {"kind": "unlabelled", "data": found.of})
-    result(study.spec.task_names, choice, is_learned=run_id is not None)
+    result: UnlabelledChoice = answer.result
+    if answer.is_new:
+        best = result.best
+        how = {"kind": "unlabelled", "data": answer.subject}
+        chosen(Choice("unlabelled", result.merge_ids[best], result.points[best], how))
+    entropies(analysis, result)
 
 
-def _start(key: str, study_id: int, run_id: int | None) -> None:
+def _start(key: str, study_id: int, merge_id: int | None) -> None:
+    st.session_state[f"problem_{key}"] = None
     try:
         source = DataSource(
             path=st.session_state[f"unlabelled_path_{study_id}"].strip(),
             class_names=parse_names(st.session_state[f"unlabelled_names_{study_id}"]),
         )
-        asked.remember(key, state.jobs().choose_unlabelled(study_id, source, run_id), str(source.path))
+        asked.remember(key, state.jobs().choose_unlabelled(study_id, source, merge_id), str(source.path))
     except MapMergeError as error:
         st.session_state[f"problem_{key}"] = error
-    else:
-        st.session_state[f"problem_{key}"] = None
 
 
 def parse_names(text: str) -> tuple[str, ...] | None:
-    """Class names as a person typed them; None where there are none."""
+    """Return class names as a person typed them; None where there are none."""
     names = tuple(name.strip() for name in re.split(r"[,\n]", text) if name.strip())
     return names or None
 
 
-def result(tasks: tuple[str, ...], choice: UnlabelledChoice, *, is_learned: bool) -> None:
-    """How sure each model was, and of how many images."""
-    info = entropies_info(tasks, choice.points, choice.entropies, "preference" if is_learned else "coefficients")
+def entropies(analysis: StudyAnalysis, choice: UnlabelledChoice) -> None:
+    """Draw how sure each model was, and say of how many images."""
+    merges = {merge.merge.id: merge for merge in analysis.merges}
+    models = [
+        f"{merges[at].title}: {point_text(merges[at].space.names, x)}" if at in merges else ""
+        for at, x in zip(choice.merge_ids, choice.points, strict=True)
+    ]
+    info = entropies_info(choice.entropies, models)
     st.plotly_chart(
-        entropy_bars(info, shell.palette()),
-        key="unlabelled_chart",
-        theme=None,
-        config={"displayModeBar": False},
+        entropy_bars(info, shell.palette()), key="unlabelled_chart", theme=None, config={"displayModeBar": False}
     )
     st.caption(
         f"The mean entropy of {len(choice.entropies)} models' predictions on {choice.n_images:,} images; the "
