@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
+from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.nodes import Node, ScalarNode, SequenceNode
 
 MAX_BYTES = 1_000_000
 _DEEPEST = 20
-_KEYS = str | int
+_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp")}
 
 
 class NotYaml(Exception):  # noqa: N818 - a sentence on its way to a StudyError
@@ -34,9 +36,9 @@ class NotYaml(Exception):  # noqa: N818 - a sentence on its way to a StudyError
 class Lines:
     """The line of every value by its place, such as ("tasks", 0, "name"); of a field, that of its name."""
 
-    by_place: Mapping[tuple[_KEYS, ...], int]
+    by_place: Mapping[tuple[str | int, ...], int]
 
-    def of(self, place: Sequence[_KEYS]) -> int | None:
+    def of(self, place: Sequence[str | int]) -> int | None:
         """Return the line of a place, or of the closest one around it that is there."""
         place = tuple(place)
         while place and place not in self.by_place:
@@ -51,49 +53,12 @@ def read_yaml(text: str) -> tuple[Any, Lines]:
         NotYaml: It isn't YAML, holds a field twice, is too long or too deep, or uses what isn't needed and could
             be harmful, such as tags and aliases.
     """
-    document = _parse(text)
-    lines: dict[tuple[_KEYS, ...], int] = {(): 1}
-    return _plain(document, (), lines), Lines(lines)
-
-
-def write_yaml(values: Mapping[str, Any], before: str = "") -> str:
-    """Return the text that `read_yaml` reads as the same values.
-
-    Args:
-        values: What to write.
-        before: The text that it takes the place of, whose comments and order are kept as far as its fields are.
-    """
-    document: Any = CommentedMap()
-    if before:
-        try:
-            document = _parse(before)
-        except NotYaml:
-            document = CommentedMap()
-    if not isinstance(document, CommentedMap):
-        document = CommentedMap()
-    _update(document, values)
-    stream = io.StringIO()
-    _yaml().dump(document, stream)
-    return stream.getvalue()
-
-
-def _yaml() -> YAML:
-    yaml = YAML(typ="rt", pure=True)
-    yaml.width = 110
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.representer.ignore_aliases = lambda *_: True
-    return yaml
-
-
-def _parse(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
     if len(text) > MAX_BYTES:
         raise NotYaml(f"it is longer than {MAX_BYTES // 1_000_000} MB, so it is no study.", None)
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Composer = _Composer
     try:
-        _check_events(text)
-        document = _yaml().load(text)
-    except DuplicateKeyError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else None
-        raise NotYaml("a field is there twice: keep one.", line) from error
+        node = yaml.compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         sentence = f"this isn't YAML: {error.problem or error.context}."
@@ -102,46 +67,87 @@ def _parse(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
         raise NotYaml(sentence, mark.line + 1 if mark else None) from error
     except (YAMLError, ValueError) as error:
         raise NotYaml(f"this isn't YAML: {' '.join(str(error).split())[:200]}.", None) from error
-    if document is None:
+    if node is None:
         raise NotYaml("it holds nothing: it should hold fields such as 'pretrained' and 'tasks'.", None)
-    return document
+    lines: dict[tuple[str | int, ...], int] = {}
+    return _value(yaml.constructor, node, (), lines), Lines(lines)
 
 
-def _check_events(text: str) -> None:
-    """Refuse what isn't needed before anything is made of it."""
+def write_yaml(values: Mapping[str, Any], before: str = "") -> str:
+    """Return the text that `read_yaml` reads as the same values.
+
+    Args:
+        values: What to write.
+        before: The text that it takes the place of; comments and order are kept of the fields that stay.
+    """
+    yaml = YAML(typ="rt", pure=True)
+    yaml.width = 110
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.representer.ignore_aliases = lambda *_: True
+    document = CommentedMap()
+    if before:
+        with suppress(NotYaml):
+            if isinstance(read_yaml(before)[0], dict):
+                document = yaml.load(before)
+    _update(document, values)
+    stream = io.StringIO()
+    yaml.dump(document, stream)
+    return stream.getvalue()
+
+
+class _Composer(Composer):
+    """Makes nodes of a text, and none of aliases or of what lies too deep."""
+
     depth = 0
-    for event in _yaml().parse(text):
+
+    def compose_node(self, parent: Node | None, index: Any) -> Node | None:  # noqa: ANN401 - ruamel's own
+        event = self.parser.peek_event()
         line = event.start_mark.line + 1
         if isinstance(event, AliasEvent):
             raise NotYaml(f"'*{event.anchor}' repeats another part: write it out.", line)
-        if isinstance(event, ScalarEvent | CollectionStartEvent) and event.tag is not None:
-            raise NotYaml(f"the tag '{str(event.tag)[:60]}' isn't needed: leave it out.", line)
-        if isinstance(event, CollectionStartEvent):
-            depth += 1
-            if depth > _DEEPEST:
-                raise NotYaml(f"this lies more than {_DEEPEST} levels deep, so it is no study.", line)
-        elif isinstance(event, CollectionEndEvent):
-            depth -= 1
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise NotYaml(f"this lies more than {_DEEPEST} levels deep, so it is no study.", line)
+        node: Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
-def _plain(value: Any, place: tuple[_KEYS, ...], lines: dict[tuple[_KEYS, ...], int]) -> Any:  # noqa: ANN401
-    """Return a part of a document as plain values, and note their lines."""
-    if isinstance(value, CommentedMap):
-        values = {}
-        for key, inner in value.items():
-            line = value.lc.key(key)[0] + 1
-            if not isinstance(key, str):
-                raise NotYaml("the name of a field should be text.", line)
-            lines[(*place, key)] = line
-            values[key] = _plain(inner, (*place, key), lines)
-        return values
-    if isinstance(value, CommentedSeq):
-        for i in range(len(value)):
-            lines[(*place, i)] = value.lc.item(i)[0] + 1
-        return [_plain(inner, (*place, i), lines) for i, inner in enumerate(value)]
-    if isinstance(value, bool) or value is None:
-        return value
-    return next((kind(value) for kind in (int, float, str) if isinstance(value, kind)), value)
+def _value(constructor: Any, node: Node, place: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int]) -> Any:  # noqa: ANN401
+    """Return a node as plain values, and note their lines."""
+    line = node.start_mark.line + 1
+    lines.setdefault(place, line)
+    tag = node.tag or ""
+    if tag not in _TAGS:
+        raise NotYaml(f"the tag '{tag[:60]}' isn't needed: leave it out.", line)
+    if isinstance(node, ScalarNode):
+        _check_text(node)
+        try:
+            return constructor.construct_object(node)
+        except (ValueError, LookupError, ArithmeticError) as error:
+            raise NotYaml(f"'{node.value[:60]}' is no value: put it in quotes.", line) from error
+    if isinstance(node, SequenceNode):
+        return [_value(constructor, item, (*place, i), lines) for i, item in enumerate(node.value)]
+    values: dict[str, Any] = {}
+    for key, item in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, ScalarNode):
+            raise NotYaml("the name of a field should be text.", line)
+        _check_text(key)
+        inner = (*place, key.value)
+        if key.value in values:
+            raise NotYaml(f"'{key.value}' is there twice, first in line {lines[inner]}: keep one.", line)
+        lines[inner] = line
+        values[key.value] = _value(constructor, item, inner, lines)
+    return values
+
+
+def _check_text(node: ScalarNode) -> None:
+    """Refuse half of a character, which no file can hold but an escape can."""
+    try:
+        node.value.encode()
+    except UnicodeEncodeError as error:
+        raise NotYaml("this holds a character that isn't text: leave it out.", node.start_mark.line + 1) from error
 
 
 def _update(document: CommentedMap, values: Mapping[str, Any]) -> None:
