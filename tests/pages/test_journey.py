@@ -92,7 +92,7 @@ def test_sliders_move_the_pick(visit: Callable[..., AppTest], measured_study: St
     assert "the same one still suits these weights best" in texts(app)
     app.slider(key=f"pref_{measured_study.id}_Colours").set_value(0).run()
     assert [error.value.replace("\\", "") for error in app.error] == [
-        "Every weight is zero: give at least one task a weight above zero."
+        "Every weight is zero: give at least one objective a weight above zero."
     ]
 
 
@@ -112,7 +112,7 @@ def test_a_clicked_point_is_picked_measured_and_shortlisted(
     assert set(measured) == {"Colours/accuracy", "Stripes/accuracy"}
     assert f"{100 * measured['Colours/accuracy']:.1f}% on test" in texts(app)
     assert app.button(key="measure").disabled
-    assert "own models: validation split. Measured: test split." in texts(app)
+    assert "single models: validation split. Measured: test split." in texts(app)
     app.text_input(key="shortlist_note").set_value("best *colours*").run()
     app.button(key="shortlist_save").click().run()
     pick = Store(home).picks.all(measured_study.id)[-1]

@@ -9,11 +9,10 @@ import streamlit as st
 from mapmerge_core.charts.tree import tree_figure, tree_info
 from mapmerge_core.charts.units import point_text, value_text
 from mapmerge_core.errors import MapMergeError
+from pages.parts.shared import choice as choosing
 from pages.parts.shared import pictures, shell, state
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from mapmerge_core.studies.store import Run, Study
 
 
@@ -32,7 +31,10 @@ def draw(study: Study, run: Run) -> None:
             shell.go("pages/compare.py", study.id)
         if st.button("Export this model", key="chosen_export", icon=":material/download:"):
             with shell.errors_shown():
-                export(study, run, chosen.x, method.title)
+                how = {"kind": "compared", "name": method.title}
+                pick = choosing.kept(choosing.Choice("compared", run.merge_id, chosen.x, how), name=method.title)
+                state.export(pick.id)
+                shell.go("pages/export.py", study.id, pick=str(pick.id))
     pictures.tiles(
         [
             pictures.Tile(objective.name, value_text(value, objective.metric))
@@ -60,11 +62,3 @@ def draw(study: Study, run: Run) -> None:
         "Two models become one in each panel; an axis is the average over a node's tasks, weighed as you "
         "weighed them. R² is the worst of a pair's surrogates, leave-one-out."
     )
-
-
-def export(study: Study, run: Run, x: np.ndarray, name: str) -> None:
-    """Make the model a pick, unless it is one, start its export and go to see it."""
-    picks = state.store().picks
-    pick = picks.find(run.merge_id, x) or picks.add(run.merge_id, x, {"kind": "compared", "name": name}, name=name)
-    state.export(pick.id)
-    shell.go("pages/export.py", study.id, pick=str(pick.id))

@@ -11,6 +11,7 @@ from mapmerge_core.charts.contours import contours, plane_grid, plane_info, usab
 from mapmerge_core.charts.evaluations import evaluations_info, evaluations_scatter, fit_info, fit_scatter
 from mapmerge_core.charts.training import training_info, training_lines
 from mapmerge_core.charts.units import point_text
+from pages.parts.shared import choice as choosing
 from pages.parts.shared import pictures, shell, state
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ def slices(study_id: int, analysis: StudyAnalysis, merge: MergeAnalysis, *, is_l
         if len(usable) > 2:
             x = choose("Across", usable, names, "contour_x")
             axes = (x, choose("Up", [axis for axis in usable if axis != x], names, "contour_y"))
-        through = centre(merge)
+        pick = None if is_live else pick_of(study_id, analysis, merge)
+        through = centre(merge) if pick is None else pick
         can_measure = len(axes) == 2 and len(axes) < space.n_free and not is_live
         if can_measure and st.button(
             f"Measure this slice ({SLICE} × {SLICE} points)", key="measure_slice", icon=":material/grid_on:"
@@ -159,10 +161,19 @@ def slices(study_id: int, analysis: StudyAnalysis, merge: MergeAnalysis, *, is_l
         through=through,
         axes=axes,
         front=merge.front.x if merge.front is not None else None,
+        pick=pick,
     )
     st.plotly_chart(contours(info, shell.palette()), key="contour_chart", theme=None, config=shell.PLOT)
     if info.caption:
         st.caption(shell.plain(info.caption))
+
+
+def pick_of(study_id: int, analysis: StudyAnalysis, merge: MergeAnalysis) -> np.ndarray | None:
+    """Return the point of the visitor's pick; None where that is another merge's, or there is no front yet."""
+    if analysis.front is None:
+        return None
+    choice = choosing.recall(study_id, analysis, analysis)
+    return choice.x if choice.merge_id == merge.merge.id else None
 
 
 def centre(merge: MergeAnalysis) -> np.ndarray:
