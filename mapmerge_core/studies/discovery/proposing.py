@@ -37,7 +37,7 @@ class Proposal:
         architecture: See `StudyConfig`; "" where it can't be told, or isn't needed.
         pretrained: What the others were fine-tuned from; None where it can't be told.
         models: The fine-tuned models by name.
-        tasks: One for each model, with the data whose name fits, None where none does.
+        tasks: One for each model, with the data whose name fits, None where none does; then those without a model.
         options: Of a study file.
         run: What to run.
         notes: Sentences that say what was guessed, for a person to check.
@@ -120,9 +120,15 @@ def _guessed(folder: Path, contents: FolderContents) -> Proposal:
     if data:
         matched = ", ".join(f"{name} with {path.name}" for name, path in data.items())
         notes.append(f"Models and datasets go together by their names: {matched}.")
-    if left := [path.name for path in contents.data if path not in data.values()]:
-        notes.append(f"No model's name fits the data {', '.join(left)}.")
     models, tasks = _models_and_tasks(finetuned, {name: (path, contents.data[path]) for name, path in data.items()})
+    unmatched = [path for path in contents.data if path not in data.values()]
+    if kept := _skills_to_keep(unmatched, contents, tasks):
+        names = ", ".join(task.name for task in kept)
+        notes.append(f"No model is called like {names}: a merged model is measured on it as a skill to keep.")
+        tasks += kept
+        unmatched = [path for path in unmatched if path not in [task.data and task.data.path for task in kept]]
+    if unmatched:
+        notes.append(f"No model's name fits the data {', '.join(path.name for path in unmatched)}.")
     missing = []
     if pretrained is None:
         missing.append("Say which model the others were fine-tuned from.")
@@ -206,3 +212,21 @@ def _models_and_tasks(
         for model, name in zip(models, names, strict=True)
     ]
     return {name: model.path for model, name in zip(models, names, strict=True)}, tuple(tasks)
+
+
+def _skills_to_keep(
+    unmatched: Sequence[Path], contents: FolderContents, tasks: Sequence[TaskConfig]
+) -> tuple[TaskConfig, ...]:
+    """Make tasks without a model of datasets that lie beside the models' own, once each model has its own."""
+    paths = [task.data.path for task in tasks if task.data is not None]
+    if len(paths) < len(tasks):
+        return ()
+    places = {(path.parent, path.suffix) for path in paths if isinstance(path, Path)}
+    taken = {task.name for task in tasks}
+    return tuple(
+        TaskConfig(name=contents.data[path], data=DataSource(path=path))
+        for path in unmatched
+        if (path.parent, path.suffix) in places
+        and contents.data[path] not in taken
+        and contents.data[path].lower() not in RESERVED
+    )

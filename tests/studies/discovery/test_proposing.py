@@ -101,6 +101,30 @@ def test_a_model_without_data_is_the_pretrained_one(tiny_zoo, tmp_path):
     assert "tower is taken for the pre-trained model, for no data has its name." in proposal.notes
 
 
+def test_data_beside_the_models_own_is_a_skill_to_keep(tiny_zoo, tmp_path):
+    shutil.copytree(tiny_zoo, tmp_path, dirs_exist_ok=True)
+    for name in ("manifest.json", "Light.safetensors"):
+        (tmp_path / name).unlink()
+    touch(tmp_path, "results.csv")
+    proposal = propose(tmp_path)
+    assert [(task.name, task.model) for task in proposal.study_file().config.tasks] == [
+        ("Colours", "Colours"),
+        ("Stripes", "Stripes"),
+        ("Light", None),
+    ]
+    assert "No model is called like Light: a merged model is measured on it as a skill to keep." in proposal.notes
+    assert "No model's name fits the data results.csv." in proposal.notes
+
+
+def test_data_that_may_be_a_models_own_is_no_skill_to_keep(tiny_zoo, tmp_path):
+    shutil.copytree(tiny_zoo, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "manifest.json").unlink()
+    (tmp_path / "Light.npz").rename(tmp_path / "dark.npz")
+    proposal = propose(tmp_path)
+    assert [task.name for task in proposal.tasks] == ["Colours", "Light", "Stripes"]
+    assert proposal.missing == ("Choose the data that 'Light' is measured on.",)
+
+
 def test_pickles_as_task_arithmetic_lays_them_out(tmp_path):
     touch(tmp_path, "ViT-B-32/zeroshot.pt", "ViT-B-32/SUN397/finetuned.pt", "ViT-B-32/DTD/finetuned.pt")
     pictures(tmp_path / "data" / "sun397" / "train", "abbey", "zoo")
