@@ -46,8 +46,8 @@ class PlacedError(StudyError):
         self.place = place
 
 
-def worded(error: MapMergeError) -> PydanticCustomError:
-    """Return an error for pydantic to attach the place to; it keeps its sentence."""
+def as_pydantic(error: MapMergeError) -> PydanticCustomError:
+    """Return an error to raise inside pydantic, which adds the place to its sentence."""
     return PydanticCustomError("sentence", "{sentence}", {"sentence": str(error)})
 
 
@@ -66,9 +66,9 @@ def _place(value: Any, info: ValidationInfo) -> Path | HubRef:  # noqa: ANN401 -
         source = parse_source(value)
         return absolute(_folder(info) / source.expanduser()) if isinstance(source, Path) else source
     except RuntimeError as error:
-        raise worded(StudyError(f"The path '{value}' can't be used ({error}): choose another.")) from error
+        raise as_pydantic(StudyError(f"The path '{value}' can't be used ({error}): choose another.")) from error
     except MapMergeError as error:
-        raise worded(error) from error
+        raise as_pydantic(error) from error
 
 
 def _architecture(value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
@@ -84,14 +84,14 @@ def _data(value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
         return value
     folder = _folder(info)
     try:
-        source = DataSource.from_dict({name: _at(folder, name, each) for name, each in value.items()})
+        source = DataSource.from_dict({name: _at(folder, name, setting) for name, setting in value.items()})
     except MapMergeError as error:
-        raise worded(error) from error
+        raise as_pydantic(error) from error
     return source
 
 
 def _at(folder: Path, name: str, value: Any) -> Any:  # noqa: ANN401
-    """Make a setting of a dataset that is a file relative to a folder."""
+    """Return a dataset's setting; a file's path is taken from the folder."""
     if name not in _FILES or not isinstance(value, str) or "://" in value:
         return value
     # What a dataset takes for a path is one, but a shipped set of templates isn't.
@@ -101,7 +101,7 @@ def _at(folder: Path, name: str, value: Any) -> Any:  # noqa: ANN401
 
 def _metrics(value: Any) -> Any:  # noqa: ANN401
     listed = value if isinstance(value, list | tuple) else [value]
-    return tuple(_metric(each) for each in listed)
+    return tuple(_metric(entry) for entry in listed)
 
 
 def _metric(value: Any) -> Any:  # noqa: ANN401
@@ -112,7 +112,7 @@ def _metric(value: Any) -> Any:  # noqa: ANN401
         if isinstance(value, dict):
             return _own_metric(value)
     except MapMergeError as error:
-        raise worded(error) from error
+        raise as_pydantic(error) from error
     return value
 
 
@@ -142,7 +142,7 @@ class TaskConfig:
         name: Its name.
         data: Where its examples come from; None for a family that brings its own.
         model: The model that was fine-tuned for it, its reference for "of single"; None for a skill to keep.
-        metrics: What is measured, each by the same pass; the family's usual one where nothing is given.
+        metrics: What is measured on it, in one pass; the family's usual metric where nothing is given.
     """
 
     name: Text
@@ -179,9 +179,12 @@ class StudyConfig:
     def __post_init__(self) -> None:
         try:
             family = find_family(self.family)
+        except MapMergeError as error:
+            raise PlacedError(str(error), "family") from error
+        try:
             family.check_options(self.options)
         except MapMergeError as error:
-            raise PlacedError(str(error), "options" if self.family_is_known else "family") from error
+            raise PlacedError(str(error), "options") from error
         if family.needs_architecture and not self.architecture:
             raise PlacedError(f"The family '{self.family}' needs an architecture: name one.", "architecture")
         if not self.models:
@@ -217,14 +220,14 @@ class StudyConfig:
         except MapMergeError as error:
             raise PlacedError(str(error), "tasks") from error
 
-    @property
-    def family_is_known(self) -> bool:
-        """Whether the family's name is one, so that what is wrong lies elsewhere."""
-        try:
-            find_family(self.family)
-        except MapMergeError:
-            return False
-        return True
+    def __eq__(self, other: object) -> bool:
+        """Return whether two studies are the same; models in another order are other coordinates."""
+        if not isinstance(other, StudyConfig):
+            return NotImplemented
+        return self.model_names == other.model_names and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.family, self.pretrained, self.model_names))
 
     @property
     def model_names(self) -> tuple[str, ...]:

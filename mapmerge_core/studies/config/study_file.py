@@ -107,13 +107,13 @@ def study_text(study_file: StudyFile, folder: Path | str, before: str = "") -> s
     values["models"] = {name: _relative(place, folder) for name, place in config.models.items()}
     if config.architecture.endswith(".json"):
         values["architecture"] = _relative(Path(config.architecture), folder)
-    for task, said in zip(config.tasks, values["tasks"], strict=True):
+    for task, task_values in zip(config.tasks, values["tasks"], strict=True):
         if task.data is not None:
             data = task.data.to_dict()
             for name in ("path", "class_names", "templates"):
                 if isinstance(place := getattr(task.data, name), Path):
                     data[name] = _relative(place, folder, name)
-            said["data"] = data["path"] if list(data) == ["path"] else data
+            task_values["data"] = data["path"] if list(data) == ["path"] else data
     values["run"] = _run_values(study_file.run)
     return write_yaml({name: values[name] for name in _STUDY_FIELDS if values.get(name)}, before)
 
@@ -237,13 +237,13 @@ class _Reader:
         flat = {name: value for name, value in values.items() if name not in ("merge", "method", *_COMPUTE_FIELDS)}
         flat["compute"] = {name: values[name] for name in _COMPUTE_FIELDS if name in values}
         for what in ("merge", "method"):
-            said = values.get(what)
-            if isinstance(said, Mapping):
-                said = dict(said)
-                flat[what] = said.pop("name", getattr(RunConfig(), what))
-                flat[f"{what}_settings"] = said
-            elif said is not None:
-                flat[what] = said
+            named = values.get(what)
+            if isinstance(named, Mapping):
+                settings = dict(named)
+                flat[what] = settings.pop("name", getattr(RunConfig(), what))
+                flat[f"{what}_settings"] = settings
+            elif named is not None:
+                flat[what] = named
         try:
             return TypeAdapter(RunConfig).validate_python(flat)
         except PlacedError as error:
@@ -252,12 +252,12 @@ class _Reader:
             raise self._explained(error, "run") from error
 
     def _check_fields(
-        self, values: Mapping[str, Any], place: tuple[str | int, ...], what: str, known: tuple[str, ...]
+        self, values: Mapping[str, Any], place: tuple[str | int, ...], what: str, fields: tuple[str, ...]
     ) -> None:
         for name in values:
-            if name not in known:
+            if name not in fields:
                 field = _shown((*place, name))
-                raise self._error(f"{field} isn't a field of {what}: it may have {', '.join(known)}.", *place, name)
+                raise self._error(f"{field} isn't a field of {what}: it may have {', '.join(fields)}.", *place, name)
 
     def _explained(self, error: ValidationError, *before: str) -> StudyError:
         """Return the first of pydantic's errors as a sentence; what is left out comes last, it may be misspelt."""

@@ -155,14 +155,14 @@ def _update(document: CommentedMap, values: Mapping[str, Any]) -> None:
     for key in [key for key in document if key not in values]:
         del document[key]
     for key, value in values.items():
-        known = document.get(key)
-        if isinstance(value, Mapping) and isinstance(known, CommentedMap):
-            _update(known, value)
-        elif isinstance(value, list) and isinstance(known, CommentedSeq) and len(known) == len(value):
-            for i, (before, now) in enumerate(zip(list(known), value, strict=True)):
+        old = document.get(key)
+        if isinstance(value, Mapping) and isinstance(old, CommentedMap):
+            _update(old, value)
+        elif isinstance(value, list) and isinstance(old, CommentedSeq) and len(old) == len(value):
+            for i, (before, now) in enumerate(zip(list(old), value, strict=True)):
                 if isinstance(now, Mapping) and isinstance(before, CommentedMap):
                     _update(before, now)
                 elif before != now:
-                    known[i] = now
-        elif known != value or key not in document:
+                    old[i] = now
+        elif old != value or key not in document:
             document[key] = value

@@ -19,14 +19,14 @@ _TABLES = (".npz", ".parquet", ".arrow", ".jsonl", ".csv", ".tsv")
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
 _SPLIT_FILE = re.compile(rf"({'|'.join(_SPLITS)})\b", re.IGNORECASE)
-# Texts that lie beside models and datasets and are neither.
+# Text files that lie beside models and datasets and are neither.
 _NO_TEXTS = re.compile(
     r"(readme|licen[cs]e|notice|requirements|merges|vocab|classes|class_?names|labels|templates|prompts|log)"
     r".*\.txt",
     re.IGNORECASE,
 )
-# Names that say nothing about what a file is; its folder's does.
-_SAYS_NOTHING = re.compile(
+# Names that many files have: the folder's name is used instead.
+_COMMON_NAME = re.compile(
     r"(fine-?_?tuned|model|checkpoint|weights|pytorch_model|open_clip_\w+|best|last|final|data|dataset|train|val|"
     r"test|adapter_model|visual)([-_]?\d+)?",
     re.IGNORECASE,
@@ -70,7 +70,7 @@ class FolderContents:
 
 
 def look_into(folder: Path) -> FolderContents:
-    """Finds models and datasets in a folder and, where they aren't one themselves, the folders in it.
+    """Find models and datasets in a folder and, where they aren't one themselves, the folders in it.
 
     Raises:
         OSError: It can't be read.
@@ -89,7 +89,7 @@ def look_into(folder: Path) -> FolderContents:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A small JSON file's object; {} where it is none."""
+    """Return the object in a small JSON file; {} where it holds none."""
     try:
         if path.stat().st_size > _LARGEST_JSON:
             return {}
@@ -113,7 +113,7 @@ def _look(folder: Path, contents: FolderContents, depth: int) -> None:
 
 
 def _add_folder(folder: Path, files: list[Path], folders: list[Path], contents: FolderContents) -> bool:
-    """Adds a folder that is one model or one dataset as a whole."""
+    """Add a folder that is one model or one dataset as a whole; return whether it is."""
     names = {file.name for file in files}
     if ADAPTER_CONFIG in names:
         config = read_json(folder / ADAPTER_CONFIG)
@@ -133,7 +133,7 @@ def _add_folder(folder: Path, files: list[Path], folders: list[Path], contents: 
 
 
 def _kind_of_data(files: list[Path], folders: list[Path]) -> str | None:
-    """What a folder that is one dataset holds; None for one that isn't."""
+    """Return what a folder that is one dataset holds ("images", "texts" or ""), None for one that isn't."""
     if any(file.name in {"dataset_dict.json", "dataset_info.json"} for file in files):
         return ""
     splits = [inner for inner in folders if inner.name.lower() in _SPLITS]
@@ -159,7 +159,7 @@ def _is_data(path: Path) -> bool:
 
 def _add_file(file: Path, contents: FolderContents, depth: int) -> None:
     name = file.stem
-    if depth and _SAYS_NOTHING.fullmatch(name):
+    if depth and _COMMON_NAME.fullmatch(name):
         name = file.parent.name
     if is_index(file.name):
         contents.models.append(Model(file.name.split(".")[0], file))
@@ -176,5 +176,5 @@ def _add_file(file: Path, contents: FolderContents, depth: int) -> None:
 
 
 def _base(config: Mapping[str, Any], key: str) -> str:
-    said = config.get(key)
-    return said.strip() if isinstance(said, str) else ""
+    base = config.get(key)
+    return base.strip() if isinstance(base, str) else ""

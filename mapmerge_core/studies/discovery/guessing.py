@@ -37,7 +37,7 @@ class Guess:
 
 
 def guess_family(folder: Path, contents: FolderContents, base: Model | None, finetuned: Sequence[Model]) -> Guess:
-    """Guess from the pre-trained model first, then from the others, then from names."""
+    """Guess what a folder's models are: from the pre-trained one first, then from the others, then from names."""
     models = ([base] if base else []) + [model for model in finetuned if not model.is_adapter]
     if contents.architectures:
         path = contents.architectures[0]
@@ -73,7 +73,7 @@ def _of_config(model: Model) -> Guess | None:
 
 
 def _of_header(model: Model) -> Guess | None:
-    """From a safetensors file's names and shapes."""
+    """Guess from the names and shapes of a safetensors file's tensors."""
     shapes = _header(model.path)
     plain = {name.removeprefix("module.").removeprefix("model."): shape for name, shape in shapes.items()}
     vision = {name.removeprefix("visual."): shape for name, shape in plain.items() if name.startswith("visual.")}
@@ -96,7 +96,7 @@ def _of_header(model: Model) -> Guess | None:
 
 
 def _header(path: Path) -> Mapping[str, list[int]]:
-    """The shapes of a safetensors file's tensors; {} of anything else."""
+    """Return the shapes of a safetensors file's tensors; {} of anything else."""
     if path.suffix != ".safetensors":
         return {}
     try:
@@ -117,7 +117,7 @@ def _header(path: Path) -> Mapping[str, list[int]]:
 
 
 def _of_names(folder: Path, contents: FolderContents, models: Sequence[Model]) -> Guess:
-    """Checkpoints that only running them would open: their names may say "ViT-B-32"."""
+    """Guess from names such as "ViT-B-32", where no header can be read (pickles)."""
     if any(kind == "texts" for kind in contents.kinds.values()):
         return Guess("", "", ())
     for model in models:

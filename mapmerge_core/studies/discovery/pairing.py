@@ -52,11 +52,11 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def _same(lists: Iterable[Sequence[str]]) -> int:
-    return len(list(takewhile(lambda each: len(set(each)) == 1, zip(*lists, strict=False))))
+    return len(list(takewhile(lambda words: len(set(words)) == 1, zip(*lists, strict=False))))
 
 
 def _fit(model: str, data: str) -> int:
-    """3 for the same name, 2 for one within the other as whole words, 1 for letters within others, else 0."""
+    """Return 3 for the same name, 2 for one within the other as whole words, 1 for one within the other, else 0."""
     ours, theirs = _plain(model), _plain(data)
     if ours == theirs:
         return 3

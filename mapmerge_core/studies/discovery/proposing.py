@@ -156,10 +156,10 @@ def _guessed(folder: Path, contents: FolderContents) -> Proposal:
 def _pretrained(
     models: Sequence[Model], pairs: Mapping[str, Path]
 ) -> tuple[Path | HubRef | None, Model | None, list[str]]:
-    """The pre-trained model, which of the folder's models it is, if any, and what was guessed."""
-    said = {model.base for model in models if model.base}
-    if len(said) == 1 and any(model.is_adapter for model in models):
-        [base] = said
+    """Return the pre-trained model, which of the folder's models it is, if any, and notes on what was guessed."""
+    bases = {model.base for model in models if model.base}
+    if len(bases) == 1 and any(model.is_adapter for model in models):
+        [base] = bases
         return _base_of_adapters(base, models)
     named = [model for model in models if _PRETRAINED.search(model.name) and not model.is_adapter]
     if len(named) == 1:
@@ -169,13 +169,13 @@ def _pretrained(
     if len(alone) == 1 and len(pairs) >= 2:
         note = f"{alone[0].name} is taken for the pre-trained model, for no data has its name."
         return alone[0].path, alone[0], [note]
-    if len(said) == 1 and _HUB_NAME.fullmatch(base := next(iter(said))) and len(models) >= 2:
+    if len(bases) == 1 and _HUB_NAME.fullmatch(base := next(iter(bases))) and len(models) >= 2:
         return _reference(base), None, [f"The models' configurations say that they started from {base}."]
     return None, None, []
 
 
 def _base_of_adapters(base: str, models: Sequence[Model]) -> tuple[Path | HubRef | None, Model | None, list[str]]:
-    """The model that adapters name: a folder beside them of that name, else one on the hub."""
+    """Find the model that adapters name: a folder beside them of that name, else one on the hub."""
     whole = [model for model in models if not model.is_adapter]
     last = re.split(r"[/\\]", base.rstrip("/\\"))[-1]
     beside = [model for model in whole if model.path.name == last or model.path == Path(base)]

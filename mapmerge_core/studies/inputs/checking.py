@@ -124,9 +124,8 @@ def unreadable_images(config: StudyConfig) -> dict[str, tuple[str, ...]]:
     """Return which images keep `check_study` from accepting a study that could do without them.
 
     Returns:
-        Names of the images by task, of tasks whose dataset has some that can't be read, doesn't leave them out
-        yet, and would still hold something to measure. Datasets that can't be read at all are left to the
-        check's own error.
+        By task the names of its unreadable images, where the dataset doesn't skip them yet and holds readable
+        ones too. Datasets that can't be read at all are left out: `check_study` says why.
     """
     from mapmerge_core.tasks.datasets import open_images
 

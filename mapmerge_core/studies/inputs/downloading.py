@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mapmerge_core.studies.config.study import StudyConfig
     from mapmerge_core.tasks.data_source import DataSource
 
-# What a dataset's repository holds beside examples.
+# Files in a dataset's repository that hold no examples.
 _BESIDE = (".md", ".py", ".gitattributes", ".gitignore", ".txt")
 
 
@@ -24,7 +24,7 @@ def downloads(config: StudyConfig) -> tuple[Download, ...]:
     """Return what a study's models and datasets would have downloaded, each once; local files are left out.
 
     A dataset's size is that of its configuration's files, or of all where these can't be told apart. Where no
-    hub can be reached, sizes are unknown, but what is here already is still found.
+    hub can be reached, sizes are unknown; downloads that are here already are still marked so.
 
     Raises:
         CheckpointError: A hub has no such model.
@@ -85,14 +85,14 @@ def _plan_hub(url: str, name: str, revision: str | None, config: str | None) -> 
             str,
         )
     ]
-    known = [size for size in missing if size is not None]
-    return Download(url, sum(known) if len(known) == len(missing) else None, not missing)
+    sizes = [size for size in missing if size is not None]
+    return Download(url, sum(sizes) if len(sizes) == len(missing) else None, not missing)
 
 
 def _is_kept(name: str, config: str | None) -> bool:
-    """Whether the datasets library has made its tables before, which it opens where no hub can be reached.
+    """Return whether the datasets library has made its tables before, which it opens where no hub can be reached.
 
-    These are kept under the dataset's name and configuration; of which revision they are, nobody knows then.
+    They are kept under the dataset's name and configuration, whatever the revision.
     """
     from datasets.packaged_modules.cache.cache import Cache
 
@@ -105,7 +105,7 @@ def _is_kept(name: str, config: str | None) -> bool:
 
 
 def _examples(info: DatasetInfo, config: str | None) -> dict[str, int | None]:
-    """The files of a dataset that hold examples of a configuration, and their sizes."""
+    """Return the sizes of the files that hold a configuration's examples, by name."""
     files = {file.rfilename: file.size for file in info.siblings or ()}
     files = {name: size for name, size in files.items() if not name.lower().endswith(_BESIDE)}
     own = {

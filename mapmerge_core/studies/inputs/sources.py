@@ -1,4 +1,4 @@
-"""The files of a study as they were when it was created: found, hashed, and checked before they are used."""
+"""A study's files: hashed when it is created, and checked before they are used."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Source:
 
 
 def check_files(config: StudyConfig) -> None:
-    """Make sure that every file of a person's own is there, which is said before hours of downloads.
+    """Make sure that every local file is there, before hours of downloads.
 
     Raises:
         StudyError: One is missing; the sentence names it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,14 @@ def test_two_metrics_a_skill_and_a_model_without_a_task(tmp_path: Path):
         ("sigmoid", True, 1),
     ]
     assert RunConfig().make_method(config).n_evaluations == 30 * 4
+
+
+def test_models_in_another_order_are_another_study(tmp_path: Path):
+    """A point's coordinates are in the models' order."""
+    config = make_config(tmp_path, "A", "B")
+    assert config == make_config(tmp_path, "A", "B")
+    assert hash(config) == hash(make_config(tmp_path, "A", "B"))
+    assert config != replace(config, models={name: config.models[name] for name in ("B", "A")})
 
 
 def test_plain_values_read_back_the_same(tmp_path: Path):
