@@ -143,6 +143,15 @@ def test_a_task_may_have_two_metrics_and_another_no_model(
     assert names == ["colours accuracy", "colours loss", "stripes", "Kept"]
 
 
+def test_data_beside_the_models_is_proposed_as_a_skill_to_keep(
+    visit: Callable[..., AppTest], home: Path, loose: Path
+) -> None:
+    shutil.copytree(loose / "data" / "stripes", loose / "data" / "extra")
+    check(open_place(visit("models"), loose)).button(key="create_study").click().run()
+    (study,) = Store(home).studies.all()
+    assert [task.model for task in study.config.tasks] == ["colours", "stripes", None]
+
+
 def test_one_model_and_a_skill_to_keep_are_a_study(visit: Callable[..., AppTest], home: Path, loose: Path) -> None:
     app = open_place(visit("models"), loose)
     edit(app, "models", {1: {"use": False}})
@@ -455,7 +464,7 @@ def test_language_models_go_the_whole_way(visit: Callable[..., AppTest], home: P
     assert not app.error
     (tiles,) = [found.value for found in app.get("html") if 'class="tiles pick"' in found.value]
     # Untrained models guess among all words.
-    assert "%" not in tiles.replace("% of single", "")
+    assert "%" not in tiles.replace("% of the single model", "").replace("% of pre-trained", "")
     assert f"<b>{np.log(len(WORDS) + 2):.1f}"[:5] in tiles
     app.button(key="export").click().run()
     app = wait_for_jobs(visit("export", study=study.id), study.id)

@@ -220,19 +220,25 @@ def tasks_table(held: Contents, family: str, models: Rows, datasets: list[str]) 
     measurable = find_family(family).measurable() if family else ()
     metrics = [metric.name for metric in measurable] or list(METRICS.names)
     usual = find_family(family).usual_metric() if family else None
-    proposed = {task.model: task for task in held.proposal.tasks}
     names = {held.name(place): name for name, place in held.proposal.models.items()}
-    rows = []
-    for model in models:
-        task = proposed.get(names.get(model["checkpoint"]))
-        rows.append(
-            {
-                "task": task.name if task else model["name"],
-                "data": held.name(task.data.path) if task and task.data else None,
-                "model": model["name"],
-                "metrics": [m.name for m in (task.metrics if task else ())] or ([usual.name] if usual else []),
-            }
-        )
+    named = {names[model["checkpoint"]]: model["name"] for model in models if model["checkpoint"] in names}
+    tasks = [
+        (task, named[task.model] if task.model else None)
+        for task in held.proposal.tasks
+        if task.model is None or task.model in named
+    ]
+    # Models that nothing was proposed for have a task of their own.
+    others = [model["name"] for model in models if model["checkpoint"] not in names]
+    tasks += [(TaskConfig(name=name or ""), name) for name in others]
+    rows = [
+        {
+            "task": task.name,
+            "data": held.name(task.data.path) if task.data else None,
+            "model": model,
+            "metrics": [metric.name for metric in task.metrics] or ([usual.name] if usual else []),
+        }
+        for task, model in tasks
+    ]
     edited = st.data_editor(
         pd.DataFrame(rows, columns=["task", "data", "model", "metrics"]),
         # Tasks of other models are other rows.

@@ -18,7 +18,7 @@ from mapmerge_core.studies.config.demo import DEMO_ZOO
 from mapmerge_core.studies.store import ACTIVE, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Mapping
+    from collections.abc import Collection, Mapping
 
     from mapmerge_core.studies.analysis.analysis import StudyAnalysis
     from mapmerge_core.studies.analysis.comparing import Comparison
@@ -59,14 +59,10 @@ def zoo() -> Path:
 # What evaluations say. The arguments after the study, or the run, are the caches' keys.
 
 
-def fingerprint(study_id: int) -> Hashable:
-    """Return what changes whenever the study's validation points, merges or runs do."""
-    merges, runs = store().merges.all(study_id), store().runs.all(study_id)
-    return (
-        store().evaluations.fingerprint(study_id),
-        tuple(merge.id for merge in merges),
-        tuple(run.id for run in runs),
-    )
+def fingerprint(study_id: int) -> str:
+    """Return what changes whenever the study's validation points or merges do."""
+    ids = [merge.id for merge in store().merges.all(study_id)]
+    return f"{store().evaluations.fingerprint(study_id)} {ids}"
 
 
 @st.cache_resource(show_spinner="Fitting surrogates and finding the front…", max_entries=32)
@@ -91,7 +87,7 @@ def analysis(study_id: int, merges: Collection[int] | None = None, *, rough: boo
         merges: Ids of the merges to look at; all by default.
         rough: Whether to leave out the search for the front, for studies that are being evaluated.
     """
-    key = str(fingerprint(study_id))
+    key = fingerprint(study_id)
     chosen = None if merges is None else tuple(sorted(merges))
     return (_rough_analysis if rough else _analysis)(study_id, chosen, key)
 
@@ -106,7 +102,7 @@ def _mean_r2(study_id: int, key: str) -> float | None:  # noqa: ARG001
 
 def mean_r2(study_id: int) -> float | None:
     """Return the mean leave-one-out R² of all the study's surrogates, None while there are too few points."""
-    return _mean_r2(study_id, str(fingerprint(study_id)))
+    return _mean_r2(study_id, fingerprint(study_id))
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)
@@ -118,7 +114,7 @@ def _references(study_id: int, key: str) -> References:  # noqa: ARG001
 
 def references(study_id: int) -> References:
     """Return what the pre-trained and the fine-tuned models measured on validation, NaN where nothing was."""
-    return _references(study_id, str(fingerprint(study_id)))
+    return _references(study_id, fingerprint(study_id))
 
 
 def comparison(study_id: int, weights: Mapping[str, float]) -> Comparison:
