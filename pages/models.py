@@ -56,8 +56,7 @@ class Offer:
 def draw() -> None:
     """Draw the page."""
     shell.heading(
-        "Models",
-        "Models that were fine-tuned from one pre-trained model can be merged. See whether yours fit.",
+        "Models", "Models that were fine-tuned from one pre-trained model can be merged. See whether yours fit."
     )
     with st.container(border=True, key="card_folder"):
         text = place()
@@ -144,8 +143,7 @@ def offered(text: str) -> Offer | None:
     path = typed_path(text)
     if path is None:
         st.error(
-            f"There is no folder or study file {shell.plain(text)}: type the path of one.",
-            icon=":material/folder_off:",
+            f"There is no folder or study file {shell.plain(text)}: type the path of one.", icon=":material/folder_off:"
         )
         return None
     if path.is_file():

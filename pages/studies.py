@@ -119,11 +119,7 @@ def study_card(row: Study) -> None:
                 page = "pages/trade_offs.py" if row.status == "done" else "pages/evaluate.py"
                 shell.go(page, row.id)
             if st.button(
-                "",
-                key=f"delete_{row.id}",
-                icon=":material/delete:",
-                help="Delete this study",
-                type="tertiary",
+                "", key=f"delete_{row.id}", icon=":material/delete:", help="Delete this study", type="tertiary"
             ):
                 confirm_deletion(row)
 
@@ -145,12 +141,7 @@ def confirm_deletion(row: Study) -> None:
         if st.button("Keep it", key="delete_cancel"):
             st.rerun()
         if st.button(
-            "Delete",
-            key="delete_confirm",
-            type="primary",
-            icon=":material/delete:",
-            on_click=delete,
-            args=(row.id,),
+            "Delete", key="delete_confirm", type="primary", icon=":material/delete:", on_click=delete, args=(row.id,)
         ):
             st.rerun()
 

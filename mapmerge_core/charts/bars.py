@@ -130,12 +130,7 @@ class WeightedInfo:
 
 
 def weighted_info(
-    bars: Sequence[Bar],
-    metrics: Sequence[Metric],
-    level: float,
-    *,
-    normalise: bool,
-    chosen: str | None = None,
+    bars: Sequence[Bar], metrics: Sequence[Metric], level: float, *, normalise: bool, chosen: str | None = None
 ) -> WeightedInfo:
     """Gather the rows that have a sum, the best first.
 

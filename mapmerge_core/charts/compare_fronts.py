@@ -133,12 +133,7 @@ def _single_lines(info: CompareInfo, palette: Palette, x: int, y: int) -> go.Sca
 
 
 def _front_traces(
-    info: CompareInfo,
-    palette: Palette,
-    entry: Entry,
-    axes: tuple[int, int],
-    look: tuple[str, str],
-    hover: str,
+    info: CompareInfo, palette: Palette, entry: Entry, axes: tuple[int, int], look: tuple[str, str], hover: str
 ) -> list[go.Scatter]:
     """Return a row with a model for every preference: its measured models, and a run's for the one in view."""
     (x, y), (colour, symbol) = axes, look
@@ -187,14 +182,7 @@ def _front_traces(
 
 
 def _symbol(
-    entry: Entry,
-    palette: Palette,
-    x: int,
-    y: int,
-    *,
-    look: tuple[str, str],
-    strong: bool,
-    **more: object,
+    entry: Entry, palette: Palette, x: int, y: int, *, look: tuple[str, str], strong: bool, **more: object
 ) -> go.Scatter:
     """Return one model as one symbol."""
     colour, symbol = look
@@ -216,11 +204,7 @@ def _symbol(
 
 
 def label_places(
-    names: Sequence[str],
-    spots: NDArray[np.float64],
-    taken: NDArray[np.float64],
-    *,
-    size: tuple[float, float],
+    names: Sequence[str], spots: NDArray[np.float64], taken: NDArray[np.float64], *, size: tuple[float, float]
 ) -> list[str | None]:
     """Return where each label stands beside its point so that none covers another label or point.
 

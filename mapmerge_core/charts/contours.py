@@ -325,12 +325,7 @@ def _planes(info: PlaneInfo, palette: Palette, height: int) -> go.Figure:
         x=info.points[:, 0],
         y=info.points[:, 1],
         mode="markers",
-        marker={
-            "color": values,
-            "coloraxis": "coloraxis",
-            "size": 9,
-            "line": {"width": 1.2, "color": palette.text},
-        },
+        marker={"color": values, "coloraxis": "coloraxis", "size": 9, "line": {"width": 1.2, "color": palette.text}},
         customdata=values,
         hovertemplate=f"{place}<br>{info.objective} {how.hover('customdata')}<extra>Measured</extra>",
         name="Measured",

@@ -9,15 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from mapmerge_core.charts.palette import Palette, draw, translucent
-from mapmerge_core.charts.units import (
-    axis_title,
-    between,
-    hover_texts,
-    share_a_unit,
-    shared_axis,
-    shown,
-    value_texts,
-)
+from mapmerge_core.charts.units import axis_title, between, hover_texts, share_a_unit, shared_axis, shown, value_texts
 from mapmerge_core.search.fronts import non_dominated
 
 if TYPE_CHECKING:
@@ -232,11 +224,7 @@ def fit_scatter(info: FitInfo, palette: Palette, *, height: int = 400) -> go.Fig
                 y=y,
                 mode="markers",
                 name=name,
-                marker={
-                    "size": 7,
-                    "color": palette.categorical[k % len(palette.categorical)],
-                    "opacity": 0.8,
-                },
+                marker={"size": 7, "color": palette.categorical[k % len(palette.categorical)], "opacity": 0.8},
                 text=value_texts(measured, [metric] * len(measured)),
                 customdata=value_texts(left_out, [metric] * len(left_out)),
                 hovertemplate=f"<b>{name}</b><br>measured %{{text}}<br>predicted %{{customdata}}<extra></extra>",

@@ -59,19 +59,9 @@ class Spot:
         """Return its marker."""
         pick, background = palette.pick, palette.background
         looks: dict[SpotKind, dict[str, object]] = {
-            "pick": {
-                "symbol": "circle",
-                "size": 17,
-                "color": pick,
-                "line": {"width": 3, "color": background},
-            },
+            "pick": {"symbol": "circle", "size": 17, "color": pick, "line": {"width": 3, "color": background}},
             "measured": {"symbol": "x-thin", "size": 12, "line": {"width": 3, "color": palette.text}},
-            "shortlist": {
-                "symbol": "circle-open",
-                "size": 13,
-                "color": pick,
-                "line": {"width": 2, "color": pick},
-            },
+            "shortlist": {"symbol": "circle-open", "size": 13, "color": pick, "line": {"width": 2, "color": pick}},
             "single": {"symbol": "diamond", "size": 11, "color": palette.single},
             "pretrained": {"symbol": "square", "size": 10, "color": palette.pretrained},
         }

@@ -171,12 +171,7 @@ def template(palette: Palette) -> go.layout.Template:
 
 
 def draw(
-    traces: Sequence[BaseTraceType],
-    palette: Palette,
-    *,
-    height: int,
-    live: bool = False,
-    **layout: object,
+    traces: Sequence[BaseTraceType], palette: Palette, *, height: int, live: bool = False, **layout: object
 ) -> go.Figure:
     """Return a figure in the shared look, made in one step: changing a figure afterwards is many times slower.
 

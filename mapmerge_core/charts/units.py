@@ -138,10 +138,7 @@ def point_text(names: Sequence[str], x: NDArray[np.float64]) -> str:
 
 
 def hover_texts(
-    values: NDArray[np.float64],
-    objectives: Sequence[str],
-    metrics: Sequence[Metric],
-    points: Sequence[str] = (),
+    values: NDArray[np.float64], objectives: Sequence[str], metrics: Sequence[Metric], points: Sequence[str] = ()
 ) -> list[str]:
     """Return one hover for each of m rows: its objectives line by line, then where its point is.
 

@@ -115,10 +115,7 @@ def points(analysis: StudyAnalysis, merges: list[MergeAnalysis]) -> None:
     ]
     info = evaluations_info(analysis.names, [objective.metric for objective in analysis.objectives], tables)
     st.plotly_chart(
-        evaluations_scatter(info, shell.palette(), height=360),
-        key="points_chart",
-        theme=None,
-        config=shell.PLOT,
+        evaluations_scatter(info, shell.palette(), height=360), key="points_chart", theme=None, config=shell.PLOT
     )
 
 

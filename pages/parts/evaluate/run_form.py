@@ -25,17 +25,8 @@ if TYPE_CHECKING:
     from mapmerge_core.studies.jobs.job import JobSnapshot
     from mapmerge_core.studies.store import Run, Study
 
-LOSSES = {
-    "squared": "Squared",
-    "absolute": "Absolute, ignores wild points",
-    "huber": "Huber, between the two",
-}
-DEVICES = {
-    "auto": "Chosen by itself",
-    "cpu": "Processor (cpu)",
-    "cuda": "NVIDIA GPU (cuda)",
-    "mps": "Apple GPU (mps)",
-}
+LOSSES = {"squared": "Squared", "absolute": "Absolute, ignores wild points", "huber": "Huber, between the two"}
+DEVICES = {"auto": "Chosen by itself", "cpu": "Processor (cpu)", "cuda": "NVIDIA GPU (cuda)", "mps": "Apple GPU (mps)"}
 PRECISIONS = {"auto": "What is fast", "float32": "Exact (float32)", "bfloat16": "Half (bfloat16)"}
 VECTORS = {"float32": "Exactly (float32)", "bfloat16": "In half the memory (bfloat16)"}
 

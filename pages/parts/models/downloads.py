@@ -36,10 +36,7 @@ def draw(config: StudyConfig) -> bool | None:
     missing = [download for download in planned if not download.cached]
     st.dataframe(
         pd.DataFrame(
-            {
-                "From": [download.url for download in planned],
-                "Download": [_size(download) for download in planned],
-            }
+            {"From": [download.url for download in planned], "Download": [_size(download) for download in planned]}
         ),
         hide_index=True,
         height="content" if len(planned) <= SHOWN else 35 * (SHOWN + 1),

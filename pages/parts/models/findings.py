@@ -31,10 +31,7 @@ def problems(diagnosis: Diagnosis) -> None:
     with st.expander("Why it doesn't fit", icon=":material/rule:", key="why"):
         frame = pd.DataFrame(diagnosis.problems[:LISTED], columns=["Model", "What doesn't fit"])
         st.dataframe(
-            frame,
-            hide_index=True,
-            key="problems",
-            column_config={"Model": st.column_config.TextColumn(width="small")},
+            frame, hide_index=True, key="problems", column_config={"Model": st.column_config.TextColumn(width="small")}
         )
         rest = len(diagnosis.problems) - LISTED
         if rest > 0:

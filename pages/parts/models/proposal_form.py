@@ -194,11 +194,7 @@ def models_table(held: Contents, pretrained: str | None, others: Sequence[str]) 
     proposed = {held.name(place): name for name, place in held.proposal.models.items()}
     places = [name for name in dict.fromkeys([*proposed, *held.models, *others]) if name and name != pretrained]
     frame = pd.DataFrame(
-        {
-            "use": True,
-            "name": [proposed.get(place) or model_name(place) for place in places],
-            "checkpoint": places,
-        }
+        {"use": True, "name": [proposed.get(place) or model_name(place) for place in places], "checkpoint": places}
     )
     edited = st.data_editor(
         frame,
