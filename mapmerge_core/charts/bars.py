@@ -250,12 +250,7 @@ class EntropiesInfo:
 
 
 def entropies_info(entropies: NDArray[np.float64], models: Sequence[str]) -> EntropiesInfo:
-    """Sort models by how sure they are.
-
-    Args:
-        entropies: Mean entropies in nats (n,).
-        models: What each model is (n), such as its merge and its `point_text`.
-    """
+    """Sort n models by how sure they are; a model is told by its merge and its `point_text`, say."""
     order = np.argsort(entropies, kind="stable")
     return EntropiesInfo(entropies[order], tuple(models[row] for row in order))
 

@@ -94,15 +94,9 @@ def compare_info(
     normalise: bool,
     chosen: str | None = None,
 ) -> CompareInfo:
-    """Gather the rows that were measured, as they are shown.
+    """Gather the rows that were measured, as they are shown: if ``normalise`` in percent of the single models'.
 
-    Args:
-        objectives: K names.
-        metrics: K metrics.
-        entries: Rows with metrics as fractions.
-        single: Each objective under its task's own model, or the best single model (K,), NaN where unknown.
-        normalise: Whether metrics are shown as percent of these.
-        chosen: Key of the row that stands out.
+    Args are as in `CompareInfo`, with values as fractions.
     """
     factors = 100.0 / single if normalise else np.array([notation(metric).factor for metric in metrics])
     axis = shared_axis(metrics, single)

@@ -196,7 +196,7 @@ def fit_info(
         metrics: K metrics.
         Y: Metrics (``n x K``), NaN where not measured.
         inside: Which rows surrogates were fitted to, where measured (n,).
-        left_out: For each objective the predictions of its fitted rows, in their order.
+        left_out: As in `FitInfo`.
     """
     measured = tuple(column[inside & ~np.isnan(column)] for column in Y.T)
     return FitInfo(tuple(objectives), tuple(metrics), measured, tuple(left_out))

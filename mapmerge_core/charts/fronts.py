@@ -125,16 +125,7 @@ def front_info(
 ) -> FrontInfo:
     """Gather a front for drawing, thinned evenly to ``most`` rows if it has more.
 
-    Args:
-        objectives: K names.
-        metrics: K metrics.
-        predicted: The front's metrics, ``m x K``.
-        points: Where each row lies (m), see `point_text`.
-        merges: The titles of the merges whose front it is.
-        members: For each row the number of its merge (m,); the first by default.
-        single: See `FrontInfo`.
-        spots: Models drawn by themselves.
-        most: How many rows to keep at most; all by default.
+    Args are as in `FrontInfo`, for all rows; all are of the first merge unless ``members`` says otherwise.
     """
     rows = np.arange(len(predicted))
     if most is not None and len(rows) > most:

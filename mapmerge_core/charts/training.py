@@ -39,12 +39,7 @@ class TrainingInfo:
 
 
 def training_info(models: Sequence[str], points: Sequence[TrainingPoint]) -> TrainingInfo:
-    """Gather how far training has come.
-
-    Args:
-        models: N names.
-        points: In the order of the steps.
-    """
+    """Gather how far the training of N models' merge has come, from points in the order of the steps."""
     return TrainingInfo(
         tuple(models),
         np.array([point.step for point in points], dtype=np.int64),
