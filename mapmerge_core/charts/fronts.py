@@ -198,7 +198,7 @@ def front_scatter(
     """Draw the front as points, objective ``x`` against ``y``, coloured by objective ``colour`` or by merge.
 
     There is a trace for each merge, whose ``customdata`` holds the row numbers in the whole front, so that a
-    click says which row was meant. A line joins the points of two objectives.
+    click says which row was meant. A line joins the points of two objectives and one merge.
     """
     return scatter_backdrop(info, palette, x=x, y=y, colour=colour, height=height).with_spots(())
 
@@ -224,7 +224,7 @@ def scatter_backdrop(
             go.Scatter(
                 x=across[rows],
                 y=along[rows],
-                mode="lines+markers" if len(info.objectives) == 2 else "markers",
+                mode="lines+markers" if len(info.objectives) == 2 and is_one else "markers",
                 line={"color": translucent(own, 0.35), "width": 2},
                 marker=marker,
                 customdata=info.rows[rows],

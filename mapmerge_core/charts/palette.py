@@ -42,8 +42,9 @@ class Palette:
         return [[index / last, colour] for index, colour in enumerate(self.sequential)]
 
     def of_merge(self, number: int) -> str:
-        """Return the colour of a study's merge by its number: the front's for the first, never the pick's."""
-        others = [colour for colour in self.categorical if colour not in (self.front, self.pick)]
+        """Return the colour of a study's merge by its number: the front's for the first, never that of a role."""
+        roles = (self.front, self.pick, self.single, self.pretrained)
+        others = [colour for colour in self.categorical if colour not in roles]
         return [self.front, *others][number % (len(others) + 1)]
 
 

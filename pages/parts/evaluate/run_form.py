@@ -128,8 +128,11 @@ def run_form(study: Study, runs: Sequence[Run], *, disabled: bool) -> RunConfig 
         more["images"] = images(study, last, key, disabled=disabled)
         more |= _bounds(space, last, key, disabled=disabled)
     with st.expander("More settings", icon=":material/tune:"):
+        if advanced:
+            st.caption(shell.plain(f"Of {merge.title}"))
         merge_settings |= settings_form.draw(advanced, before, lambda n: key(f"{merge.name}_{n}"), disabled=disabled)
         if method is not None:
+            st.caption(shell.plain(f"Of {method.title}"))
             # With the last run's seed, other images of the same points are measured.
             refines = bool(runs) and more["images"] != last.images
             seeds = [field for field in basic_method if field.name == "seed"]
