@@ -70,9 +70,7 @@ def draw_images(task: str, n: int, rng: np.random.Generator) -> tuple[Images, La
     """Draws ``n`` noisy images (n x 16 x 16 x 3, uint8) of a tiny task and their labels (int64)."""
     labels = np.arange(n) % len(CLASS_NAMES[task])
     rng.shuffle(labels)
-    pixels = np.broadcast_to(DRAW[task](labels, rng), (n, SIZE, SIZE, 3)) + rng.normal(
-        0, 0.2, (n, SIZE, SIZE, 3)
-    )
+    pixels = np.broadcast_to(DRAW[task](labels, rng), (n, SIZE, SIZE, 3)) + rng.normal(0, 0.2, (n, SIZE, SIZE, 3))
     return (pixels.clip(0, 1) * 255).round().astype(np.uint8), labels
 
 
@@ -88,9 +86,7 @@ def plain_head(model: open_clip.CLIP, class_names: list[str], templates: list[st
     return build_zero_shot_classifier(model, tokenizer, class_names, templates)
 
 
-def _train(
-    model: open_clip.CLIP, batches: list[tuple[Tensor, Tensor, Tensor]], steps: int, lr: float
-) -> None:
+def _train(model: open_clip.CLIP, batches: list[tuple[Tensor, Tensor, Tensor]], steps: int, lr: float) -> None:
     """Trains the vision tower on frozen heads, one step for each (images, labels, head) in turn."""
     optimizer = torch.optim.AdamW(model.visual.parameters(), lr=lr, weight_decay=0)
     for step in range(steps):
@@ -118,9 +114,7 @@ def build_tiny_zoo(folder: Path | str) -> Path:
             splits = {}
             for split in ("val", "test"):
                 splits[f"{split}_images"], splits[f"{split}_labels"] = draw_images(task, SPLIT_SIZE, rng)
-            np.savez_compressed(
-                folder / f"{task}.npz", class_names=class_names, templates=TEMPLATES, **splits
-            )
+            np.savez_compressed(folder / f"{task}.npz", class_names=class_names, templates=TEMPLATES, **splits)
             images, labels = draw_images(task, TRAIN_SIZE, rng)
             head = plain_head(model, class_names, TEMPLATES)
             batches[task] = (plain_transform(images, model), torch.from_numpy(labels), head)

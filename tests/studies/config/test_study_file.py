@@ -272,6 +272,9 @@ def _another(field):
         ("keep: 0.3", "keep: .nan", "line 14: TIES can't have keep = nan"),
         ("keep: 0.3", "keep: a lot", "line 14: TIES can't have keep = 'a lot': give a number"),
         ("name: ties", "name: tie", "line 14: There is no merge 'tie': choose one of adamerging"),
+        ("name: ties, keep: 0.3", "name: pareto_merging", "The weights of a simplex have no lowest and highest"),
+        ("name: ties, keep: 0.3", "name: pareto_merging, lr: fast", "line 14: Pareto Merging can't have lr = 'fast'"),
+        ("name: ties, keep: 0.3", "name: pareto_merging, personalised: []", "line 14: Name the tensors to"),
         ("name: Vans", "name: 8", "line 9: tasks[1].name should be text, not 8: put it in quotes."),
         ("name: Vans", "name: 2020-01-01", 'should be text, not "2020-01-01": put it in quotes.'),
         ("name: Vans", "name: ''", "line 9: A task has no name: give every task a name of its own."),
@@ -337,6 +340,14 @@ def test_whatever_is_wrong_is_one_sentence_with_its_line(tmp_path, old, new, sen
     assert sentence in message
     assert message.endswith(".")
     assert "\n" not in message
+
+
+def test_what_a_merge_cannot_learn_from_is_said_at_once(tmp_path):
+    run = "run:\n  merge: {name: pareto_merging, data_free: false}\n"
+    text = "family: classifier\n" + STUDY.partition("run:")[0] + run
+    with pytest.raises(StudyError, match=r"line 15: Pareto Merging learns from the logits of image classifiers: train"):
+        parse_study(text, tmp_path, called="mine.yaml")
+    parse_study(text.replace("data_free: false", "data_free: true"), tmp_path)
 
 
 def test_of_several_problems_the_first_is_shown_and_others_counted(tmp_path):
