@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -288,11 +287,8 @@ def estimate(study: Study, run: RunConfig, n_evaluations: int, *, is_first: bool
     """Say how long the run will take, from timing real work; asked for by itself before the first run."""
     is_trained = run.make_merge().is_trained
     # Merges that aren't trained take no time worth telling apart; nothing is kept of one that is only looked at.
-    timed = (
-        replace(run, method="map", method_settings={}, low=None, high=None)
-        if is_trained
-        else RunConfig(compute=run.compute)
-    )
+    merge: dict[str, Any] = {"merge": run.merge, "merge_settings": run.merge_settings} if is_trained else {}
+    timed = RunConfig(compute=run.compute, **merge)
     key, asked = f"estimate_{study.id}_{timed.to_dict()}", f"timed_{study.id}"
     job = state.job(st.session_state.get(key))
     if job is None:
