@@ -115,7 +115,7 @@ class BayesianMAP(Method):
         left_out = np.column_stack([surrogate.loo_predictions_ for surrogate in self.surrogates.quadratics])
         squared = np.abs((Y - self.surrogates.predict(X)) * (Y - left_out))
         errors = (squared / np.where(variance > 0, variance, 1.0)).mean(axis=1)
-        scored, scores = score_bins(errors, self._bins.locate(self.space.to_unit(X)), rng)
+        scored, scores = score_bins(errors, self._bins.locate(np.clip(self.space.to_unit(X), 0.0, 1.0)), rng)
         posterior = make_posterior(self._bins, scored, scores)
         drawn = draw_points(posterior, n_points, self.space.to_unit(self._X), rng)
         return Batch(self.space.from_unit(drawn), self.all_objectives)

@@ -25,6 +25,7 @@ from mapmerge_core.methods._tree import (
 from mapmerge_core.methods.base import Batch, Choice, Method, register
 from mapmerge_core.search.designs import anchors_outside, make_design
 from mapmerge_core.search.fronts import best_sum, find_space_front, signs
+from mapmerge_core.search.links.base import make_link
 from mapmerge_core.search.preferences import choose_by_preference
 from mapmerge_core.search.rules import Rule, Target, apply_rule, parse_rule
 from mapmerge_core.search.spaces import Box
@@ -117,6 +118,11 @@ class NestedMAP(Method):
                 "Nested MAP merges the task vectors of two models or more, each with a coefficient: choose another "
                 "method for this merge."
             )
+        if np.ptp(self.space.low) or np.ptp(self.space.high):
+            raise SearchError(
+                "Nested MAP needs the same lowest and highest coefficient for all models, and they differ: give one "
+                "number for each end, or choose another method."
+            )
         self._own = self._own_objectives()
         own = [self.objectives[k] for k in self._own]
         self._n_vectors = self.space.n
@@ -192,6 +198,8 @@ class NestedMAP(Method):
     def take(self, batch: Batch, values: np.ndarray) -> Batch | None:
         # The last batch of a pair fits its surrogates, finds its front and chooses, which takes up to seconds.
         tasks = [self._own.index(column) for column in batch.objectives]
+        for task, column in zip(tasks, values.T, strict=True):  # now: a pair that can't be fitted ends the algorithm
+            make_link(*self._links[task]).check_values(column)
         for c, row in zip(batch.X, values, strict=True):
             for task, value in zip(tasks, row, strict=True):
                 self._known[c.tobytes(), task] = float(value)

@@ -102,7 +102,7 @@ class Space(ABC):
 
     @abstractmethod
     def to_unit(self, X: ArrayLike) -> Array:
-        """Return points of the unit cube (`m x n_free`) whose images are ``X`` (`m x D`)."""
+        """Return the `m x n_free` points whose images are ``X`` (`m x D`): in the unit cube where X is in the space."""
 
     @abstractmethod
     def unit_jacobian(self, U: ArrayLike) -> Array:
@@ -208,10 +208,11 @@ class Box(Space):
         return np.asarray(U, dtype=np.float64)
 
     def from_unit(self, U: ArrayLike) -> Array:
-        return np.asarray(self.low + (self.high - self.low) * np.asarray(U, dtype=np.float64))
+        # Rounding may end a hair above the high end.
+        return np.minimum(self.low + (self.high - self.low) * np.asarray(U, dtype=np.float64), self.high)
 
     def to_unit(self, X: ArrayLike) -> Array:
-        return np.clip((np.asarray(X, dtype=np.float64) - self.low) / (self.high - self.low), 0.0, 1.0)
+        return np.asarray((np.asarray(X, dtype=np.float64) - self.low) / (self.high - self.low))
 
     def unit_jacobian(self, U: ArrayLike) -> Array:
         return np.broadcast_to(np.diag(self.high - self.low), (len(np.asarray(U)), self.n, self.n))
@@ -260,14 +261,17 @@ class Simplex(Space):
         self.default = self.point(centroid if default is None else default)
 
     def _canonical(self, X: Array) -> Array:
-        sums = X.sum(axis=1)
         if (X < -TOLERANCE).any():
             raise PointError(
                 f"A weight is negative: give weights of at least 0 for {self._listed()}, which are divided by their sum."
             )
-        if (sums <= 0).any():
-            raise PointError(f"Every weight is zero: give one of {self._listed()} a weight above 0.")
         X = np.maximum(X, 0.0)
+        if not X.any(axis=1).all():
+            raise PointError(f"Every weight is zero: give one of {self._listed()} a weight above 0.")
+        with np.errstate(over="ignore"):
+            is_huge = ~np.isfinite(X.sum(axis=1))
+        X[is_huge] /= X[is_huge].max(axis=1, keepdims=True, initial=0.0)
+        sums = X.sum(axis=1)
         is_off = np.abs(sums - 1.0) > _SUM_TOLERANCE
         X[is_off] /= sums[is_off, None]
         return X
@@ -337,6 +341,8 @@ class Product(Space):
 
     def __init__(self, parts: Sequence[Space]) -> None:
         self.parts = tuple(parts)
+        if not self.parts:
+            raise SearchError("A product of spaces has at least one: name it.")
         self.names = tuple(name for part in self.parts for name in part.names)
         if len(set(self.names)) < len(self.names):
             raise SearchError(f"Two coordinates of {', '.join(self.names)} have one name: rename one.")
@@ -392,6 +398,7 @@ class Product(Space):
 
     def grid(self, most: int) -> Array:
         each = int(most ** (1 / len(self.parts)))
+        each += (each + 1) ** len(self.parts) <= most  # the root may have been rounded down
         grids = [part.grid(each) for part in self.parts]
         return np.array([np.concatenate(rows) for rows in product(*grids)]).reshape(-1, self.n)
 

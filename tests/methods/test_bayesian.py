@@ -3,14 +3,19 @@
 import numpy as np
 import pytest
 
-from mapmerge_core.errors import SearchError
+from mapmerge_core.errors import MapMergeError, SearchError
 from mapmerge_core.methods import bayesian
 from mapmerge_core.methods.base import Batch
 from mapmerge_core.methods.bayesian import BayesianMAP
 from mapmerge_core.methods.map import MAP
+from tests.methods.making import make_method, objectives_of
 
 ACCURACIES = [("sigmoid", (0.0, 1.0))] * 2
-PLAIN = [("identity", None)] * 2
+PLAIN = [("identity", (-np.inf, np.inf))] * 2
+
+
+def bayesian_map(n, points=None, *, links=tuple(ACCURACIES), **options):
+    return make_method(BayesianMAP, n, points, objectives=objectives_of(links), **options)
 
 
 def truth(C):
@@ -26,8 +31,8 @@ def play(method, values=truth):
     """Tells a method the values of all that it asks, and returns the batches' coefficients."""
     asked = []
     while (batch := method.ask()) is not None:
-        asked.append(batch.C)
-        method.tell(batch, values(batch.C))
+        asked.append(batch.X)
+        method.tell(batch, values(batch.X))
     return asked
 
 
@@ -37,7 +42,7 @@ def features(C):
 
 
 def test_two_task_vectors_take_the_papers_6_and_twice_3_points():
-    method = BayesianMAP(2, links=ACCURACIES)
+    method = bayesian_map(2, links=ACCURACIES)
     assert method.n_evaluations == 24
     assert [len(C) for C in play(method)] == [6, 3, 3]
 
@@ -57,7 +62,7 @@ def test_two_task_vectors_take_the_papers_6_and_twice_3_points():
     ],
 )
 def test_exactly_the_budget_is_asked(n, options, rounds):
-    method = BayesianMAP(n, links=ACCURACIES, **options)
+    method = bayesian_map(n, links=ACCURACIES, **options)
     assert method.n_evaluations == 2 * sum(rounds)
     assert [len(C) for C in play(method)] == rounds
 
@@ -70,48 +75,48 @@ def test_exactly_the_budget_is_asked(n, options, rounds):
         (4, {"points": 14}, "need 15, so start with at least 15"),
         (2, {"points": 7, "high": 0.6}, "besides the 2 anchors outside the box, so start with at least 8"),
         (2, {"points": 8, "initial": 9}, "9 first points are more than the budget of 8"),
-        (2, {"points": 100_001}, "at most 100,000"),
-        (2, {"batch": 0}, "at least one point, not 0"),
-        (2, {"bins": 0}, "at least one bin"),
-        (2, {"links": []}, "at least one task"),
+        (2, {"points": 100_001}, "choose 100000 or fewer"),
+        (2, {"batch": 0}, "at least 1"),
+        (2, {"bins": 0}, "at least 1"),
+        (2, {"links": []}, "at least one objective"),
         (2, {"seed": -1}, "seed"),
         (2, {"low": 1.0}, "below the highest"),
-        (1, {}, "at least two task vectors, not 1"),
+        (1, {}, "at least two dimensions, not 1"),
     ],
 )
 def test_what_cannot_be_sampled_or_fitted_is_refused_at_once(n, options, words):
-    with pytest.raises(SearchError, match=words):
-        BayesianMAP(n, **{"links": ACCURACIES, **options})
+    with pytest.raises(MapMergeError, match=words):
+        bayesian_map(n, **{"links": ACCURACIES, **options})
 
 
 def test_the_first_round_is_the_start_of_plain_maps_design():
     np.testing.assert_array_equal(
-        BayesianMAP(2, links=ACCURACIES, seed=4).ask().C, MAP(2, 12, seed=4).ask().C[:6]
+        bayesian_map(2, links=ACCURACIES, seed=4).ask().X, make_method(MAP, 2, 12, seed=4).ask().X[:6]
     )
 
 
 def test_every_round_measures_every_task():
-    method = BayesianMAP(2, links=[*ACCURACIES, ("identity", None)])
+    method = bayesian_map(2, links=[*ACCURACIES, ("identity", (-np.inf, np.inf))])
     while (batch := method.ask()) is not None:
-        assert batch.tasks == (0, 1, 2)
-        method.tell(batch, np.column_stack([truth(batch.C), batch.C.sum(axis=1)]))
+        assert batch.objectives == (0, 1, 2)
+        method.tell(batch, np.column_stack([truth(batch.X), batch.X.sum(axis=1)]))
     assert len(method.surrogates) == 3
 
 
 def test_asks_the_same_until_told_and_a_fresh_one_told_the_same_goes_on_alike():
-    asked = play(BayesianMAP(2, 18, links=ACCURACIES, seed=7))
-    method = BayesianMAP(2, 18, links=ACCURACIES, seed=7)
+    asked = play(bayesian_map(2, 18, links=ACCURACIES, seed=7))
+    method = bayesian_map(2, 18, links=ACCURACIES, seed=7)
     for C in asked:
-        np.testing.assert_array_equal(method.ask().C, C)
-        np.testing.assert_array_equal(method.ask().C, C)
+        np.testing.assert_array_equal(method.ask().X, C)
+        np.testing.assert_array_equal(method.ask().X, C)
         method.tell(Batch(C.copy(), (0, 1)), truth(C).tolist())
     assert method.ask() is None
-    other = play(BayesianMAP(2, 18, links=ACCURACIES, seed=8))
+    other = play(bayesian_map(2, 18, links=ACCURACIES, seed=8))
     assert all(not np.array_equal(C, D) for C, D in zip(asked, other, strict=True))
 
 
 def test_rounds_differ_and_no_point_is_asked_twice():
-    C = np.vstack(play(BayesianMAP(2, 60, batch=1, links=ACCURACIES)))
+    C = np.vstack(play(bayesian_map(2, 60, batch=1, links=ACCURACIES)))
     assert len(np.unique(C, axis=0)) == 60
     assert np.abs(C[6:, None] - C[None, :6]).max(axis=2).min() > 0
 
@@ -119,7 +124,7 @@ def test_rounds_differ_and_no_point_is_asked_twice():
 @pytest.mark.parametrize("box", [(0.0, 1.0), (0.0, 0.6), (-0.4, 0.8), (0.2, 1.5)])
 def test_new_points_stay_inside_the_box(box):
     low, high = box
-    asked = play(BayesianMAP(2, 40, links=ACCURACIES, low=low, high=high))
+    asked = play(bayesian_map(2, 40, links=ACCURACIES, low=low, high=high))
     new = np.vstack(asked[1:])
     assert new.min() >= low
     assert new.max() <= high
@@ -128,13 +133,13 @@ def test_new_points_stay_inside_the_box(box):
 
 
 def test_the_values_of_the_newest_points_steer_the_next_round():
-    method, misled = BayesianMAP(2, links=ACCURACIES), BayesianMAP(2, links=ACCURACIES)
+    method, misled = bayesian_map(2, links=ACCURACIES), bayesian_map(2, links=ACCURACIES)
     for told in (method, misled):
-        told.tell(told.ask(), truth(told.ask().C))
+        told.tell(told.ask(), truth(told.ask().X))
     batch = method.ask()
-    method.tell(batch, truth(batch.C))
-    misled.tell(batch, 1 - truth(batch.C))
-    assert not np.array_equal(method.ask().C, misled.ask().C)
+    method.tell(batch, truth(batch.X))
+    misled.tell(batch, 1 - truth(batch.X))
+    assert not np.array_equal(method.ask().X, misled.ask().X)
 
 
 def scored_by(monkeypatch):
@@ -152,7 +157,7 @@ def scored_by(monkeypatch):
 
 def test_scores_are_errors_with_and_without_the_point_of_all_points_so_far(monkeypatch):
     seen = scored_by(monkeypatch)
-    C = np.vstack(play(BayesianMAP(2, 15, links=PLAIN)))
+    C = np.vstack(play(bayesian_map(2, 15, links=PLAIN)))
     assert [len(errors) for errors, _ in seen] == [6, 9, 12]
     assert np.isnan(seen[0][0]).all()  # six parameters pass through any five of six points
     for (errors, _), n in zip(seen[1:], [9, 12], strict=True):
@@ -168,29 +173,29 @@ def test_scores_are_errors_with_and_without_the_point_of_all_points_so_far(monke
 
 def test_a_sigmoid_is_scored_from_its_first_six_points_on(monkeypatch):
     seen = scored_by(monkeypatch)
-    play(BayesianMAP(2, links=ACCURACIES))
+    play(bayesian_map(2, links=ACCURACIES))
     assert all(np.isfinite(errors).all() and errors.min() > 0 for errors, _ in seen)
 
 
 def test_the_single_task_models_are_scored_in_the_first_and_the_last_bin(monkeypatch):
     seen = scored_by(monkeypatch)
-    play(BayesianMAP(2, links=ACCURACIES, bins=5))
+    play(bayesian_map(2, links=ACCURACIES, bins=5))
     np.testing.assert_array_equal(seen[0][1][:3, 0], [-1, 0, 4])
 
 
 def test_the_last_batch_is_fitted_too():
-    method = BayesianMAP(2, links=PLAIN)
-    assert method.surrogates == ()
+    method = bayesian_map(2, links=PLAIN)
+    assert method.surrogates is None
     C = np.vstack(play(method))
     weights = np.linalg.lstsq(features(C), truth(C), rcond=None)[0]
     grid = np.random.default_rng(0).random((20, 2))
-    predicted = np.column_stack([surrogate.predict(grid) for surrogate in method.surrogates])
+    predicted = np.column_stack([surrogate.predict(grid) for surrogate in method.surrogates.surrogates])
     np.testing.assert_allclose(predicted, features(grid) @ weights, atol=1e-9)
 
 
 def test_units_of_a_metric_do_not_matter():
-    asked = play(BayesianMAP(2, links=PLAIN, seed=3))
-    scaled = play(BayesianMAP(2, links=PLAIN, seed=3), lambda C: truth(C) * [1, 1000])
+    asked = play(bayesian_map(2, links=PLAIN, seed=3))
+    scaled = play(bayesian_map(2, links=PLAIN, seed=3), lambda C: truth(C) * [1, 1000])
     for C, D in zip(asked, scaled, strict=True):
         np.testing.assert_allclose(C, D, atol=1e-12)
 
@@ -199,7 +204,7 @@ def test_single_task_models_outside_the_box_are_measured_but_steer_nothing():
     def wild(C):
         return np.where((C == 1).any(axis=1)[:, None], 0.01, truth(C))
 
-    asked, again = (play(BayesianMAP(2, links=ACCURACIES, high=0.6), values) for values in (truth, wild))
+    asked, again = (play(bayesian_map(2, links=ACCURACIES, high=0.6), values) for values in (truth, wild))
     np.testing.assert_array_equal(asked[0][:3], [[0, 0], [1, 0], [0, 1]])
     for C, D in zip(asked, again, strict=True):
         np.testing.assert_array_equal(C, D)
@@ -212,7 +217,7 @@ def test_errors_draw_points_to_where_the_surrogate_is_wrong():
 
     lower, n_new = 0, 0
     for seed in range(12):
-        new = np.vstack(play(BayesianMAP(2, 30, bins=2, links=ACCURACIES, seed=seed), step)[1:])
+        new = np.vstack(play(bayesian_map(2, 30, bins=2, links=ACCURACIES, seed=seed), step)[1:])
         lower += int((new[:, 1] < new[:, 0]).sum())
         n_new += len(new)
     assert lower > 0.6 * n_new
@@ -220,30 +225,30 @@ def test_errors_draw_points_to_where_the_surrogate_is_wrong():
 
 def test_metrics_that_never_change_are_sampled_evenly():
     for links in (PLAIN, ACCURACIES):
-        asked = play(BayesianMAP(2, 24, links=links), lambda C: np.full((len(C), 2), 0.5))
+        asked = play(bayesian_map(2, 24, links=links), lambda C: np.full((len(C), 2), 0.5))
         assert sum(len(C) for C in asked) == 24
 
 
 def test_other_losses_are_passed_on():
-    methods = {loss: BayesianMAP(2, links=ACCURACIES, loss=loss) for loss in ("squared", "huber", "absolute")}
+    methods = {loss: bayesian_map(2, links=ACCURACIES, loss=loss) for loss in ("squared", "huber", "absolute")}
     asked = {loss: np.vstack(play(method)) for loss, method in methods.items()}
-    assert all(surrogate.loss == loss for loss, method in methods.items() for surrogate in method.surrogates)
+    assert all(surrogate.loss == loss for loss, method in methods.items() for surrogate in method.surrogates.surrogates)
     assert all(len(np.unique(C, axis=0)) == 12 for C in asked.values())
 
 
 def test_refuses_other_batches_and_values_and_stays_as_it_was():
-    method = BayesianMAP(2, links=ACCURACIES)
+    method = bayesian_map(2, links=ACCURACIES)
     batch = method.ask()
     with pytest.raises(SearchError, match="tell the batch that `ask` returned"):
-        method.tell(Batch(batch.C[::-1], batch.tasks), truth(batch.C))
+        method.tell(Batch(batch.X[::-1], batch.objectives), truth(batch.X))
     with pytest.raises(SearchError, match="finite values"):
-        method.tell(batch, truth(batch.C)[:5])
+        method.tell(batch, truth(batch.X)[:5])
     with pytest.raises(SearchError, match="outside its bounds"):
-        method.tell(batch, truth(batch.C) + 1)
+        method.tell(batch, truth(batch.X) + 1)
     assert method.ask() is batch
-    assert method.surrogates == ()
+    assert method.surrogates is None
     asked = play(method)
-    for C, D in zip(asked, play(BayesianMAP(2, links=ACCURACIES)), strict=True):
+    for C, D in zip(asked, play(bayesian_map(2, links=ACCURACIES)), strict=True):
         np.testing.assert_array_equal(C, D)
     with pytest.raises(SearchError, match="tell the batch"):
-        method.tell(batch, truth(batch.C))
+        method.tell(batch, truth(batch.X))

@@ -6,7 +6,7 @@ import pytest
 from pymoo.indicators.gd import GD
 from pymoo.indicators.igd import IGD
 
-from mapmerge_core.errors import SearchError
+from mapmerge_core.errors import MapMergeError, SearchError
 from mapmerge_core.search.indicators import (
     generational_distance,
     hypervolume,
@@ -153,7 +153,7 @@ class TestPreferences:
 
     @pytest.mark.parametrize("arguments", [(0,), (2, 0), (2, 5, -1)])
     def test_what_can_not_be_sampled(self, arguments):
-        with pytest.raises(SearchError):
+        with pytest.raises(MapMergeError):
             sample_preferences(*arguments)
 
     def test_sums_by_hand(self):
@@ -227,5 +227,5 @@ def test_fronts_that_can_not_be_compared(values, words):
 
 
 def test_negative_seed():
-    with pytest.raises(SearchError, match="seed"):
+    with pytest.raises(MapMergeError, match="seed -1 can't be used"):
         win_rate([[1, 1]], [[1, 1]], UP, seed=-1)

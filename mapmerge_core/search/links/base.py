@@ -74,6 +74,19 @@ class Link(ABC):
     def inverse(self, y: Array) -> Array:
         """Return a finite ``z`` near the one that gives ``y``; values on a bound are first moved a little inside."""
 
+    def check_values(self, y: Array) -> None:
+        """Make sure that metrics (any shape, at least one) lie within the bounds.
+
+        Raises:
+            SearchError: One doesn't.
+        """
+        if y.min() < self.low or y.max() > self.high:
+            worst = y.min() if y.min() < self.low else y.max()
+            raise SearchError(
+                f"A metric of {worst:g} is outside its bounds, {self.low:g} to {self.high:g}: "
+                "correct the bounds or the measurement."
+            )
+
     def error_unit(self, y: Array) -> float:
         """Return what errors of metrics ``y`` are a share of, so that a ridge weighs the same in all units."""
         return float(y.std()) or 1.0

@@ -150,12 +150,7 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
         noise = np.zeros(len(values)) if errors is None else points.check_errors(errors) ** 2
         link = make_link(self.link, self.bounds)
         check_loss(self.loss)
-        if values.min() < link.low or values.max() > link.high:
-            worst = values.min() if values.min() < link.low else values.max()
-            raise SearchError(
-                f"A metric of {worst:g} is outside its bounds, {link.low:g} to {link.high:g}: "
-                "correct the bounds or the measurement."
-            )
+        link.check_values(values)
         self.n_features_in_ = points.n_vectors
         self.link_ = link
         self._centre, self._half_width = points.centre, points.half_width

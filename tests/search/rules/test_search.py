@@ -7,10 +7,15 @@ from scipy.special import expit
 from mapmerge_core.errors import RuleError, SearchError
 from mapmerge_core.search.fronts import find_front
 from mapmerge_core.search.rules import Miss, apply_rule, parse_rule
-from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate, predict_all
+from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
+from mapmerge_core.search.surrogates.spaces import SurrogateStack
 
 TASKS = ("left", "right")
 GRID = np.array([(x, y) for x in np.linspace(0, 1, 201) for y in np.linspace(0, 1, 201)])
+
+
+def predict_all(surrogates, C):
+    return SurrogateStack(surrogates).predict(C)
 
 
 @pytest.fixture
@@ -58,7 +63,7 @@ def test_the_answer_on_two_hills_is_the_one_by_hand(hills, text, x):
     result = answer(text, hills, single=[0.9, 0.8])
     assert result.feasible
     assert result.misses == ()
-    np.testing.assert_allclose(result.c, [x, 0.5], atol=2e-3)
+    np.testing.assert_allclose(result.x, [x, 0.5], atol=2e-3)
     np.testing.assert_allclose(result.predicted, [1 - x**2, 1 - (1 - x) ** 2], atol=3e-3)
 
 
@@ -75,7 +80,7 @@ def test_no_point_of_a_fine_grid_that_meets_the_rule_is_better(accurate, text):
         "maximize 2 right + left": (left > 0, 2 * right + left, result.predicted @ [1, 2]),
     }[text]
     assert own >= value[meets].max() - 1e-5
-    np.testing.assert_allclose(result.predicted, predict_all(surrogates, result.c[None])[0])
+    np.testing.assert_allclose(result.predicted, predict_all(surrogates, result.x[None])[0])
 
 
 def test_what_is_feasible_really_meets_its_thresholds_and_beats_the_front(accurate):
@@ -84,34 +89,34 @@ def test_what_is_feasible_really_meets_its_thresholds_and_beats_the_front(accura
     assert (result.predicted >= 0.7).all()
     rows = front.predicted[(front.predicted >= 0.7).all(axis=1)]
     assert result.predicted[0] >= rows[:, 0].max()
-    assert (result.c >= 0).all()
-    assert (result.c <= 1).all()
+    assert (result.x >= 0).all()
+    assert (result.x <= 1).all()
 
 
 def test_intervals_come_with_the_answer(accurate):
     surrogates, _ = accurate
     result = answer("maximize worst", accurate)
     for k, surrogate in enumerate(surrogates):
-        lower, upper = surrogate.predict_interval(result.c[None])
+        lower, upper = surrogate.predict_interval(result.x[None])
         assert (result.lower[k], result.upper[k]) == (lower[0], upper[0])
     assert (result.lower < result.predicted).all()
 
 
 def test_a_rule_that_only_models_between_the_fronts_rows_meet_is_met(hills):
     surrogates, front = hills
-    ends = type(front)(front.c[[0, -1]], front.predicted[[0, -1]], front.lower[[0, -1]], front.upper[[0, -1]])
+    ends = type(front)(front.x[[0, -1]], front.predicted[[0, -1]], front.lower[[0, -1]], front.upper[[0, -1]])
     result = answer("all >= 74.9%, maximize worst", (surrogates, ends))
     assert result.feasible
-    np.testing.assert_allclose(result.c, [0.5, 0.5], atol=2e-3)
+    np.testing.assert_allclose(result.x, [0.5, 0.5], atol=2e-3)
 
 
 def test_an_impossible_rule_names_the_nearest_and_what_it_misses(hills):
     result = answer("left >= 90%, right >= 80%, maximize worst", hills)
     # Both short alike: 0.9 − (1 − x²) = 0.8 − (1 − (1 − x)²), so x = 0.45 and each misses 0.1025.
     assert not result.feasible
-    np.testing.assert_allclose(result.c, [0.45, 0.5], atol=2e-3)
-    assert {miss.task for miss in result.misses} == {"left", "right"}
-    for miss, wanted in zip(sorted(result.misses, key=lambda m: m.task), (0.9, 0.8), strict=True):
+    np.testing.assert_allclose(result.x, [0.45, 0.5], atol=2e-3)
+    assert {miss.name for miss in result.misses} == {"left", "right"}
+    for miss, wanted in zip(sorted(result.misses, key=lambda m: m.name), (0.9, 0.8), strict=True):
         assert miss.wanted == pytest.approx(wanted)
         assert miss.got == pytest.approx(wanted - 0.1025, abs=1e-3)
 
@@ -121,11 +126,11 @@ def test_the_message_is_one_sentence_with_figures(hills):
     # Right reaches 0.984 where left is down to 0.237.
     assert not result.feasible
     missed = " and ".join(
-        f"{m.task} by {100 * (m.wanted - m.got):.1f} points ({100 * m.got:.1f}% of {100 * m.wanted:.1f}%)"
+        f"{m.name} by {100 * (m.wanted - m.got):.1f} points ({100 * m.got:.1f}% of {100 * m.wanted:.1f}%)"
         for m in result.misses
     )
-    assert result.message == f"No model in the box meets this rule; the nearest misses {missed}."
-    assert {m.task for m in result.misses} == {"left", "right"}
+    assert result.message == f"No model meets this rule; the nearest misses {missed}."
+    assert {m.name for m in result.misses} == {"left", "right"}
 
 
 def test_a_single_miss_is_told_alone(hills):
@@ -133,7 +138,7 @@ def test_a_single_miss_is_told_alone(hills):
     assert result.misses == (Miss("right", pytest.approx(1.1), pytest.approx(1.0, abs=1e-5)),)
     assert (
         result.message
-        == "No model in the box meets this rule; the nearest misses right by 0.1 (1 instead of 1.1)."
+        == "No model meets this rule; the nearest misses right by 0.1 (1 instead of 1.1)."
     )
 
 
@@ -144,14 +149,14 @@ def test_metrics_that_go_down(peak):
     front = find_front(case, 0, 1, maximize=[True, False], generations=5)
     options = {"maximize": [True, False], "bounds": [(0, 1), (0, np.inf)]}
     held = answer("right <= 2.36, maximize left", (case, front), **dict(options))
-    np.testing.assert_allclose(held.c, [0.4, 0.5], atol=2e-3)
+    np.testing.assert_allclose(held.x, [0.4, 0.5], atol=2e-3)
     assert held.predicted[1] <= 2.36
     least = answer("left >= 91%, minimize right", (case, front), **dict(options))
-    np.testing.assert_allclose(least.c, [0.3, 0.5], atol=2e-3)
+    np.testing.assert_allclose(least.x, [0.3, 0.5], atol=2e-3)
     relative = answer(
         "right <= 118% of single, maximize left", (case, front), single=[1.0, 2.0], **dict(options)
     )
-    np.testing.assert_allclose(relative.c, [0.4, 0.5], atol=2e-3)
+    np.testing.assert_allclose(relative.x, [0.4, 0.5], atol=2e-3)
     missed = answer("right <= 1.5, maximize left", (case, front), **dict(options))
     assert not missed.feasible
     assert "right by 0.5 (2 instead of 1.5)" in missed.message
@@ -159,11 +164,11 @@ def test_metrics_that_go_down(peak):
 
 def test_what_cannot_be_applied(hills):
     surrogates, front = hills
-    with pytest.raises(SearchError, match=r"single-task model of right.*measure it"):
+    with pytest.raises(SearchError, match=r"needs the own model measured on right: measure it"):
         answer("right >= 80% of single, maximize left", hills)
-    with pytest.raises(SearchError, match="single-task model of right"):
+    with pytest.raises(SearchError, match="needs the own model measured on right"):
         answer("right >= 80% of single, maximize left", hills, single=[0.9, np.nan])
-    with pytest.raises(SearchError, match="3 tasks"):
+    with pytest.raises(SearchError, match="3 objectives"):
         apply_rule(parse_rule("maximize mean", ["a", "b", "c"]), front, surrogates, low=0, high=1)
     with pytest.raises(RuleError, match="left is better lower"):
         apply_rule(

@@ -1,14 +1,18 @@
-from time import process_time
-
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
-from mapmerge_core.errors import SearchError
+from mapmerge_core.errors import SearchError, SettingError
 from mapmerge_core.search.fronts import best_sum, find_front, non_dominated, reference_directions
-from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate, predict_all
+from mapmerge_core.search.spaces import Box
+from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
+from mapmerge_core.search.surrogates.spaces import SpaceSurrogates, SurrogateStack
+
+
+def predict_all(surrogates, C):
+    return SurrogateStack(surrogates).predict(C)
 
 
 def brute_non_dominated(values, signs):
@@ -74,8 +78,8 @@ class TestKnownFronts:
     def test_two_hills_trade_off_along_the_segment_between_them(self, peak):
         tops = np.array([[0.2, 0.3], [0.8, 0.6]])
         front = find_front([peak(tops[0]), peak(tops[1])], 0, 1)
-        along = (front.c - tops[0]) @ (tops[1] - tops[0]) / ((tops[1] - tops[0]) @ (tops[1] - tops[0]))
-        off = front.c - tops[0] - along[:, None] * (tops[1] - tops[0])
+        along = (front.x - tops[0]) @ (tops[1] - tops[0]) / ((tops[1] - tops[0]) @ (tops[1] - tops[0]))
+        off = front.x - tops[0] - along[:, None] * (tops[1] - tops[0])
         assert np.linalg.norm(off, axis=1).max() < 0.01
         assert np.median(np.linalg.norm(off, axis=1)) < 0.001
         assert along.min() == pytest.approx(0, abs=0.01)
@@ -86,7 +90,7 @@ class TestKnownFronts:
     def test_three_hills_trade_off_inside_their_triangle(self, peak):
         tops = np.array([[0.2, 0.2], [0.8, 0.2], [0.5, 0.8]])
         front = find_front([peak(top) for top in tops], 0, 1)
-        shares = np.linalg.solve(np.vstack([tops.T, np.ones(3)]), np.vstack([front.c.T, np.ones(len(front))]))
+        shares = np.linalg.solve(np.vstack([tops.T, np.ones(3)]), np.vstack([front.x.T, np.ones(len(front))]))
         assert shares.min() > -0.06
         assert np.quantile(shares.min(axis=0), 0.1) > -1e-3
         assert (shares.max(axis=1) > 0.97).all()
@@ -109,7 +113,7 @@ class TestKnownFronts:
         front = find_front([up, down], 0, 1, maximize=[True, False])
         assert front.predicted[:, 1].min() == pytest.approx(0, abs=1e-6)
         assert front.predicted[:, 0].max() == pytest.approx(1, abs=1e-6)
-        assert np.abs(front.c[:, 0] - front.c[:, 1]).max() < 0.06
+        assert np.abs(front.x[:, 0] - front.x[:, 1]).max() < 0.06
 
 
 class TestEveryFront:
@@ -120,62 +124,60 @@ class TestEveryFront:
     def searched(cls, request):
         n_tasks, high = request.param
         surrogates = accuracies(n_tasks, high=high)
-        start = process_time()
         front = find_front(surrogates, 0, high)
-        return surrogates, high, front, process_time() - start
+        return surrogates, high, front
 
     def test_stays_inside_the_box(self, searched):
-        _, high, front, _ = searched
-        assert front.c.min() >= 0
-        assert front.c.max() <= high
+        _, high, front = searched
+        assert front.x.min() >= 0
+        assert front.x.max() <= high
 
     def test_holds_what_the_surrogates_predict_there(self, searched):
-        surrogates, _, front, _ = searched
-        np.testing.assert_allclose(front.predicted, predict_all(surrogates, front.c))
+        surrogates, _, front = searched
+        np.testing.assert_allclose(front.predicted, predict_all(surrogates, front.x))
         for k, surrogate in enumerate(surrogates):
-            lower, upper = surrogate.predict_interval(front.c)
+            lower, upper = surrogate.predict_interval(front.x)
             np.testing.assert_allclose(front.lower[:, k], lower)
             np.testing.assert_allclose(front.upper[:, k], upper)
 
     def test_no_row_dominates_another_and_none_is_there_twice(self, searched):
-        surrogates, _, front, _ = searched
+        surrogates, _, front = searched
         assert all(brute_non_dominated(front.predicted, np.ones(len(surrogates))))
         assert len(np.unique(front.predicted.round(9), axis=0)) == len(front)
 
     def test_is_sorted_by_the_first_metric(self, searched):
-        _, _, front, _ = searched
+        _, _, front = searched
         assert (np.diff(front.predicted[:, 0]) >= 0).all()
 
     def test_its_ends_beat_twenty_thousand_random_points(self, searched):
-        surrogates, high, front, _ = searched
+        surrogates, high, front = searched
         random = np.random.default_rng(1).uniform(0, high, (20_000, len(surrogates)))
         predicted = predict_all(surrogates, random)
         assert (front.predicted.max(axis=0) >= predicted.max(axis=0) - 1e-3).all()
         assert front.predicted.mean(axis=1).max() >= predicted.mean(axis=1).max() - 1e-3
 
     def test_random_points_hardly_ever_dominate_it(self, searched):
-        surrogates, high, front, _ = searched
+        surrogates, high, front = searched
         random = predict_all(surrogates, np.random.default_rng(2).uniform(0, high, (5_000, len(surrogates))))
         clear = random - 1e-3  # better by more than a tenth of a point
         beaten = [(clear > row).all(axis=1).any() for row in front.predicted]
         assert np.mean(beaten) < 0.01
 
-    def test_is_neither_meagre_nor_endless_and_soon_there(self, searched):
-        surrogates, _, front, seconds = searched
+    def test_is_neither_meagre_nor_endless(self, searched):
+        surrogates, _, front = searched
         if len(surrogates) == 1:
             assert front.is_single_point
         else:
             assert 100 <= len(front) <= 400
             assert not front.is_single_point
-        assert seconds < 10
 
 
 class TestSearch:
     def test_same_seed_same_front_and_other_seed_another(self):
         surrogates = accuracies(2)
         first, again, other = (find_front(surrogates, 0, 1, seed=s, generations=5) for s in (5, 5, 6))
-        np.testing.assert_array_equal(first.c, again.c)
-        assert not np.array_equal(first.c, other.c)
+        np.testing.assert_array_equal(first.x, again.x)
+        assert not np.array_equal(first.x, other.x)
 
     def test_the_number_of_threads_does_not_matter(self):
         surrogates = accuracies(4)
@@ -183,7 +185,7 @@ class TestSearch:
         for n_threads in (1, 2):
             with threadpool_limits(n_threads):
                 fronts.append(find_front(surrogates, 0, 1, generations=3))
-        np.testing.assert_array_equal(fronts[0].c, fronts[1].c)
+        np.testing.assert_array_equal(fronts[0].x, fronts[1].x)
 
     def test_a_metric_that_hardly_varies_has_a_front_as_any_other(self, peak):
         tops = [[0.2, 0.3], [0.8, 0.6]]
@@ -192,26 +194,26 @@ class TestSearch:
         tiny = QuadraticSurrogate().fit(C, 5 - 1e-9 * ((C - tops[1]) ** 2).sum(axis=1))
         faint = find_front([peak(tops[0]), tiny], 0, 1, generations=5)
         assert len(faint) > 0.5 * len(front)
-        np.testing.assert_allclose(faint.c.max(axis=0), front.c.max(axis=0), atol=0.02)
+        np.testing.assert_allclose(faint.x.max(axis=0), front.x.max(axis=0), atol=0.02)
 
     @pytest.mark.parametrize("top", [[0.4, 0.6], [1.0, 1.0], [1.5, 0.5]])
     def test_tasks_that_agree_leave_a_single_point(self, peak, top):
         front = find_front([peak(top), peak(top, height=0.7)], 0, 1)
         assert front.is_single_point
-        np.testing.assert_allclose(front.c[0], np.clip(top, 0, 1), atol=1e-3)
+        np.testing.assert_allclose(front.x[0], np.clip(top, 0, 1), atol=1e-3)
 
     def test_more_vectors_than_tasks_and_a_box_with_ends_of_its_own(self, peak):
         low, high = np.array([0.0, -0.5, 0.2]), np.array([1.0, 0.0, 0.4])
         front = find_front([peak([0.2, 0.3, 0.3]), peak([0.9, 0.3, 0.3])], low, high)
-        assert (front.c >= low).all()
-        assert (front.c <= high).all()
-        np.testing.assert_allclose(front.c[:, 1], 0, atol=0.02)
-        assert np.ptp(front.c[:, 0]) == pytest.approx(0.7, abs=0.02)
+        assert (front.x >= low).all()
+        assert (front.x <= high).all()
+        np.testing.assert_allclose(front.x[:, 1], 0, atol=0.02)
+        assert np.ptp(front.x[:, 0]) == pytest.approx(0.7, abs=0.02)
 
     def test_a_weighted_sum_is_maximised_as_by_another_optimiser(self):
         surrogates, weights = accuracies(3), np.array([0.2, 0.5, 0.3])
         start = np.full(3, 0.5)
-        found = best_sum(surrogates, weights, start, 0, [1, 1, 0.7])
+        found = best_sum(SpaceSurrogates(Box("abc", 0, [1, 1, 0.7]), surrogates), weights, start)
         value = lambda c: float(predict_all(surrogates, c[None])[0] @ weights)  # noqa: E731
         options = {"xatol": 1e-9, "fatol": 1e-12, "maxiter": 5000}
         box = [(0, 1), (0, 1), (0, 0.7)]
@@ -222,7 +224,7 @@ class TestSearch:
     def test_points_to_include_compete(self):
         surrogates = accuracies(2)
         best = find_front(surrogates, 0, 1)
-        helped = find_front(surrogates, 0, 1, generations=0, include=best.c)
+        helped = find_front(surrogates, 0, 1, generations=0, include=best.x)
         assert hypervolume(helped.predicted, (0, 0)) >= hypervolume(best.predicted, (0, 0)) - 1e-4
 
     def test_flat_surrogates_do_not_crash_it(self):
@@ -243,7 +245,7 @@ class TestRefusals:
     def test_boxes_that_are_empty_or_do_not_fit(self, peak):
         s = [peak([0.5, 0.5])]
         for low, high in [(1, 0), (0, 0), (0, np.nan), ([0, 0.5], [1, 0.5])]:
-            with pytest.raises(SearchError, match="box is empty"):
+            with pytest.raises(SearchError, match="lowest coefficient must be below the highest"):
                 find_front(s, low, high)
         with pytest.raises(SearchError, match="each of 2"):
             find_front(s, [0, 0, 0], 1)
@@ -257,7 +259,7 @@ class TestRefusals:
             find_front([peak([0.5, 0.5])], 0, 1, maximize=[True, False])
 
     def test_a_negative_seed(self, peak):
-        with pytest.raises(SearchError, match=r"^A seed is a whole number from 0 up, not -1\.$"):
+        with pytest.raises(SettingError, match="seed -1"):
             find_front([peak([0.5, 0.5])], 0, 1, seed=-1)
 
     @pytest.mark.parametrize("include", [[[0.5, 1.2]], [[0.5, np.nan]], [[0.5]], [0.5, 0.5]])

@@ -1,4 +1,4 @@
-"""The absolute and the Huber loss of QuadraticSurrogate; the squared one is in test_surrogate.py."""
+"""The absolute and the Huber loss of QuadraticSurrogate; the squared one is in test_quadratic.py."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from scipy.special import expit
 from sklearn.metrics import r2_score
 
 from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
-from tests.search.test_surrogate import LINKS, measured, plain_design_matrix
+from tests.search.surrogates.test_quadratic import LINKS, measured, plain_design_matrix
 
 ROBUST = ["absolute", "huber"]
 VALUE = {"identity": lambda z: z, "sigmoid": expit, "softplus": lambda z: np.logaddexp(0, z)}

@@ -5,18 +5,18 @@ import random
 import pytest
 
 from mapmerge_core.errors import RuleError
-from mapmerge_core.search.rules import Objective, Rule, Threshold, parse_rule
+from mapmerge_core.search.rules import Rule, Target, Threshold, parse_rule, parse_table
 
 TASKS = ("MNIST", "SUN397", "Fashion MNIST", "CIFAR-10", "all")
 
 
-def threshold(task, value, *, at_least=True, relative=False):
-    scope = task if task in ("all", "others") else "task"
-    return Threshold(scope, "" if scope != "task" else task, at_least, value, relative)
+def threshold(name, value, *, at_least=True, reference=""):
+    scope = name if name in ("all", "others") else "one"
+    return Threshold(scope, "" if scope != "one" else name, at_least, value, reference)
 
 
 def maximize(*weights):
-    return Objective("sum", weights=tuple(weights))
+    return Target("sum", weights=tuple(weights))
 
 
 class TestText:
@@ -26,21 +26,21 @@ class TestText:
             ("all >= 70%, maximize SUN397", [threshold("all", 0.7)], maximize(("SUN397", 1.0))),
             (
                 "MNIST >= 0.9, others >= 65% of single, maximize worst",
-                [threshold("MNIST", 0.9), threshold("others", 0.65, relative=True)],
-                Objective("worst"),
+                [threshold("MNIST", 0.9), threshold("others", 0.65, reference="single")],
+                Target("worst"),
             ),
-            ("maximize mean", [], Objective("mean")),
+            ("maximize mean", [], Target("mean")),
             ("maximize 2 MNIST + 1 SUN397", [], maximize(("MNIST", 2.0), ("SUN397", 1.0))),
             ("maximize 0.7*MNIST + 0.3*SUN397", [], maximize(("MNIST", 0.7), ("SUN397", 0.3))),
             (
                 "MNIST and SUN397 >= 80%; maximise mean",
                 [threshold("MNIST", 0.8), threshold("SUN397", 0.8)],
-                Objective("mean"),
+                Target("mean"),
             ),
             (
                 "MNIST ≥ .9 and SUN397 >= 0.5 and maximize mean",
                 [threshold("MNIST", 0.9), threshold("SUN397", 0.5)],
-                Objective("mean"),
+                Target("mean"),
             ),
             ("MAXIMIZE mnist, ALL >= 7%", [threshold("all", 0.07)], maximize(("MNIST", 1.0))),
             (
@@ -51,12 +51,12 @@ class TestText:
             (
                 "MNIST <= 20, minimize worst",
                 [threshold("MNIST", 20.0, at_least=False)],
-                Objective("worst", minimize=True),
+                Target("worst", minimize=True),
             ),
             (
                 "MNIST ≤ 110% OF SINGLE, minimise MNIST",
-                [threshold("MNIST", 1.1, at_least=False, relative=True)],
-                Objective("sum", minimize=True, weights=(("MNIST", 1.0),)),
+                [threshold("MNIST", 1.1, at_least=False, reference="single")],
+                Target("sum", minimize=True, weights=(("MNIST", 1.0),)),
             ),
         ],
     )
@@ -67,7 +67,7 @@ class TestText:
 
     def test_quotes_keep_a_task_apart_from_a_keyword(self):
         rule = parse_rule('"all" >= 50%, maximize "all"', TASKS)
-        assert rule.thresholds[0].task == "all"
+        assert rule.thresholds[0].name == "all"
         assert str(rule) == '"all" >= 50%, maximize "all"'
 
     def test_percent_and_fraction_are_one_threshold_and_each_keeps_its_spelling(self):
@@ -88,13 +88,13 @@ class TestText:
             scopes = chance.sample([*tasks[:-1], "all", "others"], chance.randint(0, len(tasks)))
             thresholds = [
                 Threshold(
-                    s if s in ("all", "others") else "task",
+                    s if s in ("all", "others") else "one",
                     "" if s in ("all", "others") else s,
                     at_least=chance.random() < 0.8,
                     value=chance.choice(
                         [chance.random(), round(0.01 + 0.9 * chance.random(), 2), 1 / 3, 1.0, 0.07]
                     ),
-                    relative=chance.random() < 0.3,
+                    reference=chance.choice(["", "", "single", "pretrained"]),
                     percent=chance.random() < 0.5,
                 )
                 for s in scopes
@@ -103,12 +103,12 @@ class TestText:
             weights = tuple(
                 (t, chance.choice([1.0, 2.0, 0.3, chance.random()])) for t in chance.sample(tasks, 2)
             )
-            rule = Rule(tasks, tuple(thresholds), Objective(kind, minimize, weights if kind == "sum" else ()))
+            rule = Rule(tasks, tuple(thresholds), Target(kind, minimize, weights if kind == "sum" else ()))
             again = parse_rule(str(rule), tasks)
             assert again == rule
             assert str(again) == str(rule)
             if all(t.value == round(t.value, 6) for t in thresholds):  # a form's percent is a float too
-                assert Rule.from_table(*rule.to_table(), tasks) == rule
+                assert parse_table(*rule.to_table(), tasks) == rule
 
 
 class TestTable:
@@ -116,21 +116,21 @@ class TestTable:
         rule = parse_rule("MNIST >= 90%, others >= 65% of single, CIFAR-10 <= 0.3, maximize worst", TASKS)
         assert rule.to_table() == (
             [
-                {"task": "MNIST", "comparison": "at least", "value": 90.0, "unit": "%"},
-                {"task": "others", "comparison": "at least", "value": 65.0, "unit": "% of single"},
-                {"task": "CIFAR-10", "comparison": "at most", "value": 0.3, "unit": ""},
+                {"objective": "MNIST", "comparison": "at least", "value": 90.0, "unit": "%"},
+                {"objective": "others", "comparison": "at least", "value": 65.0, "unit": "% of single"},
+                {"objective": "CIFAR-10", "comparison": "at most", "value": 0.3, "unit": ""},
             ],
             "maximize worst",
         )
 
     def test_names_need_no_quotes_in_a_form(self):
-        row = {"task": "Fashion MNIST", "comparison": "at least", "value": 80, "unit": "%"}
-        assert str(Rule.from_table([row], "maximize mean", TASKS)) == '"Fashion MNIST" >= 80%, maximize mean'
+        row = {"objective": "Fashion MNIST", "comparison": "at least", "value": 80, "unit": "%"}
+        assert str(parse_table([row], "maximize mean", TASKS)) == '"Fashion MNIST" >= 80%, maximize mean'
 
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"task": "MNITS"}, "did you mean MNIST"),
+            ({"objective": "MNITS"}, "did you mean MNIST"),
             ({"value": None}, "None"),
             ({"value": float("nan")}, "nan"),
             ({"value": 170}, "170%"),
@@ -139,9 +139,9 @@ class TestTable:
         ],
     )
     def test_cells_that_make_no_sense_are_named(self, change, words):
-        row = {"task": "MNIST", "comparison": "at least", "value": 80, "unit": "%"} | change
+        row = {"objective": "MNIST", "comparison": "at least", "value": 80, "unit": "%"} | change
         with pytest.raises(RuleError, match=words):
-            Rule.from_table([row], "maximize mean", TASKS)
+            parse_table([row], "maximize mean", TASKS)
 
 
 class TestMistakes:
@@ -150,11 +150,11 @@ class TestMistakes:
         [
             ("", "", "empty"),
             ("   ", "", "empty"),
-            ("all >= 70%", "", 'no objective: add one such as "maximize worst"'),
+            ("all >= 70%", "", 'no target: add one such as "maximize worst"'),
             ("MNITS >= 70%, maximize worst", "MNITS", "did you mean MNIST"),
             ("all >= 70%, maximize SUN379", "SUN379", "did you mean SUN397"),
             ("Fashion >= 70%, maximize worst", "Fashion", "Fashion MNIST"),
-            ("zebra >= 70%, maximize worst", "zebra", "the tasks are MNIST, SUN397"),
+            ("zebra >= 70%, maximize worst", "zebra", "the objectives are MNIST, SUN397"),
             ("maxmize worst", "maxmize", "did you mean maximize"),
             ("MNIST > 70%, maximize worst", "> ", ">= or <="),
             ("MNIST = 70%, maximize worst", "= ", ">= or <="),
@@ -164,9 +164,9 @@ class TestMistakes:
             ("MNIST >= high, maximize worst", "high", "number"),
             ("MNIST >= -5%, maximize worst", "-5", "number"),
             ("MNIST >= 70% maximize worst", "maximize", "comma"),
-            ("MNIST >= 70%,, maximize worst", ", max", "task belongs"),
-            ("MNIST >= 70%, maximize worst,", "", "task belongs"),
-            ("MNIST >= 0,9, maximize worst", "9", "task belongs"),
+            ("MNIST >= 70%,, maximize worst", ", max", "objective belongs"),
+            ("MNIST >= 70%, maximize worst,", "", "objective belongs"),
+            ("MNIST >= 0,9, maximize worst", "9", "objective belongs"),
             ("MNIST >= 70% of double, maximize worst", "double", "single"),
             ("MNIST >= 90, maximize worst", "90", "did you mean 90%"),
             ("all >= 1e9999999999999999999%, maximize worst", "1e9", "no number that a threshold can be"),
@@ -178,15 +178,15 @@ class TestMistakes:
             ("MNIST >= 70%, mnist >= 80%, maximize worst", "mnist", "two thresholds for MNIST"),
             ("all >= 7%, all >= 8%, maximize worst", "all >= 8", "two thresholds for all"),
             ("maximize worst, minimize mean", "minimize", "second"),
-            ("maximize", "", "task belongs"),
+            ("maximize", "", "objective belongs"),
             ("maximize all", "all", "mean, worst"),
             ("maximize 0 MNIST", "0 ", "above zero"),
             ("maximize MNIST + MNIST", "MNIST$", "twice"),
             ("maximize MNIST - SUN397", "-", "comma"),
-            ("maximize MNIST + mean", "mean", "needs a task"),
+            ("maximize MNIST + mean", "mean", "needs an objective"),
             ('"MNIST >= 7%, maximize worst', '"', "never closed"),
-            ("MNIST and worst >= 5%, maximize worst", "worst >=", "needs a task"),
-            ("% of single", "%", "task belongs"),
+            ("MNIST and worst >= 5%, maximize worst", "worst >=", "needs an objective"),
+            ("% of single", "%", "objective belongs"),
         ],
     )
     def test_points_at_the_word(self, text, at, words):
@@ -198,13 +198,13 @@ class TestMistakes:
         assert caught.value.pointer.splitlines()[1].index("^") == expected
 
     def test_no_task_is_left_for_others(self):
-        with pytest.raises(RuleError, match="no task left") as caught:
+        with pytest.raises(RuleError, match="no objective left") as caught:
             parse_rule("A >= 1%, B >= 2%, others >= 3%, maximize worst", ["A", "B"])
         assert caught.value.position == 18
 
     def test_names_that_differ_in_case_alone_must_be_spelt_exactly(self):
-        assert parse_rule("maximize a", ["A", "a"]).objective == maximize(("a", 1.0))
-        with pytest.raises(RuleError, match='no task "Aa"'):
+        assert parse_rule("maximize a", ["A", "a"]).target == maximize(("a", 1.0))
+        with pytest.raises(RuleError, match='no objective "Aa"'):
             parse_rule("maximize Aa", ["AA", "aa"])
 
     @pytest.mark.parametrize(
