@@ -15,10 +15,11 @@ import pytest
 
 from mapmerge_core.registries import METRICS
 from mapmerge_core.studies.config import Compute, RunConfig
-from mapmerge_core.studies.config.demo import config_from_manifest
+from mapmerge_core.studies.config.demo import config_from_manifest, demo_study, demo_tasks, kept_skills
 from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
 from mapmerge_core.studies.store import Store
 from pages.parts.shared import state
+from pages.parts.studies.demos import CARDS
 from tests.pages.conftest import ROOT, TIMEOUT, texts, wait_for_jobs
 
 if TYPE_CHECKING:
@@ -359,3 +360,9 @@ def test_a_demo_that_keeps_a_skill_measures_a_task_without_a_model(
     app = visit("evaluate", study=study.id)
     assert not app.error
     assert "Quality of the fit" in texts(app)
+
+
+def test_cards_say_how_many_points_a_demo_evaluates() -> None:
+    for card in CARDS:
+        names = demo_tasks(card.n_models) + (kept_skills() if card.keeps_skills else ())
+        assert demo_study(names).run.points == card.points, card.title
