@@ -167,7 +167,7 @@ def test_a_nested_run_shows_its_tree_and_exports_its_model(
 
     pick = Store(home).picks.all(number)[-1]
     assert pick.exported is not None
-    assert pick.x.tolist() == state.run_result(run.id).method.chosen.x.tolist()
+    assert pick.x.tolist() == state.run_result(run.id).x[0].tolist()
 
 
 def test_a_nested_rule_that_is_none_points_at_the_word(visit: Callable[..., AppTest], measured_study: Study) -> None:

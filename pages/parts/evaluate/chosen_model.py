@@ -23,8 +23,9 @@ def draw(study: Study, run: Run) -> None:
     except MapMergeError as error:
         shell.show_error(error)
         return
-    method, objectives = result.method, study.config.objectives
-    chosen = method.chosen
+    method, chosen, objectives = result.method, result.choice, study.config.objectives
+    if chosen is None:
+        return
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader(f"The model that {method.title} leads to", anchor=False, width="stretch")
         if st.button("Compare", key="chosen_compare", icon=":material/leaderboard:"):
