@@ -14,6 +14,7 @@ from pages.parts.shared import live, pictures, shell, state
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mapmerge_core.studies.jobs.job import JobSnapshot
     from mapmerge_core.studies.store import Pick
 
 HOW = {
@@ -88,11 +89,11 @@ def chosen(picks: list[Pick]) -> Pick:
 def describe(pick: Pick) -> str:
     """Return a pick in one line: "Pick 3 (by rule: maximize worst)"."""
     how = {"text": "", "name": "", "data": ""} | dict(pick.how)
-    kind = HOW.get(how["kind"], how["kind"]).format_map(how)
+    kind = HOW[how["kind"]].format_map(how)
     return f"{pick.name or f'Pick {pick.id}'} ({kind})"
 
 
-def export(pick: Pick, job: state.JobSnapshot | None, file: Path | None) -> None:
+def export(pick: Pick, job: JobSnapshot | None, file: Path | None) -> None:
     """Draw the button, the job, and then the file."""
     if job is not None and job.is_live:
         live.wait_for_job(job.id, "Writing, reading back and comparing…")

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from mapmerge_core.charts.units import shared_title
+from mapmerge_core.charts.units import axis_title
 from mapmerge_core.studies.analysis.comparing import to_table
-from mapmerge_core.studies.runs.exporting import slug
+from mapmerge_core.studies.runs.targets import slug
 from pages.parts.shared import choice as choosing
 from pages.parts.shared import shell, state
-from pages.parts.trade_offs import learned_choice
+from pages.parts.shared.choice import Choice
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mapmerge_core.studies.analysis.comparing import Comparison, Row
 
-KINDS = {"run": "Run", "baseline": "Baseline", "reference": "Reference"}
+KINDS = {"run": "Run", "baseline": "Baseline", "single": "Reference", "pretrained": "Reference"}
 
 
 def _key(comparison: Comparison) -> str:
@@ -27,18 +27,18 @@ def _key(comparison: Comparison) -> str:
 
 
 def chosen(comparison: Comparison) -> Row | None:
-    """The row that the visitor chose in the table, if any."""
+    """Return the row that the visitor chose in the table, if any."""
     rows = st.session_state.get(_key(comparison), {}).get("selection", {}).get("rows", [])
     return comparison.rows[rows[0]] if rows and rows[0] < len(comparison.rows) else None
 
 
 def draw(comparison: Comparison, row: Row | None, *, normalise: bool) -> None:
-    """What can be done with the chosen row, then the table."""
+    """Draw what can be done with the chosen row, then the table."""
     table = to_table(comparison, normalise)
+    study = state.store().studies.get(comparison.study_id)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader("All models", anchor=False, width="content")
-        buttons(row)
-        study = state.store().study(comparison.study_id)
+        buttons(comparison.study_id, row)
         st.download_button(
             "Download CSV",
             table.to_csv(index=False),
@@ -50,114 +50,75 @@ def draw(comparison: Comparison, row: Row | None, *, normalise: bool) -> None:
         )
         # Last, as the table's own tools cover what stands here.
         st.caption("Choose a row to open or export its model." if row is None else f"**{shell.plain(row.name)}**")
-    tasks = list(table.columns[2 : 2 + len(comparison.tasks)])
-    show(table, tasks, comparison, normalise=normalise)
-    for found in comparison.rows:
-        if found.problem:
-            st.caption(f":material/info: {shell.plain(found.name)}: {shell.plain(found.problem)}")
+    show(table, comparison, normalise=normalise)
+    for other in comparison.rows:
+        if other.problem:
+            st.caption(f":material/info: {shell.plain(other.name)}: {shell.plain(other.problem)}")
 
 
-def buttons(row: Row | None) -> None:
-    """Open the row's model on Trade-offs, or export it."""
-    no_c = row is not None and row.c is None and row.gamma is None
-    drawable = (
-        row is not None
-        and not no_c
-        and (row.gamma is not None or state.analysis(row.study_id, rough=True).surrogates is not None)
-    )
+def buttons(study_id: int, row: Row | None) -> None:
+    """Draw the ways on from a row: open its model on Trade-offs, or export it."""
+    model = None
+    if row is not None and row.x is not None:
+        model = Choice("compared", row.merge_id, row.x, {"kind": "compared", "name": row.name})
+    drawable = model is not None and choosing.is_predictable(state.analysis(study_id, rough=True), model.merge_id)
     reason = None
-    if no_c:
-        reason = row.problem or "This model is no sum of task vectors, so it has no place among the trade-offs."
-    elif row is not None and not drawable:
-        reason = "Its study has too few points for surrogates."
+    if row is not None and not drawable:
+        reason = row.problem or "Its merge has too few points for surrogates: evaluate more first."
     if st.button(
-        "Open on Trade-offs",
-        key="compare_open",
-        icon=":material/balance:",
-        disabled=not drawable,
-        help=reason,
+        "Open on Trade-offs", key="compare_open", icon=":material/balance:", disabled=not drawable, help=reason
     ):
-        open_on_trade_offs(row)
-    exportable = row is not None and (not no_c or row.baseline_id is not None)
-    if st.button("Export this model", key="compare_export", icon=":material/download:", disabled=not exportable):
+        choosing.remember(study_id, model)
+        shell.go("pages/trade_offs.py", study_id)
+    if st.button("Export this model", key="compare_export", icon=":material/download:", disabled=model is None):
         with shell.errors_shown():
-            export(row)
+            choosing.export(study_id, model, name=row.name)
 
 
-def open_on_trade_offs(row: Row) -> None:
-    """Go to Trade-offs with the row's model as the pick."""
-    if row.gamma is not None:
-        learned_choice.remember(row.run_id, learned(row))
-        shell.go("pages/trade_offs.py", row.study_id, learned=str(row.run_id))
-    choosing.remember(row.study_id, choosing.Choice("compared", row.c, how(row)))
-    learned_choice.show_front(row.study_id)
-    shell.go("pages/trade_offs.py", row.study_id)
-
-
-def learned(row: Row) -> learned_choice.LearnedChoice:
-    """The preference that a learned set's row is about, as a choice."""
-    return learned_choice.LearnedChoice("compared", row.gamma, how(row))
-
-
-def how(row: Row) -> dict[str, str]:
-    """How a pick of the row's model was chosen, as a PickRow keeps it."""
-    return {"kind": "compared", "name": row.name}
-
-
-def export(row: Row) -> None:
-    """Start to write the row's model and go to watch it."""
-    if row.baseline_id is not None:
-        state.export("baseline", row.baseline_id)
-        shell.go("pages/export.py", row.study_id, baseline=str(row.baseline_id))
-    if row.gamma is not None:
-        pick = learned_choice.kept(row.run_id, learned(row), name=row.name)
-        state.export("learned", pick.id)
-        shell.go("pages/export.py", row.study_id, learned_pick=str(pick.id))
-    pick = choosing.kept(row.study_id, choosing.Choice("compared", row.c, how(row)), name=row.name)
-    state.export("pick", pick.id)
-    shell.go("pages/export.py", row.study_id, pick=str(pick.id))
-
-
-def show(table: pd.DataFrame, tasks: list[str], comparison: Comparison, *, normalise: bool) -> None:
-    """The table itself, the best of runs and baselines shaded in each column."""
-    percents = {task: normalise or metric.is_share for task, metric in zip(tasks, comparison.metrics, strict=True)}
+def show(table: pd.DataFrame, comparison: Comparison, *, normalise: bool) -> None:
+    """Draw the table itself, the best of runs and baselines shaded in each column."""
+    objectives = comparison.objectives
+    names = list(table.columns[2 : 2 + len(objectives)])
+    percents = {name: normalise or objective.metric.is_share for name, objective in zip(names, objectives, strict=True)}
     percents |= dict.fromkeys(("mean", "worst"), all(percents.values()))
     percents["preference"] = normalise or all(metric.is_share for metric in comparison.weighed)
-    frame = table.drop(columns="MAP wins").assign(kind=table["kind"].map(KINDS))
+    frame = table.drop(columns="wins").assign(kind=table["kind"].map(KINDS))
     for name, is_percent in percents.items():
         frame[name] *= 100.0 if is_percent else 1.0
-    relative = "Percent of the task's own model"
-    titles = [relative if normalise else shared_title(metric) for metric in comparison.metrics]
-    what = " and ".join(dict.fromkeys(titles))
+    titles = [
+        f"{objective.name}, percent of the single model" if normalise else axis_title(objective.name, objective.metric)
+        for objective in objectives
+    ]
     columns = {
         name: st.column_config.NumberColumn(
             label, format="%.1f %%" if percents[name] else "%.3f", help=help_, width=30 + 8 * len(label)
         )
         for name, label, help_ in [
-            *((task, task, title) for task, title in zip(tasks, titles, strict=True)),
-            ("mean", "Mean", f"{what}, mean over tasks"),
-            ("worst", "Worst", f"{what}, the worst task's"),
-            ("preference", "Preference", f"{what}, weighed by your preference{direction(comparison)}"),
+            *((name, name, title) for name, title in zip(names, titles, strict=True)),
+            ("mean", "Mean", "Mean over the objectives"),
+            ("worst", "Worst", "The worst objective's"),
+            ("preference", "Preference", f"The metrics, weighed by your preference{direction(comparison)}"),
         ]
     }
-    columns |= {
+    config = {
+        **columns,
         "model": st.column_config.TextColumn("Model", width=232, pinned=True),
         "kind": st.column_config.TextColumn("Kind", width=84),
         "hypervolume": st.column_config.NumberColumn(
             "Hypervolume",
             format="%.3f",
             width=96,
-            help="What the row's models dominate, in shares of single-task models' metrics: 1 if as good.",
+            help="What the row's models dominate, in shares of the single models' metrics: 1 if as good.",
         ),
         "evaluations": st.column_config.NumberColumn(
-            "Evaluations", format="localized", width=92, help="Of one model on one task's validation split."
+            "Evaluations", format="localized", width=92, help="Of one model on one validation split."
         ),
         "seconds": st.column_config.NumberColumn(
-            "Seconds", format="%.1f s", width=84, help="What those evaluations and making the merge took."
+            "Seconds", format="%.1f s", width=84, help="What those evaluations and preparing the merge took."
         ),
     }
     st.dataframe(
-        shaded(frame, tasks, comparison),
+        shaded(frame, names, comparison),
         hide_index=True,
         height="content",
         key=_key(comparison),
@@ -165,28 +126,29 @@ def show(table: pd.DataFrame, tasks: list[str], comparison: Comparison, *, norma
         alt="Each model's metrics on the test split",
         on_select="rerun",
         selection_mode="single-row",
-        column_config=columns,
-        # Beside many tasks there is no room for what the bars show, and what the order says.
-        column_order=[name for name in frame if len(tasks) <= 4 or name not in ("kind", "preference")],
+        column_config=config,
+        # Beside many objectives there is no room for what the bars show, and what the order says.
+        column_order=[name for name in frame if len(names) <= 4 or name not in ("kind", "preference")],
     )
 
 
 def direction(comparison: Comparison) -> str:
-    """What has to be said of the weighted sums where less of some metric is better."""
+    """Return what has to be said of the weighted sums where less of some metric is better."""
     if comparison.falls:
         return "; less is better"
     down = not all(metric.maximize for metric in comparison.weighed)
     return "; what goes down counts negatively, so that more is better" if down else ""
 
 
-def shaded(frame: pd.DataFrame, tasks: list[str], comparison: Comparison) -> pd.io.formats.style.Styler:
-    """The frame with the best of runs and baselines shaded in each column of metrics."""
-    mine = [row.kind != "reference" for row in comparison.rows]
+def shaded(frame: pd.DataFrame, names: list[str], comparison: Comparison) -> pd.io.formats.style.Styler:
+    """Return the frame with the best of runs and baselines shaded in each column of metrics."""
+    mine = [row.kind in ("run", "baseline") for row in comparison.rows]
     colour = shell.palette().sequential[2]
-    upward = dict(zip(tasks, comparison.maximize, strict=True))
+    maximize = [objective.metric.maximize for objective in comparison.objectives]
+    upward = dict(zip(names, maximize, strict=True))
     upward |= {"preference": not comparison.falls, "hypervolume": True}
-    if len(set(comparison.maximize)) == 1:
-        upward |= dict.fromkeys(("mean", "worst"), comparison.maximize[0])
+    if len(set(maximize)) == 1:
+        upward |= dict.fromkeys(("mean", "worst"), maximize[0])
 
     def best(column: pd.Series) -> list[str]:
         values = column.where(mine)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import streamlit as st
 
 from mapmerge_core.charts.fronts import (
@@ -49,7 +50,7 @@ def draw(view: StudyAnalysis, spots: Sequence[Spot], clicked: Callable[[int], No
         front.predicted,
         points=[point_text(spaces[at], x) for at, x in zip(front.keys, front.x, strict=True)],  # type: ignore[index]
         merges=[merge.title for merge in view.merges],
-        members=members,
+        members=np.array(members),
         single=view.single,
         spots=[spot for spot in spots if spot.kind in STILL],
         most=MOST_LINES if shown == "Parallel" else None,
@@ -107,7 +108,7 @@ def settings(view: StudyAnalysis, key: str) -> tuple[str, int, int, int | None]:
 
 # Pictures are kept by all that they show, so that a front that moved can't be drawn as it was. Pickling says
 # what that is in a tenth of the time that Streamlit takes to look into every field.
-KEY = {FrontInfo: pickle.dumps, Palette: pickle.dumps}
+KEY: dict[str | type[Any], Callable[[Any], Any]] = {FrontInfo: pickle.dumps, Palette: pickle.dumps}
 
 
 @st.cache_resource(show_spinner=False, max_entries=32, hash_funcs=KEY)
