@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from mapmerge_core.errors import CheckpointError, DatasetError, MapMergeError
-from mapmerge_core.studies.config.demo import config_from_manifest, read_manifest
+from mapmerge_core.studies.config.demo import read_manifest
 from mapmerge_core.studies.config.study_file import STUDY_FILE, StudyFile, read_study_file, write_study_file
 from pages.parts.models import background, downloads, findings, proposal_form, saving, study_editor
 from pages.parts.shared import shell, state
@@ -178,13 +178,14 @@ def from_study_file(path: Path) -> Offer | None:
 def from_manifest(folder: Path) -> StudyConfig | None:
     """Ask which of the tasks of a folder with a manifest to take."""
     manifest = read_manifest(folder)
-    names = [task.name for task in manifest.tasks]
+    tasks = manifest.config.tasks
+    names = [task.name for task in tasks]
     st.caption(f"**{shell.plain(manifest.title)}**, as its manifest describes it")
     chosen = st.pills("Tasks", names, selection_mode="multi", default=names, key="tasks")
-    if not any(task.checkpoint for task in manifest.tasks if task.name in chosen):
+    if not any(task.model for task in tasks if task.name in chosen):
         st.info("Choose a task with a fine-tuned model or more.", icon=":material/info:")
         return None
-    return config_from_manifest(folder, [name for name in names if name in chosen])
+    return manifest.config.with_tasks([name for name in names if name in chosen])
 
 
 def leaving_out(config: StudyConfig, paths: Collection[str], *, leave_out: bool = True) -> StudyConfig:

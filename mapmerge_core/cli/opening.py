@@ -40,11 +40,7 @@ def read_place(place: Path, tasks: str | None, name: str) -> StudyFile:
     config = file.config
     chosen = chosen_tasks(tasks, [task.name for task in config.tasks], place)
     if chosen is not None:
-        by_name = {task.name: task for task in config.tasks}
-        kept = tuple(by_name[each] for each in chosen)
-        own = {task.model for task in config.tasks}  # models of other tasks go, those of none stay
-        models = [each for each in config.models if each not in own or each in {task.model for task in kept}]
-        config = replace(config, tasks=kept, models={each: config.models[each] for each in models})
+        config = config.with_tasks(chosen)
     return replace(file, name=" ".join((name or file.name).split()), config=config)
 
 
@@ -77,7 +73,7 @@ def chosen_tasks(typed: str | None, offered: Sequence[str], place: Path) -> list
             raise StudyError(f"{place} has {len(offered)} tasks: choose from 1 to {len(offered)}, not {number}.")
         return (
             list(demo_tasks(number, place))
-            if (place / "manifest.json").exists() and number > 1
+            if (place / "manifest.json").exists() and 1 < number < len(offered)
             else list(offered[:number])
         )
     names = [name.strip() for name in typed.split(",")]

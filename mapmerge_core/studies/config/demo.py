@@ -12,12 +12,12 @@ from mapmerge_core.files import absolute, bundled
 from mapmerge_core.registries import METHODS
 from mapmerge_core.search.designs import anchors_outside
 from mapmerge_core.studies.config.run import Compute, RunConfig
-from mapmerge_core.studies.config.study import StudyConfig, TaskConfig
-from mapmerge_core.studies.config.study_file import StudyFile
-from mapmerge_core.tasks.data_source import DataSource
+from mapmerge_core.studies.config.study_file import StudyFile, study_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from mapmerge_core.studies.config.study import StudyConfig
 
 DEMO_ZOO = bundled("assets", "zoo")
 # In this order each demo holds the smaller ones, and its first tasks are the ones that clash most visibly.
@@ -25,29 +25,20 @@ _DEMO_ORDER = ("MNIST", "Emoji", "Letters", "Textures", "Fashion", "QuickDraw", 
 
 
 @dataclass(frozen=True)
-class ManifestTask:
-    """A task that a zoo offers, with the model that was fine-tuned for it, if there is one."""
-
-    name: str
-    title: str
-    checkpoint: Path | None
-    data: Path
-
-
-@dataclass(frozen=True)
 class Manifest:
-    """A folder of models that belong together, as its manifest.json describes it; all paths are absolute."""
+    """A folder of models that belong together, as its manifest.json describes it.
 
-    name: str
+    Attributes:
+        title: What people call it.
+        config: The study of all its tasks.
+    """
+
     title: str
-    family: str
-    architecture: str
-    pretrained: Path
-    tasks: tuple[ManifestTask, ...]
+    config: StudyConfig
 
 
 def read_manifest(folder: Path | str) -> Manifest:
-    """Read the manifest.json of a folder of models.
+    """Read the manifest.json of a folder of models: a study without a run, with a title and whatever else.
 
     Raises:
         StudyError: There is none, or it isn't what a manifest should be.
@@ -62,47 +53,18 @@ def read_manifest(folder: Path | str) -> Manifest:
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise StudyError(f"{path} can't be read as JSON: {error}.") from error
-    try:
-        name, architecture = _text(values, "name"), _text(values, "architecture")
-        if architecture.endswith(".json"):
-            architecture = str(folder / architecture)
-        family, pretrained = _text(values, "family"), folder / _text(values, "pretrained")
-        tasks = tuple(
-            ManifestTask(
-                name=_text(task, "name"),
-                title=_text({"title": task["name"]} | task, "title"),
-                checkpoint=folder / _text(task, "checkpoint") if "checkpoint" in task else None,
-                data=folder / _text(task, "data"),
-            )
-            for task in _list(values, "tasks")
-        )
-        title = _text({"title": name} | values, "title")
-    except KeyError as error:
-        raise StudyError(f"{path} has no {error}: add it, as the README's manifest shows.") from error
-    except TypeError as error:
-        raise StudyError(f"{path} isn't a manifest ({error}): compare it with the README's.") from error
-    names = [task.name for task in tasks]
-    for task_name in names:
-        if names.count(task_name) > 1:
-            raise StudyError(f"{path} has two tasks called '{task_name}': give each a name of its own.")
-    return Manifest(name, title, family, architecture, pretrained, tasks)
-
-
-def _list(values: dict[str, Any], key: str) -> list[Any]:
-    listed = values[key]
-    if not isinstance(listed, list):
-        raise TypeError(f"'{key}' isn't a list")
-    return listed
-
-
-def _text(values: object, key: str) -> str:
-    """Return a manifest's text (KeyError where there is none, TypeError where it is something else)."""
     if not isinstance(values, dict):
-        raise TypeError(f"{json.dumps(values)[:40]} isn't an object")
-    text = values[key]
-    if not isinstance(text, str) or not text.strip():
-        raise TypeError(f"'{key}' is {json.dumps(text)[:40]} and should be text")
-    return text
+        raise StudyError(f"{path} isn't a manifest: compare it with the README's.")
+    tasks = values.get("tasks")
+    if isinstance(tasks, list):
+        values["tasks"] = [
+            {key: value for key, value in task.items() if key != "title"} if isinstance(task, dict) else task
+            for task in tasks
+        ]
+    fields = ("name", "family", "architecture", "pretrained", "models", "tasks", "options")
+    study = study_of({name: values[name] for name in fields if name in values}, folder, called=str(path))
+    title = values.get("title", study.name)
+    return Manifest(title if isinstance(title, str) else study.name, study.config)
 
 
 def config_from_manifest(folder: Path | str, task_names: Sequence[str] | None = None) -> StudyConfig:
@@ -111,23 +73,8 @@ def config_from_manifest(folder: Path | str, task_names: Sequence[str] | None = 
     Raises:
         StudyError: The folder has no good manifest, or no such task.
     """
-    manifest = read_manifest(folder)
-    offered = {task.name: task for task in manifest.tasks}
-    names = list(offered) if task_names is None else list(task_names)
-    for name in names:
-        if name not in offered:
-            raise StudyError(f"{folder} has no task '{name}': choose among {', '.join(offered)}.")
-    chosen = [offered[name] for name in names]
-    return StudyConfig(
-        family=manifest.family,
-        architecture=manifest.architecture,
-        pretrained=manifest.pretrained,
-        models={task.name: task.checkpoint for task in chosen if task.checkpoint},
-        tasks=tuple(
-            TaskConfig(name=task.name, data=DataSource(path=task.data), model=task.name if task.checkpoint else None)
-            for task in chosen
-        ),
-    )
+    config = read_manifest(folder).config
+    return config if task_names is None else config.with_tasks(task_names)
 
 
 def demo_tasks(n_models: int, zoo: Path | str = DEMO_ZOO) -> tuple[str, ...]:
@@ -136,7 +83,7 @@ def demo_tasks(n_models: int, zoo: Path | str = DEMO_ZOO) -> tuple[str, ...]:
     Raises:
         StudyError: There are fewer than two or more than the zoo has, or the folder has no manifest.
     """
-    offered = [task.name for task in read_manifest(zoo).tasks if task.checkpoint]
+    offered = [task.name for task in read_manifest(zoo).config.tasks if task.model]
     if not 2 <= n_models <= len(offered):
         raise StudyError(f"The demo merges 2 to {len(offered)} tasks, not {n_models}.")
     first = [name for name in _DEMO_ORDER if name in offered]
@@ -145,7 +92,7 @@ def demo_tasks(n_models: int, zoo: Path | str = DEMO_ZOO) -> tuple[str, ...]:
 
 def kept_skills(zoo: Path | str = DEMO_ZOO) -> tuple[str, ...]:
     """Return the names of a zoo's tasks without a model: skills of the pre-trained model to keep."""
-    return tuple(task.name for task in read_manifest(zoo).tasks if not task.checkpoint)
+    return tuple(task.name for task in read_manifest(zoo).config.tasks if not task.model)
 
 
 def demo_study(
@@ -244,7 +191,6 @@ def is_demo(config: StudyConfig, zoo: Path | str = DEMO_ZOO) -> bool:
 
 
 def _demo_name(config: StudyConfig, zoo: Path | str) -> str:
-    n = len(config.tasks)
-    n_models = sum(1 for task in read_manifest(zoo).tasks if task.checkpoint)
-    everything = n > 4 and n == n_models
-    return f"Demo: {f'all {n} tasks' if everything else ' + '.join(task.name for task in config.tasks)}"
+    names = [task.name for task in config.tasks]
+    everything = len(names) > 4 and len(names) == len(read_manifest(zoo).config.models)
+    return f"Demo: {f'all {len(names)} tasks' if everything else ' + '.join(names)}"

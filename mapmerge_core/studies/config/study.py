@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import field
+from collections.abc import Mapping, Sequence
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -278,6 +278,24 @@ class StudyConfig:
     def files(self) -> dict[str, Path]:
         """Return those of `places` that are a person's own files and folders."""
         return {role: place for role, place in self.places().items() if isinstance(place, Path)}
+
+    def with_tasks(self, names: Sequence[str]) -> StudyConfig:
+        """Return the study of some of its tasks, without the models that only other tasks have.
+
+        Args:
+            names: The tasks, in the order in which they and their models are to come.
+
+        Raises:
+            StudyError: There is no such task, or no model is left.
+        """
+        tasks = {task.name: task for task in self.tasks}
+        for name in names:
+            if name not in tasks:
+                raise StudyError(f"The study has no task '{name}': choose among {', '.join(tasks)}.")
+        chosen = tuple(tasks[name] for name in names)
+        of_tasks = {task.model for task in self.tasks}
+        models = [task.model for task in chosen if task.model] + [name for name in self.models if name not in of_tasks]
+        return replace(self, tasks=chosen, models={name: self.models[name] for name in models})
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON and YAML; `from_dict` reads the same study from them."""

@@ -89,6 +89,17 @@ def parse_study(text: str, folder: Path | str, *, called: str = "") -> StudyFile
         raise StudyError(f"{_where(called, error.line)}: {error}") from error
     if not isinstance(values, dict):
         raise StudyError(f"{_where(called, None)}: it should hold fields such as 'pretrained' and 'tasks'.")
+    return study_of(values, folder, called=called, lines=lines)
+
+
+def study_of(
+    values: dict[str, Any],
+    folder: Path | str,
+    *,
+    called: str = "",
+    lines: Lines = Lines({}),  # noqa: B008 - frozen
+) -> StudyFile:
+    """Read a study from the plain values of a study file (arguments and errors as for `parse_study`)."""
     return _Reader(absolute(folder), called, lines).study(values)
 
 
@@ -208,7 +219,8 @@ class _Reader:
         tasks, models = values.get("tasks"), values.get("models")
         if models is not None and not isinstance(models, dict):
             raise self._error("models should hold names with a checkpoint each.", "models")
-        models, changed_tasks = dict(models or {}), []
+        named, changed_tasks = dict(models or {}), []
+        models = dict(named)
         for i, task in enumerate(tasks if isinstance(tasks, list) else []):
             if not isinstance(task, dict):
                 raise self._error(f"tasks[{i}] should be a task, with {', '.join(_TASK_FIELDS)}.", "tasks", i)
@@ -216,7 +228,7 @@ class _Reader:
             entry = dict(task)
             if "checkpoint" in entry:
                 checkpoint, name = entry.pop("checkpoint"), entry.get("name")
-                if "model" in entry or (isinstance(name, str) and name in models):
+                if "model" in entry or (isinstance(name, str) and name in named):
                     raise self._error(
                         f"The task '{name}' has a 'checkpoint', and its model is named, too: keep one.",
                         *("tasks", i, "checkpoint"),

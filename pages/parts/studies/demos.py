@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mapmerge_core.studies.config.demo import demo_tasks, kept_skills, read_manifest
-from mapmerge_core.tasks.data_source import DataSource
 from pages.parts.shared import pictures, state
 
 if TYPE_CHECKING:
@@ -69,9 +68,9 @@ def find() -> list[Demo]:
         MapMergeError: The zoo or its data is missing or damaged.
     """
     zoo = state.zoo()
-    tasks = read_manifest(zoo).tasks
-    data = {task.name: DataSource(path=task.data) for task in tasks}
-    n_models = sum(task.checkpoint is not None for task in tasks)
+    config = read_manifest(zoo).config
+    data = {task.name: task.data for task in config.tasks if task.data}
+    n_models = len(config.models)
     kept = kept_skills(zoo)
     demos: list[Demo] = []
     shown: dict[str, Sequence[tuple[str, str]]] = {}
