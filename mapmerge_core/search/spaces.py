@@ -185,6 +185,8 @@ class Box(Space):
         n = self.n_free = len(self.names)
         try:
             self.low, self.high = (np.broadcast_to(np.asarray(end, np.float64), (n,)) + 0.0 for end in (low, high))
+            middle = (self.low + self.high) / 2 if default is None else np.asarray(default, np.float64)
+            self.default = np.broadcast_to(middle, (n,)) + 0.0
         except ValueError as error:
             raise SearchError(f"The box needs one number for all or each of {n} coefficients.") from error
         if n < 1:
@@ -193,8 +195,8 @@ class Box(Space):
             raise SearchError(
                 f"The lowest coefficient must be below the highest, not {_shown(self.low)} and {_shown(self.high)}."
             )
-        middle = (self.low + self.high) / 2
-        self.default = middle if default is None else np.broadcast_to(np.asarray(default, np.float64), (n,)) + 0.0
+        if not np.isfinite(self.default).all():
+            raise SearchError(f"The default of {self._listed()} must be finite.")
         self.anchors = np.vstack([np.zeros((1, n)), np.eye(n)])
 
     def contains(self, X: ArrayLike) -> NDArray[np.bool_]:
@@ -223,8 +225,8 @@ class Box(Space):
     def grid(self, most: int) -> Array:
         for levels in range(int(most ** (1 / self.n)) + 1, 1, -1):
             if levels**self.n <= most:  # the root may have been rounded up
-                axes = np.meshgrid(*[np.linspace(0.0, 1.0, levels)] * self.n, indexing="ij")
-                return self.from_unit(np.stack([axis.ravel() for axis in axes], axis=1))
+                axes = np.meshgrid(*np.linspace(self.low, self.high, levels).T, indexing="ij")
+                return np.stack([axis.ravel() for axis in axes], axis=1)
         return np.empty((0, self.n))
 
     def within(self, low: float | None, high: float | None) -> Space:
