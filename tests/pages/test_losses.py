@@ -116,7 +116,7 @@ def test_the_rule_editor_asks_for_at_most_and_minimizes(visit: Callable[..., App
     rule(app, study.id, "Stripes <= 3.9, minimize Colours")
     assert len(app.success) == 1
     rows, objective = app.session_state[f"rule_rows_{study.id}"]
-    assert rows == [{"task": "Stripes", "comparison": "at most", "value": 3.9, "unit": ""}]
+    assert rows == [{"objective": "Stripes", "comparison": "at most", "value": 3.9, "unit": ""}]
     assert objective == "minimize Colours"
 
 

@@ -162,7 +162,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_sentence(
         ),
         (
             lambda folder: (folder.mkdir(), (folder / "manifest.json").write_text(json.dumps({"name": "x"}))),
-            "has no 'architecture'",
+            "has no 'pretrained'",
         ),
     ],
 )

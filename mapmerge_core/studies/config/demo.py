@@ -12,7 +12,7 @@ from mapmerge_core.files import absolute, bundled
 from mapmerge_core.registries import METHODS
 from mapmerge_core.search.designs import anchors_outside
 from mapmerge_core.studies.config.run import Compute, RunConfig
-from mapmerge_core.studies.config.study_file import StudyFile, study_of
+from mapmerge_core.studies.config.study_file import StudyFile, config_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,9 +62,10 @@ def read_manifest(folder: Path | str) -> Manifest:
             for task in tasks
         ]
     fields = ("name", "family", "architecture", "pretrained", "models", "tasks", "options")
-    study = study_of({name: values[name] for name in fields if name in values}, folder, called=str(path))
-    title = values.get("title", study.name)
-    return Manifest(title if isinstance(title, str) else study.name, study.config)
+    # Without a run, whose method takes scikit-learn, so that the dashboard's first page is quick.
+    config = config_of({name: values[name] for name in fields if name in values}, folder, called=str(path))
+    title = values.get("title", values.get("name"))
+    return Manifest(title if isinstance(title, str) else folder.name, config)
 
 
 def config_from_manifest(folder: Path | str, task_names: Sequence[str] | None = None) -> StudyConfig:

@@ -89,18 +89,12 @@ def parse_study(text: str, folder: Path | str, *, called: str = "") -> StudyFile
         raise StudyError(f"{_where(called, error.line)}: {error}") from error
     if not isinstance(values, dict):
         raise StudyError(f"{_where(called, None)}: it should hold fields such as 'pretrained' and 'tasks'.")
-    return study_of(values, folder, called=called, lines=lines)
-
-
-def study_of(
-    values: dict[str, Any],
-    folder: Path | str,
-    *,
-    called: str = "",
-    lines: Lines = Lines({}),  # noqa: B008 - frozen
-) -> StudyFile:
-    """Read a study from the plain values of a study file (arguments and errors as for `parse_study`)."""
     return _Reader(absolute(folder), called, lines).study(values)
+
+
+def config_of(values: dict[str, Any], folder: Path | str, *, called: str) -> StudyConfig:
+    """Read what a study is made of from the plain values of a study file (otherwise as `parse_study`)."""
+    return _Reader(absolute(folder), called, Lines({})).config(values)
 
 
 def study_text(study_file: StudyFile, folder: Path | str, before: str = "") -> str:
@@ -191,20 +185,7 @@ class _Reader:
     lines: Lines
 
     def study(self, values: dict[str, Any]) -> StudyFile:
-        name = values.get("name") or ""
-        if not isinstance(name, str):
-            raise self._error(f"name should be text, not {_given(name)}: put it in quotes.", "name")
-        self._check_fields(values, (), "a study", _STUDY_FIELDS)
-        values = self._with_models(values)
-        try:
-            config = TypeAdapter(StudyConfig).validate_python(
-                {key: value for key, value in values.items() if key not in ("name", "run")},
-                context={"folder": self.folder},
-            )
-        except PlacedError as error:
-            raise self._error(str(error), *error.place) from error
-        except ValidationError as error:
-            raise self._explained(error) from error
+        config = self.config(values)
         run = self._run(values.get("run"))
         try:
             run.check(config)
@@ -212,7 +193,23 @@ class _Reader:
             raise self._error(str(error), "run", *error.place) from error
         except MapMergeError as error:
             raise self._error(str(error), "run", "method") from error
-        return StudyFile(name=" ".join(name.split()), config=config, run=run)
+        return StudyFile(name=" ".join((values.get("name") or "").split()), config=config, run=run)
+
+    def config(self, values: dict[str, Any]) -> StudyConfig:
+        name = values.get("name") or ""
+        if not isinstance(name, str):
+            raise self._error(f"name should be text, not {_given(name)}: put it in quotes.", "name")
+        self._check_fields(values, (), "a study", _STUDY_FIELDS)
+        values = self._with_models(values)
+        try:
+            return TypeAdapter(StudyConfig).validate_python(
+                {key: value for key, value in values.items() if key not in ("name", "run")},
+                context={"folder": self.folder},
+            )
+        except PlacedError as error:
+            raise self._error(str(error), *error.place) from error
+        except ValidationError as error:
+            raise self._explained(error) from error
 
     def _with_models(self, values: dict[str, Any]) -> dict[str, Any]:
         """Let a task's checkpoint declare a model of the task's name."""
