@@ -233,12 +233,12 @@ class StudyAnalysis:
         """
         bounds = [objective.metric.bounds for objective in self.objectives]
         rule = parse_rule(text, self.names, maximize=self.maximize, bounds=bounds)
-        front = self.fitted_front
+        _ = self.fitted_front
         aims = {"single": self.single, "pretrained": self.pretrained, "maximize": self.maximize}
         choices = []
         for merge in self.merges:
             if merge.surrogates is not None and merge.front is not None:
-                result = apply_rule(rule, merge.front, merge.surrogates, space=merge.space, **aims)
+                result = apply_rule(rule, merge.front, merge.surrogates, **aims)
                 choices.append(_choice(merge.merge.id, result))
             elif merge.front is not None:  # a single point, as it was measured
                 judged = judge(rule, merge.Y[:1], **aims)
@@ -253,7 +253,6 @@ class StudyAnalysis:
                         message=message,
                     )
                 )
-        del front
         return choices[judge(rule, np.array([choice.predicted for choice in choices]), **aims).best]
 
 
@@ -335,19 +334,12 @@ def _analyse(
         front = Front(X[:1], Y[:1], Y[:1], Y[:1]) if search else None
     else:
         try:
-            links = links_of(run, objectives)
-            surrogates = fit_surrogates(space, X[inside], Y[inside], links, run.loss, S[inside])
+            surrogates = fit(space, table, run, objectives)
         except SearchError as error:
             problem = str(error)
         fitted = time.perf_counter()
         if surrogates is not None and search is not None:
-            front = find_space_front(
-                surrogates,
-                maximize=[objective.metric.maximize for objective in objectives],
-                seed=search[0],
-                generations=search[1],
-                include=X[inside],
-            )
+            front = search_front(surrogates, table, objectives, *search)
     return MergeAnalysis(
         merge=merge,
         title=title_of(merge),
@@ -363,6 +355,34 @@ def _analyse(
         front=front,
         fit_seconds=fitted - start,
         front_seconds=time.perf_counter() - fitted,
+    )
+
+
+def fit(space: Space, table: Measurements, run: RunConfig, objectives: Sequence[Objective]) -> SpaceSurrogates:
+    """Fit a surrogate of each objective to what was measured inside a space, with a run's link and loss.
+
+    Raises:
+        SearchError: There are too few points, or they don't tell the surrogates' parameters apart.
+    """
+    inside = space.contains(table.X)
+    links = links_of(run, objectives)
+    return fit_surrogates(space, table.X[inside], table.Y[inside], links, run.loss, table.S[inside])
+
+
+def search_front(
+    surrogates: SpaceSurrogates,
+    table: Measurements,
+    objectives: Sequence[Objective],
+    seed: int,
+    generations: int = GENERATIONS,
+) -> Front:
+    """Find the front of surrogates, for which the measured points inside their space compete, too."""
+    return find_space_front(
+        surrogates,
+        maximize=[objective.metric.maximize for objective in objectives],
+        seed=seed,
+        generations=generations,
+        include=table.X[surrogates.space.contains(table.X)],
     )
 
 

@@ -26,9 +26,7 @@ def insert_or_keep(table: Table, unique: Sequence[str]) -> Any:  # noqa: ANN401 
     return insert(table).on_conflict_do_nothing(index_elements=unique).returning(table.c.id)
 
 
-def insert_or_replace(
-    table: Table, unique: Sequence[str], when: Callable[[Any], Any] | None = None
-) -> Any:  # noqa: ANN401
+def insert_or_replace(table: Table, unique: Sequence[str], when: Callable[[Any], Any] | None = None) -> Any:  # noqa: ANN401
     """Return a statement that inserts a row, or changes the one where ``unique`` has these values.
 
     Args:
@@ -38,9 +36,7 @@ def insert_or_replace(
     """
     statement = insert(table)
     changed = {
-        column.name: statement.excluded[column.name]
-        for column in table.columns
-        if column.name not in ("id", *unique)
+        column.name: statement.excluded[column.name] for column in table.columns if column.name not in ("id", *unique)
     }
     where = None if when is None else when(statement.excluded)
     return statement.on_conflict_do_update(index_elements=unique, set_=changed, where=where)
@@ -67,8 +63,7 @@ class Database:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StudyError(
-                f"The data folder {path.parent} can't be made ({error.strerror}): set MAPMERGE_HOME to "
-                "another."
+                f"The data folder {path.parent} can't be made ({error.strerror}): set MAPMERGE_HOME to another."
             ) from error
         self._engine = create_engine(URL.create("sqlite", database=str(path)))
         event.listen(self._engine, "connect", _prepare)
@@ -123,8 +118,7 @@ def _path_of_url(text: str) -> Path:
         url = None
     if url is None or url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
         raise StudyError(
-            f"The database URL '{text}' doesn't name an SQLite file: use one such as "
-            "sqlite:////folder/mapmerge.db."
+            f"The database URL '{text}' doesn't name an SQLite file: use one such as sqlite:////folder/mapmerge.db."
         )
     return absolute(url.database)
 

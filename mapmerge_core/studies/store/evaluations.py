@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 
 from mapmerge_core.errors import PointError, StudyError
 from mapmerge_core.registries import METHODS
+from mapmerge_core.search.spaces import Box
 from mapmerge_core.studies.config.run import RunConfig
 from mapmerge_core.studies.store.database import as_id, insert_or_replace
 from mapmerge_core.studies.store.rows import Evaluation, Measurements, Split
@@ -30,8 +31,7 @@ _ADD = insert_or_replace(
     ["merge_id", "x", "objective", "split"],
     # What is known of a part of a split gives way to more examples, or to the whole split.
     when=lambda new: (
-        evaluations.c.n_total.is_not(None)
-        & (new.n_total.is_(None) | (new.n_examples > evaluations.c.n_examples))
+        evaluations.c.n_total.is_not(None) & (new.n_total.is_(None) | (new.n_examples > evaluations.c.n_examples))
     ),
 ).returning(evaluations.c.id)
 
@@ -144,8 +144,7 @@ class Evaluations:
             func.count(),
             func.coalesce(func.max(evaluations.c.id), 0),
             # A part that grows keeps its id.
-            func.coalesce(func.sum(evaluations.c.n_examples), 0)
-            + func.count().filter(evaluations.c.n_total.is_(None)),
+            func.coalesce(func.sum(evaluations.c.n_examples), 0) + func.count().filter(evaluations.c.n_total.is_(None)),
         )
         query = query.join_from(evaluations, merges, _OF_STUDY)
         query = query.where(merges.c.study_id == as_id(study_id), evaluations.c.split == "val")
@@ -184,6 +183,8 @@ class Evaluations:
             if METHODS[run.method].is_front == "single":
                 continue
             space = run.space(config)
+            if not isinstance(space, Box):
+                continue
             low, high = boxes.get(merge_id, (space.low, space.high))
             boxes[merge_id] = np.minimum(low, space.low), np.maximum(high, space.high)
         return boxes
@@ -191,17 +192,14 @@ class Evaluations:
     def _at(self, merge_id: int, x: np.ndarray, split: Split) -> list[Evaluation]:
         point = self._check(merge_id, x)
         return self._select(
-            (evaluations.c.merge_id == merge_id)
-            & (evaluations.c.x == point)
-            & (evaluations.c.split == split)
+            (evaluations.c.merge_id == merge_id) & (evaluations.c.x == point) & (evaluations.c.split == split)
         )
 
     def _select(self, condition: Any) -> list[Evaluation]:  # noqa: ANN401 - an SQL expression
         query = select(evaluations).where(condition).order_by(evaluations.c.id)
         with self._database.read() as connection:
             return [
-                Evaluation(**row._asdict() | {"x": np.frombuffer(row.x, "<f8")})
-                for row in connection.execute(query)
+                Evaluation(**row._asdict() | {"x": np.frombuffer(row.x, "<f8")}) for row in connection.execute(query)
             ]
 
     def _check(self, merge_id: int, x: np.ndarray, objective: str | None = None) -> bytes:
@@ -246,6 +244,4 @@ def _measurements(rows: Sequence[Row[Any]], n: int, objectives: Sequence[str]) -
     S[at] = [0.0 if row.n_total is None else row.standard_error or 0.0 for row in rows]
     n_examples[at] = [row.n_examples for row in rows]
     is_whole[at] = [row.n_total is None for row in rows]
-    return Measurements(
-        np.frombuffer(b"".join(points), "<f8").reshape(len(points), n), Y, S, n_examples, is_whole
-    )
+    return Measurements(np.frombuffer(b"".join(points), "<f8").reshape(len(points), n), Y, S, n_examples, is_whole)

@@ -121,9 +121,7 @@ class Merges:
             changed = connection.execute(update(merges).where(merges.c.id == merge_id).values(**values))
         if not changed.rowcount:
             self.state_file(merge_id).unlink(missing_ok=True)
-            raise StudyError(
-                "The study was deleted in the meantime, so nothing is kept of this: start a new one."
-            )
+            raise StudyError("The study was deleted in the meantime, so nothing is kept of this: start a new one.")
 
     def config(self, study_id: int) -> StudyConfig:
         """Return a study's configuration, which never changes.
@@ -175,9 +173,7 @@ class Training:
         query = select(*columns).where(training_steps.c.merge_id == as_id(merge_id))
         with self._database.read() as connection:
             rows = connection.execute(query.order_by(training_steps.c.step)).all()
-        return [
-            TrainingPoint(row.step, row.objective, np.frombuffer(row.f, "<f8"), row.seconds) for row in rows
-        ]
+        return [TrainingPoint(row.step, row.objective, np.frombuffer(row.f, "<f8"), row.seconds) for row in rows]
 
 
 def _merge(row: Row[Any]) -> StoredMerge:

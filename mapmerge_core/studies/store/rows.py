@@ -172,6 +172,13 @@ class Measurements:
     n_examples: np.ndarray
     is_whole: np.ndarray
 
+    @classmethod
+    def empty(cls, n: int, n_objectives: int) -> Measurements:
+        """Return what is known of a merge with ``n`` coordinates before anything was measured."""
+        nothing = np.empty((0, n_objectives))
+        counts = nothing.astype(np.int64)
+        return cls(np.empty((0, n)), nothing, nothing, counts, counts.astype(bool))
+
     def on(self, images: int | None) -> np.ndarray:
         """Return the values (``n x K``) measured on at least ``images`` examples, NaN elsewhere.
 
@@ -183,7 +190,7 @@ class Measurements:
 
     def at(self, x: np.ndarray) -> np.ndarray:
         """Return the values (K,) measured at a point, NaN where nothing was."""
-        rows = np.flatnonzero((self.X == x).all(axis=1))
+        rows = np.flatnonzero((x == self.X).all(axis=1))
         return self.Y[rows[0]] if rows.size else np.full(self.Y.shape[1], np.nan)
 
 

@@ -148,10 +148,7 @@ class Runs:
         query = select(
             runs,
             select(func.count()).where(own).scalar_subquery().label("n_evaluations"),
-            select(func.coalesce(func.sum(evaluations.c.seconds), 0.0))
-            .where(own)
-            .scalar_subquery()
-            .label("seconds"),
+            select(func.coalesce(func.sum(evaluations.c.seconds), 0.0)).where(own).scalar_subquery().label("seconds"),
         )
         with self._database.read() as connection:
             return [_run(row) for row in connection.execute(query.where(condition).order_by(runs.c.id))]

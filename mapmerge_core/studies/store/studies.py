@@ -83,9 +83,7 @@ class Studies:
         if study_id is None and name_or_id.isdecimal() and len(name_or_id) < 20:
             study_id = int(name_or_id)
         if study_id is None or not (rows := self._select(as_id(study_id))):
-            raise StudyError(
-                f"There is no study '{name_or_id}': the command `studies` lists those there are."
-            )
+            raise StudyError(f"There is no study '{name_or_id}': the command `studies` lists those there are.")
         return rows[0]
 
     def rename(self, study_id: int, name: str) -> Study:
@@ -139,9 +137,7 @@ class Studies:
             picked = {key: count for key, count in n_picks}
             latest = select(func.max(runs.c.id)).group_by(runs.c.study_id)
             status = connection.execute(
-                _narrowed(
-                    select(runs.c.study_id, runs.c.status).where(runs.c.id.in_(latest)), runs.c.study_id, one
-                )
+                _narrowed(select(runs.c.study_id, runs.c.status).where(runs.c.id.in_(latest)), runs.c.study_id, one)
             )
             statuses = {key: value for key, value in status}
         studies_ = []

@@ -48,11 +48,11 @@ def upgrade(connection: Connection, place: object) -> None:
     scripts = ScriptDirectory(str(Path(__file__).parent))
     if revision is not None and revision not in {script.revision for script in scripts.walk_revisions()}:
         raise StudyError(
-            f"{place} was written by a newer mapmerge (format {revision}, this one knows {LATEST}): update "
-            "mapmerge."
+            f"{place} was written by a newer mapmerge (format {revision}, this one knows {LATEST}): update mapmerge."
         )
     context = MigrationContext.configure(
-        connection, opts={"fn": lambda now, _: scripts._upgrade_revs(LATEST, now)}  # noqa: SLF001
+        connection,
+        opts={"fn": lambda now, _: scripts._upgrade_revs(LATEST, now)},  # noqa: SLF001
     )
     with Operations.context(context):
         context.run_migrations()
