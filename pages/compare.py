@@ -116,4 +116,5 @@ def body(comparison: Comparison, weights: Mapping[str, float] | None, *, normali
         comparison_figures.preferences(comparison, chosen, normalise=normalise)
 
 
-draw()
+with shell.errors_shown():
+    draw()

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from mapmerge_core.errors import ExportError
-from mapmerge_core.studies.analysis.analysis import title_of
 from pages.parts.export import files
 from pages.parts.shared import live, pictures, shell, state
 
@@ -52,7 +51,7 @@ def draw() -> None:
         with st.container(border=True, key="card_point"):
             merge = state.store().merges.get(pick.merge_id)
             st.subheader("Made with", anchor=False)
-            pictures.facts([("Merge", title_of(merge))])
+            pictures.facts([("Merge", merge.title)])
             pictures.facts([(name, f"{value:.4f}") for name, value in zip(merge.space.names, pick.x, strict=True)])
     with right:
         files.card(file)
@@ -114,4 +113,5 @@ def export(pick: Pick, job: JobSnapshot | None, file: Path | None) -> None:
             st.rerun()
 
 
-draw()
+with shell.errors_shown():
+    draw()

@@ -243,4 +243,5 @@ def preference_moved(view: StudyAnalysis) -> None:
     st.session_state[f"preference_stayed_{study_id}"] = choice.key == before
 
 
-draw()
+with shell.errors_shown():
+    draw()

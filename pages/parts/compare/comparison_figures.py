@@ -83,7 +83,7 @@ def explanation(comparison: Comparison) -> str:
     """Return what the bars are."""
     sentences = ["The metrics weighed by your preference, with 90% intervals."]
     if not comparison.has_intervals:
-        sentences = ["The metrics weighed by your preference. 90% intervals aren't known for all of them."]
+        sentences = ["The metrics weighed by your preference. 90% intervals are known for accuracies only."]
     if comparison.falls:
         sentences.append("Less is better.")
     elif not all(metric.maximize for metric in comparison.weighed):

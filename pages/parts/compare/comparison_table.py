@@ -58,19 +58,23 @@ def draw(comparison: Comparison, row: Row | None, *, normalise: bool) -> None:
 
 def buttons(study_id: int, row: Row | None) -> None:
     """Draw the ways on from a row: open its model on Trade-offs, or export it."""
-    model = None
+    model, reason = None, None
+    is_drawable = False
     if row is not None and row.x is not None:
         model = Choice("compared", row.merge_id, row.x, {"kind": "compared", "name": row.name})
-    drawable = model is not None and choosing.is_predictable(state.analysis(study_id, rough=True), model.merge_id)
-    reason = None
-    if row is not None and not drawable:
+        is_drawable = choosing.is_predictable(state.analysis(study_id, rough=True), row.merge_id)
+    if row is not None and not is_drawable:
         reason = row.problem or "Its merge has too few points for surrogates: evaluate more first."
-    if st.button(
-        "Open on Trade-offs", key="compare_open", icon=":material/balance:", disabled=not drawable, help=reason
-    ):
+    opens = st.button(
+        "Open on Trade-offs", key="compare_open", icon=":material/balance:", disabled=not is_drawable, help=reason
+    )
+    exports = st.button("Export this model", key="compare_export", icon=":material/download:", disabled=model is None)
+    if row is None or model is None:
+        return
+    if opens:
         choosing.remember(study_id, model)
         shell.go("pages/trade_offs.py", study_id)
-    if st.button("Export this model", key="compare_export", icon=":material/download:", disabled=model is None):
+    if exports:
         with shell.errors_shown():
             choosing.export(study_id, model, name=row.name)
 
