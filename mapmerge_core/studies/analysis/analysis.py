@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mapmerge_core.errors import MapMergeError, SearchError, StudyError
+from mapmerge_core.errors import SearchError, StudyError
 from mapmerge_core.search.fronts import GENERATIONS, Front, JointFront, find_space_front, join_fronts
 from mapmerge_core.search.preferences import Scalarisation, choose_by_preference
 from mapmerge_core.search.rules import apply_rule, judge, parse_rule
@@ -22,7 +22,7 @@ from mapmerge_core.studies.store import Measurements
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from mapmerge_core.search.rules import RuleResult
+    from mapmerge_core.search.rules import Miss
     from mapmerge_core.search.spaces import Space
     from mapmerge_core.studies.store import Store, StoredMerge
     from mapmerge_core.tasks.objective import Objective
@@ -106,7 +106,7 @@ class RuleChoice:
     lower: np.ndarray
     upper: np.ndarray
     feasible: bool
-    misses: tuple[object, ...]
+    misses: tuple[Miss, ...]
     message: str
 
 
@@ -233,26 +233,23 @@ class StudyAnalysis:
         """
         bounds = [objective.metric.bounds for objective in self.objectives]
         rule = parse_rule(text, self.names, maximize=self.maximize, bounds=bounds)
-        _ = self.fitted_front
-        aims = {"single": self.single, "pretrained": self.pretrained, "maximize": self.maximize}
+        if self.front is None:
+            raise StudyError(self.problem or "The study has no front yet.")
+        aims: dict[str, Any] = {"single": self.single, "pretrained": self.pretrained, "maximize": self.maximize}
         choices = []
         for merge in self.merges:
             if merge.surrogates is not None and merge.front is not None:
-                result = apply_rule(rule, merge.front, merge.surrogates, **aims)
-                choices.append(_choice(merge.merge.id, result))
-            elif merge.front is not None:  # a single point, as it was measured
-                judged = judge(rule, merge.Y[:1], **aims)
-                message = "This model meets the rule, as measured." if judged.feasible else judged.missed
+                found = apply_rule(rule, merge.front, merge.surrogates, **aims)
+                values = found.predicted, found.lower, found.upper
                 choices.append(
-                    RuleChoice(
-                        merge.merge.id,
-                        merge.X[0],
-                        *[merge.Y[0]] * 3,
-                        feasible=judged.feasible,
-                        misses=judged.misses,
-                        message=message,
-                    )
+                    RuleChoice(merge.merge.id, found.x, *values, found.feasible, found.misses, found.message)
                 )
+            elif merge.front is not None:  # a single point, as it was measured
+                judged, values = judge(rule, merge.Y[:1], **aims), (merge.Y[0],) * 3
+                message = "This model meets the rule, as measured on the validation split."
+                if not judged.feasible:
+                    message = f"{merge.title} is a single model, which misses {judged.missed}."
+                choices.append(RuleChoice(merge.merge.id, merge.X[0], *values, judged.feasible, judged.misses, message))
         return choices[judge(rule, np.array([choice.predicted for choice in choices]), **aims).best]
 
 
@@ -295,10 +292,9 @@ def analyse(
     for merge in stored:
         if merges is not None and merge.id not in merges:
             continue
-        region = merge.space.within(*regions[merge.id]) if merge.id in regions else merge.space
         table = tables.get(merge.id, Measurements.empty(merge.space.n, len(objectives)))
         search = (seed, generations) if with_front else None
-        analysed.append(_analyse(merge, region, table, runs.get(merge.id, RunConfig()), objectives, search))
+        analysed.append(_analyse(merge, regions[merge.id], table, runs.get(merge.id, RunConfig()), objectives, search))
     fronts = [(merge.merge.id, merge.front) for merge in analysed if merge.front is not None]
     maximize = [objective.metric.maximize for objective in objectives]
     return StudyAnalysis(
@@ -342,7 +338,7 @@ def _analyse(
             front = search_front(surrogates, table, objectives, *search)
     return MergeAnalysis(
         merge=merge,
-        title=title_of(merge),
+        title=merge.title,
         space=space,
         X=X,
         Y=Y,
@@ -390,24 +386,3 @@ def links_of(run: RunConfig, objectives: Sequence[Objective]) -> list[tuple[str,
     """Return each objective's link and bounds, as `fit_surrogates` takes them."""
     metrics = [objective.metric for objective in objectives]
     return [(metric.link if run.link == "auto" else run.link, metric.bounds) for metric in metrics]
-
-
-def title_of(merge: StoredMerge) -> str:
-    """Return what people call a merge; its name where the package that brought it isn't installed."""
-    try:
-        return merge.make().label
-    except MapMergeError:
-        return merge.name
-
-
-def _choice(merge_id: int, result: RuleResult) -> RuleChoice:
-    return RuleChoice(
-        merge_id,
-        result.x,
-        result.predicted,
-        result.lower,
-        result.upper,
-        result.feasible,
-        result.misses,
-        result.message,
-    )

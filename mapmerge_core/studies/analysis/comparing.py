@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
-from math import nan, sqrt
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from math import nan
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mapmerge_core.errors import MapMergeError, StudyError
+from mapmerge_core.errors import StudyError
 from mapmerge_core.merges.base import applicable
 from mapmerge_core.registries import METHODS
 from mapmerge_core.search.fronts import signs
 from mapmerge_core.search.indicators import hypervolume, preference_sums, preference_win_rate, sample_preferences
 from mapmerge_core.settings import check_seed, to_dict
+from mapmerge_core.studies.analysis.entries import Kind, Tested, gather
 from mapmerge_core.studies.analysis.references import references, shares_of
-from mapmerge_core.studies.analysis.replay import run_result, unfinished
 from mapmerge_core.studies.config.run import RunConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from pandas import DataFrame
 
     from mapmerge_core.merges.base import Merge
+    from mapmerge_core.studies.analysis.entries import Entry
     from mapmerge_core.studies.config.study import StudyConfig
-    from mapmerge_core.studies.store import Run, Store, StoredMerge
+    from mapmerge_core.studies.store import Store
     from mapmerge_core.tasks.metrics import Metric
     from mapmerge_core.tasks.objective import Objective
-
-Kind = Literal["run", "baseline", "single", "pretrained"]
 
 N_PREFERENCES = 20
 """Sampled preferences of a comparison (MAP, Table 3)."""
@@ -54,6 +52,8 @@ class Row:
         run_id: The run, of a run.
         x: The point (D,) of the model for the shown preference; None where there is nothing to show.
         metrics: That model's values (K,), NaN where they haven't been measured.
+        errors: Their standard errors as estimates of all data like the test split (K,), NaN where they aren't
+            known.
         models: The different models for the shown and for the sampled preferences (``m x D``), the shown one's
             first; None of rows that have one model for all.
         front: Their values (``m x K``), NaN where they haven't been measured.
@@ -74,6 +74,7 @@ class Row:
     run_id: int | None
     x: np.ndarray | None
     metrics: np.ndarray
+    errors: np.ndarray
     models: np.ndarray | None
     front: np.ndarray | None
     hypervolume: float
@@ -136,12 +137,8 @@ class Comparison:
     @property
     def has_intervals(self) -> bool:
         """Whether weighted sums of what has been measured have intervals, see `weighted`."""
-        return bool(self._error_known[self.weights > 0].all())
-
-    @property
-    def _error_known(self) -> np.ndarray:
-        """For each objective whether its error is known (K,): a share of right answers among several."""
-        return np.array([o.metric.is_share_right for o in self.objectives]) & (self.n_test > 1)
+        known = np.isfinite(np.array([row.errors for row in self.rows])).any(axis=0)
+        return bool(np.all(known | (self.weights == 0)))
 
     def row(self, key: str) -> Row:
         """Return the row with this key.
@@ -157,8 +154,7 @@ class Comparison:
     def weighted(self, row: Row, normalise: bool = False) -> tuple[float, float, float]:
         """Return a row's weighted sum for the shown preference; metrics that go down count negatively.
 
-        The interval is normal, from the binomial errors of shares, as accuracies are, measured on ``n_test``
-        examples each; other metrics' errors aren't known.
+        The interval is normal, from the values' standard errors.
 
         Args:
             row: One of the rows.
@@ -170,9 +166,8 @@ class Comparison:
         """
         factors = self.weights * signs(self.maximize) / (self.single if normalise else 1.0)
         value = float(factors @ row.metrics)
-        variances = np.where(self._error_known, row.metrics * (1 - row.metrics), nan) / self.n_test
         weighty = factors != 0
-        error = sqrt(float(factors[weighty] ** 2 @ variances[weighty]))
+        error = float(np.linalg.norm(factors[weighty] * row.errors[weighty]))
         return value, value - Z_90 * error, value + Z_90 * error
 
     def single_weighted(self, normalise: bool = False) -> float:
@@ -193,7 +188,7 @@ def compare(store: Store, study_id: int, *, weights: Mapping[str, float] | None 
 
     A run counts for the models that it offers for the shown preference and for each of 20 sampled ones (MAP,
     Table 3). A merge counts at its usual points (`Merge.baselines`). Task arithmetic with the preference as
-    coefficients is the row "preference", in studies whose every objective has a model of its own.
+    coefficients is the row "preference", where each objective that is weighed has a model of its own.
 
     Args:
         store: Where everything is.
@@ -212,14 +207,12 @@ def compare(store: Store, study_id: int, *, weights: Mapping[str, float] | None 
     maximize = [objective.metric.maximize for objective in objectives]
     shown = shares_of(weights, objectives)
     sampled = sample_preferences(len(objectives), N_PREFERENCES, seed)
-    entries = list(_entries(store, study_id, config, np.vstack([shown, sampled]), seed))
-    measured = _Measured(store, study_id, len(objectives))
+    tested = Tested(store, study_id, len(objectives))
     single = references(store, study_id, "test").single
     rows, sums = [], {}
-    for entry, name in zip(entries, _names(entries), strict=True):
-        values = None if entry.X is None else measured.at(entry.merge_id, entry.X)
-        rows.append(_row(entry, name, values, single, maximize))
-        sums[entry.key] = _sums(values, sampled, maximize)
+    for entry in gather(store, study_id, config, np.vstack([shown, sampled]), seed):
+        row, sums[entry.key] = _row(entry, tested, single, sampled, maximize)
+        rows.append(row)
     winner, wins = _wins(rows, sums)
     return Comparison(
         study_id=study_id,
@@ -227,13 +220,13 @@ def compare(store: Store, study_id: int, *, weights: Mapping[str, float] | None 
         weights=shown,
         rows=tuple(rows),
         single=single,
-        n_test=measured.n_examples,
+        n_test=tested.n_examples,
         preferences=sampled,
         sums=sums,
         winner=winner,
         wins=wins,
-        missing=measured.missing,
-        wanted=measured.wanted,
+        missing=tested.missing,
+        wanted=tested.wanted,
         offered=tuple(
             merge
             for merge in baselines(config)
@@ -251,7 +244,7 @@ def baselines(config: StudyConfig) -> tuple[Merge, ...]:
 def is_made(store: Store, study_id: int, merge: Merge) -> bool:
     """Return whether a study has a merge, prepared if it has a state."""
     key = merge.name, to_dict(merge.settings)
-    return any(_is_usable(kept) and (kept.name, dict(kept.settings)) == key for kept in store.merges.all(study_id))
+    return any(kept.is_usable and (kept.name, dict(kept.settings)) == key for kept in store.merges.all(study_id))
 
 
 def is_searched(store: Store, study_id: int, merge: Merge) -> bool:
@@ -265,13 +258,6 @@ def is_searched(store: Store, study_id: int, merge: Merge) -> bool:
 def scalar_search(merge: Merge) -> RunConfig:
     """Return the run that finds a merge's best scalar."""
     return RunConfig(merge=merge.name, merge_settings=to_dict(merge.settings), method="scalar")
-
-
-def _is_usable(merge: StoredMerge) -> bool:
-    try:
-        return merge.is_prepared or not merge.make().has_state
-    except MapMergeError:  # the package that brought it isn't installed
-        return False
 
 
 def to_table(comparison: Comparison, normalise: bool = False) -> DataFrame:
@@ -313,193 +299,43 @@ def to_table(comparison: Comparison, normalise: bool = False) -> DataFrame:
     return pd.DataFrame(lines)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _Entry:
-    """A row before its models' values are looked up; what both have means the same.
-
-    Attributes:
-        X: Its models' points: one for all preferences (``1 x D``), or one for each (in their order); None where
-            there is a problem.
-    """
-
-    key: str
-    name: str
-    kind: Kind
-    method: str = ""
-    merge_id: int
-    run_id: int | None = None
-    X: np.ndarray | None
-    evaluations: int = 0
-    seconds: float = 0.0
-    problem: str = ""
-
-
-def _entries(store: Store, study_id: int, config: StudyConfig, preferences: np.ndarray, seed: int) -> Iterator[_Entry]:
-    merges = store.merges.all(study_id)
-    for run in store.runs.all(study_id):
-        yield _run(store, run, config, preferences, seed)
-    first = merges[0]  # every study's first merge is task arithmetic
-    own = [[objective.model == model for model in config.model_names] for objective in config.objectives]
-    if all(objective.model is not None for objective in config.objectives):
-        X = first.space.points(preferences @ np.array(own, dtype=np.float64))  # a preference's shares (MAP, Table 3)
-        yield _Entry(
-            key="preference", name="Task arithmetic by preference", kind="baseline", method=first.name,
-            merge_id=first.id, X=X,
-        )  # fmt: skip
-    for merge in merges:
-        yield from _baselines(merge, config)
-    refs = references(store, study_id)
-    keys = [*(f"single-{model}" for model in refs.models), "pretrained"]
-    for key, name, x in zip(keys, [*refs.names[1:], refs.names[0]], [*refs.X[1:], refs.X[0]], strict=True):
-        kind: Kind = "pretrained" if key == keys[-1] else "single"
-        yield _Entry(key=key, name=name, kind=kind, merge_id=refs.merge_id, X=x[None])
-
-
-def _run(store: Store, run: Run, config: StudyConfig, preferences: np.ndarray, seed: int) -> _Entry:
-    row = {
-        "key": f"run-{run.id}", "name": run.config.label, "kind": "run", "method": run.config.method,
-        "merge_id": run.merge_id, "run_id": run.id,
-    }  # fmt: skip
-    if run.status != "done":
-        spent = {"evaluations": run.n_evaluations, "seconds": run.seconds}
-        return _Entry(**row, **spent, X=None, problem=unfinished(run))
-    try:
-        result = run_result(store, run.id, seed=seed)
-    except MapMergeError as error:
-        spent = {"evaluations": run.n_evaluations, "seconds": run.seconds}
-        return _Entry(**row, **spent, X=None, problem=str(error))
-    merge = store.merges.get(run.merge_id)
-    maximize = [objective.metric.maximize for objective in config.objectives]
-    X = result.x if len(result.x) == 1 else np.array([result.choose(weights, maximize) for weights in preferences])
-    return _Entry(
-        **row,
-        X=merge.space.points(X),
-        evaluations=result.evaluations + merge.evaluations,
-        seconds=result.seconds + merge.seconds,
-    )
-
-
-def _baselines(merge: StoredMerge, config: StudyConfig) -> Iterator[_Entry]:
-    if not _is_usable(merge):
-        return
-    for number, (title, x) in enumerate(merge.make().baselines(config.model_names)):
-        yield _Entry(
-            key=f"merge-{merge.id}" + (f"-{number + 1}" if number else ""),
-            name=title,
-            kind="baseline",
-            method=merge.name,
-            merge_id=merge.id,
-            X=merge.space.points(np.asarray(x, dtype=np.float64)[None]),
-            evaluations=merge.evaluations,
-            seconds=merge.seconds,
-        )
-
-
-def _names(entries: list[_Entry]) -> list[str]:
-    """Return the rows' names, with what tells those apart that are called the same."""
-    count = Counter(entry.name for entry in entries)
-
-    def name(entry: _Entry) -> str:
-        if count[entry.name] == 1:
-            return entry.name
-        return f"{entry.name}, " + (f"merge {entry.merge_id}" if entry.run_id is None else f"run {entry.run_id}")
-
-    return [name(entry) for entry in entries]
-
-
-@dataclass
-class _Measured:
-    """A study's test split by model; notes what was looked up in vain.
-
-    Attributes:
-        n_examples: How many examples each objective was measured on (K,), NaN where it wasn't yet.
-    """
-
-    store: Store
-    study_id: int
-    n_objectives: int
-    _lacking: dict[tuple[int, bytes], tuple[np.ndarray, int]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._tables = self.store.evaluations.tables(self.study_id, "test")
-        self._known = {
-            (merge_id, x.tobytes()): values
-            for merge_id, table in self._tables.items()
-            for x, values in zip(table.X, table.Y, strict=True)
-        }
-        counts = [table.n_examples.max(axis=0) for table in self._tables.values()]
-        most = np.max(counts, axis=0) if counts else np.zeros(self.n_objectives)
-        self.n_examples = np.where(most > 0, most, nan)
-
-    def at(self, merge_id: int, X: np.ndarray) -> np.ndarray:
-        """Return the values (``m x K``) of a merge's models (``m x D``), NaN where they haven't been measured."""
-        unknown = np.full(self.n_objectives, nan)
-        values = np.array([self._known.get((merge_id, x.tobytes()), unknown) for x in X])
-        for x, lacking in zip(X, np.isnan(values).sum(axis=1), strict=True):
-            if lacking:
-                self._lacking[merge_id, x.tobytes()] = x, int(lacking)
-        return values
-
-    @property
-    def missing(self) -> int:
-        """How many values what was looked up lacks."""
-        return sum(count for _, count in self._lacking.values())
-
-    @property
-    def wanted(self) -> dict[int, np.ndarray]:
-        """By merge id the models that lack some."""
-        points: dict[int, list[np.ndarray]] = {}
-        for (merge_id, _), (x, _) in self._lacking.items():
-            points.setdefault(merge_id, []).append(x)
-        return {merge_id: np.array(X) for merge_id, X in points.items()}
-
-
-def _row(entry: _Entry, name: str, values: np.ndarray | None, single: np.ndarray, maximize: list[bool]) -> Row:
-    """Return the row of an entry whose models have these values (``m x K``)."""
-    models = front = None
-    if entry.X is not None and values is not None and len(entry.X) > 1:
-        first = np.sort(np.unique(entry.X, axis=0, return_index=True)[1])
-        models, front = entry.X[first], values[first]
-    return Row(
+def _row(
+    entry: Entry, tested: Tested, single: np.ndarray, preferences: np.ndarray, maximize: list[bool]
+) -> tuple[Row, np.ndarray]:
+    """Return an entry's row, and the weighted sums (20,) of its models for the sampled preferences."""
+    row = Row(
         key=entry.key,
-        name=name,
+        name=entry.name,
         kind=entry.kind,
         method=entry.method,
         merge_id=entry.merge_id,
         run_id=entry.run_id,
-        x=None if entry.X is None else entry.X[0],
-        metrics=np.full(len(single), nan) if values is None else values[0],
-        models=models,
-        front=front,
-        hypervolume=nan if values is None else _hypervolume(values, single, maximize),
+        x=None,
+        metrics=np.full(len(single), nan),
+        errors=np.full(len(single), nan),
+        models=None,
+        front=None,
+        hypervolume=nan,
         evaluations=entry.evaluations,
         seconds=entry.seconds,
         problem=entry.problem,
     )
-
-
-def _hypervolume(values: np.ndarray, single: np.ndarray, maximize: list[bool]) -> float:
-    """Return what a row's models dominate, see `Row`."""
-    shares = np.unique(_sampled(values) / single, axis=0)
-    if not np.isfinite(shares).all():
-        return nan
-    return hypervolume(shares, np.where(maximize, 0.0, 2.0), maximize)
-
-
-def _sampled(values: np.ndarray) -> np.ndarray:
-    """Return the values of a row's models for the sampled preferences, or of its only one."""
-    return values[1:] if len(values) > 1 else values
-
-
-def _sums(values: np.ndarray | None, preferences: np.ndarray, maximize: list[bool]) -> np.ndarray:
-    """Return the preference-weighted sum (20,) of a row's model for each sampled preference."""
     sums = np.full(len(preferences), nan)
-    if values is not None:
-        models = np.broadcast_to(_sampled(values), preferences.shape)
-        known = np.isfinite(models).all(axis=1)
-        if known.any():
-            sums[known] = preference_sums(models[known], preferences[known], maximize)
-    return sums
+    if entry.X is None:
+        return row, sums
+    values, errors = tested.at(entry.merge_id, entry.X)
+    row = replace(row, x=entry.X[0], metrics=values[0], errors=errors[0])
+    if len(entry.X) > 1:
+        first = np.sort(np.unique(entry.X, axis=0, return_index=True)[1])
+        row, values = replace(row, models=entry.X[first], front=values[first]), values[1:]
+    shares = np.unique(values / single, axis=0)
+    if np.isfinite(shares).all():
+        row = replace(row, hypervolume=hypervolume(shares, np.where(maximize, 0.0, 2.0), maximize))
+    models = np.broadcast_to(values, preferences.shape)
+    known = np.isfinite(models).all(axis=1)
+    if known.any():
+        sums[known] = preference_sums(models[known], preferences[known], maximize)
+    return row, sums
 
 
 def _wins(rows: list[Row], sums: Mapping[str, np.ndarray]) -> tuple[Row | None, dict[str, tuple[float, float]]]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mapmerge_core.errors import StudyError
-from mapmerge_core.search.fronts import signs
 from mapmerge_core.search.preferences import normalise
 
 if TYPE_CHECKING:
@@ -97,8 +96,3 @@ def shares_of(weights: Mapping[str, float] | None, objectives: Sequence[Objectiv
         if name not in names:
             raise StudyError(f"There is no objective '{name}': the study has {', '.join(names)}.")
     return normalise([weights.get(name, 0.0) for name in names], len(names))
-
-
-def goodness_signs(objectives: Sequence[Objective]) -> np.ndarray:
-    """Return 1 for each objective of which more is better and -1 for the others (K,)."""
-    return signs([objective.metric.maximize for objective in objectives])

@@ -128,19 +128,20 @@ def _replay(store: Store, run: Run) -> tuple[Method, Measurements]:
     asked: dict[int, np.ndarray] = {}  # by row of the table, which objectives
     while (batch := method.ask()) is not None:
         columns = list(batch.objectives)
-        rows = [_row(table.X, x, method.tolerance) for x in space.points(batch.X)]
-        values = np.array([np.full(len(columns), np.nan) if row is None else table.Y[row, columns] for row in rows])
-        if np.isnan(values).any():
+        found = [_row(table.X, x, method.tolerance) for x in space.points(batch.X)]
+        rows = [row for row in found if row is not None]
+        values = table.Y[np.ix_(rows, columns)]
+        if len(rows) < len(found) or np.isnan(values).any():
             raise StudyError(_lacking(run, method))
         for row in rows:
-            if row is not None:
-                asked.setdefault(row, np.zeros(len(config.objectives), dtype=bool))[columns] = True
+            asked.setdefault(row, np.zeros(len(config.objectives), dtype=bool))[columns] = True
         method.tell(batch, values)
     rows, wanted = list(asked), np.array(list(asked.values()))
     return method, Measurements(
         table.X[rows],
         np.where(wanted, table.Y[rows], np.nan),
         np.where(wanted, table.S[rows], np.nan),
+        np.where(wanted, table.errors[rows], np.nan),
         np.where(wanted, table.n_examples[rows], 0),
         table.is_whole[rows] & wanted,
     )

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 
 from mapmerge_core.errors import PointError, StudyError
 from mapmerge_core.registries import METHODS
-from mapmerge_core.search.spaces import Box
+from mapmerge_core.search.spaces import Box, Product
 from mapmerge_core.studies.config.run import RunConfig
 from mapmerge_core.studies.store.database import as_id, insert_or_replace
 from mapmerge_core.studies.store.rows import Evaluation, Measurements, Split
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Row
 
+    from mapmerge_core.search.spaces import Space
     from mapmerge_core.studies.store.database import Database
     from mapmerge_core.studies.store.merges import Merges
     from mapmerge_core.tasks.outcome import Outcome
@@ -152,19 +153,17 @@ class Evaluations:
             count, latest, size = connection.execute(query).one()
         return int(count), int(latest), int(size)
 
-    def regions(self, study_id: int) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        """Return the box that the runs of each merge really sampled, for those with such runs and a box.
+    def regions(self, study_id: int) -> dict[int, Space]:
+        """Return the part of each merge's space that its runs really sampled, by merge id.
 
         A run counts once it has measured a point that isn't one of the space's anchors, which lie where they
         lie whatever the run's box is, and if its method leads to more than a single model: one that follows a
-        path says nothing about a whole box.
-
-        Returns:
-            By merge id, the lowest and the highest values of each coordinate, D each.
+        path says nothing about a whole box. Of boxes it is the smallest that holds them all; the whole space
+        of a merge that no run sampled.
         """
         config = self._merges.config(study_id)
-        stored = {merge.id: merge for merge in self._merges.all(study_id)}
-        anchors = {_bytes(x) for merge in stored.values() for x in merge.space.anchors}
+        spaces = {merge.id: merge.space for merge in self._merges.all(study_id)}
+        anchors = {_bytes(x) for space in spaces.values() for x in space.anchors}
         sampled = (
             select(evaluations.c.id)
             .where(
@@ -177,17 +176,13 @@ class Evaluations:
         query = select(runs.c.merge_id, runs.c.config).where(runs.c.study_id == as_id(study_id), sampled)
         with self._database.read() as connection:
             rows = connection.execute(query).all()
-        boxes: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        sampled_spaces: dict[int, Space] = {}
         for merge_id, values in rows:
             run = RunConfig.from_dict(values)
-            if METHODS[run.method].is_front == "single":
-                continue
-            space = run.space(config)
-            if not isinstance(space, Box):
-                continue
-            low, high = boxes.get(merge_id, (space.low, space.high))
-            boxes[merge_id] = np.minimum(low, space.low), np.maximum(high, space.high)
-        return boxes
+            if METHODS[run.method].is_front != "single":
+                space = run.space(config)
+                sampled_spaces[merge_id] = _hull(sampled_spaces.get(merge_id, space), space)
+        return spaces | sampled_spaces
 
     def _at(self, merge_id: int, x: np.ndarray, split: Split) -> list[Evaluation]:
         point = self._check(merge_id, x)
@@ -220,6 +215,15 @@ class Evaluations:
         return self._shapes[merge_id]
 
 
+def _hull(one: Space, other: Space) -> Space:
+    """Return the smallest space that holds two parts of a merge's space."""
+    if isinstance(one, Box) and isinstance(other, Box):
+        return Box(one.names, np.minimum(one.low, other.low), np.maximum(one.high, other.high), one.default)
+    if isinstance(one, Product) and isinstance(other, Product):
+        return Product([_hull(*parts) for parts in zip(one.parts, other.parts, strict=True)])
+    return one
+
+
 def _bytes(x: np.ndarray) -> bytes:
     return (x.astype("<f8") + 0.0).tobytes()  # −0 becomes 0
 
@@ -238,10 +242,12 @@ def _measurements(rows: Sequence[Row[Any]], n: int, objectives: Sequence[str]) -
         np.array([columns[row.objective] for row in rows], dtype=np.intp),
     )
     shape = len(points), len(objectives)
-    Y, S, n_examples = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, dtype=np.int64)
-    is_whole = np.zeros(shape, dtype=bool)
+    Y, S, errors = (np.full(shape, np.nan) for _ in range(3))
+    n_examples, is_whole = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
     Y[at] = [row.value for row in rows]
     S[at] = [0.0 if row.n_total is None else row.standard_error or 0.0 for row in rows]
+    errors[at] = [np.nan if row.n_total or row.standard_error is None else row.standard_error for row in rows]
     n_examples[at] = [row.n_examples for row in rows]
     is_whole[at] = [row.n_total is None for row in rows]
-    return Measurements(np.frombuffer(b"".join(points), "<f8").reshape(len(points), n), Y, S, n_examples, is_whole)
+    X = np.frombuffer(b"".join(points), "<f8").reshape(len(points), n)
+    return Measurements(X, Y, S, errors, n_examples, is_whole)

@@ -13,7 +13,7 @@ from mapmerge_core.errors import StudyError
 from mapmerge_core.merges.base import TrainingPoint
 from mapmerge_core.registries import MERGES
 from mapmerge_core.search.spaces import space_from_dict
-from mapmerge_core.settings import make, to_dict
+from mapmerge_core.settings import to_dict
 from mapmerge_core.studies.config.study import StudyConfig
 from mapmerge_core.studies.store.database import as_id, insert_or_keep, insert_or_replace
 from mapmerge_core.studies.store.rows import StoredMerge
@@ -65,8 +65,7 @@ class Merges:
         settings: Mapping[str, Any],
     ) -> int:
         """Do what `add` does within a transaction, and return the merge's id."""
-        kind = MERGES[name]
-        merge = kind(make(kind.Settings, settings, what=kind.title))
+        merge = MERGES[name](dict(settings))
         merge.check(config.facts())
         key = {
             "study_id": study_id,
@@ -82,7 +81,7 @@ class Merges:
             "created": datetime.now(UTC),
         }
         query = select(merges.c.id).filter_by(**key)
-        return int(connection.scalar(_INSERT, values) or connection.scalar(query))
+        return int(connection.scalar(_INSERT, values) or connection.execute(query).scalar_one())
 
     def all(self, study_id: int) -> list[StoredMerge]:
         """Return a study's merges, oldest first."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from mapmerge_core.errors import MapMergeError
 from mapmerge_core.registries import MERGES
-from mapmerge_core.settings import make
 from mapmerge_core.studies.inputs.kept import KeptStudy
 from mapmerge_core.tasks.outcome import unpack
 
@@ -86,8 +86,23 @@ class StoredMerge:
             RegistryError: It came with another package, which isn't installed.
             SettingError: Its settings are those of another version.
         """
-        kind = MERGES[self.name]
-        return kind(make(kind.Settings, self.settings, what=kind.title))
+        return MERGES[self.name](dict(self.settings))
+
+    @property
+    def title(self) -> str:
+        """What people call it; its name where the package that brought it isn't installed."""
+        try:
+            return self.make().label
+        except MapMergeError:
+            return self.name
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether its models can be measured without a long preparation."""
+        try:
+            return self.is_prepared or not self.make().has_state
+        except MapMergeError:  # the package that brought it isn't installed
+            return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +177,8 @@ class Measurements:
         Y: Their values (``n x K``), NaN where nothing was measured.
         S: Standard errors of the values as estimates of the whole split's (``n x K``): 0 where that was
             measured, NaN where nothing was.
+        errors: Standard errors of the values of whole splits as estimates of all data like them (``n x K``),
+            NaN where they aren't known.
         n_examples: How many examples were measured (``n x K``).
         is_whole: Whether these are the whole split (``n x K``).
     """
@@ -169,6 +186,7 @@ class Measurements:
     X: np.ndarray
     Y: np.ndarray
     S: np.ndarray
+    errors: np.ndarray
     n_examples: np.ndarray
     is_whole: np.ndarray
 
@@ -177,7 +195,7 @@ class Measurements:
         """Return what is known of a merge with ``n`` coordinates before anything was measured."""
         nothing = np.empty((0, n_objectives))
         counts = nothing.astype(np.int64)
-        return cls(np.empty((0, n)), nothing, nothing, counts, counts.astype(bool))
+        return cls(np.empty((0, n)), nothing, nothing, nothing, counts, counts.astype(bool))
 
     def on(self, images: int | None) -> np.ndarray:
         """Return the values (``n x K``) measured on at least ``images`` examples, NaN elsewhere.

@@ -122,46 +122,40 @@ class Studies:
     def _select(self, study_id: int | None) -> list[Study]:
         """Return the study with this id, or all, each with its counts."""
         one = [] if study_id is None else [study_id]
+        n_picks = select(merges.c.study_id, func.count()).join_from(picks, merges, merges.c.id == picks.c.merge_id)
+        latest = runs.c.id.in_(select(func.max(runs.c.id)).group_by(runs.c.study_id))
+        statuses = select(runs.c.study_id, runs.c.status).where(latest)
         with self._database.read() as connection:
             rows = connection.execute(_narrowed(select(studies), studies.c.id, one)).all()
             counts = _counts(connection, one)
-            n_picks = connection.execute(
-                _narrowed(
-                    select(merges.c.study_id, func.count())
-                    .join_from(picks, merges, merges.c.id == picks.c.merge_id)
-                    .group_by(merges.c.study_id),
-                    merges.c.study_id,
-                    one,
-                )
+            picked = _pairs(connection, n_picks.group_by(merges.c.study_id), merges.c.study_id, one)
+            status = _pairs(connection, statuses, runs.c.study_id, one)
+        return [
+            Study(
+                id=row.id,
+                name=row.name,
+                config=self._merges.decode(row.id, row.config),
+                sources=tuple(_source_from_dict(source) for source in row.sources),
+                created=row.created,
+                n_points=counts.get(row.id, _NOTHING)[0],
+                n_evaluations=counts.get(row.id, _NOTHING)[1],
+                n_picks=picked.get(row.id, 0),
+                status=status.get(row.id),
+                changed=counts[row.id][2] if row.id in counts else row.created,
             )
-            picked = {key: count for key, count in n_picks}
-            latest = select(func.max(runs.c.id)).group_by(runs.c.study_id)
-            status = connection.execute(
-                _narrowed(select(runs.c.study_id, runs.c.status).where(runs.c.id.in_(latest)), runs.c.study_id, one)
-            )
-            statuses = {key: value for key, value in status}
-        studies_ = []
-        for row in rows:
-            n_points, n_evaluations, changed = counts.get(row.id, (0, 0, row.created))
-            studies_.append(
-                Study(
-                    id=row.id,
-                    name=row.name,
-                    config=self._merges.decode(row.id, row.config),
-                    sources=tuple(_source_from_dict(source) for source in row.sources),
-                    created=row.created,
-                    n_points=n_points,
-                    n_evaluations=n_evaluations,
-                    n_picks=picked.get(row.id, 0),
-                    status=statuses.get(row.id),
-                    changed=changed,
-                )
-            )
-        return studies_
+            for row in rows
+        ]
+
+
+_NOTHING = 0, 0
 
 
 def _narrowed(query: Any, column: Any, values: Sequence[int]) -> Any:  # noqa: ANN401 - SQL expressions
     return query.where(column.in_(values)) if values else query
+
+
+def _pairs(connection: Connection, query: Any, column: Any, values: Sequence[int]) -> dict[int, Any]:  # noqa: ANN401
+    return {row[0]: row[1] for row in connection.execute(_narrowed(query, column, values))}
 
 
 def _counts(connection: Connection, one: Sequence[int]) -> dict[int, tuple[int, int, datetime]]:

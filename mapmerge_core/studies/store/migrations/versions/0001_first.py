@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -13,7 +15,7 @@ def _id() -> sa.Column[int]:
     return sa.Column("id", sa.Integer, primary_key=True)
 
 
-def _parent(name: str, of: str, **options: bool) -> sa.Column[int]:
+def _parent(name: str, of: str, **options: Any) -> sa.Column[int]:  # noqa: ANN401 - a column's options
     return sa.Column(name, sa.Integer, sa.ForeignKey(f"{of}.id", ondelete="CASCADE"), nullable=False, **options)
 
 
