@@ -9,7 +9,7 @@ import itertools
 import logging
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +124,8 @@ class Jobs:
             get = self._evaluators.get
             ended = execute_run(self._store, run_id, get, cancel=job.cancel, progress=job.count)
             if ended.status == "done":
-                run_result(self._store, run_id)  # it may take seconds, which a page shouldn't wait for
+                with suppress(MapMergeError):  # the run is done, though its points may be too few for a front
+                    run_result(self._store, run_id)  # it may take seconds, which a page shouldn't wait for
             return ended
 
         return self.submit(
