@@ -148,7 +148,7 @@ def test_a_rule_picks_and_an_impossible_one_names_what_it_misses(
     app.text_input(key=f"rule_text_{measured_study.id}").input("Colours >= 40%, maximize Stripes").run()
     assert len(app.success) == 1
     assert not app.error
-    assert app.session_state[f"rule_rows_{measured_study.id}"][0][0]["task"] == "Colours"
+    assert app.session_state[f"rule_rows_{measured_study.id}"][0][0]["objective"] == "Colours"
     assert "By rule" in badges(app)
     app.text_input(key=f"rule_text_{measured_study.id}").input("all >= 99.9%, maximize mean").run()
     assert len(app.warning) == 1
