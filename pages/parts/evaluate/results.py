@@ -182,7 +182,7 @@ def centre(merge: MergeAnalysis) -> np.ndarray:
 
 def fit(analysis: StudyAnalysis, merge: MergeAnalysis) -> None:
     """Draw measured values against left-out predictions."""
-    left_out = [fitted.loo_predictions_ for fitted in merge.surrogates.quadratics] if merge.surrogates else []
+    left_out = [fitted.loo_predictions_ for fitted in merge.surrogates.surrogates] if merge.surrogates else []
     info = fit_info(
         analysis.names, [objective.metric for objective in analysis.objectives], merge.Y, merge.inside, left_out
     )
