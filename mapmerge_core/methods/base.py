@@ -156,7 +156,7 @@ class Method(ABC):
 
     @property
     def n_evaluations(self) -> int:
-        """How many pairs of a point and an objective it asks for in all; an upper bound where that depends on values."""
+        """How many values it asks for in all: pairs of a point and an objective; the most there can be where values decide."""
         return self.points * len(self.objectives)
 
     @property

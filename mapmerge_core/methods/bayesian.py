@@ -10,7 +10,7 @@ from mapmerge_core.errors import SearchError
 from mapmerge_core.methods.base import Batch, Method, links_of, register
 from mapmerge_core.search.adaptive import AngularBins, bins_per_angle, draw_points, make_posterior, score_bins
 from mapmerge_core.search.designs import anchors_outside, make_design
-from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
+from mapmerge_core.search.surrogates.features import n_parameters
 from mapmerge_core.search.surrogates.spaces import SpaceSurrogates, fit_surrogates
 from mapmerge_core.settings import seed_setting, setting, settings
 
@@ -75,21 +75,21 @@ class BayesianMAP(Method):
 
     @classmethod
     def default_points(cls, space: Space) -> int:
-        return 2 * QuadraticSurrogate.n_parameters(space.n_free)
+        return 2 * n_parameters(space.n_free)
 
     def start(self) -> None:
         how, n = self.settings, self.space.n_free
         self._bins = AngularBins(n, how.bins or bins_per_angle(n))
-        n_parameters = QuadraticSurrogate.n_parameters(n)
+        n_needed = n_parameters(n)
         outside = anchors_outside(self.space) if how.anchors else 0
-        needed = n_parameters + outside
+        needed = n_needed + outside
         initial = how.initial or needed
-        self._batch = how.batch or (n_parameters + 1) // 2
+        self._batch = how.batch or (n_needed + 1) // 2
         if self.points < needed or initial < needed:
             besides = f" besides the {outside} anchors outside the box" if outside else ""
             raise SearchError(
                 f"{min(self.points, initial)} points are too few for Bayesian MAP: the surrogates of "
-                f"{n} dimensions need {n_parameters}{besides}, so start with at least {needed}."
+                f"{n} dimensions need {n_needed}{besides}, so start with at least {needed}."
             )
         if initial > self.points:
             raise SearchError(f"{initial} first points are more than the budget of {self.points}.")
@@ -112,7 +112,7 @@ class BayesianMAP(Method):
         assert self.surrogates is not None  # noqa: S101 - `take` fitted them
         rng = np.random.default_rng([self.settings.seed, self._round])
         variance = Y.var(axis=0)
-        left_out = np.column_stack([surrogate.loo_predictions_ for surrogate in self.surrogates.quadratics])
+        left_out = np.column_stack([surrogate.loo_predictions_ for surrogate in self.surrogates.surrogates])
         squared = np.abs((Y - self.surrogates.predict(X)) * (Y - left_out))
         errors = (squared / np.where(variance > 0, variance, 1.0)).mean(axis=1)
         scored, scores = score_bins(errors, self._bins.locate(np.clip(self.space.to_unit(X), 0.0, 1.0)), rng)

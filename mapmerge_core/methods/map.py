@@ -8,7 +8,7 @@ from mapmerge_core.errors import SearchError
 from mapmerge_core.methods.base import Batch, Method, links_of, register
 from mapmerge_core.registries import LINKS
 from mapmerge_core.search.designs import anchors_outside, make_design
-from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
+from mapmerge_core.search.surrogates.features import n_parameters
 from mapmerge_core.settings import seed_setting, setting, settings
 
 if TYPE_CHECKING:
@@ -45,18 +45,17 @@ class MAP(Method):
 
     @classmethod
     def default_points(cls, space: Space) -> int:
-        n_parameters = QuadraticSurrogate.n_parameters(space.n_free)
-        return cls.paper_points.get(space.n, 6 * n_parameters)
+        return cls.paper_points.get(space.n, 6 * n_parameters(space.n_free))
 
     def start(self) -> None:
         needs_least = [link for link, _ in links_of(self.objectives) if not LINKS[link].needs_ridge]
         outside = anchors_outside(self.space) if self.settings.anchors else 0
-        needed = QuadraticSurrogate.n_parameters(self.space.n_free) + outside
+        needed = n_parameters(self.space.n_free) + outside
         if self.is_front == "surrogates" and needs_least and self.points < needed:
             why = f" ({outside} anchors outside the box aren't fitted)" if outside else ""
             raise SearchError(
-                f"A surrogate of {self.space.n_free} coefficients with the {needs_least[0]} link needs {needed} points or more"
-                f"{why}, not {self.points}: raise the budget."
+                f"A surrogate of {self.space.n_free} coefficients with the {needs_least[0]} link needs {needed} points "
+                f"or more{why}, not {self.points}: raise the budget."
             )
         self._waiting = Batch(self.design(), self.all_objectives)
         self.points = len(self._waiting.X)

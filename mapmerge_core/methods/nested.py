@@ -29,7 +29,7 @@ from mapmerge_core.search.links.base import make_link
 from mapmerge_core.search.preferences import choose_by_preference
 from mapmerge_core.search.rules import Rule, Target, apply_rule, parse_rule
 from mapmerge_core.search.spaces import Box
-from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
+from mapmerge_core.search.surrogates.features import n_parameters
 from mapmerge_core.search.surrogates.spaces import SpaceSurrogates, fit_surrogates
 from mapmerge_core.settings import seed_setting, setting, settings
 
@@ -385,7 +385,7 @@ def _check_weights(weights: Mapping[str, float] | None, tasks: tuple[str, ...]) 
 def _check_budget(points: int, box: Box) -> None:
     """Refuse what the pairs' surrogates couldn't be fitted to."""
     outside = anchors_outside(box)
-    needed = QuadraticSurrogate.n_parameters(2) + outside
+    needed = n_parameters(2) + outside
     if points < needed:
         why = f", and {outside} of them lie outside the box" if outside else ""
         raise SearchError(

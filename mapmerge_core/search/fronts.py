@@ -9,7 +9,6 @@ from math import comb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import minimize
 
 from mapmerge_core.errors import SearchError
 from mapmerge_core.search.spaces import Box, Space, unit_sobol
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from mapmerge_core.search.links.base import Array
-    from mapmerge_core.search.surrogates.quadratic import Surrogate
+    from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
 
 SIZE_OF_TWO, SIZE = 200, 400
 """The most rows of a front of two metrics, and of more."""
@@ -156,7 +155,7 @@ def non_dominated(values: ArrayLike, maximize: Sequence[bool]) -> NDArray[np.boo
 
 @one_thread()
 def find_front(
-    surrogates: Sequence[Surrogate],
+    surrogates: Sequence[QuadraticSurrogate],
     low: ArrayLike,
     high: ArrayLike,
     *,
@@ -355,6 +354,7 @@ def domain_of(surrogates: SpaceSurrogates) -> Domain:
 
 def _best_sums(stack: SurrogateStack | _CubeStack, weights: Array, starts: Array, low: Array, high: Array) -> Array:
     """What `best_sum` finds for ``m x K`` weights and ``m x N`` starts, as one separable problem."""
+    from scipy.optimize import minimize
 
     def loss(flat: Array) -> tuple[float, Array]:
         values, gradients = stack.predict_with_gradients(flat.reshape(starts.shape))

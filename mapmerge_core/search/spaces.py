@@ -8,7 +8,6 @@ from math import comb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import qmc
 
 from mapmerge_core.errors import PointError, SearchError
 
@@ -122,6 +121,8 @@ class Space(ABC):
 
     def latin(self, n: int, seed: int) -> Array:
         """Return a Latin hypercube of ``n`` points, `n x D`."""
+        from scipy.stats import qmc  # heavy: it takes a second to import
+
         return self._spread(qmc.LatinHypercube(self.n_free, rng=np.random.default_rng(seed)).random(n))
 
     @abstractmethod
@@ -265,7 +266,8 @@ class Simplex(Space):
     def _canonical(self, X: Array) -> Array:
         if (X < -TOLERANCE).any():
             raise PointError(
-                f"A weight is negative: give weights of at least 0 for {self._listed()}, which are divided by their sum."
+                f"A weight is negative: give weights of at least 0 for {self._listed()}, which are divided by "
+                "their sum."
             )
         X = np.maximum(X, 0.0)
         if not X.any(axis=1).all():
@@ -312,7 +314,7 @@ class Simplex(Space):
         return jacobian
 
     def _spread(self, U: Array) -> Array:
-        """Map uniform points to uniform ones: a share u of the stick that n other coordinates wait for is 1 − (1 − u)^(1/n)."""
+        """Map uniform points to uniform ones: of a stick that n more coordinates wait for, take 1 − (1 − u)^(1/n)."""
         waiting = np.arange(self.n_free, 0, -1)
         return self.from_unit(-np.expm1(np.log1p(-np.asarray(U, dtype=np.float64)) / waiting))
 
@@ -390,8 +392,8 @@ class Product(Space):
         jacobian = np.zeros((len(np.asarray(U)), self.n_free, self.n_free))
         start = 0
         for part, rows in self._by_dimensions(U):
-            some = slice(start, start + part.n_free)
-            jacobian[:, some, some] = part.unit_jacobian(rows)
+            own = slice(start, start + part.n_free)
+            jacobian[:, own, own] = part.unit_jacobian(rows)
             start += part.n_free
         return jacobian
 
@@ -399,9 +401,9 @@ class Product(Space):
         return np.hstack([part._spread(rows) for part, rows in self._by_dimensions(U)])  # noqa: SLF001 - a space's own
 
     def grid(self, most: int) -> Array:
-        each = int(most ** (1 / len(self.parts)))
-        each += (each + 1) ** len(self.parts) <= most  # the root may have been rounded down
-        grids = [part.grid(each) for part in self.parts]
+        share = int(most ** (1 / len(self.parts)))
+        share += (share + 1) ** len(self.parts) <= most  # the root may have been rounded down
+        grids = [part.grid(share) for part in self.parts]
         return np.array([np.concatenate(rows) for rows in product(*grids)]).reshape(-1, self.n)
 
     def within(self, low: float | None, high: float | None) -> Space:
@@ -473,6 +475,8 @@ def space_from_dict(values: Mapping[str, Any]) -> Space:
 
 def unit_sobol(n_points: int, n_dimensions: int, seed: int) -> Array:
     """Return the first ``n_points`` of a scrambled Sobol sequence in [0, 1), `n_points x n_dimensions`."""
+    from scipy.stats import qmc
+
     exponent = max(0, int(np.ceil(np.log2(max(n_points, 1)))))
     sequence = qmc.Sobol(n_dimensions, scramble=True, rng=np.random.default_rng(seed))
     return np.asarray(sequence.random_base2(exponent)[:n_points], dtype=np.float64)

@@ -26,16 +26,16 @@ def make_method(
     low: float = 0.0,
     high: float = 1.0,
     objectives: Sequence[ObjectiveInfo] | None = None,
-    loss: Any = "squared",  # noqa: ANN401 - a loss that may be none
+    loss: Any = "squared",
     **settings: object,
-) -> Any:  # noqa: ANN401 - an instance of kind
+) -> Any:
     """Return a method on the box [low, high]^n; its objectives are n accuracies unless others are given."""
     if objectives is None:
         objectives = objectives_of([("sigmoid", (0.0, 1.0))] * n)
     return kind(Box(NAMES[:n], low, high), objectives, {"points": points, **settings}, loss=loss)
 
 
-def play(method: Method, values: Any, most: int = 10_000) -> list[np.ndarray]:  # noqa: ANN401 - a function
+def play(method: Method, values: Any, most: int = 10_000) -> list[np.ndarray]:
     """Tell a method the values (`m x D` -> `m x K`) of all that it asks for, and return the points of each batch."""
     asked = []
     while (batch := method.ask()) is not None and len(asked) < most:

@@ -22,9 +22,7 @@ def truth(C):
     """Two accuracies with a trade-off and more bends than a quadratic has, ``n x 2``."""
     x, y = np.asarray(C)[:, 0], np.asarray(C)[:, -1]
     bump = 0.1 * np.sin(5 * x * y)
-    return np.column_stack(
-        [0.5 + 0.4 * np.tanh(3 * x - y) + bump / 2, 0.5 + 0.35 * np.tanh(2 * y - x) - bump]
-    )
+    return np.column_stack([0.5 + 0.4 * np.tanh(3 * x - y) + bump / 2, 0.5 + 0.35 * np.tanh(2 * y - x) - bump])
 
 
 def play(method, values=truth):

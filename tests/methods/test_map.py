@@ -30,7 +30,9 @@ def test_the_same_seed_asks_the_same_and_another_seed_something_else():
 
 
 def test_a_point_that_one_method_measured_is_another_methods_too():
-    np.testing.assert_array_equal(make_method(MAP, 2, 30, seed=5).ask().X, make_method(DirectSearch, 2, 200, seed=5).ask().X[:30])
+    np.testing.assert_array_equal(
+        make_method(MAP, 2, 30, seed=5).ask().X, make_method(DirectSearch, 2, 200, seed=5).ask().X[:30]
+    )
 
 
 def test_asks_again_until_told_and_nothing_afterwards():

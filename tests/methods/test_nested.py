@@ -145,9 +145,7 @@ def test_every_model_of_the_tree_is_a_c_of_its_own_tasks(eight):
         assert not np.delete(pair.c, pair.tasks).any()
         np.testing.assert_allclose(pair.c, pair.point[0] * pair.left.c + pair.point[1] * pair.right.c)
         np.testing.assert_allclose(separable(pair.c[None])[0, list(pair.tasks)], pair.predicted, atol=1e-6)
-        np.testing.assert_allclose(
-            separable(pair.front_c)[:, list(pair.tasks)], pair.front.predicted, atol=1e-6
-        )
+        np.testing.assert_allclose(separable(pair.front_c)[:, list(pair.tasks)], pair.front.predicted, atol=1e-6)
         assert set(pair.tasks) == {*pair.left.tasks, *pair.right.tasks}
 
 

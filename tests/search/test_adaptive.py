@@ -28,9 +28,7 @@ def test_two_coefficients_are_binned_by_their_angle_alone():
 
 
 def test_points_on_an_axis_belong_to_the_first_and_the_last_bin():
-    np.testing.assert_array_equal(
-        AngularBins(2, 4).locate([[1, 0], [0.2, 0], [0, 1], [0, 0.2]])[:, 0], [0, 0, 3, 3]
-    )
+    np.testing.assert_array_equal(AngularBins(2, 4).locate([[1, 0], [0.2, 0], [0, 1], [0, 0.2]])[:, 0], [0, 0, 3, 3])
 
 
 @pytest.mark.parametrize("n", range(2, 9))
@@ -81,9 +79,7 @@ def test_points_outside_the_box_or_of_another_width_have_no_bin():
         bins.locate([[0.1, 0.2, 0.3]])
 
 
-@pytest.mark.parametrize(
-    ("n", "per_angle", "cell"), [(2, 3, [0]), (2, 3, [1]), (3, 2, [1, 0]), (4, 2, [1, 1, 0])]
-)
+@pytest.mark.parametrize(("n", "per_angle", "cell"), [(2, 3, [0]), (2, 3, [1]), (3, 2, [1, 0]), (4, 2, [1, 1, 0])])
 def test_points_are_uniform_in_the_volume_of_bin_and_box(n, per_angle, cell):
     bins = AngularBins(n, per_angle)
     rng = np.random.default_rng(0)
@@ -131,9 +127,7 @@ def test_probabilities_are_a_softmax_of_standardised_scores_and_empty_bins_are_l
     z = np.sqrt(1.5)
     expected = softmax([-z, 0, z, z, z])
     for unit in (1.0, 1e-3, 1e6):
-        posterior = make_posterior(
-            AngularBins(2, 5), np.array([[0], [1], [4]]), unit * np.array([1.0, 2.0, 3.0])
-        )
+        posterior = make_posterior(AngularBins(2, 5), np.array([[0], [1], [4]]), unit * np.array([1.0, 2.0, 3.0]))
         np.testing.assert_allclose(posterior.probabilities, expected[:3])
         assert posterior.elsewhere == pytest.approx(expected[3])
 

@@ -88,9 +88,7 @@ def test_what_cannot_be_designed_is_said(arguments, words):
         make_design(*arguments)
 
 
-@pytest.mark.parametrize(
-    "box", [{"low": 1.0, "high": 0.0}, {"low": 0.5, "high": 0.5}, {"high": float("nan")}]
-)
+@pytest.mark.parametrize("box", [{"low": 1.0, "high": 0.0}, {"low": 0.5, "high": 0.5}, {"high": float("nan")}])
 def test_an_empty_box_is_refused(box):
     with pytest.raises(SearchError, match="below"):
         make_design("uniform", 10, 2, **box)

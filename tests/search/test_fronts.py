@@ -117,9 +117,7 @@ class TestKnownFronts:
 
 
 class TestEveryFront:
-    @pytest.fixture(
-        scope="class", params=[(1, 1.0), (2, 1.0), (3, 1.0), (8, 0.6)], ids=lambda p: f"{p[0]} tasks"
-    )
+    @pytest.fixture(scope="class", params=[(1, 1.0), (2, 1.0), (3, 1.0), (8, 0.6)], ids=lambda p: f"{p[0]} tasks")
     @classmethod
     def searched(cls, request):
         n_tasks, high = request.param

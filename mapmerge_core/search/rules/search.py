@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import minimize
 
 from mapmerge_core.errors import SearchError
 from mapmerge_core.search.fronts import domain_of, signs
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from mapmerge_core.search.fronts import Front
     from mapmerge_core.search.links.base import Array
     from mapmerge_core.search.rules.rule import Rule
-    from mapmerge_core.search.surrogates.quadratic import Surrogate
+    from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
 
 N_STARTS = 6
 """From how many rows of the front SciPy's SLSQP sets out: the winner and the next best."""
@@ -67,7 +66,7 @@ class RuleResult:
 def apply_rule(
     rule: Rule,
     front: Front,
-    surrogates: SpaceSurrogates | Sequence[Surrogate],
+    surrogates: SpaceSurrogates | Sequence[QuadraticSurrogate],
     *,
     low: ArrayLike = 0.0,
     high: ArrayLike = 1.0,
@@ -293,6 +292,8 @@ class _Problem:
     def _slsqp(
         self, start: Array, loss: Callable[[Array], tuple[float, Array]], constraints: list[dict[str, object]]
     ) -> Array:
+        from scipy.optimize import minimize
+
         n = len(self.low)
         bounds = [*zip(self.low, self.high, strict=True), *[(None, None)] * (len(start) - n)]
         found = minimize(

@@ -7,8 +7,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from scipy.linalg.lapack import dpotrf, dpotrs, dtrtri
-from scipy.optimize import least_squares
 
 from mapmerge_core.errors import SearchError
 
@@ -46,18 +44,18 @@ class Design:
 
     @classmethod
     def factorise(cls, features: Array) -> Design:
-        """By Householder's QR."""
+        """Factorise features (`n x p`) by Householder's QR."""
         return cls(features, *np.linalg.qr(features))
 
     @property
     def rank(self) -> int:
-        """How many singular values exceed 1e-8, relative to features of size one."""
+        """How many singular values of the features exceed 1e-8, relative to features of size one."""
         singular_values = np.linalg.svd(self.root, compute_uv=False)
         return int((singular_values > 1e-8 * np.sqrt(len(self.features))).sum())
 
     @cached_property
     def inverse_root(self) -> Array:
-        """R⁻¹, whose rows' products are the covariance of least-squares weights but for the variance."""
+        """R⁻¹: least-squares weights have the covariance R⁻¹R⁻ᵀ times the variance of the errors."""
         return inverse_of_upper(self.root)
 
     @cached_property
@@ -68,15 +66,15 @@ class Design:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """What a fit to ``n`` points ends in; ``p`` is the number of weights.
+    """The result of a fit of ``p`` weights to ``n`` points.
 
     Attributes:
         weights: The weights of the features (p,).
-        scale: Standard deviation of the errors as their median tells it, NaN for the squared loss.
+        scale: Standard deviation of the errors, estimated from their median; NaN for the squared loss.
         pull: Half the derivative of the loss by each residual (n,): the residual itself when squared.
         curvature: Half the second derivative (n,), that of the absolute loss smoothed over ``scale``.
-        penalty: Rows of the ridge beside such a pull, ``(p - 1) x p``.
-        roots: What each residual was multiplied by (n,); ``pull`` is of these.
+        penalty: The ridge as further rows of the features, ``(p - 1) x p``.
+        roots: What each residual was multiplied by (n,), before ``pull`` was taken.
     """
 
     weights: Array
@@ -89,7 +87,7 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class _Weighted:
-    """A link whose values, and with them a fit's residuals, are multiplied by ``roots`` (n,)."""
+    """A link whose values are multiplied by ``roots`` (n,), and with them a fit's residuals."""
 
     link: Link
     roots: Array
@@ -106,10 +104,10 @@ class _Weighted:
 
 
 def check_loss(loss: str) -> None:
-    """Refuse a loss that is not known.
+    """Make sure that a loss is one of those that can be fitted.
 
     Raises:
-        SearchError: It is not.
+        SearchError: It isn't.
     """
     if loss not in ("squared", "absolute", "huber"):
         raise SearchError(f"There is no loss called {loss!r}: choose squared, absolute or huber.")
@@ -118,7 +116,7 @@ def check_loss(loss: str) -> None:
 def fit(link: Link, design: Design, values: Array, ridge: float, loss: LossName, roots: Array | None = None) -> Fit:
     """Minimise the sum of the losses of the errors of link(z) plus ``ridge`` times the squared weights.
 
-    Errors are taken as a share of `Link.error_unit`, and the constant (the first feature) goes free. Squared
+    Errors are divided by `Link.error_unit`, and the weight of the constant (the first feature) costs nothing. Squared
     and Huber losses equal the squared error where it is small; the absolute loss is the absolute error.
 
     The absolute loss is minimised by trust-region steps on √(r² + ε²) for ever smaller ε, starting at the
@@ -132,7 +130,7 @@ def fit(link: Link, design: Design, values: Array, ridge: float, loss: LossName,
         values: Metrics (n,).
         ridge: Weight of the squared weights.
         loss: ``squared``, ``absolute`` or ``huber``.
-        roots: What each error is multiplied by (n,), above 0; by default nothing.
+        roots: What each error is multiplied by (n,), above 0; 1 if left out.
     """
     features = design.features
     n, p = features.shape
@@ -170,12 +168,14 @@ def fit(link: Link, design: Design, values: Array, ridge: float, loss: LossName,
 
 
 def inverse_of_upper(root: Array) -> Array:
-    """The inverse of an upper triangular matrix without a zero on its diagonal."""
+    """Return the inverse of an upper triangular matrix without a zero on its diagonal."""
+    from scipy.linalg.lapack import dtrtri
+
     return np.asarray(dtrtri(root)[0])
 
 
 def _fit_squared(link: Link | _Weighted, design: Design, values: Array, penalty: Array) -> Array:
-    """Weights of the features that minimise the squared errors of link(z) and the penalty."""
+    """Return the weights of the features that minimise the squared errors of link(z) and the penalty."""
     if link.is_linear and not penalty.any():
         return np.asarray(design.inverse_root @ (design.orthonormal.T @ values))
     features, zeros = design.features, np.zeros(len(penalty))
@@ -196,16 +196,20 @@ def _fit_squared(link: Link | _Weighted, design: Design, values: Array, penalty:
     def jacobian(weights: Array) -> Array:
         return np.vstack([link.slope(features @ weights)[:, None] * features, penalty])
 
+    from scipy.optimize import least_squares
+
     # MINPACK's Levenberg-Marquardt needs at least as many rows as parameters, which n >= p grants.
     return np.asarray(least_squares(errors, start, jacobian, method="lm", max_nfev=500).x)
 
 
 def _gauss_newton(link: Link | _Weighted, design: Design, values: Array, penalty: Array) -> Array | None:
-    """What `_fit_squared` looks for by whole steps, or None where they don't lead straight to it.
+    """Return what `_fit_squared` looks for by undamped Gauss-Newton steps, or None where a step raises the cost.
 
-    Each solves normal equations, which is quick, and exact enough in the orthonormal basis of the features:
-    the gradient that ends at zero is not squared.
+    Each step solves normal equations in the orthonormal basis of the features: this is quick, and exact enough,
+    as the gradient, which decides where the steps end, is not squared.
     """
+    from scipy.linalg.lapack import dpotrf, dpotrs
+
     basis = design.orthonormal
     rows = penalty @ design.inverse_root
     ridge = rows.T @ rows
@@ -218,21 +222,21 @@ def _gauss_newton(link: Link | _Weighted, design: Design, values: Array, penalty
     # Start from a linear fit to the unlinked metrics, weighted by the slope: close to the optimum already.
     target = link.inverse(values)
     slope = link.slope(target)
-    found = solve(slope, basis.T @ (slope**2 * target))
+    weights = solve(slope, basis.T @ (slope**2 * target))
     best = float("inf")
     for _ in range(STEPS):
-        if found is None:
+        if weights is None:
             return None
-        z = basis @ found
+        z = basis @ weights
         errors = values - link.value(z)
-        cost = float(errors @ errors + found @ ridge @ found)
+        cost = float(errors @ errors + weights @ ridge @ weights)
         if not cost <= best * (1 + CONVERGED):
             return None
         if cost >= best * (1 - CONVERGED):
-            return np.asarray(design.inverse_root @ found)
+            return np.asarray(design.inverse_root @ weights)
         slope, best = link.slope(z), cost
-        step = solve(slope, basis.T @ (slope * errors) - ridge @ found)
-        found = None if step is None else found + step
+        step = solve(slope, basis.T @ (slope * errors) - ridge @ weights)
+        weights = None if step is None else weights + step
     return None
 
 
@@ -245,7 +249,9 @@ def _fit_robust(
     width: float,
     start: Array,
 ) -> Array:
-    """Weights near ``start`` that minimise the losses of the errors, and the squared penalty."""
+    """Return the weights near ``start`` that minimise the losses of the errors, and the squared penalty."""
+    from scipy.optimize import least_squares
+
     n = len(values)
 
     def errors(weights: Array) -> Array:
@@ -275,7 +281,7 @@ def _fit_robust(
 
 
 def _loss(loss: LossName, squares: Array) -> tuple[Array, Array, Array]:
-    """The loss of squared errors in units of its width, and its two derivatives by the squared errors."""
+    """Return the loss of squared errors in units of its width, and its first two derivatives by these."""
     if loss == "absolute":
         root = np.sqrt(1 + squares)
         return 2 * (root - 1), 1 / root, -0.5 / root**3

@@ -1,9 +1,9 @@
-"""The quadratic surrogate of one task's metric (MAP, Section 4.1 and Appendix G.1)."""
+"""The quadratic surrogate of one objective (MAP, Section 4.1 and Appendix G.1)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from scipy.special import stdtrit
@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from mapmerge_core.errors import SearchError
 from mapmerge_core.search.links.base import Array, Link, make_link
+from mapmerge_core.search.surrogates.features import as_points, n_parameters, quadratic_features
 from mapmerge_core.search.surrogates.fitting import Design, Fit, LossName, check_loss, fit, inverse_of_upper
 from mapmerge_core.search.threads import one_thread
 
@@ -36,29 +37,11 @@ of four seeds, for ridge 0.003 | 0.03 | 0.1): eight tasks 60 points .887 | .916 
 """
 
 LEAST_OWN = 0.5
-"""At least so much of the residuals' variance isn't the metrics' own error.
+"""The least share of the residuals' variance that is the surrogate's own, not the metrics' sampling error.
 
-Points that were measured on the same images err alike, and residuals don't show what is common to all: the
-standard errors' variance taken from theirs would leave too little.
+Points measured on the same images have errors in common, which residuals don't show: subtracting the whole variance
+of the standard errors from that of the residuals would leave too little.
 """
-
-
-class Surrogate(Protocol):
-    """What the search asks of a fitted model of one metric. C is ``n x N``."""
-
-    n_features_in_: int
-
-    def predict(self, C: ArrayLike) -> Array:
-        """Predicted metrics (n,)."""
-        ...
-
-    def predict_interval(self, C: ArrayLike, level: float = 0.9) -> tuple[Array, Array]:
-        """Lower and upper ends (n,) between which a measurement falls with probability ``level``."""
-        ...
-
-    def gradient(self, C: ArrayLike) -> Array:
-        """Derivatives of the prediction, ``n x N``."""
-        ...
 
 
 class QuadraticSurrogate(RegressorMixin, BaseEstimator):
@@ -117,22 +100,18 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
         self.ridge = ridge
         self.loss = loss
 
-    @staticmethod
-    def n_parameters(n_vectors: int) -> int:
-        """(N + 1)(N + 2) / 2: the fewest points that determine a surrogate (Section 4.1, footnote 3)."""
-        return (n_vectors + 1) * (n_vectors + 2) // 2
+    n_parameters = staticmethod(n_parameters)
 
     @one_thread()
     def fit(self, C: ArrayLike, y: ArrayLike, errors: ArrayLike | None = None) -> Self:
-        """Learn A, b and e from ``n x N`` coefficients and their ``n`` metrics.
+        """Learn A, b and e from `n x N` coefficients and their metrics (n,).
 
         Args:
             C: Coefficients.
             y: Metrics.
             errors: The metrics' standard errors (n,), 0 where they are exact; all are unless told otherwise.
-                The fit's residuals vary by these and by what no quadratic tells, whose variance τ² an
-                unweighted fit shows: each squared error then counts by τ² / (τ² + its own variance), and
-                ``sigma_`` and intervals are those of exact metrics.
+                An unweighted fit shows the variance τ² of what no quadratic explains; each squared error then
+                counts by τ² / (τ² + its own variance), and ``sigma_`` and intervals are those of exact metrics.
 
         Raises:
             SearchError: Too few points, points that leave the quadratic undetermined, shapes that don't
@@ -141,10 +120,10 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
         return self.fit_prepared(PreparedPoints.prepare(C), y, errors)
 
     def fit_prepared(self, points: PreparedPoints, y: ArrayLike, errors: ArrayLike | None = None) -> Self:
-        """As :meth:`fit`, to metrics (n,) at points that several surrogates share.
+        """Fit metrics (n,) at points that several surrogates share, as `fit` does.
 
         Raises:
-            SearchError: As :meth:`fit`, where it isn't about the points.
+            SearchError: As for `fit`, where it isn't about the points.
         """
         values = points.check_metrics(y)
         noise = np.zeros(len(values)) if errors is None else points.check_errors(errors) ** 2
@@ -154,24 +133,24 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
         self.n_features_in_ = points.n_vectors
         self.link_ = link
         self._centre, self._half_width = points.centre, points.half_width
-        found = fit(link, points.design, values, self._ridge(), self.loss)
-        self._set_coefficients(found.weights)
-        self._set_statistics(points.design, values, found)
+        fitted = fit(link, points.design, values, self._ridge(), self.loss)
+        self._set_coefficients(fitted.weights)
+        self._set_statistics(points.design, values, fitted)
         if noise.any() and np.isfinite(self.sigma_) and self.sigma_ > 0:
             own = max(self.sigma_**2 - noise.mean(), LEAST_OWN * self.sigma_**2)
             shares = own / (own + noise)
             # The ridge weighs as ever beside weights whose mean is 1.
             roots = np.sqrt(shares / shares.mean())
-            found = fit(link, points.design, values, self._ridge(), self.loss, roots)
-            self._set_coefficients(found.weights)
-            self._set_statistics(points.design, values, found)
+            fitted = fit(link, points.design, values, self._ridge(), self.loss, roots)
+            self._set_coefficients(fitted.weights)
+            self._set_statistics(points.design, values, fitted)
             of_exact = float(np.sqrt(shares.mean()))
             self.sigma_ *= of_exact
             self._inverse_root /= of_exact
         return self
 
     def predict(self, C: ArrayLike) -> Array:
-        """Metrics (n,) at ``n x N`` coefficients.
+        """Return the metrics (n,) at `n x N` coefficients.
 
         Raises:
             SearchError: C has another width than the points fitted, or is not finite.
@@ -180,13 +159,13 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
         return self.link_.value(self._quadratic(points))
 
     def gradient(self, C: ArrayLike) -> Array:
-        """Derivatives of the predicted metric by the coefficients, ``n x N``."""
+        """Return the derivatives (`n x N`) of the predicted metric by the coefficients."""
         points = self._check_points(C)
         slope = self.link_.slope(self._quadratic(points))
         return np.asarray(slope[:, None] * (self.b_ + points @ self.A_))
 
     def predict_interval(self, C: ArrayLike, level: float = 0.9) -> tuple[Array, Array]:
-        """Ends (n,) and (n,) between which a new measurement falls with probability ``level``.
+        """Return the ends, (n,) each, between which a new measurement falls with probability ``level``.
 
         Linearised about the fit: Student's t with ``dof_`` degrees of freedom, the residual variance and that
         of the fitted parameters (for robust losses Huber's asymptotic one); cut off at the metric's bounds.
@@ -225,7 +204,7 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
         return np.asarray(self.e_ + points @ self.b_ + 0.5 * np.einsum("ni,ni->n", points @ self.A_, points))
 
     def _set_coefficients(self, weights: Array) -> None:
-        """From weights on features of (c - centre) / half width to A, b and e on c itself."""
+        """Turn weights of the features of (c - centre) / half width into A, b and e of c itself."""
         n = self.n_features_in_
         rows, columns = np.triu_indices(n)
         upper = np.zeros((n, n))
@@ -236,68 +215,41 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
         self.b_ = slope - self.A_ @ self._centre
         self.e_ = float(weights[0] - slope @ self._centre + 0.5 * self._centre @ self.A_ @ self._centre)
 
-    def _set_statistics(self, design: Design, values: Array, found: Fit) -> None:
-        """Hat matrix by QR of the Jacobian: residual variance, covariance and leave-one-out predictions."""
+    def _set_statistics(self, design: Design, values: Array, fitted: Fit) -> None:
+        """Set the residual variance, the covariance and the leave-one-out predictions, by a QR of the Jacobian."""
         features = design.features
-        z = features @ found.weights
-        slope = found.roots * self.link_.slope(z)
+        z = features @ fitted.weights
+        slope = fitted.roots * self.link_.slope(z)
         n, p = features.shape
-        is_plain = self.link_.is_linear and self.loss == "squared" and not found.penalty.any()
-        if is_plain and (found.roots == 1).all():
+        is_plain = self.link_.is_linear and self.loss == "squared" and not fitted.penalty.any()
+        if is_plain and (fitted.roots == 1).all():
             self._inverse_root, spread = design.inverse_root, design.leverage
         else:
             # The floor keeps the factor invertible where every metric sits on a bound and all slopes vanish,
             # or where a robust loss gives too few points any curvature.
-            rows = (np.sqrt(found.curvature) * slope)[:, None] * features
-            stacked = np.vstack([rows, found.penalty, 1e-9 * np.eye(p)])
+            rows = (np.sqrt(fitted.curvature) * slope)[:, None] * features
+            stacked = np.vstack([rows, fitted.penalty, 1e-9 * np.eye(p)])
             self._inverse_root = inverse_of_upper(np.asarray(np.linalg.qr(stacked, mode="r")))
             spread = np.sum((features @ self._inverse_root) ** 2, axis=1)
-        leverage = np.minimum(found.curvature * slope**2 * spread, 1.0)
+        leverage = np.minimum(fitted.curvature * slope**2 * spread, 1.0)
         left = np.where(1 - leverage > 1e-9, 1 - leverage, np.nan)
         with np.errstate(invalid="ignore"):  # NaN, where a point can't be left out, stays NaN
-            self.loo_predictions_ = self.link_.value(z - slope * spread * found.pull / left)
+            self.loo_predictions_ = self.link_.value(z - slope * spread * fitted.pull / left)
         self.loo_r2_ = _r2(values, self.loo_predictions_)
 
         self.dof_ = float(n - leverage.sum())
         enough = n > p and self.dof_ > 1e-6
-        self.sigma_ = float(np.sqrt(found.pull @ found.pull / self.dof_)) if enough else float("nan")
+        self.sigma_ = float(np.sqrt(fitted.pull @ fitted.pull / self.dof_)) if enough else float("nan")
         if self.loss != "squared" and enough:
             # Huber's covariance (Robust Statistics, 1981, equation 7.6.4): what the pulls spread, over the
             # mean curvature once more; the noise of a new measurement is that of the uncorrupted ones.
-            self._inverse_root *= self.sigma_ / found.scale / np.sqrt(found.curvature.mean())
-            self.sigma_ = found.scale
-
-
-def quadratic_features(C: Array) -> Array:
-    """1, c_i, and then ½ c_i² and c_i c_j by rows of the upper triangle: ``n x (N + 1)(N + 2) / 2``."""
-    rows, columns = np.triu_indices(C.shape[1])
-    products = C[:, rows] * C[:, columns]
-    products[:, rows == columns] *= 0.5
-    return np.hstack([np.ones((len(C), 1)), C, products])
-
-
-def as_points(C: ArrayLike, n_vectors: int | None = None) -> Array:
-    """Return points as an `n x N` array.
-
-    Raises:
-        SearchError: They are of another shape, or not finite.
-    """
-    points = np.asarray(C, dtype=np.float64)
-    if points.ndim != 2:
-        raise SearchError(f"Coefficients are an n x N array, one row a point, not of shape {points.shape}.")
-    if not np.isfinite(points).all():
-        raise SearchError("Coefficients must be finite: there is a NaN or an infinity among them.")
-    if n_vectors is not None and points.shape[1] != n_vectors:
-        raise SearchError(
-            f"The surrogate was fitted to {n_vectors} coefficients a point, and can't predict points of "
-            f"shape {points.shape}."
-        )
-    return points
+            self._inverse_root *= self.sigma_ / fitted.scale / np.sqrt(fitted.curvature.mean())
+            self.sigma_ = fitted.scale
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedPoints:
-    """Points that surrogates are fitted to, with all that doesn't depend on a metric.
+    """Points that surrogates are fitted to, with everything that doesn't depend on a metric.
 
     Attributes:
         n_vectors: N.
@@ -313,7 +265,7 @@ class PreparedPoints:
 
     @classmethod
     def prepare(cls, C: ArrayLike) -> PreparedPoints:
-        """Scale ``n x N`` points to [-1, 1] and factorise their features.
+        """Scale `n x N` points to [-1, 1] and factorise their features.
 
         Raises:
             SearchError: They are too few, not finite, or leave the quadratic undetermined.
@@ -338,7 +290,7 @@ class PreparedPoints:
         return cls(n_vectors, centre, half_width, design)
 
     def check_metrics(self, y: ArrayLike) -> Array:
-        """The metrics (n,) at these points, as an array.
+        """Return the metrics (n,) at these points as an array.
 
         Raises:
             SearchError: They are of another number, or not finite.
@@ -351,7 +303,7 @@ class PreparedPoints:
         return values
 
     def check_errors(self, errors: ArrayLike) -> Array:
-        """The standard errors (n,) of metrics at these points, as an array.
+        """Return the standard errors (n,) of metrics at these points as an array.
 
         Raises:
             SearchError: They are of another number, negative or not finite.
@@ -363,7 +315,7 @@ class PreparedPoints:
 
 
 def _r2(values: Array, predictions: Array) -> float:
-    """The R² of predictions as scikit-learn has it, without its checks; NaN if any of them is."""
+    """Return the R² of predictions as scikit-learn defines it, without its checks; NaN if any of them is."""
     squares, total = ((values - predictions) ** 2).sum(), ((values - values.mean()) ** 2).sum()
     if total == 0:
         return float("nan") if np.isnan(squares) else float(squares == 0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mapmerge_core.errors import SearchError
-from mapmerge_core.search.surrogates.quadratic import PreparedPoints, QuadraticSurrogate, Surrogate, as_points
+from mapmerge_core.search.surrogates.features import as_points
 from mapmerge_core.search.threads import one_thread
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mapmerge_core.search.links.base import Array
     from mapmerge_core.search.spaces import Space
     from mapmerge_core.search.surrogates.fitting import LossName
+    from mapmerge_core.search.surrogates.quadratic import PreparedPoints, QuadraticSurrogate
 
     Links = Sequence[tuple[str, tuple[float, float] | None]]
 
@@ -30,7 +31,7 @@ class SpaceSurrogates:
         surrogates: K fitted surrogates of its free coordinates.
     """
 
-    def __init__(self, space: Space, surrogates: Sequence[Surrogate]) -> None:
+    def __init__(self, space: Space, surrogates: Sequence[QuadraticSurrogate]) -> None:
         self.space, self.surrogates = space, tuple(surrogates)
         self.stack = SurrogateStack(self.surrogates)
 
@@ -42,21 +43,16 @@ class SpaceSurrogates:
         return self.stack.predict(self.space.free(X))
 
     def predict_interval(self, X: ArrayLike, level: float = 0.9) -> tuple[Array, Array]:
-        """Return the ends (`m x K` each) between which measurements at `m x D` points fall with probability ``level``."""
+        """Return the ends (`m x K` each) between which measurements at `m x D` points fall with this probability."""
         free = self.space.free(X)
         ends = [surrogate.predict_interval(free, level) for surrogate in self.surrogates]
         lower, upper = (np.column_stack(side) for side in zip(*ends, strict=True))
         return lower, upper
 
     @property
-    def quadratics(self) -> tuple[QuadraticSurrogate, ...]:
-        """Those that are quadratics: all that `fit_surrogates` made."""
-        return tuple(s for s in self.surrogates if isinstance(s, QuadraticSurrogate))
-
-    @property
     def r2(self) -> Array:
-        """Each quadratic's leave-one-out R² (K,)."""
-        return np.array([getattr(surrogate, "loo_r2_", np.nan) for surrogate in self.surrogates])
+        """Each surrogate's leave-one-out R² (K,)."""
+        return np.array([surrogate.loo_r2_ for surrogate in self.surrogates])
 
 
 @one_thread()
@@ -82,6 +78,8 @@ def fit_surrogates(
     Raises:
         SearchError: As for `QuadraticSurrogate.fit`.
     """
+    from mapmerge_core.search.surrogates.quadratic import PreparedPoints, QuadraticSurrogate  # takes scikit-learn
+
     U, table = space.free(X), np.asarray(Y, dtype=np.float64)
     if table.shape != (len(U), len(links)):
         raise SearchError(f"{len(U)} points need values of shape ({len(U)}, {len(links)}), not {table.shape}.")
@@ -100,45 +98,35 @@ def fit_surrogates(
 
 
 class SurrogateStack:
-    """K surrogates of N coefficients as one: matrix products for all at once if all are quadratic."""
+    """K quadratics in N coefficients as one: matrix products for all at once."""
 
-    def __init__(self, surrogates: Sequence[Surrogate]) -> None:
-        self._surrogates = surrogates
+    def __init__(self, surrogates: Sequence[QuadraticSurrogate]) -> None:
         self._n_vectors = surrogates[0].n_features_in_
-        quadratics = [surrogate for surrogate in surrogates if isinstance(surrogate, QuadraticSurrogate)]
-        self._are_quadratic = len(quadratics) == len(surrogates)
-        if self._are_quadratic:
-            self._constants = np.array([surrogate.e_ for surrogate in quadratics])
-            self._vectors = np.array([surrogate.b_ for surrogate in quadratics])
-            self._matrices = np.hstack([surrogate.A_ for surrogate in quadratics])
-            links = [surrogate.link_ for surrogate in quadratics]
-            self._links = [
-                (link, [k for k, other in enumerate(links) if other == link]) for link in dict.fromkeys(links)
-            ]
+        self._constants = np.array([surrogate.e_ for surrogate in surrogates])
+        self._vectors = np.array([surrogate.b_ for surrogate in surrogates])
+        self._matrices = np.hstack([surrogate.A_ for surrogate in surrogates])
+        links = [surrogate.link_ for surrogate in surrogates]
+        self._links = [(link, [k for k, other in enumerate(links) if other == link]) for link in dict.fromkeys(links)]
 
     def predict(self, C: ArrayLike) -> Array:
-        """Metrics (``n x K``) at ``n x N`` coefficients.
+        """Return the metrics (`n x K`) at `n x N` coefficients.
 
         Raises:
             SearchError: C has another width than the points fitted, or is not finite.
         """
-        if not self._are_quadratic:
-            return np.column_stack([surrogate.predict(C) for surrogate in self._surrogates])
         return self._values(self._quadratic(as_points(C, self._n_vectors))[0])
 
     def predict_with_gradients(self, C: ArrayLike) -> tuple[Array, Array]:
-        """Metrics (``n x K``) and their derivatives by the coefficients (``n x K x N``).
+        """Return the metrics (`n x K`) and their derivatives by the coefficients (`n x K x N`).
 
         Raises:
-            SearchError: As :meth:`predict`.
+            SearchError: As for `predict`.
         """
-        if not self._are_quadratic:
-            return self.predict(C), np.stack([s.gradient(C) for s in self._surrogates], axis=1)
         z, gradients = self._quadratic(as_points(C, self._n_vectors))
         return self._values(z), self._slopes(z)[:, :, None] * gradients
 
     def _quadratic(self, points: Array) -> tuple[Array, Array]:
-        """The quadratic forms ``n x K`` and their derivatives ``n x K x N``."""
+        """Return the quadratic forms (`n x K`) and their derivatives (`n x K x N`)."""
         bends = (points @ self._matrices).reshape(len(points), *self._vectors.shape)
         z = self._constants + np.einsum("nkj,nj->nk", self._vectors + 0.5 * bends, points)
         return z, self._vectors + bends

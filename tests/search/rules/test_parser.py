@@ -49,6 +49,11 @@ class TestText:
                 maximize(("CIFAR-10", 1.0)),
             ),
             (
+                "all >= 90% OF Pretrained, MNIST >= 2 of pretrained, maximize worst",
+                [threshold("all", 0.9, reference="pretrained"), threshold("MNIST", 2.0, reference="pretrained")],
+                Target("worst"),
+            ),
+            (
                 "MNIST <= 20, minimize worst",
                 [threshold("MNIST", 20.0, at_least=False)],
                 Target("worst", minimize=True),
@@ -91,18 +96,14 @@ class TestText:
                     s if s in ("all", "others") else "one",
                     "" if s in ("all", "others") else s,
                     at_least=chance.random() < 0.8,
-                    value=chance.choice(
-                        [chance.random(), round(0.01 + 0.9 * chance.random(), 2), 1 / 3, 1.0, 0.07]
-                    ),
+                    value=chance.choice([chance.random(), round(0.01 + 0.9 * chance.random(), 2), 1 / 3, 1.0, 0.07]),
                     reference=chance.choice(["", "", "single", "pretrained"]),
                     percent=chance.random() < 0.5,
                 )
                 for s in scopes
             ]
             minimize, kind = chance.random() < 0.3, chance.choice(["sum", "mean", "worst"])
-            weights = tuple(
-                (t, chance.choice([1.0, 2.0, 0.3, chance.random()])) for t in chance.sample(tasks, 2)
-            )
+            weights = tuple((t, chance.choice([1.0, 2.0, 0.3, chance.random()])) for t in chance.sample(tasks, 2))
             rule = Rule(tasks, tuple(thresholds), Target(kind, minimize, weights if kind == "sum" else ()))
             again = parse_rule(str(rule), tasks)
             assert again == rule
@@ -113,12 +114,15 @@ class TestText:
 
 class TestTable:
     def test_rows_are_what_a_form_shows(self):
-        rule = parse_rule("MNIST >= 90%, others >= 65% of single, CIFAR-10 <= 0.3, maximize worst", TASKS)
+        rule = parse_rule(
+            "MNIST >= 90%, others >= 65% of single, CIFAR-10 <= 0.3, all >= 0.9 of pretrained, maximize worst", TASKS
+        )
         assert rule.to_table() == (
             [
                 {"objective": "MNIST", "comparison": "at least", "value": 90.0, "unit": "%"},
                 {"objective": "others", "comparison": "at least", "value": 65.0, "unit": "% of single"},
                 {"objective": "CIFAR-10", "comparison": "at most", "value": 0.3, "unit": ""},
+                {"objective": "all", "comparison": "at least", "value": 0.9, "unit": "of pretrained"},
             ],
             "maximize worst",
         )
@@ -168,6 +172,9 @@ class TestMistakes:
             ("MNIST >= 70%, maximize worst,", "", "objective belongs"),
             ("MNIST >= 0,9, maximize worst", "9", "objective belongs"),
             ("MNIST >= 70% of double, maximize worst", "double", "single"),
+            ("MNIST >= 70% of double, maximize worst", "double", '"pretrained", not "double"'),
+            ("MNIST >= 70% of , maximize worst", ", max", '"pretrained", not ","'),
+            ("all >= 0 of pretrained, maximize worst", "0 ", "another model's value is above zero"),
             ("MNIST >= 90, maximize worst", "90", "did you mean 90%"),
             ("all >= 1e9999999999999999999%, maximize worst", "1e9", "no number that a threshold can be"),
             ("all >= 1e9999999999999999999, maximize worst", "1e9", "no number that a threshold can be"),

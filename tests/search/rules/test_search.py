@@ -5,10 +5,11 @@ import pytest
 from scipy.special import expit
 
 from mapmerge_core.errors import RuleError, SearchError
-from mapmerge_core.search.fronts import find_front
-from mapmerge_core.search.rules import Miss, apply_rule, parse_rule
+from mapmerge_core.search.fronts import find_front, find_space_front
+from mapmerge_core.search.rules import Miss, apply_rule, judge, parse_rule
+from mapmerge_core.search.spaces import Simplex
 from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
-from mapmerge_core.search.surrogates.spaces import SurrogateStack
+from mapmerge_core.search.surrogates.spaces import SurrogateStack, fit_surrogates
 
 TASKS = ("left", "right")
 GRID = np.array([(x, y) for x in np.linspace(0, 1, 201) for y in np.linspace(0, 1, 201)])
@@ -136,10 +137,7 @@ def test_the_message_is_one_sentence_with_figures(hills):
 def test_a_single_miss_is_told_alone(hills):
     result = answer("right >= 110% of single, maximize worst", hills, single=[1, 1])
     assert result.misses == (Miss("right", pytest.approx(1.1), pytest.approx(1.0, abs=1e-5)),)
-    assert (
-        result.message
-        == "No model meets this rule; the nearest misses right by 0.1 (1 instead of 1.1)."
-    )
+    assert result.message == "No model meets this rule; the nearest misses right by 0.1 (1 instead of 1.1)."
 
 
 def test_metrics_that_go_down(peak):
@@ -153,9 +151,7 @@ def test_metrics_that_go_down(peak):
     assert held.predicted[1] <= 2.36
     least = answer("left >= 91%, minimize right", (case, front), **dict(options))
     np.testing.assert_allclose(least.x, [0.3, 0.5], atol=2e-3)
-    relative = answer(
-        "right <= 118% of single, maximize left", (case, front), single=[1.0, 2.0], **dict(options)
-    )
+    relative = answer("right <= 118% of single, maximize left", (case, front), single=[1.0, 2.0], **dict(options))
     np.testing.assert_allclose(relative.x, [0.4, 0.5], atol=2e-3)
     missed = answer("right <= 1.5, maximize left", (case, front), **dict(options))
     assert not missed.feasible
@@ -171,6 +167,88 @@ def test_what_cannot_be_applied(hills):
     with pytest.raises(SearchError, match="3 objectives"):
         apply_rule(parse_rule("maximize mean", ["a", "b", "c"]), front, surrogates, low=0, high=1)
     with pytest.raises(RuleError, match="left is better lower"):
-        apply_rule(
-            parse_rule("maximize left", TASKS), front, surrogates, low=0, high=1, maximize=[False, True]
-        )
+        apply_rule(parse_rule("maximize left", TASKS), front, surrogates, low=0, high=1, maximize=[False, True])
+
+
+def test_a_share_of_the_pretrained_models_value(hills):
+    # 0.8 of 0.8 is 0.64, as by hand above; both references at once as well.
+    result = answer("right >= 80% of pretrained, maximize left", hills, pretrained=[0.1, 0.8])
+    np.testing.assert_allclose(result.x, [0.4, 0.5], atol=2e-3)
+    both = "left >= 90% of pretrained, right >= 40% of single, maximize right"
+    result = answer(both, hills, single=[0.1, 1.0], pretrained=[0.91 / 0.9, 0.1])
+    np.testing.assert_allclose(result.x, [0.3, 0.5], atol=2e-3)
+    for references in ({}, {"single": [1, 1]}, {"pretrained": [1, np.nan]}):
+        with pytest.raises(SearchError, match="needs the pre-trained model measured on right: measure it first"):
+            answer("right >= 80% of pretrained, maximize left", hills, **references)
+
+
+@pytest.fixture
+def weights():
+    """Weights of three models: each of three objectives is 1 − |x − its vertex|² / 2, and a fourth 1 − |x|²."""
+    space, rng = Simplex("abc"), np.random.default_rng(0)
+    X = space.sample(30, rng)
+    values = [1 - ((X - vertex) ** 2).sum(axis=1) / 2 for vertex in np.eye(3)] + [1 - (X**2).sum(axis=1)]
+    surrogates = fit_surrogates(space, X, np.column_stack(values), [("identity", None)] * 4)
+    return surrogates, find_space_front(surrogates, generations=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "x"),
+    [
+        ("maximize even", [1 / 3, 1 / 3, 1 / 3]),
+        ("maximize worst", [1 / 3, 1 / 3, 1 / 3]),
+        ("maximize a", [1, 0, 0]),
+        ("maximize a + b", [0.5, 0.5, 0]),
+        # On the edge between a and b, a has 1 - (1 - t)² and b 1 - t².
+        ("b >= 75%, maximize a", [0.5, 0.5, 0]),
+        ("b >= 150% of pretrained, maximize a", [0.5, 0.5, 0]),
+    ],
+)
+def test_the_answer_on_a_simplex_with_more_objectives_than_models(weights, text, x):
+    surrogates, front = weights
+    result = apply_rule(parse_rule(text, ["a", "b", "c", "even"]), front, surrogates, pretrained=[0.5] * 4)
+    assert result.feasible
+    np.testing.assert_allclose(result.x, x, atol=5e-3)
+    assert surrogates.space.contains(result.x[None]).all()
+    np.testing.assert_array_equal(result.predicted, surrogates.predict(result.x[None])[0])
+
+
+def test_a_rule_that_no_weights_meet_has_a_nearest(weights):
+    surrogates, front = weights
+    result = apply_rule(parse_rule("a >= 90%, b >= 90%, maximize c", ["a", "b", "c", "even"]), front, surrogates)
+    assert not result.feasible
+    np.testing.assert_allclose(result.x, [0.5, 0.5, 0], atol=5e-3)
+    assert {miss.name for miss in result.misses} == {"a", "b"}
+
+
+class TestJudged:
+    VALUES = np.array([[0.9, 0.2], [0.7, 0.6], [0.6, 0.7], [0.2, 0.9]])
+
+    @pytest.mark.parametrize(
+        ("text", "best"),
+        [
+            ("maximize left", 0),
+            ("maximize worst", 1),
+            ("right >= 65%, maximize left", 2),
+            ("right >= 80% of single, maximize left", 3),
+            ("right >= 300% of pretrained, maximize left", 1),
+        ],
+    )
+    def test_the_best_measured_row_that_meets_it(self, text, best):
+        result = judge(parse_rule(text, TASKS), self.VALUES, single=[1, 1], pretrained=[0.2, 0.2])
+        assert result.best == best
+        assert result.feasible
+        assert result.misses == ()
+
+    def test_none_meets_it(self):
+        result = judge(parse_rule("all >= 80%, maximize left", TASKS), self.VALUES)
+        assert not result.feasible
+        np.testing.assert_allclose(result.slack, [-0.6, -0.2, -0.2, -0.6])
+        assert result.best == 1
+        assert result.misses == (Miss("right", 0.8, 0.6), Miss("left", 0.8, 0.7))
+        assert result.missed == "right by 20.0 points (60.0% of 80.0%) and left by 10.0 points (70.0% of 80.0%)"
+
+    @pytest.mark.parametrize("values", [np.empty((0, 2)), [[0.1, 0.2, 0.3]], [0.1, 0.2]])
+    def test_values_of_another_shape(self, values):
+        with pytest.raises(SearchError, match="2 objectives, and the values have shape"):
+            judge(parse_rule("maximize left", TASKS), values)

