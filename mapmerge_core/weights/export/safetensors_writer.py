@@ -71,7 +71,7 @@ def write_safetensors(
     tensors: Iterable[tuple[str, Tensor]],
     metadata: Mapping[str, str],
 ) -> Written:
-    """Writes a new file, syncs it, reads it back from the disk and compares every tensor's checksum.
+    """Write a new file, syncs it, reads it back from the disk and compares every tensor's checksum.
 
     Args:
         path: The file; its folder exists.
@@ -123,7 +123,7 @@ def _plan(described: Mapping[str, Described], metadata: Mapping[str, str]) -> _P
 
 
 def _write(file: BinaryIO, tensor: Tensor) -> int:
-    """Writes a tensor's numbers in little-endian order and returns their checksum."""
+    """Write a tensor's numbers in little-endian order and returns their checksum."""
     numbers = tensor.detach().cpu().contiguous().reshape(-1)
     checksum = 0
     for piece in numbers.split(_CHUNK):

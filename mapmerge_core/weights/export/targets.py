@@ -48,7 +48,7 @@ class Target:
 
     @classmethod
     def of(cls, path: Path, like: Path | None) -> Target:
-        """Returns where an export to ``path`` goes.
+        """Return where an export to ``path`` goes.
 
         Raises:
             ExportError: Nothing can be exported there, or ``like`` is no folder of transformers or timm, and
@@ -70,11 +70,11 @@ class Target:
         return cls(folder / _MODEL, file, config)
 
     def beside(self, name: str) -> Path:
-        """Returns where a file of the export goes: beside a file, its name begins as the model's."""
+        """Return where a file of the export goes: beside a file, its name begins as the model's."""
         return self.model.with_name(name if self.like else f"{self.model.stem}.{name}")
 
     def copied(self) -> list[Path]:
-        """Returns the files to copy from the pre-trained model's folder."""
+        """Return the files to copy from the pre-trained model's folder."""
         if self.like is None:
             return []
         return sorted(

@@ -74,16 +74,16 @@ class LowRank:
         return torch.Size((left.shape[0], right.shape[1]))
 
     def rows(self, start: int, stop: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Returns rows ``start`` to ``stop`` of the difference, dense."""
+        """Return rows ``start`` to ``stop`` of the difference, dense."""
         left, right = self.factors
         return (left[start:stop].to(dtype) @ right.to(dtype)).mul_(self.scale)
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Returns the whole difference."""
+        """Return the whole difference."""
         return self.rows(0, self.shape[0], dtype)
 
     def inner(self, other: LowRank) -> float:
-        """Returns the inner product ⟨s B A, s' B' A'⟩ = s s' Σ (BᵀB') ∘ (A A'ᵀ), in float64.
+        """Return the inner product ⟨s B A, s' B' A'⟩ = s s' Σ (BᵀB') ∘ (A A'ᵀ), in float64.
 
         It needs matrices of r x r' numbers only. With itself it is the squared Frobenius norm.
         """
@@ -107,7 +107,7 @@ class Adapter:
 
 
 def read_adapter(path: Path, base_keys: Iterable[str], without: Collection[str] = ()) -> Adapter:
-    """Reads a LoRA adapter of the PEFT library.
+    """Read a LoRA adapter of the PEFT library.
 
     Names are found in the base model as they are, or with a prefix more or less (``model.``).
 
@@ -138,7 +138,7 @@ def read_adapter(path: Path, base_keys: Iterable[str], without: Collection[str] 
 
 
 def find_misfits(path: Path, base_keys: Iterable[str]) -> tuple[str, ...]:
-    """Returns a line for each tensor of an adapter that can't be found in a base model; see `read_adapter`.
+    """Return a line for each tensor of an adapter that can't be found in a base model; see `read_adapter`.
 
     Raises:
         CheckpointError: The adapter can't be read.
@@ -170,9 +170,7 @@ def _match(
     return names, tuple(lines)
 
 
-def _is_copy(
-    name: str, names: Mapping[str, str], tensors: Mapping[str, LowRank] | Mapping[str, Tensor]
-) -> bool:
+def _is_copy(name: str, names: Mapping[str, str], tensors: Mapping[str, LowRank] | Mapping[str, Tensor]) -> bool:
     """Whether a tensor repeats one that the base model has, as an output layer tied to embeddings does."""
     own = tensors.get(name)
     return own is not None and any(_same(own, tensors[other]) for other in names if other in tensors)
@@ -257,9 +255,7 @@ def _low_rank(
     try:
         alpha = float(_by_pattern(config.get("alpha_pattern") or {}, module, config["lora_alpha"]))
     except (LookupError, TypeError, ValueError, re.error) as error:
-        raise CheckpointError(
-            f"The configuration of {path} has no usable lora_alpha for '{module}'."
-        ) from error
+        raise CheckpointError(f"The configuration of {path} has no usable lora_alpha for '{module}'.") from error
     rank = A.shape[0]
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     return LowRank(A, B, scale, transposed=embedding or bool(config.get("fan_in_fan_out")))

@@ -116,13 +116,13 @@ class OpenStateDict(Mapping[str, Tensor]):
         return name in self._stored
 
     def describe(self, name: str) -> tuple[torch.Size, torch.dtype]:
-        """Returns a tensor's shape and dtype without reading it."""
+        """Return a tensor's shape and dtype without reading it."""
         stored = self._stored[name]
         return stored.shape, stored.dtype
 
 
 def read_state_dict(source: Path | str | HubRef) -> dict[str, Tensor]:
-    """Reads a state dict, memory-mapped where the format allows, onto the CPU.
+    """Read a state dict, memory-mapped where the format allows, onto the CPU.
 
     Args:
         source: A ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file, the index of a checkpoint in several
@@ -145,7 +145,7 @@ def read_state_dict(source: Path | str | HubRef) -> dict[str, Tensor]:
 
 
 def open_state_dict(source: Path | str | HubRef) -> OpenStateDict:
-    """Opens a state dict whose tensors are read when they are asked for.
+    """Open a state dict whose tensors are read when they are asked for.
 
     Args:
         source: As for `read_state_dict`; the file with an adapter's weights is fine, too.
@@ -161,13 +161,11 @@ def open_state_dict(source: Path | str | HubRef) -> OpenStateDict:
         return OpenStateDict(_open(file))
     shards = read_index(file)
     opened = {shard: _open(shard) for shard in dict.fromkeys(shards.values())}
-    return OpenStateDict(
-        {name: opened[shard][name] for name, shard in _in_shards(shards, opened, file).items()}
-    )
+    return OpenStateDict({name: opened[shard][name] for name, shard in _in_shards(shards, opened, file).items()})
 
 
 def find_checkpoints(folder: Path | str) -> list[Path]:
-    """Lists what looks like a checkpoint directly inside ``folder``, sorted by name.
+    """List what looks like a checkpoint directly inside ``folder``, sorted by name.
 
     That is files of weights (of a checkpoint in several files its index alone), and folders that hold one
     checkpoint or an adapter.
@@ -182,7 +180,7 @@ def find_checkpoints(folder: Path | str) -> list[Path]:
 
 
 def sha256(source: Path | str | HubRef) -> str:
-    """Returns the SHA-256 of a checkpoint in hexadecimal (of several files see `hash_of_files`).
+    """Return the SHA-256 of a checkpoint in hexadecimal (of several files see `hash_of_files`).
 
     Raises:
         CheckpointError: There is no checkpoint, or a file of it can't be read.
@@ -193,7 +191,7 @@ def sha256(source: Path | str | HubRef) -> str:
 
 
 def inspect(source: Path | str | HubRef) -> CheckpointInfo:
-    """Says what a checkpoint or an adapter holds, without reading its tensors.
+    """Say what a checkpoint or an adapter holds, without reading its tensors.
 
     Raises:
         CheckpointError: As for `open_state_dict`.
@@ -217,7 +215,7 @@ _open_files = local()
 
 @contextmanager
 def files_kept_open() -> Iterator[None]:
-    """Keeps safetensors files open from a tensor that this thread reads to the next, for many small ones."""
+    """Keep safetensors files open from a tensor that this thread reads to the next, for many small ones."""
     _open_files.by_path = {}
     try:
         yield
@@ -245,9 +243,7 @@ class _SafeTensor:
                 tensor: Tensor = file.get_tensor(self.name)
                 return tensor
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{self.path} can't be read any more: it was changed or removed."
-            ) from error
+            raise CheckpointError(f"{self.path} can't be read any more: it was changed or removed.") from error
 
 
 def _refuse_adapter(path: Path) -> None:
@@ -298,7 +294,7 @@ def _open(path: Path) -> Mapping[str, _Stored]:
 
 
 class _Reading:
-    """Turns what safetensors raises into one sentence."""
+    """Turn what safetensors raises into one sentence."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

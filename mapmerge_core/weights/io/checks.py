@@ -30,7 +30,7 @@ class Described(NamedTuple):
 
 
 def describe(model: StateDict) -> dict[str, Described]:
-    """Returns each tensor's shape and dtype, without reading any where the model can tell (``describe``)."""
+    """Return each tensor's shape and dtype, without reading any where the model can tell (``describe``)."""
     tell = getattr(model, "describe", None)
     if tell is not None:
         return {name: Described(*tell(name)) for name in model}
@@ -40,7 +40,7 @@ def describe(model: StateDict) -> dict[str, Described]:
 def check_models(
     pretrained: Mapping[str, Described], finetuned: Mapping[str, Mapping[str, Described]], part: str
 ) -> list[str]:
-    """Compares fine-tuned models with the pre-trained one by what they hold.
+    """Compare fine-tuned models with the pre-trained one by what they hold.
 
     Returns:
         The keys in ``part``.
@@ -63,13 +63,13 @@ def check_models(
 
 
 def check_any(finetuned: Collection[str]) -> None:
-    """Refuses a merge of no model (CheckpointError)."""
+    """Refuse a merge of no model (CheckpointError)."""
     if not finetuned:
         raise CheckpointError("There is no fine-tuned model: a merge needs at least one.")
 
 
 def check_keys(model: str, keys: Collection[str], expected: Collection[str]) -> None:
-    """Compares a model's keys with the pre-trained model's.
+    """Compare a model's keys with the pre-trained model's.
 
     Raises:
         CheckpointError: Keys are missing or extra; the first is named, the rest counted.
@@ -88,7 +88,7 @@ def check_keys(model: str, keys: Collection[str], expected: Collection[str]) -> 
 
 
 def check_shape(model: str, key: str, shape: Sequence[int], expected: Sequence[int]) -> None:
-    """Compares a tensor's shape with the pre-trained model's.
+    """Compare a tensor's shape with the pre-trained model's.
 
     Raises:
         CheckpointError: The shapes differ; both are quoted.
@@ -101,7 +101,7 @@ def check_shape(model: str, key: str, shape: Sequence[int], expected: Sequence[i
 
 
 def check_tensor(model: str, key: str, found: Described, expected: Described) -> None:
-    """Compares a fine-tuned model's tensor with the pre-trained model's.
+    """Compare a fine-tuned model's tensor with the pre-trained model's.
 
     Raises:
         CheckpointError: The shapes differ, or only one of them is of floating-point numbers.
@@ -115,7 +115,7 @@ def check_tensor(model: str, key: str, found: Described, expected: Described) ->
 
 
 def check_finite(model: str, key: str, tensor: Tensor) -> None:
-    """Refuses NaN and infinity.
+    """Refuse NaN and infinity.
 
     Raises:
         CheckpointError: Naming ``model`` (as in "the model 'x'"), the tensor, and which of them it holds.
@@ -125,10 +125,8 @@ def check_finite(model: str, key: str, tensor: Tensor) -> None:
         raise CheckpointError(f"The tensor '{key}' of {model} holds {kind}: this checkpoint can't be merged.")
 
 
-def check_coefficients(
-    names: Sequence[str], coefficients: ArrayLike, rows: int | str | None = None
-) -> np.ndarray:
-    """Returns a coefficient for each of N ``names`` as float64, or ``rows`` x N (``"m"``: any number).
+def check_coefficients(names: Sequence[str], coefficients: ArrayLike, rows: int | str | None = None) -> np.ndarray:
+    """Return a coefficient for each of N ``names`` as float64, or ``rows`` x N (``"m"``: any number).
 
     Raises:
         PointError: They have another shape, or hold NaN or infinity.
@@ -139,13 +137,10 @@ def check_coefficients(
     if array.shape != (*leading, n):
         expected = f"({n},)" if rows is None else f"({rows}, {n})"
         raise PointError(
-            f"The coefficients have shape {array.shape}, but the {n} task vectors "
-            f"({', '.join(names)}) need {expected}."
+            f"The coefficients have shape {array.shape}, but the {n} task vectors ({', '.join(names)}) need {expected}."
         )
     if not np.isfinite(array).all():
-        raise PointError(
-            "The coefficients hold NaN or infinity: every coefficient must be a finite number."
-        )
+        raise PointError("The coefficients hold NaN or infinity: every coefficient must be a finite number.")
     return array
 
 

@@ -38,7 +38,7 @@ _IS_SHARD = re.compile(rf".*{_SHARD}\.(safetensors|bin)")
 
 
 def main_file(names: Collection[str]) -> str | None:
-    """Returns which of a folder's files holds its weights, or the index of those that do; None if none does.
+    """Return which of a folder's files holds its weights, or the index of those that do; None if none does.
 
     An adapter comes before whole weights, as in transformers, and safetensors before pickles. A folder whose
     files have names of their own counts if only one of them can be weights.
@@ -71,7 +71,7 @@ def is_settings(name: str) -> bool:
 
 
 def shards_beside(index: str, names: Collection[str]) -> set[str]:
-    """Returns which of a folder's files are shards of ``index``, by their names alone."""
+    """Return which of a folder's files are shards of ``index``, by their names alone."""
     for ending in _INDEXES:
         if index.endswith(ending):
             stem, suffix = index.removesuffix(ending), ending.removesuffix(".index.json")
@@ -89,7 +89,7 @@ def is_adapter_folder(path: Path) -> bool:
 
 
 def file_of(path: Path) -> Path:
-    """Returns the file that holds a checkpoint's weights, or the index of those that do.
+    """Return the file that holds a checkpoint's weights, or the index of those that do.
 
     Raises:
         CheckpointError: There is nothing, a folder holds no weights or several, or it is no checkpoint.
@@ -108,14 +108,12 @@ def file_of(path: Path) -> Path:
     if not path.exists():
         raise CheckpointError(f"There is no checkpoint {path}.")
     if not path.name.endswith(SUFFIXES) and not is_index(path.name):
-        raise CheckpointError(
-            f"{path} can't be read: a checkpoint's name ends in one of {', '.join(SUFFIXES)}."
-        )
+        raise CheckpointError(f"{path} can't be read: a checkpoint's name ends in one of {', '.join(SUFFIXES)}.")
     return path
 
 
 def read_index(path: Path) -> dict[str, Path]:
-    """Returns the shard of each tensor that an index lists.
+    """Return the shard of each tensor that an index lists.
 
     Raises:
         CheckpointError: It isn't an index, names a file outside of its folder, or a shard is missing.
@@ -137,14 +135,13 @@ def read_index(path: Path) -> dict[str, Path]:
             )
         if not (path.parent / file).is_file():
             raise CheckpointError(
-                f"{path} names the shard '{file}', which is missing beside it: get all files of the "
-                "checkpoint."
+                f"{path} names the shard '{file}', which is missing beside it: get all files of the checkpoint."
             )
     return {name: path.parent / file for name, file in shards.items()}
 
 
 def weights_files(path: Path) -> tuple[Path, ...]:
-    """Returns a checkpoint's files: one, an index with its shards, or an adapter's configuration and weights.
+    """Return a checkpoint's files: one, an index with its shards, or an adapter's configuration and weights.
 
     Raises:
         CheckpointError: There is no checkpoint, or a shard is missing.
@@ -158,7 +155,7 @@ def weights_files(path: Path) -> tuple[Path, ...]:
 
 
 def hash_of_files(files: Iterable[Path], hash_file: Callable[[Path], str]) -> str:
-    """Returns one SHA-256 for one or more files.
+    """Return one SHA-256 for one or more files.
 
     Of one file it is that of the file's bytes. Of several it is that of the lines that ``sha256sum`` prints
     for them in the order of their names: each file's hash, two spaces and its name.

@@ -90,7 +90,7 @@ class Download:
 
 
 def parse_source(text: Path | str | HubRef) -> Path | HubRef:
-    """Tells paths from references to a hub.
+    """Tell paths from references to a hub.
 
     A `Path` that was made from a reference (which folds its two slashes into one) is understood as well.
 
@@ -101,9 +101,7 @@ def parse_source(text: Path | str | HubRef) -> Path | HubRef:
         return text
     match = _URL.fullmatch(str(text))
     if str(text).startswith(("http://", "https://", "http:/", "https:/")):
-        raise CheckpointError(
-            f"'{text}' is a page's address: write hf://organisation/name for a model on the hub."
-        )
+        raise CheckpointError(f"'{text}' is a page's address: write hf://organisation/name for a model on the hub.")
     if match is None:
         return Path(text)
     kind, rest = match[1], match[2].strip()
@@ -135,7 +133,7 @@ def is_adapter(source: Path | HubRef) -> bool:
 
 
 def fetch(source: Path | HubRef) -> Path:
-    """Returns the local file or folder of a source; what isn't here yet is downloaded, with progress.
+    """Return the local file or folder of a source; what isn't here yet is downloaded, with progress.
 
     Of a repository only weights (safetensors if there are both kinds), configurations and tokenizers are
     brought. huggingface_hub's cache and its offline mode (``HF_HUB_OFFLINE``) are respected.
@@ -169,7 +167,7 @@ def fetch(source: Path | HubRef) -> Path:
 
 
 def plan_downloads(sources: Iterable[Path | str | HubRef]) -> list[Download]:
-    """Says what `fetch` would download for each source on a hub, once for each; paths are left out.
+    """Say what `fetch` would download for each source on a hub, once for each; paths are left out.
 
     Raises:
         CheckpointError: As for `parse_source`, and where a hub says that there is no such model.
@@ -224,8 +222,7 @@ def _wanted(ref: HubRef, info: ModelInfo) -> list[str]:
     chosen = chosen or main_file(here) or ""
     if not chosen:
         raise CheckpointError(
-            f"{ref} holds no weights, or several without saying which count: add a file's name to the "
-            "reference."
+            f"{ref} holds no weights, or several without saying which count: add a file's name to the reference."
         )
     beside = {name for name in here if is_settings(name)}
     wanted = {chosen} | beside | shards_beside(chosen, here)

@@ -19,7 +19,7 @@ def is_unreachable(error: Exception) -> bool:
 
 
 def explain(url: str, parts: tuple[str, str | None, str], error: Exception) -> CheckpointError:
-    """Returns what to raise.
+    """Return what to raise.
 
     Args:
         url: The reference as text.
@@ -34,15 +34,9 @@ def explain(url: str, parts: tuple[str, str | None, str], error: Exception) -> C
     elif isinstance(error, errors.RevisionNotFoundError):
         text = f"{url} was not found: the model {repository} has no revision '{revision or 'main'}'."
     elif isinstance(error, errors.RepositoryNotFoundError):
-        text = (
-            f"{url} was not found: the hub has no model '{repository}', or it is private and needs "
-            "'hf auth login'."
-        )
+        text = f"{url} was not found: the hub has no model '{repository}', or it is private and needs 'hf auth login'."
     elif is_unreachable(error):
-        text = (
-            f"{url} can't be downloaded, for the hub can't be reached: check the network, or choose a local "
-            "folder."
-        )
+        text = f"{url} can't be downloaded, for the hub can't be reached: check the network, or choose a local folder."
     elif isinstance(error, errors.EntryNotFoundError):
         text = f"{url} was not found: the model has no file or folder '{path}'."
     elif isinstance(error, errors.HFValidationError):
@@ -56,6 +50,5 @@ def explain(url: str, parts: tuple[str, str | None, str], error: Exception) -> C
 def not_a_model(url: str) -> str:
     """What a reference should look like."""
     return (
-        f"'{url}' is not a model on the hub: write hf://organisation/name, with @revision and /file after it "
-        "if needed."
+        f"'{url}' is not a model on the hub: write hf://organisation/name, with @revision and /file after it if needed."
     )

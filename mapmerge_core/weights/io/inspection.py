@@ -103,7 +103,7 @@ def inspect_models(
     *,
     without: Collection[str] = (),
 ) -> Inspection:
-    """Reads checkpoints and adapters and compares them with the model that they started from.
+    """Read checkpoints and adapters and compares them with the model that they started from.
 
     That goes tensor by tensor, so that no model need fit in memory. Of CLIP models the vision towers are
     compared, which are what is merged.
@@ -155,7 +155,7 @@ def inspect_models(
 
 
 def odd_one(name: str, l2_ratios: Mapping[str, float]) -> str:
-    """Returns a sentence if a model's distance to the pre-trained model is no fine-tuning's, else "".
+    """Return a sentence if a model's distance to the pre-trained model is no fine-tuning's, else "".
 
     Args:
         name: The model.
@@ -247,9 +247,7 @@ def _problems_of_adapter(adapter: Adapter, base: Mapping[str, Described]) -> tup
     lines = []
     for key, low_rank in adapter.deltas.items():
         if key in base and (not base[key].shape or low_rank.shape != _matrix(base[key].shape)):
-            lines.append(
-                f"changes '{key}' by a matrix of shape {tuple(low_rank.shape)}, not {tuple(base[key].shape)}"
-            )
+            lines.append(f"changes '{key}' by a matrix of shape {tuple(low_rank.shape)}, not {tuple(base[key].shape)}")
     for key, tensor in adapter.full.items():
         if key in base and tensor.shape != base[key].shape:
             lines.append(f"has '{key}' of shape {tuple(tensor.shape)}, not {tuple(base[key].shape)}")

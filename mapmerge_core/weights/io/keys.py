@@ -44,7 +44,7 @@ def is_constant(name: str) -> bool:
 
 
 def compared(model: Iterable[str], base: Collection[str], without: Collection[str]) -> list[str]:
-    """Returns which of a fine-tuned model's names are to be merged onto a base's.
+    """Return which of a fine-tuned model's names are to be merged onto a base's.
 
     Left out are the names in ``without``, under any prefix, and old constants that the base lacks.
 
@@ -64,7 +64,7 @@ def compared(model: Iterable[str], base: Collection[str], without: Collection[st
 
 
 def adapt(model: StateDict, base: StateDict, part: str = "") -> StateDict:
-    """Returns a fine-tuned model's tensors under the names and in the shapes of its base.
+    """Return a fine-tuned model's tensors under the names and in the shapes of its base.
 
     These differences are bridged, each only if afterwards every name and shape in ``part`` is the base's:
 
@@ -103,9 +103,7 @@ def _with_other_prefix(model: StateDict, wanted: StateDict, part: str) -> StateD
             more, less = "", first.removesuffix(name)
         else:
             continue
-        renamed = {
-            less + key.removeprefix(more): tensor for key, tensor in model.items() if key.startswith(more)
-        }
+        renamed = {less + key.removeprefix(more): tensor for key, tensor in model.items() if key.startswith(more)}
         # What lies beside the part, such as a text tower, doesn't matter.
         found = {key: tensor for key, tensor in renamed.items() if key.startswith(part)}
         if _fits(found, wanted):

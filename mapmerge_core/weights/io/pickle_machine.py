@@ -60,7 +60,7 @@ class StandIn:
 
 
 class Machine:
-    """Runs one pickle.
+    """Run one pickle.
 
     Args:
         load: Finds what a file keeps outside of its pickle, such as a tensor's numbers.
@@ -106,7 +106,7 @@ class Machine:
         }
 
     def run(self, stream: IO[bytes]) -> object:
-        """Returns what the pickle describes; afterwards ``stream`` stands behind it.
+        """Return what the pickle describes; afterwards ``stream`` stands behind it.
 
         Raises:
             RefusedError: It asks for something that is never done.
@@ -210,7 +210,7 @@ class Machine:
         self._push(self._answer(function.name, arguments))
 
     def _build(self, _: object) -> None:
-        """Gives a stand-in its attributes; what its class would have done with them, nobody does."""
+        """Give a stand-in its attributes; what its class would have done with them, nobody does."""
         state = self._stack.pop()
         target = self._stack[-1]
         if isinstance(target, StandIn):
@@ -221,14 +221,14 @@ class Machine:
                     target.state.update(part)
 
     def _count(self, parts: tuple) -> None:
-        """Adds up what is handed over, with what is in it, so that no pickle can take forever."""
+        """Add up what is handed over, with what is in it, so that no pickle can take forever."""
         self._n_items += len(parts) + sum(len(p) for p in parts if isinstance(p, tuple | list | dict | set))
         if self._n_items > _MOST_ITEMS:
             raise RefusedError("it never ends")
 
 
 def key_of(value: object) -> Hashable:
-    """Returns a key for a dictionary or a set.
+    """Return a key for a dictionary or a set.
 
     Raises:
         TypeError: It can't be one, or is a tuple that is nested or long: such could take forever to hash.
@@ -236,10 +236,6 @@ def key_of(value: object) -> Hashable:
     plain = (str, int, float, bool, bytes, type(None), Named, StandIn)
     if isinstance(value, plain):
         return value
-    if (
-        isinstance(value, tuple)
-        and len(value) <= _LONGEST_KEY
-        and all(isinstance(item, plain) for item in value)
-    ):
+    if isinstance(value, tuple) and len(value) <= _LONGEST_KEY and all(isinstance(item, plain) for item in value):
         return value
     raise TypeError("a key that can't be one")

@@ -108,7 +108,7 @@ class PickledTensor:
         return self.storage.place + self.offset * self.dtype.itemsize
 
     def read(self) -> Tensor:
-        """Reads the tensor afresh.
+        """Read the tensor afresh.
 
         Raises:
             CheckpointError: The file can't be read any more.
@@ -128,7 +128,7 @@ class PickledTensor:
         return torch.frombuffer(content, dtype=self.dtype).as_strided(self.shape, self.stride)
 
     def view(self, content: mmap.mmap, copies: dict[object, Tensor]) -> Tensor:
-        """Returns the tensor as a view of its file's content, or one copy for all that are tied to it.
+        """Return the tensor as a view of its file's content, or one copy for all that are tied to it.
 
         Older formats don't align tensors, so theirs can't be used where they lie.
         """
@@ -181,7 +181,7 @@ def _typed_tensor(storage: object, *others: object) -> PickledTensor:
 def _place(
     storage: Storage, dtype: torch.dtype, layout: tuple[object, object, object], metadata: Sequence[object]
 ) -> PickledTensor:
-    """Checks that a tensor lies inside of its storage and holds no more numbers than that."""
+    """Check that a tensor lies inside of its storage and holds no more numbers than that."""
     offset, shape, stride = layout
     if any(metadata):  # conjugated or negated when it is used
         raise RefusedError("it stores tensors that are to be computed")
@@ -262,7 +262,7 @@ def storage_dtype(kind: object) -> torch.dtype:
 
 
 def count_of(value: object) -> int:
-    """Returns a size, a stride or an offset.
+    """Return a size, a stride or an offset.
 
     Raises:
         ValueError: It is negative, not an integer, or larger than anything.

@@ -34,7 +34,7 @@ _BIG_ENDIAN = "{path} was written on a big-endian machine: save it anew on anoth
 
 
 def open_pickle(path: Path) -> dict[str, PickledTensor]:
-    """Finds the named tensors of a PyTorch file.
+    """Find the named tensors of a PyTorch file.
 
     They are a state dict, by itself or under "state_dict" or "model", or a module pickled as a whole.
     A module's tensors are those of its ``state_dict()``: parameters and persistent buffers with dotted names.
@@ -66,7 +66,7 @@ def open_pickle(path: Path) -> dict[str, PickledTensor]:
 
 
 def map_pickle(path: Path) -> dict[str, Tensor]:
-    """Reads what `open_pickle` finds, memory-mapped where the format allows; see its errors."""
+    """Read what `open_pickle` finds, memory-mapped where the format allows; see its errors."""
     found = open_pickle(path)
     copies: dict[object, Tensor] = {}
     with path.open("rb") as file:
@@ -160,16 +160,14 @@ def _read_old_format(path: Path, file: IO[bytes]) -> object:
             (n,) = struct.unpack("<q", content.read(8))
             storage = storages[key_of(key)]
             storage.start = content.tell()
-            if n * storage.dtype.itemsize != storage.n_bytes or storage.start + storage.n_bytes > len(
-                content
-            ):
+            if n * storage.dtype.itemsize != storage.n_bytes or storage.start + storage.n_bytes > len(content):
                 raise ValueError("a storage has another size than its tensors")
             content.seek(storage.n_bytes, 1)
     return found
 
 
 def _named_tensors(content: object, path: Path) -> dict[str, PickledTensor]:
-    """Unwraps what a file holds, once."""
+    """Unwrap what a file holds, once."""
     entries = _entries(content)
     for key in _WRAPPERS:
         if entries is not None and (_is_module(entries.get(key)) or _entries(entries.get(key)) is not None):
@@ -188,9 +186,7 @@ def _named_tensors(content: object, path: Path) -> dict[str, PickledTensor]:
     for name, value in entries.items():
         if not isinstance(name, str) or not isinstance(value, PickledTensor):
             shown = repr(name) if isinstance(name, str | int) else f"a key of type {_kind(name)}"
-            raise CheckpointError(
-                f"{path} is not a state dict: {shown} is a {_kind(value)}, not a named tensor."
-            )
+            raise CheckpointError(f"{path} is not a state dict: {shown} is a {_kind(value)}, not a named tensor.")
     return dict(entries)
 
 

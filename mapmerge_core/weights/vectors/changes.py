@@ -85,9 +85,7 @@ class Changes:
         CheckpointError: Keys, shapes or kinds of dtypes don't fit, or an adapter holds NaN or infinity.
     """
 
-    def __init__(
-        self, pretrained: StateDict, models: Mapping[str, StateDict | Adapter], part: str = ""
-    ) -> None:
+    def __init__(self, pretrained: StateDict, models: Mapping[str, StateDict | Adapter], part: str = "") -> None:
         check_any(models)
         self.pretrained = pretrained
         self.part = part
@@ -104,9 +102,7 @@ class Changes:
                 for name, own in whole.items():
                     if differs(own[key], pretrained[key]):
                         raise refuse_complex(f"the model '{name}'", key)
-        self.touched = tuple(
-            key for key in self.keys if key in touched and self.described[key].dtype.is_floating_point
-        )
+        self.touched = tuple(key for key in self.keys if key in touched and self.described[key].dtype.is_floating_point)
         self.only_adapters = not whole
 
     @property
@@ -116,7 +112,7 @@ class Changes:
         return frozenset(self.touched if survey is None else survey.changed)
 
     def kept(self, key: str) -> Tensor:
-        """Returns a tensor of the pre-trained model.
+        """Return a tensor of the pre-trained model.
 
         Raises:
             CheckpointError: It holds NaN or infinity.
@@ -126,7 +122,7 @@ class Changes:
         return tensor
 
     def merged(self, key: str, c: np.ndarray, device: torch.device) -> Tensor:
-        """Returns a tensor of θ_pre + Σ c_n v_n on ``device``, rounded to the pre-trained model's dtype.
+        """Return a tensor of θ_pre + Σ c_n v_n on ``device``, rounded to the pre-trained model's dtype.
 
         Computed in float32 (float64 if the pre-trained tensor is). Models with c_n = 0 and those that don't
         change the tensor are left out, so that θ_pre keeps its bits.
@@ -161,7 +157,7 @@ class Changes:
         return rounded
 
     def merge_into(self, key: str, c: np.ndarray, target: Tensor) -> bool:
-        """Makes a tensor of a module the merged one at the speed of memory, with the numbers of `merged`.
+        """Make a tensor of a module the merged one at the speed of memory, with the numbers of `merged`.
 
         Only the sign of zeros can be another: an element that no model changes keeps its bits.
 
@@ -200,7 +196,7 @@ class Changes:
 
     @cached_property
     def survey(self) -> Survey:
-        """Reads every model once, tensor by tensor.
+        """Read every model once, tensor by tensor.
 
         Raises:
             CheckpointError: A tensor holds NaN or infinity.
@@ -233,7 +229,7 @@ class Changes:
         return Survey(tuple(changed), differing, gram, l1_of, l1, l2**0.5)
 
     def _compare(self, key: str, base: Tensor, gram: np.ndarray) -> np.ndarray:
-        """Adds one tensor's inner products to ``gram`` and returns |v_n|_1 of it, shape (N,)."""
+        """Add one tensor's inner products to ``gram`` and returns |v_n|_1 of it, shape (N,)."""
         dtype = arithmetic_dtype(base.dtype)
         rows = base.reshape(len(base), -1) if base.ndim > 1 else base.reshape(1, -1)
         found: list[tuple[Tensor, Tensor] | Tensor | None] = []
@@ -267,7 +263,7 @@ class Changes:
         return model.deltas.get(key), model.full.get(key)
 
     def _check_adapter(self, name: str, adapter: Adapter, part: str) -> set[str]:
-        """Returns the keys in ``part`` that an adapter changes."""
+        """Return the keys in ``part`` that an adapter changes."""
         inside = {key for key in (*adapter.deltas, *adapter.full) if key.startswith(part)}
         check_keys(f"The adapter '{name}'", sorted(inside), inside & self.described.keys())
         if not inside:
@@ -290,7 +286,7 @@ class Changes:
         return inside
 
     def check_sources(self, key: str) -> None:
-        """Looks for the model in which a tensor holds NaN or infinity.
+        """Look for the model in which a tensor holds NaN or infinity.
 
         Raises:
             CheckpointError: One does.
@@ -320,7 +316,7 @@ def _new(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def _add_difference(total: Tensor, whole: Tensor, base: Tensor, coefficient: float) -> None:
-    """Adds coefficient · (whole − base) to ``total``, in pieces whose memory is used again and again."""
+    """Add coefficient · (whole − base) to ``total``, in pieces whose memory is used again and again."""
     step = _PIECE_ON_CPU if total.device.type == "cpu" else _PIECE_ELSEWHERE
     pieces = (total.view(-1).split(step), whole.reshape(-1).split(step), base.reshape(-1).split(step))
     difference, wide = _new(torch.Size((2, min(step, total.numel()))), total.dtype, total.device)

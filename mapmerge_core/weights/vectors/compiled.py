@@ -25,7 +25,7 @@ _THREE_QUARTERS = np.float32(0.75)
 
 
 def _compiled(function: Callable) -> Any:  # noqa: ANN401 - the compiler's own kind of function
-    """Compiles at the first call; machine code is kept for other processes where a folder can be written."""
+    """Compile at the first call; machine code is kept for other processes where a folder can be written."""
     try:
         return njit(cache=True, nogil=True)(function)
     except RuntimeError:  # nowhere to keep it
@@ -57,7 +57,7 @@ def _number_of(element):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
 
 @njit
 def _without(bits, n):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Rounds the last ``n`` bits of a number off, to the nearest that is left, of two the even one."""
+    """Round the last ``n`` bits of a number off, to the nearest that is left, of two the even one."""
     odd = np.uint32(np.uint32(bits >> n) & _ONE)
     almost_half = np.uint32(np.uint32(_ONE << np.uint32(n - _ONE)) - _ONE)
     return np.uint32(np.uint32(np.uint32(bits + almost_half) + odd) >> n)
@@ -125,7 +125,7 @@ def _add(base, origin, rows, c, out, start, stop, to):  # type: ignore[no-untype
 
 @_compiled
 def add_up(base, origin, rows, C, out, first, last, to):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Writes base + Σ_n C[j, n] · (rows[n] − origin) into each row j of ``out``, from ``first`` to ``last``.
+    """Write base + Σ_n C[j, n] · (rows[n] − origin) into each row j of ``out``, from ``first`` to ``last``.
 
     Other threads can run meanwhile. Products are rounded before they are added.
 

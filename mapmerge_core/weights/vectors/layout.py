@@ -108,10 +108,8 @@ class Layout:
     l2: float
 
 
-def lay_out(
-    pretrained: StateDict, finetuned: Mapping[str, StateDict], part: str, *, rounded: bool = False
-) -> Layout:
-    """Checks that the models fit together and lays out what differs; ``kept`` tensors are not copied.
+def lay_out(pretrained: StateDict, finetuned: Mapping[str, StateDict], part: str, *, rounded: bool = False) -> Layout:
+    """Check that the models fit together and lays out what differs; ``kept`` tensors are not copied.
 
     With ``rounded`` task vectors are held in bfloat16, and θ_pre isn't copied either, unless its dtype is
     narrower than the arithmetic's.
@@ -129,9 +127,7 @@ def lay_out(
             check_finite(f"the model '{name}'", key, model[key])
     aliases = _find_aliases(keys, [pretrained, *finetuned.values()])
     floats = [key for key in keys if key not in aliases and pretrained[key].is_floating_point()]
-    changed = {
-        name: {key for key in keys if differs(sd[key], pretrained[key])} for name, sd in finetuned.items()
-    }
+    changed = {name: {key for key in keys if differs(sd[key], pretrained[key])} for name, sd in finetuned.items()}
     for name, keys_of_one in changed.items():
         for key in keys_of_one:
             if pretrained[key].is_complex():
@@ -159,7 +155,7 @@ def lay_out(
 
 
 def _find_aliases(keys: Sequence[str], models: Sequence[StateDict]) -> dict[str, str]:
-    """Maps each key that is the same memory as an earlier key, in every model, to that key."""
+    """Map each key that is the same memory as an earlier key, in every model, to that key."""
     first: dict[tuple, str] = {}
     aliases = {}
     for key in keys:
@@ -181,7 +177,7 @@ def _compute(tensor: Tensor) -> Tensor:
 def _lay_out_group(
     dtype: torch.dtype, keys: Sequence[str], pretrained: StateDict, finetuned: Mapping[str, StateDict]
 ) -> Group:
-    """Copies the tensors ``keys`` into flat buffers, those of one checkpoint dtype next to each other."""
+    """Copy the tensors ``keys`` into flat buffers, those of one checkpoint dtype next to each other."""
     slots, stretches, size = [], [], 0
     for narrow in sorted({pretrained[key].dtype for key in keys}, key=str):
         start = size

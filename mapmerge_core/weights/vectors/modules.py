@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def module_tensors(module: nn.Module, expected: Mapping[str, Described]) -> dict[str, Tensor]:
-    """Returns a module's parameters and buffers by name, tied ones once.
+    """Return a module's parameters and buffers by name, tied ones once.
 
     A module may have names that the checkpoint lacks for tensors that are tied to one it has, as a language
     model's output layer is to its embeddings.
@@ -45,7 +45,7 @@ def module_tensors(module: nn.Module, expected: Mapping[str, Described]) -> dict
 
 @torch.no_grad()
 def write_if_other(target: Tensor, value: Tensor) -> None:
-    """Writes a tensor unless it holds the value already: memory that is mapped to a file stays so."""
+    """Write a tensor unless it holds the value already: memory that is mapped to a file stays so."""
     value = value.to(target.device, target.dtype)
     if not torch.equal(target, value):
         target.copy_(value)
@@ -53,7 +53,7 @@ def write_if_other(target: Tensor, value: Tensor) -> None:
 
 @torch.no_grad()
 def load_part(module: nn.Module, model: StateDict, expected: Mapping[str, Described], part: str) -> None:
-    """Makes ``part`` of ``module`` that of ``model``, rounded to the pre-trained checkpoint's dtypes.
+    """Make ``part`` of ``module`` that of ``model``, rounded to the pre-trained checkpoint's dtypes.
 
     Args:
         module: A module as for `module_tensors`.

@@ -92,7 +92,7 @@ class StreamedVectors:
     def from_state_dicts(
         cls, pretrained: StateDict, finetuned: Mapping[str, StateDict | Adapter], *, part: str = ""
     ) -> StreamedVectors:
-        """Takes models that read tensors when asked (and tell shapes by ``describe``), or any others.
+        """Take models that read tensors when asked (and tell shapes by ``describe``), or any others.
 
         Args:
             pretrained: The model that all others started from. It is not copied: don't write to it.
@@ -123,12 +123,12 @@ class StreamedVectors:
         return self._changes.touched if self._changes.only_adapters else self._changes.survey.changed
 
     def to(self, device: torch.device | str) -> StreamedVectors:
-        """Returns the same task vectors merging on ``device`` (this object if it does already)."""
+        """Return the same task vectors merging on ``device`` (this object if it does already)."""
         device = torch.device(device)
         return self if device == self.device else StreamedVectors(self._changes, device)
 
     def merge(self, c: ArrayLike) -> dict[str, Tensor]:
-        """Returns θ(c) with all the pre-trained model's keys and its dtypes, which takes a model's memory.
+        """Return θ(c) with all the pre-trained model's keys and its dtypes, which takes a model's memory.
 
         Args:
             c: N coefficients.
@@ -141,7 +141,7 @@ class StreamedVectors:
         return {key: self._finite(key, row).to(self.device) for key in self.described}
 
     def tensors(self, c: ArrayLike) -> Iterator[tuple[str, Tensor]]:
-        """Returns the tensors of θ(c) by name, one at a time on the CPU, bit for bit what `merge` gives.
+        """Return the tensors of θ(c) by name, one at a time on the CPU, bit for bit what `merge` gives.
 
         Numbers too large for a tensor's dtype come as infinity.
 
@@ -154,7 +154,7 @@ class StreamedVectors:
 
     @torch.no_grad()
     def merge_into(self, module: nn.Module, c: ArrayLike) -> None:
-        """Makes ``module`` the model θ(c), in place, one tensor at a time.
+        """Make ``module`` the model θ(c), in place, one tensor at a time.
 
         Tensors that are not merged are written only the first time, and after the module was moved or cast.
 
@@ -182,7 +182,7 @@ class StreamedVectors:
         self._written[module] = now
 
     def load_into(self, module: nn.Module, state_dict: StateDict) -> None:
-        """Makes ``module`` any other model, in place, with the rounding of `merge_into`.
+        """Make ``module`` any other model, in place, with the rounding of `merge_into`.
 
         Args:
             module: A module as for `merge_into`.
@@ -196,19 +196,19 @@ class StreamedVectors:
         load_part(module, state_dict, self.described, self.part)
 
     def release(self, module: nn.Module) -> None:
-        """Forgets that ``module`` was merged into: after others wrote to it, every tensor is written anew."""
+        """Forget that ``module`` was merged into: after others wrote to it, every tensor is written anew."""
         self._written.pop(module, None)
 
     def l1_ratios(self) -> np.ndarray:
-        """Returns |v_n|_1 / |θ_pre|_1 over ``part`` for each task vector, shape (N,)."""
+        """Return |v_n|_1 / |θ_pre|_1 over ``part`` for each task vector, shape (N,)."""
         return self._changes.survey.l1_of / self._changes.survey.l1
 
     def l2_ratios(self) -> np.ndarray:
-        """Returns |v_n|_2 / |θ_pre|_2 over ``part`` for each task vector, shape (N,)."""
+        """Return |v_n|_2 / |θ_pre|_2 over ``part`` for each task vector, shape (N,)."""
         return np.sqrt(np.diag(self._changes.survey.gram)) / self._changes.survey.l2
 
     def cosines(self) -> np.ndarray:
-        """Returns the cosine similarity of each pair of task vectors, shape (N, N); 0 for a zero vector."""
+        """Return the cosine similarity of each pair of task vectors, shape (N, N); 0 for a zero vector."""
         gram = self._changes.survey.gram
         norms = np.sqrt(np.diag(gram))
         norms = np.where(norms > 0, norms, 1)
@@ -216,7 +216,7 @@ class StreamedVectors:
         return cosines
 
     def differing(self) -> dict[str, int]:
-        """Returns for each fine-tuned model how many tensors of ``part`` fine-tuning changed."""
+        """Return for each fine-tuned model how many tensors of ``part`` fine-tuning changed."""
         return dict(self._changes.survey.differing)
 
     def _checked(self, c: ArrayLike) -> np.ndarray:
@@ -245,9 +245,7 @@ class StreamedVectors:
 class _Renamed(Mapping[str, Tensor]):
     """A model's tensors under other names, read when asked for."""
 
-    def __init__(
-        self, model: StateDict, described: Mapping[str, Described], origins: Mapping[str, str]
-    ) -> None:
+    def __init__(self, model: StateDict, described: Mapping[str, Described], origins: Mapping[str, str]) -> None:
         self._model, self._described, self._origins = model, described, origins
 
     def __getitem__(self, name: str) -> Tensor:
@@ -268,7 +266,7 @@ Vectors = TaskVectors | StreamedVectors
 
 
 def in_memory(vectors: Vectors) -> TaskVectors:
-    """Returns task vectors whose entries can be seen and changed.
+    """Return task vectors whose entries can be seen and changed.
 
     Raises:
         MapMergeError: They stay on disk or in low rank, or are rounded to bfloat16.
@@ -296,7 +294,7 @@ def open_vectors(
     device: torch.device | str = "cpu",
     rounded: bool = False,
 ) -> Vectors:
-    """Opens task vectors as they suit these models: in memory if they fit well, else tensor by tensor.
+    """Open task vectors as they suit these models: in memory if they fit well, else tensor by tensor.
 
     Args:
         pretrained: The checkpoint that the others started from.
@@ -358,9 +356,7 @@ def adapt_lazily(model: StateDict, base: StateDict, part: str) -> StateDict:
 
 
 def _outline(described: Mapping[str, Described]) -> dict[str, Tensor]:
-    return {
-        name: torch.empty(shape, dtype=dtype, device="meta") for name, (shape, dtype) in described.items()
-    }
+    return {name: torch.empty(shape, dtype=dtype, device="meta") for name, (shape, dtype) in described.items()}
 
 
 def _are_large(base: StateDict, n_models: int, part: str, device: torch.device, n_bytes: int) -> bool:

@@ -53,12 +53,12 @@ class Sums(NamedTuple):
 
 
 def weighted_sums(base: Tensor, rows: Tensor, C: NDArray[np.float64], out: Tensor) -> None:
-    """Makes one of the `Sums`; for several, `make_sums` takes less time."""
+    """Make one of the `Sums`; for several, `make_sums` takes less time."""
     make_sums([Sums(base, rows, out)], C)
 
 
 def make_sums(wanted: Sequence[Sums], C: NDArray[np.float64]) -> None:
-    """Writes weighted sums; each element of a base or a row is read once for all sums of it.
+    """Write weighted sums; each element of a base or a row is read once for all sums of it.
 
     On a CPU every product is rounded before it is added, in the order of the rows, and rows with a
     coefficient of zero are left out: what an element comes to depends neither on its place, nor on the number
@@ -135,17 +135,14 @@ def _as_array(tensor: Tensor) -> NDArray:
 
 
 def _shares(sizes: Sequence[int], n_threads: int) -> Iterator[list[_Stretch]]:
-    """Shares out all elements of `Sums` of these sizes evenly among as many threads as are of use."""
+    """Share out all elements of `Sums` of these sizes evenly among as many threads as are of use."""
     total = sum(sizes)
     n = max(1, min(n_threads, total // _WORTH_A_THREAD))
     starts = np.cumsum([0, *sizes])[:-1].tolist()
     ends = [total * i // n // _ALIGNMENT * _ALIGNMENT for i in range(n)] + [total]
     for first, last in pairwise(ends):
         places = enumerate(zip(starts, sizes, strict=True))
-        cut = [
-            _Stretch(number, max(first - start, 0), min(last - start, size))
-            for number, (start, size) in places
-        ]
+        cut = [_Stretch(number, max(first - start, 0), min(last - start, size)) for number, (start, size) in places]
         yield [stretch for stretch in cut if stretch.first < stretch.last]
 
 
@@ -172,7 +169,7 @@ def _make(wanted: Sequence[_Arrays], C: NDArray[np.float64], share: Sequence[_St
 
 
 def _copy(base: NDArray, out: NDArray) -> None:
-    """Copies a base into sums that have no terms."""
+    """Copy a base into sums that have no terms."""
     tensors = []
     for array in (base, out):
         narrow = {np.dtype(np.uint16): torch.bfloat16, np.dtype(np.int16): torch.float16}.get(array.dtype)
@@ -184,7 +181,7 @@ def _copy(base: NDArray, out: NDArray) -> None:
 def _add_in_pieces(
     sums: _Arrays, out: NDArray, c: NDArray, groups: Sequence[NDArray[np.intp]], first: int, last: int
 ) -> None:
-    """Adds up many rows and rounds the sum ``out`` (d,) once; ``c`` is (N,)."""
+    """Add up many rows and rounds the sum ``out`` (d,) once; ``c`` is (N,)."""
     memory = np.empty((1, _PIECE), sums.computed_in)
     *early, latest = groups
     for start in range(first, last, _PIECE):
@@ -205,7 +202,7 @@ def _add(
     last: int,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Adds some rows to ``start`` (d,), or to what is in ``out`` (m x d), and rounds to ``dtype``."""
+    """Add some rows to ``start`` (d,), or to what is in ``out`` (m x d), and rounds to ``dtype``."""
     from mapmerge_core.weights.vectors.compiled import BFLOAT16, FLOAT16, add_up
 
     coefficients, used = np.ascontiguousarray(C[:, terms]), tuple(sums.rows[n] for n in terms)

@@ -97,9 +97,7 @@ class TaskVectors:
         self.part = part
         self.n_parameters = layout.n_parameters
         self._layout = layout
-        self._bindings: weakref.WeakKeyDictionary[nn.Module, tuple[_Receiver, ...]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._bindings: weakref.WeakKeyDictionary[nn.Module, tuple[_Receiver, ...]] = weakref.WeakKeyDictionary()
 
     @classmethod
     def from_state_dicts(
@@ -110,7 +108,7 @@ class TaskVectors:
         part: str = "",
         rounded: bool = False,
     ) -> TaskVectors:
-        """Takes the difference of each fine-tuned model to the pre-trained one.
+        """Take the difference of each fine-tuned model to the pre-trained one.
 
         Args:
             pretrained: The model that all others started from; its tensors are copied.
@@ -142,7 +140,7 @@ class TaskVectors:
         without: Collection[str] = (),
         rounded: bool = False,
     ) -> TaskVectors:
-        """Does the same with checkpoint files, memory-mapped: what is not merged is never copied.
+        """Do the same with checkpoint files, memory-mapped: what is not merged is never copied.
 
         Fine-tuned models may have other names for the same tensors, such as another library's (see `adapt`).
 
@@ -193,7 +191,7 @@ class TaskVectors:
         return tuple(slot.name for group in self.groups for slot in group.slots)
 
     def to(self, device: torch.device | str) -> TaskVectors:
-        """Returns the same task vectors on ``device`` (this object if they are there already)."""
+        """Return the same task vectors on ``device`` (this object if they are there already)."""
         device = torch.device(device)
         if self.device == device:
             return self
@@ -201,12 +199,12 @@ class TaskVectors:
         return TaskVectors(self.names, self.part, replace(self._layout, groups=groups))
 
     def transformed(self, matrices: Sequence[Tensor]) -> TaskVectors:
-        """Returns other task vectors of the same models: one N x d matrix in the place of each group's V."""
+        """Return other task vectors of the same models: one N x d matrix in the place of each group's V."""
         groups = tuple(replace(group, V=V) for group, V in zip(self.groups, matrices, strict=True))
         return TaskVectors(self.names, self.part, replace(self._layout, groups=groups))
 
     def merge(self, c: ArrayLike) -> dict[str, Tensor]:
-        """Returns θ(c) with all the pre-trained model's keys and its dtypes.
+        """Return θ(c) with all the pre-trained model's keys and its dtypes.
 
         Tensors that are not merged are returned as they are held, not copied: don't write into them.
 
@@ -219,7 +217,7 @@ class TaskVectors:
         return self.state_dict_of([flat[0] for flat in self._flats(self._checked(c)[None])])
 
     def tensors(self, c: ArrayLike) -> Iterator[tuple[str, Tensor]]:
-        """Returns the tensors of θ(c) by name, one at a time on the CPU, bit for bit what `merge` gives.
+        """Return the tensors of θ(c) by name, one at a time on the CPU, bit for bit what `merge` gives.
 
         Raises:
             PointError: ``c`` has another length, or holds NaN or infinity.
@@ -227,7 +225,7 @@ class TaskVectors:
         return self._tensors(self._checked(c))
 
     def merge_many(self, C: ArrayLike) -> list[dict[str, Tensor]]:
-        """Returns a state dict as `merge` does for each row of ``C`` (m x N); reads V once for all.
+        """Return a state dict as `merge` does for each row of ``C`` (m x N); reads V once for all.
 
         Raises:
             PointError: ``C`` is not m x N, or holds NaN or infinity.
@@ -237,7 +235,7 @@ class TaskVectors:
         return [self.state_dict_of([flat[i] for flat in flats]) for i in range(len(rows))]
 
     def merge_layers(self, coefficients: ArrayLike) -> dict[str, Tensor]:
-        """Returns a state dict as `merge` does, with coefficients of its own for each tensor.
+        """Return a state dict as `merge` does, with coefficients of its own for each tensor.
 
         Args:
             coefficients: L x N, a row for each of `layers`.
@@ -248,7 +246,7 @@ class TaskVectors:
         return self.state_dict_of(self.flats_of_layers(coefficients))
 
     def flats_of_layers(self, coefficients: ArrayLike) -> list[Tensor]:
-        """Returns the buffers (d,) for `state_dict_of`, one for each group, of `merge_layers`.
+        """Return the buffers (d,) for `state_dict_of`, one for each group, of `merge_layers`.
 
         Raises:
             PointError: ``coefficients`` is not L x N, or holds NaN or infinity.
@@ -262,7 +260,7 @@ class TaskVectors:
         return flats
 
     def state_dict_of(self, flats: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Returns a model as `merge` does, whose merged tensors lie in one buffer (d,) for each group."""
+        """Return a model as `merge` does, whose merged tensors lie in one buffer (d,) for each group."""
         tensors = {name: tensor.to(self.device) for name, tensor in self._layout.kept.items()}
         for group, flat in zip(self.groups, flats, strict=True):
             tensors.update({slot.name: slot.view(flat).to(slot.dtype) for slot in group.slots})
@@ -270,7 +268,7 @@ class TaskVectors:
 
     @torch.no_grad()
     def merge_into(self, module: nn.Module, c: ArrayLike) -> None:
-        """Makes ``module`` the model θ(c), in place.
+        """Make ``module`` the model θ(c), in place.
 
         The first call writes every tensor and turns the merged parameters (those of the arithmetic's dtype,
         or in bfloat16, and on its device) into views of flat buffers; later calls write these and allocate no
@@ -296,7 +294,7 @@ class TaskVectors:
             receiver.finish(group, row)
 
     def load_into(self, module: nn.Module, state_dict: StateDict) -> None:
-        """Makes ``module`` any other model, in place, with the rounding of `merge_into`.
+        """Make ``module`` any other model, in place, with the rounding of `merge_into`.
 
         Args:
             module: A module as for `merge_into`.
@@ -310,11 +308,11 @@ class TaskVectors:
         load_part(module, state_dict, self._layout.described, self.part)
 
     def release(self, module: nn.Module) -> None:
-        """Forgets that ``module`` was merged into: after others wrote to it, every tensor is written anew."""
+        """Forget that ``module`` was merged into: after others wrote to it, every tensor is written anew."""
         self._bindings.pop(module, None)
 
     def l1_ratios(self) -> np.ndarray:
-        """Returns |v_n|_1 / |θ_pre|_1 over ``part`` for each task vector, shape (N,)."""
+        """Return |v_n|_1 / |θ_pre|_1 over ``part`` for each task vector, shape (N,)."""
         sums = torch.zeros(len(self), dtype=torch.float64)
         for group in self.groups:
             for slot in group.slots:
@@ -322,11 +320,11 @@ class TaskVectors:
         return sums.numpy() / self._layout.l1
 
     def l2_ratios(self) -> np.ndarray:
-        """Returns |v_n|_2 / |θ_pre|_2 over ``part`` for each task vector, shape (N,)."""
+        """Return |v_n|_2 / |θ_pre|_2 over ``part`` for each task vector, shape (N,)."""
         return np.sqrt(np.diag(self._gram())) / self._layout.l2
 
     def cosines(self) -> np.ndarray:
-        """Returns the cosine similarity of each pair of task vectors, shape (N, N); 0 for a zero vector."""
+        """Return the cosine similarity of each pair of task vectors, shape (N, N); 0 for a zero vector."""
         gram = self._gram()
         norms = np.sqrt(np.diag(gram))
         norms = np.where(norms > 0, norms, 1)
@@ -334,7 +332,7 @@ class TaskVectors:
         return cosines
 
     def differing(self) -> dict[str, int]:
-        """Returns for each fine-tuned model how many tensors of ``part`` fine-tuning changed."""
+        """Return for each fine-tuned model how many tensors of ``part`` fine-tuning changed."""
         return dict(self._layout.differing)
 
     def _flats(self, rows: np.ndarray) -> list[Tensor]:
@@ -367,7 +365,7 @@ class TaskVectors:
         return check_coefficients(self.names, coefficients, rows)
 
     def _bind(self, module: nn.Module) -> tuple[_Receiver, ...]:
-        """Finds or makes the places that merges are written to, and writes all others."""
+        """Find or makes the places that merges are written to, and writes all others."""
         targets = module_tensors(module, self._layout.described)
         places: dict[str, list[tuple[_Place, Tensor]]] = defaultdict(list)
         merged = set(self.layers)
@@ -383,7 +381,7 @@ class TaskVectors:
 
 
 def _receiver(group: Group, places: Mapping[str, Sequence[tuple[_Place, Tensor]]]) -> _Receiver:
-    """Turns those of a module's tensors into views that can take a group's sums as they are computed."""
+    """Turn those of a module's tensors into views that can take a group's sums as they are computed."""
     flat, views, copies = None, [], []
     is_quick = all(dtype in ROUNDED_TO for dtype, _, _ in group.narrow)
     taken = (group.base.dtype, torch.bfloat16) if is_quick else ()
