@@ -81,4 +81,5 @@ def outcome(study: Study, last: Run) -> None:
         st.error(shell.plain(last.error), icon=":material/error:")
 
 
-draw()
+with shell.errors_shown():
+    draw()

@@ -257,4 +257,5 @@ def create(offer: Offer, config: StudyConfig) -> None:
                 shell.go("pages/evaluate.py", study.id)
 
 
-draw()
+with shell.errors_shown():
+    draw()

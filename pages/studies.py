@@ -154,4 +154,5 @@ def delete(study_id: int) -> None:
         st.session_state["deletion_problem"] = error
 
 
-draw()
+with shell.errors_shown():
+    draw()
