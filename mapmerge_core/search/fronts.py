@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SIZE_OF_TWO, SIZE = 200, 400
 """The most rows of a front of two metrics, and of more."""
 GENERATIONS = 20
-"""NSGA-III generations unless told otherwise: with the climb after them, more add next to nothing."""
+"""Default number of NSGA-III generations: with the climb after them, more add next to nothing."""
 SAMPLE = 1024
 """Points of the Sobol sample that a search begins with."""
 CLIMBS = 20
@@ -35,7 +35,7 @@ CLIMBS = 20
 BLOCK = 128
 """Rows compared with all others at a time: their comparisons fit a processor's cache."""
 HULL_STEPS = 4
-"""Exchanges a metric in search of a direction along which all rise: it is exact to a millionth then."""
+"""Exchanges for each metric when searching a direction along which all rise: enough for a millionth."""
 SAME = 1e-4
 """Front points nearer than this, as a share of the metrics' spread over the box, are one point."""
 
@@ -117,10 +117,10 @@ def join_fronts(fronts: Iterable[tuple[Hashable, Front]], maximize: Sequence[boo
 
 
 def non_dominated(values: ArrayLike, maximize: Sequence[bool]) -> NDArray[np.bool_]:
-    """Which rows no other row dominates: none is as good in every column and better in one.
+    """Return which rows no other row dominates, that is: is as good in every column and better in one.
 
     Args:
-        values: ``m x K`` metrics. Equal rows do not dominate each other.
+        values: `m x K` metrics. Equal rows do not dominate each other.
         maximize: For each column, whether more is better.
 
     Returns:
@@ -175,7 +175,7 @@ def find_front(
         surrogates: K fitted surrogates of N coefficients each.
         low: Lower end of the box, a number or one for each coefficient.
         high: Upper end.
-        maximize: For each metric, whether more is better; all are, unless told otherwise.
+        maximize: For each metric, whether more is better; all by default.
         seed: Same seed, same front.
         generations: NSGA-III generations; 0 leaves the maximisers and a Sobol sample.
         include: Further coefficients (any number x N) that compete, such as those measured.
@@ -212,7 +212,7 @@ def find_space_front(
 
     Args:
         surrogates: One for each of K objectives, with their space.
-        maximize: For each objective, whether more is better; all are, unless told otherwise.
+        maximize: For each objective, whether more is better; all by default.
         seed: Same seed, same front.
         generations: NSGA-III generations; 0 leaves the maximisers and a Sobol sample.
         include: Further points (any number x D) that compete, such as those measured.
@@ -353,7 +353,7 @@ def domain_of(surrogates: SpaceSurrogates) -> Domain:
 
 
 def _best_sums(stack: SurrogateStack | _CubeStack, weights: Array, starts: Array, low: Array, high: Array) -> Array:
-    """What `best_sum` finds for ``m x K`` weights and ``m x N`` starts, as one separable problem."""
+    """Return what `best_sum` does for `m x K` weights and `m x n` starts, solved as one separable problem."""
     from scipy.optimize import minimize
 
     def loss(flat: Array) -> tuple[float, Array]:
@@ -367,12 +367,12 @@ def _best_sums(stack: SurrogateStack | _CubeStack, weights: Array, starts: Array
 
 
 def signs(maximize: Sequence[bool]) -> Array:
-    """+1 for metrics that go up and -1 for those that go down (K,): metrics times these are maximised."""
+    """Return +1 for metrics that go up and -1 for those that go down (K,): metrics times these are maximised."""
     return np.where(np.asarray(maximize, dtype=bool), 1.0, -1.0)
 
 
 class _Search:
-    """Every point evaluated so far, with its goodness: metrics, turned so that more is better."""
+    """All points evaluated so far, with their goodness: metrics, turned so that more is better."""
 
     def __init__(self, domain: Domain, directions: Array) -> None:
         self.stack, self.directions = domain.stack, directions
@@ -381,14 +381,14 @@ class _Search:
         self._goodness: list[Array] = []
 
     def add(self, points: Array) -> Array:
-        """Evaluate ``n x N`` points, remember them, and return their goodness ``n x K``."""
+        """Evaluate and keep `m x n` points, and return their goodness (`m x K`)."""
         goodness = self.stack.predict(points) * self.directions
         self._points.append(points.copy())
         self._goodness.append(goodness)
         return goodness
 
     def polish(self) -> None:
-        """Add the maximisers of the weighted sums: one by one for each metric, all alike, and in between."""
+        """Add the maximisers of weighted sums: each metric alone, all with equal weights, and some in between."""
         points, scaled, spread = self._known()
         weights, starts = [], []
         for row in _sums(len(spread)):
@@ -399,13 +399,13 @@ class _Search:
         self.add(_best_sums(self.stack, np.array(weights), np.vstack(starts), *self.box))
 
     def best_spread(self, size: int) -> Array:
-        """At most ``size`` non-dominated points: the best for each weighted sum, then what is farthest."""
+        """Return at most ``size`` non-dominated points: the best for each weighted sum, then the farthest."""
         points, scaled, spread = self._known()
         front = np.flatnonzero(non_dominated(scaled, [True] * len(spread)))
         return np.asarray(points[front[_farthest(scaled[front], size, _sums(len(spread)))]])
 
     def climb(self, points: Array) -> Array:
-        """Where ``m x N`` points get by steps that make no metric worse: onto the front itself.
+        """Move `m x n` points by steps that make no metric worse, onto the front itself, and return them.
 
         NSGA-III leaves a band around the front. The step is the shortest vector in the hull of the metrics'
         gradients, along which all of them rise (Désidéri, Multiple-gradient descent algorithm, 2012); its
@@ -438,7 +438,7 @@ class _Search:
         return np.asarray(climbed[front[_farthest(ours[front], len(points), _sums(len(spread)))]])
 
     def _known(self) -> tuple[Array, Array, Array]:
-        """All points, their goodness as a share of how far each metric ranges over them, and that range."""
+        """Return all points, their goodness as a share of each metric's range over them, and that range (K,)."""
         goodness = np.vstack(self._goodness)
         spread = np.ptp(goodness, axis=0)
         spread = np.where(spread > 1e-12, spread, 1.0)  # no less than a rounding error
@@ -447,10 +447,10 @@ class _Search:
 
 @lru_cache(maxsize=32)
 def reference_directions(n_metrics: int) -> Array:
-    """NSGA-III's directions, ``about 100 x K``: Das and Dennis' simplex lattice, for K > 3 in two layers.
+    """Return NSGA-III's directions, about `100 x K`: Das and Dennis' simplex lattice, for K > 3 in two layers.
 
-    The inner layer, one step coarser and shrunk by half, is what looks inside: the lattice of many
-    metrics lies on the simplex's border (Deb and Jain, NSGA-III, 2014, Section VI).
+    The inner layer, one step coarser and shrunk by half, covers the inside: the lattice of many metrics lies on
+    the simplex's border (Deb and Jain, NSGA-III, 2014, Section VI).
     """
     from pymoo.util.ref_dirs import get_reference_directions
 
@@ -467,7 +467,7 @@ def reference_directions(n_metrics: int) -> Array:
 
 
 def _nsga3(search: _Search, generations: int, seed: int) -> None:
-    """Run NSGA-III from the best points known; all that it evaluates ends up in ``search``."""
+    """Run NSGA-III from the best points so far, and add all that it evaluates to ``search``."""
     from pymoo.algorithms.moo.nsga3 import NSGA3
     from pymoo.core.problem import Problem
     from pymoo.operators.selection.rnd import RandomSelection
@@ -498,11 +498,11 @@ def _nsga3(search: _Search, generations: int, seed: int) -> None:
 
 
 def _ascent_in_box(slopes: Array, unit: Array) -> Array:
-    """Steps (``m x N``) along which all metrics rise and that don't leave the unit box.
+    """Return steps (`m x n`) along which all metrics rise and that don't leave the unit box.
 
     Args:
-        slopes: Gradients, ``m x K x N``.
-        unit: Where the steps start, ``m x N`` in [0, 1].
+        slopes: Gradients, `m x K x n`.
+        unit: Where the steps start, `m x n` in [0, 1].
     """
     step = _common_ascent(slopes)
     blocked = ((unit <= 0) & (step < 0)) | ((unit >= 1) & (step > 0))
@@ -512,7 +512,7 @@ def _ascent_in_box(slopes: Array, unit: Array) -> Array:
 
 
 def _common_ascent(slopes: Array) -> Array:
-    """The shortest vectors (``m x N``) in the hulls of K gradients (``m x K x N``).
+    """Return the shortest vectors (`m x n`) in the hulls of K gradients (`m x K x n`).
 
     From equal shares of all gradients, the one that helps most takes over from the one that helps least
     (Mitchell, Dem'yanov and Malozemov, Finding the point of a polyhedron closest to the origin, 1974).
@@ -535,19 +535,19 @@ def _common_ascent(slopes: Array) -> Array:
 
 
 def _sums(n_metrics: int) -> Array:
-    """Weights of sums of metrics: each alone, all alike, and at most two dozen in between."""
+    """Return weights of sums of metrics: each alone, all equal, and about two dozen in between."""
     directions = reference_directions(n_metrics)
     between = directions[(directions > 0).sum(axis=1) > 1]
     return np.vstack([np.eye(n_metrics), np.ones((1, n_metrics)), between[:: max(1, len(between) // 24)]])
 
 
 def _farthest(values: Array, size: int, sums: Array) -> NDArray[np.intp]:
-    """Indices of at most ``size`` rows: the best for every sum, then always the farthest from those taken.
+    """Return the indices of at most ``size`` rows: the best for every sum, then always the farthest from those taken.
 
     Rows nearer than ``SAME`` to one that is taken are left out.
 
     Args:
-        values: ``m x K`` shares of the metrics' spread.
+        values: `m x K` shares of the metrics' spread.
         size: The most rows.
         sums: Weights, one row a sum.
     """
@@ -573,11 +573,11 @@ def _farthest(values: Array, size: int, sums: Array) -> NDArray[np.intp]:
 
 
 def _is_matched(values: Array, others: Array, *, but_itself: bool = False) -> NDArray[np.bool_]:
-    """Which rows of ``values`` some row of ``others`` equals or exceeds in every metric, a mask.
+    """Return which rows of ``values`` some row of ``others`` equals or exceeds in every metric, a mask (m,).
 
     Args:
-        values: ``m x K``.
-        others: ``n x K``.
+        values: `m x K` metrics.
+        others: `n x K` metrics.
         but_itself: Whether the two are the same rows, and none is compared with itself.
     """
     mask = np.zeros(len(values), dtype=bool)
