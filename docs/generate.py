@@ -48,7 +48,8 @@ def of_settings(item: Any) -> str:  # noqa: ANN401 - whatever a registry holds
     if fields:
         rows = ["| setting | default | values | what it is |", "| --- | --- | --- | --- |"]
         rows += [
-            f"| `{f.name}` | {'must be given' if f.is_required else shown(f.default)} | {wanted(f)} | {f.help} |" for f in fields
+            f"| `{f.name}` | {'must be given' if f.is_required else shown(f.default)} | {wanted(f)} | {f.help} |"
+            for f in fields
         ]
         lines.append("\n".join(rows))
     return "\n\n".join(lines)
