@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mapmerge_core.tasks.evaluator import choose_device
+from mapmerge_core.tasks.devices import choose_device
 
 
 def described(device: str = "auto") -> str:

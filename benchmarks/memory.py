@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mapmerge_core.weights.export.writing import save_merged
 from mapmerge_core.weights.io.adapters import Adapter, LowRank
 from mapmerge_core.weights.io.checkpoints import open_state_dict
 from mapmerge_core.weights.io.checks import Described
-from mapmerge_core.weights.export.writing import save_merged
-from mapmerge_core.weights.export.safetensors_writer import write_safetensors
+from mapmerge_core.weights.io.tensor_files import write_safetensors
 from mapmerge_core.weights.vectors.streamed import StreamedVectors
 
 MIB = 1 << 20

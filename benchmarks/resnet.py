@@ -22,7 +22,8 @@ from torch.nn import functional
 
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.tasks.evaluator import Evaluator
-from mapmerge_core.tasks.families.classifier import ClassifierWithHeads
+from mapmerge_core.tasks.families._models.classifier import ClassifierWithHeads
+from mapmerge_core.tasks.families.classifier import Classifier
 from mapmerge_core.tasks.task import Task
 from mapmerge_core.weights.io.checkpoints import read_state_dict
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
@@ -42,7 +43,7 @@ pretrained: pretrained.safetensors
 tasks:
 {tasks}
 options: {{image_size: {size}}}
-method: {{name: map, points: 30}}
+run: {{method: {{name: map, points: 30}}}}
 """
 
 
@@ -95,10 +96,11 @@ def print_table(folder: Path, names: Sequence[str], coefficients: Sequence[float
     pretrained = folder / "pretrained.safetensors"
     checkpoints = {name: folder / f"{name.lower()}.safetensors" for name in names}
     models = {name: read_state_dict(path) for name, path in checkpoints.items()}
-    without = ClassifierWithHeads.left_out(ARCHITECTURE, pretrained)
+    without = Classifier.left_out(ARCHITECTURE, pretrained)
     evaluators = []
     for recalibrate in (False, True):
-        family = ClassifierWithHeads(ARCHITECTURE, pretrained, recalibrate=recalibrate, image_size=SIZE)
+        settings = Classifier.Settings(recalibrate=recalibrate, image_size=SIZE)
+        family = ClassifierWithHeads(ARCHITECTURE, pretrained, settings)
         vectors = TaskVectors.from_files(pretrained, checkpoints, without=without)
         evaluators.append(Evaluator(family, vectors, tasks, device="cpu", precision="float32"))
     rows = {"pre-trained": np.zeros(len(tasks))}
@@ -118,13 +120,16 @@ def _measured(evaluator: Evaluator, c: np.ndarray, models: dict[str, dict[str, t
         refitted = [outcome.value for outcome in evaluator.evaluate(c, split="test").values()]
     except MapMergeError:  # variances became negative
         return ["not finite"] * 2
-    own = [_with_own_head(evaluator.family, task, models[task.name]) for task in evaluator.tasks.values()]
+    family = evaluator.family
+    assert isinstance(family, ClassifierWithHeads)
+    own = [_with_own_head(family, task, models[task.name]) for task in evaluator.tasks.values()]
     return [", ".join(f"{100 * value:.1f}" for value in values) for values in (own, refitted)]
 
 
 def print_cost(evaluator: Evaluator) -> None:
     """Seconds that the parts of an evaluation take, medians of five."""
     family, seconds = evaluator.family, []
+    assert isinstance(family, ClassifierWithHeads)
     c, task = np.full(len(evaluator.tasks), 0.5), next(iter(evaluator.tasks.values()))
     for _ in range(5):
         marks = [time.perf_counter()]
@@ -153,6 +158,7 @@ def _with_own_head(family: ClassifierWithHeads, task: Task, model: dict[str, tor
 
 def _normalisation() -> tuple[Sequence[float], Sequence[float]]:
     config = timm.get_pretrained_cfg(ARCHITECTURE)
+    assert config is not None
     return config.mean, config.std
 
 
@@ -186,15 +192,11 @@ def _write_dataset(path: Path) -> None:
         np.savez_compressed(path, class_names=stored["class_names"], templates=stored["templates"], **arrays)
 
 
-def _train(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, epochs: int, batch: int, rate: float
-) -> None:
+def _train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, epochs: int, batch: int, rate: float) -> None:
     """Trains on images that are shifted a little, and says how it goes."""
     rng, per_epoch = np.random.default_rng(0), len(images) // batch
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, rate, total_steps=epochs * per_epoch, pct_start=0.1
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * per_epoch, pct_start=0.1)
     model.train()
     for epoch in range(1, epochs + 1):
         total = 0.0
@@ -214,16 +216,10 @@ def _save(model: nn.Module, path: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.resnet", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="where datasets, models and study.yaml go"
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.resnet", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where datasets, models and study.yaml go")
     parser.add_argument("--tasks", nargs="+", choices=NAMES, default=["Fashion", "Emoji"], metavar="TASK")
-    parser.add_argument(
-        "--coefficients", nargs="+", type=float, default=[0.3, 0.4, 0.5, 0.7, 1.0], metavar="C"
-    )
+    parser.add_argument("--coefficients", nargs="+", type=float, default=[0.3, 0.4, 0.5, 0.7, 1.0], metavar="C")
     parser.add_argument("--pre-training", type=int, default=5, metavar="EPOCHS")
     parser.add_argument("--fine-tuning", type=int, default=15, metavar="EPOCHS")
     return parser

@@ -18,7 +18,7 @@ from benchmarks.language import corpus, train
 from benchmarks.language.corpus import LANGUAGES, TRANSLATED, whole_folder
 from mapmerge_core.cli.output import print_table, progress_bar, say
 from mapmerge_core.errors import MapMergeError, StudyError
-from mapmerge_core.studies.config.run import check_seed
+from mapmerge_core.settings import check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ pretrained: {pretrained}
 tasks:
 {tasks}
 options: {{block: {block}, tokens: {tokens}}}
-method: {{name: map, points: 50}}
+run: {{method: {{name: map, points: 50}}}}
 """
 
 
@@ -66,16 +66,14 @@ def build(options: argparse.Namespace) -> None:
 
     Raises:
         StudyError: If the folder was begun with other settings.
-        SearchError: If the seed is out of range.
+        SettingError: If the seed is out of range.
         DatasetError: If the text can't be had.
     """
     check_seed(options.seed)
     torch.set_num_threads(options.threads)
     disable_progress_bar()
     folder: Path = options.folder.absolute()
-    _check_settings(
-        folder, {name: getattr(options, name) for name in ("seed", "pre_training", "fine_tuning")}
-    )
+    _check_settings(folder, {name: getattr(options, name) for name in ("seed", "pre_training", "fine_tuning")})
     text, seed = folder / "text", options.seed
     if _is_missing(text):
         with _stage("Text") as report:
@@ -95,9 +93,7 @@ def build(options: argparse.Namespace) -> None:
         if _is_missing(folder / language.code):
             with _stage(f"Fine-tuning on {language.name}") as report:
                 model = train.load(folder / PRETRAINED)
-                final = train.fine_tune(
-                    model, texts[language.code], options.fine_tuning, seed + number, report
-                )
+                final = train.fine_tune(model, texts[language.code], options.fine_tuning, seed + number, report)
                 _save(folder / language.code, model, tokenizer)
             say(f"  loss in training: {final:.3f}")
     (folder / "study.yaml").write_text(_study(), encoding="utf-8")
@@ -144,12 +140,10 @@ def _save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFa
 
 def _study() -> str:
     tasks = [
-        f"  - {{name: {one.name}, checkpoint: {one.code}, data: {{path: text/{one.code}}}, metric: loss}}"
+        f"  - {{name: {one.name}, checkpoint: {one.code}, data: {{path: text/{one.code}}}, metrics: loss}}"
         for one in TRANSLATED
     ]
-    return STUDY.format(
-        pretrained=PRETRAINED, tasks="\n".join(tasks), block=train.BLOCK, tokens=train.TEST_TOKENS
-    )
+    return STUDY.format(pretrained=PRETRAINED, tasks="\n".join(tasks), block=train.BLOCK, tokens=train.TEST_TOKENS)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -61,9 +61,7 @@ _NOTICE_LENGTH, _NOTICE_PAGES = 40, 5
 """A paragraph at least this long in more than so many pages is a licence or a translator's notice."""
 
 
-def write_text(
-    folder: Path, packages: Path, *, seed: int, report: Callable[[int, int], object] | None = None
-) -> None:
+def write_text(folder: Path, packages: Path, *, seed: int, report: Callable[[int, int], object] | None = None) -> None:
     """Writes ``<language>/train.txt``, ``val.txt`` and ``test.txt``, and ``sources.json``.
 
     A document is a page, a line is a paragraph, and a blank line divides documents. A page and its
@@ -84,9 +82,7 @@ def write_text(
             f"The text comes from Debian's manual pages, and {', '.join(missing)} can't be found here: "
             "build the study on Debian or Ubuntu, with the package groff-base installed."
         )
-    archives = {
-        language.code: [_download(name, packages) for name in language.packages] for language in LANGUAGES
-    }
+    archives = {language.code: [_download(name, packages) for name in language.packages] for language in LANGUAGES}
     with tempfile.TemporaryDirectory() as unpacked, whole_folder(folder) as unfinished:
         files: dict[str, list[Path]] = {}
         for language in LANGUAGES:
@@ -119,9 +115,7 @@ def plain_text(roff: bytes) -> str:
         roff: The page's source, in UTF-8.
     """
     command = ["groff", "-t", "-Kutf8", "-Tutf8", "-mandoc", "-P-cbou", "-rLL=4000n", "-rHY=0"]
-    printed = subprocess.run(command, input=roff, capture_output=True, check=False).stdout.decode(
-        "utf-8", "replace"
-    )
+    printed = subprocess.run(command, input=roff, capture_output=True, check=False).stdout.decode("utf-8", "replace")
     lines = (" ".join(re.sub(r"[\u2500-\u257f]", " ", line).split()) for line in printed.splitlines())
     return "\n".join([line for line in lines if any(map(str.isalpha, line))][1:-1])
 

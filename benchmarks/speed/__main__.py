@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.machine import described
 from benchmarks.speed.row import Measured, Row, chosen
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.tasks.evaluator import choose_device
+from mapmerge_core.tasks.devices import choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,9 +115,7 @@ def _table(lines: Sequence[Line]) -> str:
     head = ("what", "against", "target", "ours", "theirs", "score", "verdict")
     table = ["| " + " | ".join(head) + " |", "| --- | --- | ---: | ---: | ---: | ---: | --- |"]
     table += [line.as_markdown() for line in lines]
-    notes = [
-        f"- {line.row.title}: {line.measured.note}" for line in lines if line.measured and line.measured.note
-    ]
+    notes = [f"- {line.row.title}: {line.measured.note}" for line in lines if line.measured and line.measured.note]
     return "\n".join([*table, "", *notes, ""])
 
 

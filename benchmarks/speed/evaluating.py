@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import cProfile
-import json
 import os
 import pstats
 import sys
@@ -22,17 +21,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed.row import ROUNDS, Measured, Row, medians, ratio
 from benchmarks.speed.towers import ARCHITECTURE, N_MODELS, finetuned
-from mapmerge_core.studies.config.manifest import DEMO_ZOO, spec_from_manifest
+from mapmerge_core.studies.config.demo import DEMO_ZOO, config_from_manifest
+from mapmerge_core.studies.inputs.evaluators import load_family, tasks_of
 from mapmerge_core.studies.runs.measuring import measure as measure_points
-from mapmerge_core.studies.store.store import Store
-from mapmerge_core.tasks.evaluator import PRECISIONS, Evaluator
-from mapmerge_core.tasks.families.clip import ClipZeroShot
+from mapmerge_core.studies.store import Store
+from mapmerge_core.tasks.devices import dtype_of
+from mapmerge_core.tasks.evaluator import Evaluator
+from mapmerge_core.tasks.families._models.clip import ClipZeroShot
 from mapmerge_core.tasks.task import Task
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+DEMO_TASKS = ("MNIST", "Fashion")
 N_CLASSES = 100
 PIXELS = 224
 N_POINTS, N_AT_ONCE = 250, 5
@@ -43,15 +45,12 @@ PEAKS = {"H100": 989.4e12, "H200": 989.4e12, "A100": 312e12}
 @cache
 def demo(device: str, *, rounded: bool = False) -> Evaluator:
     """An evaluator of the demo zoo's first two tasks, whose task vectors may be in bfloat16."""
-    manifest = json.loads((DEMO_ZOO / "manifest.json").read_text(encoding="utf-8"))
-    entries = manifest["tasks"][:2]
-    family = ClipZeroShot(str(DEMO_ZOO / manifest["architecture"]), DEMO_ZOO / manifest["pretrained"])
-    checkpoints = {task["name"]: DEMO_ZOO / task["checkpoint"] for task in entries}
-    vectors = TaskVectors.from_files(
-        DEMO_ZOO / manifest["pretrained"], checkpoints, part=family.part, rounded=rounded
-    )
-    tasks = [Task.from_file(task["name"], DEMO_ZOO / task["data"]) for task in entries]
-    return Evaluator(family, vectors, tasks, device=device)
+    config = config_from_manifest(DEMO_ZOO, DEMO_TASKS)
+    files = config.files()
+    family = load_family(config, files["pretrained"])
+    checkpoints = {name: files[f"{name} model"] for name in config.model_names}
+    vectors = TaskVectors.from_files(files["pretrained"], checkpoints, part=family.part, rounded=rounded)
+    return Evaluator(family, vectors, tasks_of(config), device=device)
 
 
 def random_weights() -> dict[str, torch.Tensor]:
@@ -62,12 +61,13 @@ def random_weights() -> dict[str, torch.Tensor]:
 
 def write_data(path: Path, n_images: int) -> None:
     """Writes a dataset of random images of a hundred classes, with as many prompts."""
-    draw, arrays = np.random.default_rng(0), {}
+    draw, arrays = np.random.default_rng(0), dict[str, np.ndarray]()
     for split, size in (("val", n_images), ("test", N_CLASSES)):
         arrays[f"{split}_images"] = draw.integers(0, 256, (size, PIXELS, PIXELS, 3), np.uint8)
         arrays[f"{split}_labels"] = np.arange(size) % N_CLASSES
     names = np.array([f"class {i}" for i in range(N_CLASSES)])
-    np.savez(path, class_names=names, templates=np.array(["a {}."]), **arrays)
+    arrays |= {"class_names": names, "templates": np.array(["a {}."])}
+    np.savez(path, allow_pickle=False, **arrays)
 
 
 def large(device: str, n_images: int, n_tasks: int) -> Evaluator:
@@ -98,7 +98,7 @@ def bare_loop(evaluator: Evaluator, dtype: torch.dtype) -> tuple[Callable[[], No
     """
     family = evaluator.family
     assert isinstance(family, ClipZeroShot)
-    tower = family.model_in(dtype).visual
+    tower = family.model_in(dtype).get_submodule("visual")
     batches: list[torch.Tensor] = []
     for task in evaluator.tasks.values():
         images = family.normalise(family.images(task, "val")).to(dtype)
@@ -117,19 +117,18 @@ def limit(device: str) -> Measured:
     """Images a second of a study's points, from what is known to what is stored, beside the bare loop's."""
     evaluator, rng = demo(device), np.random.default_rng(0)
     precision = evaluator.precision
-    loop, n_images = bare_loop(evaluator, PRECISIONS[precision])
+    loop, n_images = bare_loop(evaluator, dtype_of(precision))
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
-        study = store.create_study("Speed", spec_from_manifest(DEMO_ZOO, list(evaluator.tasks)))
+        study = store.studies.create("Speed", config_from_manifest(DEMO_ZOO, DEMO_TASKS))
+        [merge] = store.merges.all(study.id)
         shape = (N_AT_ONCE, len(evaluator.vectors))
         ours, theirs = medians(
-            lambda: measure_points(store, study, evaluator, rng.uniform(0, 1, shape)), loop, rounds=9
+            lambda: measure_points(store, study, evaluator, merge.id, rng.uniform(0, 1, shape)), loop, rounds=9
         )
         ours /= N_AT_ONCE
         store.close()
-    note = (
-        f"the demo zoo, {precision}, {evaluator.batch_size} images a batch, {torch.get_num_threads()} threads"
-    )
+    note = f"the demo zoo, {precision}, {evaluator.batch_size} images a batch, {torch.get_num_threads()} threads"
     return ratio(n_images / ours, n_images / theirs, "images/s", note=note)
 
 
@@ -150,9 +149,7 @@ def rounding(device: str) -> Measured:
 
 def rounded_vectors(device: str) -> Measured:
     """How far accuracies with task vectors in bfloat16 are from those in float32, on average."""
-    return _differences(
-        accuracies(demo(device, rounded=True), "float32"), accuracies(demo(device), "float32")
-    )
+    return _differences(accuracies(demo(device, rounded=True), "float32"), accuracies(demo(device), "float32"))
 
 
 def accuracies(evaluator: Evaluator, precision: str) -> np.ndarray:
@@ -170,7 +167,7 @@ def _differences(ours: np.ndarray, theirs: np.ndarray) -> Measured:
 
 def flop_of(evaluator: Evaluator) -> float:
     """FLOP of passing one image through the tower: two for each multiplication that is added."""
-    tower = evaluator.family.model_in(torch.float32).visual
+    tower = evaluator.family.model_in(torch.float32).get_submodule("visual")
     image = torch.zeros(1, 3, PIXELS, PIXELS, device=evaluator.device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         tower(image)
@@ -184,7 +181,8 @@ def heads(device: str) -> Measured:
         save_file(random_weights(), weights)
         write_data(data, N_CLASSES)
         task = Task.from_file("task", data)
-        family = ClipZeroShot(ARCHITECTURE, weights, device)
+        family = ClipZeroShot(ARCHITECTURE, weights)
+        family.to(torch.device(device))
         family.dataset(task)
         start = time.perf_counter()
         family.head(task)
@@ -192,7 +190,8 @@ def heads(device: str) -> Measured:
 
         seconds = []
         for _ in range(ROUNDS):
-            other = ClipZeroShot(ARCHITECTURE, weights, device)
+            other = ClipZeroShot(ARCHITECTURE, weights)
+            other.to(torch.device(device))
             other.dataset(task)
             start = time.perf_counter()
             other.head(task)

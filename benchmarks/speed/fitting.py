@@ -14,13 +14,16 @@ from scipy.special import expit
 
 from benchmarks.speed.row import Measured, Row, medians, times_faster
 from mapmerge_core.search.designs import make_design
-from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate, fit_all
+from mapmerge_core.search.spaces import Box
+from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
+from mapmerge_core.search.surrogates.spaces import SpaceSurrogates, fit_surrogates
 
 if TYPE_CHECKING:
-    from mapmerge_core.search.links import Array, LinkName
+    from mapmerge_core.search.links.base import Array
 
 N_TASKS, N_POINTS, N_SAMPLES = 8, 250, 4000
 ROUNDS = 15
+SPACE = Box([f"c{n}" for n in range(1, N_TASKS + 1)])
 
 
 @cache
@@ -34,7 +37,7 @@ def study(seed: int = 0) -> tuple[Array, Array]:
         Coefficients in [0, 1] and accuracies, both ``N_POINTS x N_TASKS``.
     """
     rng = np.random.default_rng(seed)
-    coefficients = make_design("uniform", N_POINTS, N_TASKS, seed=seed)
+    coefficients = make_design("uniform", N_POINTS, SPACE, seed=seed)
     accuracies = np.empty_like(coefficients)
     for task in range(N_TASKS):
         peak, steepness = rng.uniform(0.0, 0.25, N_TASKS), rng.uniform(0.2, 1.2, N_TASKS)
@@ -44,13 +47,13 @@ def study(seed: int = 0) -> tuple[Array, Array]:
     return coefficients, accuracies
 
 
-def fit(link: LinkName) -> tuple[QuadraticSurrogate, ...]:
+def fit(link: str) -> SpaceSurrogates:
     """All surrogates of the study, with leave-one-out errors and all that intervals need."""
     coefficients, accuracies = study()
-    return fit_all(coefficients, accuracies, [(link, None)] * N_TASKS)
+    return fit_surrogates(SPACE, coefficients, accuracies, [(link, None)] * N_TASKS)
 
 
-def fit_by_curve_fit(link: LinkName) -> None:
+def fit_by_curve_fit(link: str) -> None:
     """As public code fits them: one by one, flattened parameters that set out from 1, no derivatives."""
     coefficients, accuracies = study()
     rows, columns = np.triu_indices(N_TASKS)
@@ -65,28 +68,28 @@ def fit_by_curve_fit(link: LinkName) -> None:
         curve_fit(model, coefficients.T, metric, start)
 
 
-def measure_time(link: LinkName, _: str) -> Measured:
+def measure_time(link: str, _: str) -> Measured:
     """Milliseconds that all fits take together."""
     seconds = medians(partial(fit, link), rounds=ROUNDS)[0]
     return Measured(1000 * seconds, None, "ms", 1000 * seconds)
 
 
-def measure_beside_peer(link: LinkName, _: str) -> Measured:
+def measure_beside_peer(link: str, _: str) -> Measured:
     """All fits, beside curve_fit's."""
     note = "curve_fit from ones, without derivatives, and without leave-one-out errors"
     return times_faster(*medians(partial(fit, link), partial(fit_by_curve_fit, link)), note=note)
 
 
-def show_profile(link: LinkName, _: str) -> None:
+def show_profile(link: str, _: str) -> None:
     """Where the time of some fits goes."""
     fit(link)
     with cProfile.Profile() as profile:
-        for _ in range(20):
+        for _round in range(20):
             fit(link)
     pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(20)
 
 
-def _rows(link: LinkName, most: float) -> tuple[Row, Row]:
+def _rows(link: str, most: float) -> tuple[Row, Row]:
     what = f"fitting {N_TASKS} surrogates to {N_POINTS} points, {link} link"
     profile = partial(show_profile, link)
     return (

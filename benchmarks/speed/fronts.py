@@ -13,15 +13,15 @@ from pymoo.algorithms.moo.nsga3 import NSGA3
 from pymoo.core.problem import Problem
 from pymoo.optimize import minimize
 
-from benchmarks.paper.bench import evenly
+from benchmarks.evenly import evenly
 from benchmarks.speed.fitting import N_TASKS, fit, study
 from benchmarks.speed.row import Measured, Row, medians, ratio
-from mapmerge_core.search.fronts import Front, find_front, non_dominated, reference_directions
+from mapmerge_core.search.fronts import Front, find_space_front, non_dominated, reference_directions
 from mapmerge_core.search.indicators import hypervolume
-from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate, predict_all
 
 if TYPE_CHECKING:
-    from mapmerge_core.search.links import Array
+    from mapmerge_core.search.links.base import Array
+    from mapmerge_core.search.surrogates.spaces import SpaceSurrogates
 
 GENERATIONS = 150
 """Of the peer, as in the paper's code."""
@@ -30,14 +30,14 @@ UP = [True] * N_TASKS
 
 
 @cache
-def surrogates() -> tuple[QuadraticSurrogate, ...]:
+def surrogates() -> SpaceSurrogates:
     """What both search."""
     return fit("sigmoid")
 
 
 def ours(seed: int = 0) -> Front:
     """Our front."""
-    return find_front(surrogates(), 0, 1, seed=seed)
+    return find_space_front(surrogates(), seed=seed)
 
 
 def theirs(seed: int = 0) -> Array:
@@ -49,7 +49,7 @@ def theirs(seed: int = 0) -> Array:
             super().__init__(n_var=N_TASKS, n_obj=N_TASKS, xl=0.0, xu=1.0)
 
         def _evaluate(self, x: Array, out: dict[str, Any], *_: object, **__: object) -> None:
-            out["F"] = -predict_all(models, x)
+            out["F"] = -models.predict(x)
 
     result = minimize(Surrogates(), NSGA3(directions), ("n_gen", GENERATIONS), seed=seed)
     metrics = -result.pop.get("F")
@@ -59,9 +59,7 @@ def theirs(seed: int = 0) -> Array:
 def measure_time(_: str) -> Measured:
     """A front's milliseconds, beside NSGA-III's."""
     seconds = medians(ours, theirs)
-    note = (
-        f"{GENERATIONS} generations of {len(reference_directions(N_TASKS))}; the same evaluation of them all"
-    )
+    note = f"{GENERATIONS} generations of {len(reference_directions(N_TASKS))}; the same evaluation of them all"
     return ratio(1000 * seconds[0], 1000 * seconds[1], "ms", note=note)
 
 
@@ -76,7 +74,8 @@ def measure_volume(_: str) -> Measured:
     each = ", ".join(f"{mine / other:.3f}" for mine, other in volumes)
     note = f"means of {len(SEEDS)} seeds, whose ratios are {each}; the last front has {len(front)} rows, "
     note += f"of which {len(taken)}, evenly spread, are compared with its {len(peers)}"
-    return ratio(*np.mean(volumes, axis=0).tolist(), "", note=note)
+    ours_mean, peers_mean = np.mean(volumes, axis=0).tolist()
+    return ratio(ours_mean, peers_mean, "", note=note)
 
 
 def show_profile(_: str) -> None:

@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 from benchmarks.speed.evaluating import demo, some_c
 from benchmarks.speed.row import Measured, Row
 from benchmarks.speed.towers import ARCHITECTURE, N_MODELS, finetuned
-from mapmerge_core.tasks.evaluator import PRECISIONS, Evaluator
-from mapmerge_core.tasks.families.clip import ClipZeroShot
+from mapmerge_core.tasks.devices import PRECISIONS
+from mapmerge_core.tasks.evaluator import Evaluator
+from mapmerge_core.tasks.families._models.clip import ClipZeroShot
 from mapmerge_core.tasks.task import Task
 from mapmerge_core.weights.vectors.streamed import open_vectors
 
@@ -39,7 +40,8 @@ def write_study(folder: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (N_IMAGES, 224, 224, 3), np.uint8)
     arrays = {f"{split}_images": images for split in ("val", "test")}
     arrays |= {f"{split}_labels": np.arange(N_IMAGES) % 2 for split in ("val", "test")}
-    np.savez(folder / "data.npz", class_names=np.array(["a", "b"]), templates=np.array(["a {}."]), **arrays)
+    arrays |= {"class_names": np.array(["a", "b"]), "templates": np.array(["a {}."])}
+    np.savez(folder / "data.npz", allow_pickle=False, **arrays)
 
 
 def held() -> int:

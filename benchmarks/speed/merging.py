@@ -174,9 +174,7 @@ def rounded_bandwidth(_: str) -> Measured:
     """One merge of task vectors in bfloat16, beside one of those in float32."""
     module, other, [c] = tower(), tower(), coefficients()
     exact, rounded = vectors(), vectors(rounded=True)
-    half, whole = medians(
-        lambda: rounded.merge_into(other, c), lambda: exact.merge_into(module, c), rounds=15
-    )
+    half, whole = medians(lambda: rounded.merge_into(other, c), lambda: exact.merge_into(module, c), rounds=15)
     bytes_read = (2 * N_MODELS + 8) / (4 * N_MODELS + 8)
     return ratio(1000 * half, 1000 * whole, "ms", note=f"it moves {bytes_read:.2f} of the bytes")
 

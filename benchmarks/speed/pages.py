@@ -16,14 +16,14 @@ from unittest.mock import patch
 
 import numpy as np
 import streamlit as st
-from mapmerge_core.tasks.metric import Outcome
 from streamlit.testing.v1 import AppTest
 
 from benchmarks.speed.row import Measured, Row, medians
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.studies.config.manifest import DEMO_ZOO, demo_tasks, spec_from_manifest
-from mapmerge_core.studies.config.run import RunSettings
-from mapmerge_core.studies.store.store import Store
+from mapmerge_core.studies.config import RunConfig
+from mapmerge_core.studies.config.demo import DEMO_ZOO, config_from_manifest, demo_tasks
+from mapmerge_core.studies.store import Store
+from mapmerge_core.tasks.outcome import Outcome
 from pages.parts.shared import shell, state
 
 if TYPE_CHECKING:
@@ -66,15 +66,16 @@ def make_study(folder: Path) -> int:
     distance = (curvature * (C[:, None] - best) ** 2).sum(axis=2)
     values = 1 / (1 + np.exp(distance - 2.5 + 0.05 * rng.normal(size=distance.shape)))
     store = Store(folder)
-    study = store.create_study("Speed", spec_from_manifest(DEMO_ZOO, demo_tasks(N_TASKS)))
-    run = store.create_run(study.id, RunSettings(points=N_POINTS))
+    study = store.studies.create("Speed", config_from_manifest(DEMO_ZOO, demo_tasks(N_TASKS)))
+    run = store.runs.create(study.id, RunConfig(method_settings={"points": N_POINTS}))
     for c, row in zip(C, values, strict=True):
-        for task, value in zip(study.spec.task_names, row, strict=True):
+        for objective, value in zip(study.config.objectives, row, strict=True):
             outcome = Outcome(float(value), 200, b"", 0.1)
-            store.add_evaluation(study.id, c, task, "val", outcome, run_id=run.id)
-    store.set_status(run.id, "done")
+            store.evaluations.add(run.merge_id, c, objective.key, "val", outcome, run_id=run.id)
+    store.runs.set_status(run.id, "done")
+    study_id: int = study.id
     store.close()
-    return study.id
+    return study_id
 
 
 @contextlib.contextmanager

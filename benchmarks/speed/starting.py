@@ -103,13 +103,9 @@ def measure_start(_device: str) -> Measured:
         # The first server reads everything from the disk, as none does after it.
         _seconds_to_first_page(browser, empty)
         _seconds_to_first_page(browser, ROOT / APP)
-        rounds = [
-            [_seconds_to_first_page(browser, app) for app in (ROOT / APP, empty)] for _ in range(ROUNDS)
-        ]
+        rounds = [[_seconds_to_first_page(browser, app) for app in (ROOT / APP, empty)] for _ in range(ROUNDS)]
     seconds, floor = (float(median) for median in np.median(rounds, axis=0))
-    note = (
-        f"in Chromium, started before the clock; an app of two headings takes {floor:.2f} s in the same run"
-    )
+    note = f"in Chromium, started before the clock; an app of two headings takes {floor:.2f} s in the same run"
     return Measured(seconds, None, "s", seconds, note)
 
 

@@ -23,19 +23,15 @@ def tower() -> nn.Module:
     """A new tower of 88 million parameters, by its seed always the same."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return (
-            open_clip.CLIP(**open_clip.get_model_config(ARCHITECTURE))
-            .visual.eval()
-            .requires_grad_(requires_grad=False)
-        )
+        made: nn.Module = open_clip.CLIP(**open_clip.get_model_config(ARCHITECTURE)).visual
+    return made.eval().requires_grad_(requires_grad=False)
 
 
 def finetuned(pretrained: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
     """Weights beside the pre-trained ones."""
     draw = torch.Generator().manual_seed(seed)
     return {
-        name: tensor
-        + STEP * torch.randn(tensor.shape, generator=draw) * (tensor.std() if tensor.ndim > 1 else 1)
+        name: tensor + STEP * torch.randn(tensor.shape, generator=draw) * (tensor.std() if tensor.ndim > 1 else 1)
         for name, tensor in pretrained.items()
     }
 
