@@ -55,7 +55,7 @@ class Pair:
         measured: Their metrics, ``n x K``.
         surrogates: K quadratics in (α, β).
         front: The front in (α, β), ``m x 2``, with the predicted metrics, ``m x K``.
-        weights: What each task counts (K,), summing to 1: the preference's share, or all alike where it
+        weights: Each task's weight (K,), summing to 1: the preference's share; equal where the preference
             gives these tasks nothing or a rule chose.
         point: The chosen (α, β). A preference takes a row of the front, a rule refines one.
         c: The chosen model's coefficients (N,).
@@ -81,7 +81,7 @@ class Pair:
 
     @property
     def r2(self) -> np.ndarray:
-        """Leave-one-out R² of each surrogate (K,), NaN where nothing is left to tell it by."""
+        """Leave-one-out R² of each surrogate (K,), NaN where there are too few points for one."""
         return self.surrogates.r2
 
     @property
@@ -90,7 +90,7 @@ class Pair:
         return np.asarray(self.front.x @ np.vstack([self.left.c, self.right.c]))
 
     def sides(self, values: np.ndarray) -> np.ndarray:
-        """The two axes on which a pair is drawn: each node's average metric by ``weights``.
+        """Return the two axes on which a pair is drawn: each node's average metric by ``weights``.
 
         Args:
             values: Metrics of the pair's tasks, ``n x K``: the front's, the measured or the chosen ones.
@@ -109,24 +109,22 @@ Node = Leaf | Pair
 
 
 def shares(weights: np.ndarray) -> np.ndarray:
-    """Weights (K,) from zero up as shares of their sum; all alike where they are all zero."""
+    """Return weights (K,) of at least 0 as shares of their sum; equal shares where they are all zero."""
     total = weights.sum()
     return weights / total if total > 0 else np.full(len(weights), 1 / len(weights))
 
 
 def loss_of(value: float, metric: ObjectiveInfo) -> float:
-    """How far a metric is from its best possible value, as a share of its range where that is finite."""
+    """Return how far a metric is from its best possible value, as a share of its range where that is finite."""
     low, high = metric.bounds
-    if metric.maximize:
-        loss = high - value if isfinite(high) else -value
-    else:
-        loss = value - low if isfinite(low) else value
+    best, sign = (high, 1) if metric.maximize else (low, -1)
+    loss = sign * (best - value) if isfinite(best) else -sign * value
     width = high - low
     return loss / width if isfinite(width) else loss
 
 
 def closest(losses: Sequence[float]) -> Pairing:
-    """Pairs of the closest losses: the two closest first, then the two closest of the others, and so on.
+    """Pair nodes by their losses: the two closest first, then the two closest of the others, and so on.
 
     Of pairs that are as close to nine decimals, the first wins; an odd number leaves one node over
     (Algorithm 2, line 4).
@@ -140,12 +138,12 @@ def closest(losses: Sequence[float]) -> Pairing:
 
 
 def neighbours(n_nodes: int) -> Pairing:
-    """The first with the second, the third with the fourth, and so on; an odd number leaves the last over."""
+    """Pair the first node with the second, the third with the fourth, and so on; an odd number leaves the last over."""
     return [(node, node + 1) for node in range(0, n_nodes - 1, 2)]
 
 
 def most_tasks(sizes: Sequence[int]) -> int:
-    """The most tasks that the pairs of all rounds can have together, for nodes of so many tasks each.
+    """Return the most tasks that the pairs of all rounds can have together.
 
     In every round all tasks belong to a pair but those of the node left over, which is at least the
     smallest. Eight leaves: 3 rounds of 8 tasks (Appendix C.1).
@@ -159,10 +157,10 @@ def most_tasks(sizes: Sequence[int]) -> int:
 
 
 def leaf_order(order: Sequence[str], tasks: tuple[str, ...]) -> list[int]:
-    """The order of the leaves as columns.
+    """Return the order of the leaves as columns.
 
     Raises:
-        SearchError: where it names something that is no task, or a task twice or never.
+        SearchError: It names something that is no objective, or an objective twice or never.
     """
     for name in order:
         if name not in tasks:

@@ -156,13 +156,23 @@ class Method(ABC):
 
     @property
     def n_evaluations(self) -> int:
-        """How many values it asks for in all: pairs of a point and an objective; the most there can be where values decide."""
+        """How many pairs of a point and an objective it asks for in all; an upper bound where values decide."""
         return self.points * len(self.objectives)
 
     @property
     def chosen(self) -> Choice:
-        """The one model that it leads to, once it is done; only of methods whose result is a single one."""
-        raise NotImplementedError
+        """The one model that it leads to.
+
+        Raises:
+            SearchError: It isn't done yet, or its result is a front.
+        """
+        if self._waiting is not None:
+            raise SearchError(f"{self.title} isn't complete yet: evaluate what it still asks for.")
+        return self.choose()
+
+    def choose(self) -> Choice:
+        """Return the one model that it leads to; a method whose result is a single one overrides this."""
+        raise SearchError(f"{self.title} leads to a front, not to one model: choose from it by a preference or a rule.")
 
     def ask(self) -> Batch | None:
         """Return what is wanted next, the same until it has been told; None once the method is done."""

@@ -24,4 +24,4 @@ class DirectSearch(MAP):
 
     @classmethod
     def default_points(cls, space: Space) -> int:
-        return cls.paper_points.get(space.n, cls.paper_points[8])
+        return cls.paper_points[min(max(space.n, 2), 8)]

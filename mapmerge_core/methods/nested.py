@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from math import isfinite
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,11 +21,11 @@ from mapmerge_core.methods._tree import (
     neighbours,
     shares,
 )
-from mapmerge_core.methods.base import Batch, Choice, Method, register
+from mapmerge_core.methods.base import Batch, Choice, Method, links_of, register, weights_of
 from mapmerge_core.search.designs import anchors_outside, make_design
 from mapmerge_core.search.fronts import best_sum, find_space_front, signs
 from mapmerge_core.search.links.base import make_link
-from mapmerge_core.search.preferences import choose_by_preference
+from mapmerge_core.search.preferences import choose_by_preference, normalise
 from mapmerge_core.search.rules import Rule, Target, apply_rule, parse_rule
 from mapmerge_core.search.spaces import Box
 from mapmerge_core.search.surrogates.features import n_parameters
@@ -34,7 +33,7 @@ from mapmerge_core.search.surrogates.spaces import SpaceSurrogates, fit_surrogat
 from mapmerge_core.settings import seed_setting, setting, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from mapmerge_core.search.fronts import Front
     from mapmerge_core.search.spaces import Space
@@ -130,9 +129,10 @@ class NestedMAP(Method):
         self._tasks, self._metrics = tuple(objective.name for objective in own), own
         if how.weights is not None and how.rule is not None:
             raise SearchError("Nested MAP chooses by a preference or by a rule: give one of them.")
-        self._links = [(objective.link, objective.bounds) for objective in own]
+        self._links = links_of(own)
         self._maximize = [objective.maximize for objective in own]
-        self._weights = _check_weights(how.weights, self._tasks)
+        preference = dict.fromkeys(self._tasks, 1.0) if how.weights is None else how.weights
+        self._weights = normalise(weights_of(preference, own), len(own))
         self._rule: Rule | None = None
         if how.rule is not None:
             bounds = [objective.bounds for objective in own]
@@ -143,12 +143,17 @@ class NestedMAP(Method):
 
         self._known: dict[tuple[bytes, int], float] = {}
         self._pairs: list[Pair] = []
-        self._most = self.points * most_tasks([1] * self._n_vectors)
+        self._origin = np.zeros((1, self._n_vectors))
+        thresholds = () if self._rule is None else self._rule.thresholds
+        self._needs_origin = any(threshold.reference == "pretrained" for threshold in thresholds)
+        # Pairs of leaves measure the pre-trained model anyway: a leaf that is left over doesn't.
+        self._extra = self._n_vectors % 2 if self._needs_origin else 0
+        self._most = self.points * most_tasks([1] * self._n_vectors) + self._extra
         self._steps = self._work()
         self._waiting = self._next()
 
     def _own_objectives(self) -> list[int]:
-        """The column of each model's own objective."""
+        """Return the column of each model's own objective."""
         own = {}
         for column, objective in reversed(list(enumerate(self.objectives))):
             own[objective.model] = column
@@ -161,15 +166,15 @@ class NestedMAP(Method):
         return [own[model] for model in range(self.space.n)]
 
     def _next(self) -> Batch | None:
-        """The algorithm's next batch, with the study's columns of its tasks."""
+        """Return the algorithm's next batch, with the study's columns of its tasks."""
         batch = next(self._steps, None)
         return batch and Batch(batch.X, tuple(self._own[task] for task in batch.objectives))
 
     @property
     def n_evaluations(self) -> int:
-        """Distinct pairs of coefficients and task that it asks for in all: 480 for 8 tasks and 20 points.
+        """How many pairs of coefficients and a task it asks for in all: 480 for 8 tasks and 20 points.
 
-        Where losses pair an odd number of nodes it is the most there can be, and settles round by round.
+        Where an odd number of nodes is paired by loss, this is an upper bound that settles round by round.
         """
         return self._most
 
@@ -189,8 +194,7 @@ class NestedMAP(Method):
             raise SearchError("The tree isn't complete yet: evaluate what nested MAP still asks for.")
         return self._pairs[-1]
 
-    @property
-    def chosen(self) -> Choice:
+    def choose(self) -> Choice:
         values = np.full(len(self.objectives), np.nan)
         values[[self._own[task] for task in self.tree.tasks]] = self.tree.predicted
         return Choice(self.tree.c, values, self.tree.feasible, self.tree.message)
@@ -206,13 +210,15 @@ class NestedMAP(Method):
         return self._next()
 
     def _work(self) -> Iterator[Batch]:
-        """The algorithm itself: gives the batches, and goes on when their values are known."""
+        """Run the algorithm: yield its batches, and go on once their values are in ``_known``."""
         leaves = [Leaf(task, c) for task, c in enumerate(np.eye(self._n_vectors))]
         nodes: list[Node] = [leaves[task] for task in self._order or range(self._n_vectors)]
         by_loss = self._order is None and self._n_vectors > 2
         if by_loss:
             for leaf in leaves:
                 yield Batch(leaf.c[None], leaf.tasks)
+        if self._needs_origin:
+            yield Batch(self._origin, tuple(range(self._n_vectors)))
         round_ = 0
         while len(nodes) > 1:
             round_ += 1
@@ -234,24 +240,22 @@ class NestedMAP(Method):
             nodes = merged + [node for position, node in enumerate(nodes) if position not in paired]
 
     def _settle(self, nodes: Sequence[Node], pairing: Pairing) -> None:
-        """Counts the evaluations anew now that a round's pairs are known."""
+        """Count the evaluations anew now that a round's pairs are known."""
         sizes = [len(node.tasks) for node in nodes]
         now = [sizes[i] + sizes[j] for i, j in pairing]
         over = sum(sizes) - sum(now)
         before = sum(len(pair.tasks) for pair in self._pairs)
-        self._most = self.points * (before + sum(now) + most_tasks(now + [over] * (over > 0)))
+        self._most = self.points * (before + sum(now) + most_tasks(now + [over] * (over > 0))) + self._extra
 
     def _loss(self, node: Node) -> float:
-        """The node's loss: its tasks' weighted average (line 8)."""
+        """Return a node's loss, the weighted average of its tasks' (line 8)."""
         if isinstance(node, Leaf):
-            values = np.array([self._known[node.c.tobytes(), node.task]])
-        else:
-            values = node.predicted
-        losses = [loss_of(value, self._metrics[task]) for value, task in zip(values, node.tasks, strict=True)]
+            return loss_of(self._known[node.c.tobytes(), node.task], self._metrics[node.task])
+        losses = [loss_of(value, self._metrics[task]) for value, task in zip(node.predicted, node.tasks, strict=True)]
         return float(np.dot(losses, shares(self._weights[list(node.tasks)])))
 
     def _design(self, left: Node, right: Node, seed: int) -> np.ndarray:
-        """Points (α, β) to measure, ``points x 2``: the single-task models first."""
+        """Return the points (α, β) to measure (`points x 2`), the single-task models first."""
         single = [isinstance(node, Leaf) for node in (left, right)]
         anchors = np.vstack([np.zeros((int(all(single)), 2)), np.eye(2)[single]])
         n_free = self.points - len(anchors)
@@ -259,7 +263,7 @@ class NestedMAP(Method):
         return np.vstack([anchors, free])
 
     def _missing(self, C: np.ndarray, tasks: tuple[int, ...]) -> Iterator[Batch]:
-        """What isn't known yet of ``m x N`` models on these tasks, a batch for each set of missing tasks."""
+        """Yield what isn't known yet of `m x N` models on these tasks, a batch for each set of missing tasks."""
         groups: defaultdict[tuple[int, ...], dict[bytes, np.ndarray]] = defaultdict(dict)
         for c in C:
             missing = tuple(task for task in tasks if (c.tobytes(), task) not in self._known)
@@ -276,7 +280,7 @@ class NestedMAP(Method):
         table: tuple[np.ndarray, np.ndarray],
         seed: int,
     ) -> Pair:
-        """Algorithm 1 on a pair, and the choice on its front (lines 5 to 7)."""
+        """Run Algorithm 1 on a pair, and choose from its front (lines 5 to 7)."""
         design, measured = table
         inside = self._pair_box.contains(design)
         links = [self._links[task] for task in tasks]
@@ -306,7 +310,7 @@ class NestedMAP(Method):
         )
 
     def _by_preference(self, tasks: tuple[int, ...], front: Front, surrogates: SpaceSurrogates) -> _Choice:
-        """The front's best row for the preference among these tasks (line 6), refined on the surrogates."""
+        """Return the front's best row for the preference among these tasks (line 6), refined on the surrogates."""
         weights = shares(self._weights[list(tasks)])
         maximize = [self._maximize[task] for task in tasks]
         row = choose_by_preference(front.predicted, weights, maximize=maximize)
@@ -320,13 +324,14 @@ class NestedMAP(Method):
         return _Choice(point, surrogates.predict(point[None])[0], feasible=True, message=message)
 
     def _by_rule(self, rule: Rule, tasks: tuple[int, ...], front: Front, surrogates: SpaceSurrogates) -> _Choice:
-        """The pair's share of the rule applied to it (Appendix C.3)."""
+        """Apply the pair's share of the rule to it (Appendix C.3)."""
         eye = np.eye(self._n_vectors)
         result = apply_rule(
             _restricted(rule, tasks, self._maximize),
             front,
             surrogates,
             single=[self._known[eye[task].tobytes(), task] for task in tasks],
+            pretrained=[self._known.get((self._origin.tobytes(), task), np.nan) for task in tasks],
             maximize=[self._maximize[task] for task in tasks],
         )
         return _Choice(result.x, result.predicted, result.feasible, result.message)
@@ -334,7 +339,7 @@ class NestedMAP(Method):
 
 @dataclass(frozen=True, eq=False)
 class _Choice:
-    """What was chosen on a pair's front: the attributes of a ``Pair`` of these names."""
+    """The choice on a pair's front: the attributes of a ``Pair`` of these names."""
 
     point: np.ndarray
     predicted: np.ndarray
@@ -343,13 +348,13 @@ class _Choice:
 
 
 def _models(points: np.ndarray, left: Node, right: Node) -> np.ndarray:
-    """Coefficients (``m x N``) of a pair's points (α, β)."""
+    """Return the coefficients (`m x N`) of a pair's points (α, β)."""
     C = points @ np.vstack([left.c, right.c])
     return np.asarray(C + 0.0)  # turns -0 into 0, so that equal rows have equal bytes
 
 
 def _restricted(rule: Rule, tasks: tuple[int, ...], maximize: Sequence[bool]) -> Rule:
-    """What a rule says about some of its tasks alone."""
+    """Return the part of a rule that is about these tasks alone."""
     names = tuple(rule.names[task] for task in tasks)
     thresholds = tuple(t for t in rule.thresholds if set(rule.covered(t)) & set(tasks))
     target = rule.target
@@ -358,28 +363,14 @@ def _restricted(rule: Rule, tasks: tuple[int, ...], maximize: Sequence[bool]) ->
         target = replace(target, weights=terms)
         if not terms:
             up = maximize[tasks[0]]
-            alike = tuple((rule.names[task], 1.0) for task in tasks if maximize[task] == up)
-            target = Target("sum", not up, alike)
+            terms = tuple((rule.names[task], 1.0) for task in tasks if maximize[task] == up)
+            target = Target("sum", not up, terms)
     return Rule(names, thresholds, target)
 
 
 def _derived_seed(seed: int, round_: int, index: int) -> int:
-    """A seed of its own for each pair, which every generator takes (31 bits)."""
+    """Return a seed of its own for each pair, of the 31 bits that every generator takes."""
     return int(np.random.SeedSequence((seed, round_, index)).generate_state(1)[0]) >> 1
-
-
-def _check_weights(weights: Mapping[str, float] | None, tasks: tuple[str, ...]) -> np.ndarray:
-    """The preference as shares (N,)."""
-    if weights is None:
-        return np.full(len(tasks), 1 / len(tasks))
-    for name, weight in weights.items():
-        if name not in tasks:
-            raise SearchError(f"The preference names '{name}', but the objectives are {', '.join(tasks)}.")
-        if not (isfinite(weight) and weight >= 0):
-            raise SearchError(f"A preference's weights are numbers from zero up, but {name} has {weight:g}.")
-    if not any(weights.values()):
-        raise SearchError("Every weight is zero: give at least one objective a weight above zero.")
-    return shares(np.array([weights.get(task, 0.0) for task in tasks], dtype=np.float64))
 
 
 def _check_budget(points: int, box: Box) -> None:

@@ -52,6 +52,5 @@ class ScalarSearch(Method):
         self._choice = Choice(batch.X[best], values[best])
         return None
 
-    @property
-    def chosen(self) -> Choice:
+    def choose(self) -> Choice:
         return self._choice

@@ -11,8 +11,8 @@ What the paper leaves open, and how it is filled here:
   vectors, 9 for three, 8 for four. From five on most bins stay empty and sampling turns into spreading, which
   is why the paper recommends the method for N ≤ 4. Only bins that hold points are ever listed.
 - A bin without points can't be scored; the largest score of the others stands in for it, so that no bin is
-  likelier. Where no bin can be scored, all are alike.
-- Scores are squared errors of any magnitude, which a softmax would see as all alike or as one and nothing:
+  likelier. Where no bin can be scored, all are equally likely.
+- Scores are squared errors of any magnitude, which a softmax would turn into equal shares or into all and nothing:
   they are standardised first (less their mean, over their standard deviation).
 - Inside a bin a point is the one of ``CANDIDATES``, uniform in the volume of bin and box, that is farthest
   from all points so far. A bin sees directions alone, and this spreads the radii.
@@ -53,22 +53,19 @@ class AngularBins:
     n - 1 numbers from 0 to K - 1, one for each angle.
 
     Args:
-        n: Dimensions, at least two.
+        n: Dimensions; one has no angle, and a single bin.
         per_angle: K, the equal parts of each angle.
 
     Raises:
-        SearchError: There are fewer than two dimensions, which make no angle, or no bin.
+        SearchError: There is no dimension, or no bin.
     """
 
     n: int
     per_angle: int
 
     def __post_init__(self) -> None:
-        if self.n < 2:
-            raise SearchError(
-                f"Adaptive sampling needs a space of at least two dimensions, not {self.n}: its bins are the "
-                "angles between them."
-            )
+        if self.n < 1:
+            raise SearchError("Adaptive sampling needs a space of at least one dimension: this one is a single point.")
         if self.per_angle < 1:
             raise SearchError(f"Each angle needs at least one bin, not {self.per_angle}.")
 
@@ -132,7 +129,7 @@ def bins_per_angle(n: int) -> int:
 
 
 def score_bins(errors: ArrayLike, cells: Cells, rng: np.random.Generator) -> tuple[Cells, Array]:
-    """Algorithm 4, lines 13 to 19: mean error of each bin plus one half of its bootstrap standard deviation.
+    """Return each bin's mean error plus one half of its bootstrap standard deviation (Algorithm 4, lines 13 to 19).
 
     Each of the ``BOOTSTRAPS`` draws drops ``DROPPED`` of the bin's points, rounded up so that small bins have
     a deviation too, but keeps at least one.
@@ -147,9 +144,9 @@ def score_bins(errors: ArrayLike, cells: Cells, rng: np.random.Generator) -> tup
         The bins that have a score, `m x (n - 1)` in lexicographic order, and their scores (m,).
     """
     squared = np.asarray(errors, dtype=np.float64)
-    known = np.isfinite(squared) & (cells >= 0).all(axis=1)
-    squared = squared[known]
-    scored, member = np.unique(cells[known], axis=0, return_inverse=True)
+    counts = np.isfinite(squared) & (cells >= 0).all(axis=1)
+    squared = squared[counts]
+    scored, member = np.unique(cells[counts], axis=0, return_inverse=True)
     scores = np.empty(len(scored))
     for k in range(len(scored)):
         inside = squared[member.reshape(-1) == k]
@@ -167,7 +164,7 @@ class Posterior:
         bins: The bins.
         scored: Those that have a score, `m x (n - 1)`.
         probabilities: The probability of each of them (m,).
-        elsewhere: The probability of each other bin, all alike.
+        elsewhere: The probability of each other bin, the same for all.
     """
 
     bins: AngularBins
@@ -176,7 +173,7 @@ class Posterior:
     elsewhere: float
 
     def draw_bin(self, rng: np.random.Generator) -> Cells:
-        """One bin (N - 1,)."""
+        """Draw one bin (n - 1,)."""
         place = rng.random()
         for cell, probability in zip(self.scored, self.probabilities, strict=True):
             place -= probability
@@ -191,7 +188,7 @@ class Posterior:
 
 
 def make_posterior(bins: AngularBins, scored: Cells, scores: ArrayLike) -> Posterior:
-    """The softmax of the standardised scores; bins without one count as the largest.
+    """Return the softmax of the standardised scores; bins without a score count as the largest.
 
     Args:
         bins: The bins.
@@ -209,19 +206,19 @@ def make_posterior(bins: AngularBins, scored: Cells, scores: ArrayLike) -> Poste
     return Posterior(bins, scored, weights / total, float(1 / total))
 
 
-def draw_points(posterior: Posterior, n_points: int, known: ArrayLike, rng: np.random.Generator) -> Array:
+def draw_points(posterior: Posterior, n_points: int, asked: ArrayLike, rng: np.random.Generator) -> Array:
     """Return the next points of the unit cube, `n_points x n`, one after the other and each away from all before it.
 
     Args:
         posterior: How likely each bin is.
         n_points: How many.
-        known: Points that were asked before, `m x n`; none of them is asked again.
+        asked: Points that were asked before, `m x n`; none of them is asked again.
         rng: What draws.
     """
-    points = np.asarray(known, dtype=np.float64)
-    n_known = len(points)
+    points = np.asarray(asked, dtype=np.float64)
+    n_asked = len(points)
     for _ in range(n_points):
         candidates = posterior.bins.draw(posterior.draw_bin(rng), CANDIDATES, rng)
         gaps = ((candidates[:, None] - points[None]) ** 2).sum(axis=2).min(axis=1)
         points = np.vstack([points, candidates[np.argmax(gaps)]])
-    return points[n_known:]
+    return points[n_asked:]

@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from scipy.spatial.distance import cdist
-from sklearn.metrics import r2_score
 
 from mapmerge_core.errors import SearchError
 from mapmerge_core.search.fronts import signs
@@ -29,7 +27,7 @@ MOST_SAMPLED = 100
 
 
 def win_rate(ours: ArrayLike, theirs: ArrayLike, maximize: Sequence[bool], seed: int = 0) -> float:
-    """How often a metric of one front is strictly better than that of another (Section 5.2).
+    """Return how often a metric of one front is strictly better than that of another (Section 5.2).
 
     K = min(100, rows of theirs) rows are sampled from each front without replacement, and all K x K x N pairs
     of metrics compared. Should ours have fewer than K rows, all of them are taken as equally often as K
@@ -59,7 +57,7 @@ def win_rate(ours: ArrayLike, theirs: ArrayLike, maximize: Sequence[bool], seed:
 
 
 def hypervolume(values: ArrayLike, reference: ArrayLike, maximize: Sequence[bool]) -> float:
-    """The volume between a reference point and what the rows dominate, by pymoo (Zitzler and Thiele, 1999).
+    """Return the volume between a reference point and what the rows dominate, by pymoo (Zitzler and Thiele, 1999).
 
     Only rows that are better than the reference in every metric contribute; with none, it is 0. The time
     grows steeply with K and the rows: for eight metrics, 25 rows take milliseconds and 200 many seconds.
@@ -92,7 +90,7 @@ def hypervolume(values: ArrayLike, reference: ArrayLike, maximize: Sequence[bool
 
 
 def generational_distance(values: ArrayLike, reference_front: ArrayLike, p: Literal[1, 2] = 2) -> float:
-    """GD: how far a front's rows are from a reference front, (Σ d_i^p)^(1/p) / K (Appendix D).
+    """Return GD, how far a front's rows are from a reference front: (Σ d_i^p)^(1/p) / K (Appendix D).
 
     d_i is the Euclidean distance of the i-th of K rows to the nearest row of the reference. For p = 1 this is
     the mean distance and pymoo's GD, which computes it; pymoo has no p = 2, the paper's other p, whose value
@@ -113,9 +111,9 @@ def generational_distance(values: ArrayLike, reference_front: ArrayLike, p: Lite
 
 
 def inverted_generational_distance(values: ArrayLike, reference_front: ArrayLike, p: Literal[1, 2] = 2) -> float:
-    """IGD: how far a reference front's rows are from a front, (Σ d_i^p)^(1/p) / M (Appendix D).
+    """Return IGD, how far a reference front's rows are from a front: (Σ d_i^p)^(1/p) / M (Appendix D).
 
-    As :func:`generational_distance`, the other way around: d_i is the distance of the i-th of M reference
+    As `generational_distance`, the other way around: d_i is the distance of the i-th of M reference
     rows to the nearest row of ``values``, so that a front with a gap scores worse. pymoo's IGD for p = 1.
     """
     from pymoo.indicators.igd import IGD
@@ -125,7 +123,7 @@ def inverted_generational_distance(values: ArrayLike, reference_front: ArrayLike
 
 
 def sample_preferences(n_tasks: int, n: int = 20, seed: int = 0) -> Array:
-    """``n x n_tasks`` preferences, uniform numbers divided by their sum (Table 3).
+    """Return `n x n_tasks` preferences: uniform numbers divided by their sum (Table 3).
 
     Raises:
         SearchError: No task, no preference, or a negative seed.
@@ -139,7 +137,7 @@ def sample_preferences(n_tasks: int, n: int = 20, seed: int = 0) -> Array:
 
 
 def preference_sums(values: ArrayLike, preferences: ArrayLike, maximize: Sequence[bool]) -> Array:
-    """Preference-weighted sums of metrics (n,), those that go down counted negatively (Table 3).
+    """Return preference-weighted sums of metrics (n,), those that go down counted negatively (Table 3).
 
     Args:
         values: The metrics (K,) of one model for every preference, or ``n x K``: those of the model that each
@@ -160,7 +158,7 @@ def preference_sums(values: ArrayLike, preferences: ArrayLike, maximize: Sequenc
 
 
 def preference_win_rate(sums: ArrayLike, baseline_sums: ArrayLike) -> tuple[float, float]:
-    """The share of preferences whose sum is strictly above the baseline's, and its standard error (Table 3).
+    """Return the share of preferences whose sum is strictly above the baseline's, and its standard error (Table 3).
 
     The error is the binomial √(w(1 - w)/(n - 1)): the standard deviation of n wins and losses over √n. What
     the paper prints is neither this nor √(w(1 - w)/n), and differs for the same rate: beside 75 % of 20 it
@@ -183,7 +181,7 @@ def preference_win_rate(sums: ArrayLike, baseline_sums: ArrayLike) -> tuple[floa
 
 
 def r2(y: ArrayLike, predicted: ArrayLike) -> float:
-    """Out-of-sample R²: 1 less the squared errors over those of y's own mean, by scikit-learn.
+    """Return the out-of-sample R²: 1 less the squared errors over those of y's own mean, by scikit-learn.
 
     Args:
         y: Metrics (n,) measured at points that the surrogate was not fitted to.
@@ -192,6 +190,8 @@ def r2(y: ArrayLike, predicted: ArrayLike) -> float:
     Raises:
         SearchError: Fewer than two points, not as many of both, or one that is not finite.
     """
+    from sklearn.metrics import r2_score
+
     measured, forecast = _pair(y, predicted)
     if len(measured) < 2:
         raise SearchError("An R² needs at least two points that the surrogate was not fitted to.")
@@ -199,7 +199,9 @@ def r2(y: ArrayLike, predicted: ArrayLike) -> float:
 
 
 def _root_of_squares(rows: Array, others: Array) -> float:
-    """The root of the summed squared distances to the nearest of ``others``, over the number of rows."""
+    """Return the root of the summed squared distances to the nearest of ``others``, over the number of rows."""
+    from scipy.spatial.distance import cdist
+
     return float(np.linalg.norm(cdist(rows, others).min(axis=1)) / len(rows))
 
 

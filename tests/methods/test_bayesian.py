@@ -51,6 +51,7 @@ def test_two_task_vectors_take_the_papers_6_and_twice_3_points():
         (2, {"points": 11}, [6, 3, 2]),
         (2, {"points": 6}, [6]),
         (2, {"points": 14, "initial": 8, "batch": 4}, [8, 4, 2]),
+        (1, {}, [3, 2, 1]),
         (3, {}, [10, 5, 5]),
         (4, {}, [15, 8, 7]),
         (2, {"high": 0.6}, [8, 3, 1]),  # two single-task models outside the box aren't fitted
@@ -79,7 +80,6 @@ def test_exactly_the_budget_is_asked(n, options, rounds):
         (2, {"links": []}, "at least one objective"),
         (2, {"seed": -1}, "seed"),
         (2, {"low": 1.0}, "below the highest"),
-        (1, {}, "at least two dimensions, not 1"),
     ],
 )
 def test_what_cannot_be_sampled_or_fitted_is_refused_at_once(n, options, words):

@@ -220,6 +220,19 @@ def test_its_result_is_of_the_kind_that_it_says(case):
         assert len(fit_surrogates(method.space, X[inside], Y[inside], links)) == Y.shape[1]
 
 
+def test_there_is_no_choice_before_the_end_nor_from_a_front(kind):
+    space, objectives = SPACES["box of two"], objectives_of(2, 2)
+    method = kind(space, objectives)
+    with pytest.raises(SearchError, match="isn't complete yet") as error:
+        _ = method.chosen
+    assert_is_a_sentence(error.value)
+    play(method, truth(space, objectives))
+    if kind.is_front != "single":
+        with pytest.raises(SearchError, match="leads to a front") as error:
+            _ = method.chosen
+        assert_is_a_sentence(error.value)
+
+
 def test_its_usual_budget_is_enough_for_surrogates(kind, space):
     points = kind.default_points(space)
     assert 1 <= points <= 2000

@@ -271,6 +271,26 @@ def test_a_share_of_single_is_of_what_the_single_task_model_measured():
     np.testing.assert_allclose(method.chosen.x, P + np.sqrt(0.043) * towards, atol=1e-3)
 
 
+def test_a_share_of_pretrained_is_of_what_the_pretrained_model_measured():
+    # At the origin A reaches 1 − 0.8² − 0.3² = 0.27, of which three and a half times are 0.945: |c − P|² <= 0.055.
+    method = nested(2, rule="A >= 350% of pretrained, maximize B")
+    assert len(run(method, hills)) == method.n_evaluations == 40
+    towards = (Q - P) / np.linalg.norm(Q - P)
+    np.testing.assert_allclose(method.chosen.x, P + np.sqrt(0.055) * towards, atol=1e-3)
+
+
+@pytest.mark.parametrize("order", [None, ["C", "A", "B"]])
+def test_the_pretrained_model_is_measured_for_a_leaf_that_is_left_over_too(order):
+    rule = "all >= 105% of pretrained, maximize A"
+    method = nested(3, points=8, rule=rule, **({} if order is None else {"order": order}))
+    most = method.n_evaluations
+    asked = run(method, separable)
+    assert {task for c, task in asked if not any(c)} == {0, 1, 2}
+    assert len(asked) == len(set(asked)) == most == method.n_evaluations == 8 * 2 + 8 * 3 + 1
+    assert (method.chosen.values >= 1.05 * separable(np.zeros((1, 3)))[0] - 1e-9).all()
+    assert method.chosen.feasible
+
+
 def test_a_rule_that_no_model_meets_names_the_nearest_and_its_misses():
     # P and Q are √0.45 apart: halfway both reach 1 − 0.45/4 = 0.8875.
     method = nested(2, rule="all >= 0.95, maximize mean")
@@ -381,9 +401,9 @@ def test_there_is_no_model_before_the_last_tell():
         ({"seed": -1}, "seed"),
         ({"weights": {"A": 0, "B": 0}}, "Every weight is zero"),
         ({"weights": {}}, "Every weight is zero"),
-        ({"weights": {"A": -1, "B": 2}}, "from zero up, but A has -1"),
+        ({"weights": {"A": -1, "B": 2}}, "weights are numbers from zero up"),
         ({"weights": {"A": float("nan")}}, "weights = {'A': nan}: give numbers"),
-        ({"weights": {"A": 1, "Z": 2}}, "names 'Z', but the objectives are A, B, C, D"),
+        ({"weights": {"A": 1, "Z": 2}}, "no objective 'Z': choose from A, B, C, D"),
         ({"weights": {"A": 1}, "rule": "maximize A"}, "by a preference or by a rule"),
         ({"rule": "maximize Z"}, 'no objective "Z"'),
         ({"rule": "all <= 3, maximize A"}, "better higher"),

@@ -62,7 +62,7 @@ def test_there_are_about_as_many_joint_bins_as_parameters():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((1, 4), "two dimensions, not 1"),
+        ((0, 4), "at least one dimension"),
         ((2, 0), "at least one bin, not 0"),
     ],
 )
@@ -189,3 +189,13 @@ def test_many_task_vectors_never_list_all_bins():
     assert drawn.shape == (3, 60)
     assert np.isfinite(drawn).all()
     assert ((drawn >= 0) & (drawn <= 1)).all()
+
+
+def test_one_dimension_is_a_single_bin_whose_gaps_are_filled():
+    bins = AngularBins(1, bins_per_angle(1))
+    assert bins.count == 1
+    np.testing.assert_array_equal(bins.locate([[0.2], [1.0]]), np.empty((2, 0)))
+    scored, scores = score_bins([0.3, np.nan, 0.1], bins.locate([[0.2], [0.5], [1.0]]), np.random.default_rng(0))
+    assert scores.shape == (1,)
+    drawn = draw_points(make_posterior(bins, scored, scores), 3, [[0.0], [1.0]], np.random.default_rng(0))
+    np.testing.assert_allclose(np.sort(drawn[:, 0]), [0.25, 0.5, 0.75], atol=0.05)

@@ -226,11 +226,11 @@ class _Parser:
             return folded[0]
         if token.kind == "word" and token.text.lower() in KEYWORDS:
             raise self._error(f'{place} needs an objective where "{token.text}" stands: {_listed(self.names)}.', token)
-        known = {word.casefold(): word for word in KEYWORDS[:-2]} | {
+        spellings = {word.casefold(): word for word in KEYWORDS[:-2]} | {
             name.casefold(): quoted(name) for name in self.names
         }
-        close = get_close_matches(token.text.casefold(), known, n=1)
-        hint = f" (did you mean {known[close[0]]}?)" if close else ""
+        close = get_close_matches(token.text.casefold(), spellings, n=1)
+        hint = f" (did you mean {spellings[close[0]]}?)" if close else ""
         raise self._error(
             f'There is no objective "{token.text}"{hint}: the objectives are {_listed(self.names)}.', token
         )
@@ -250,9 +250,9 @@ class _Parser:
                 continue
             if high == 1 and 1 < threshold.value <= 100 and not threshold.percent:
                 raise self._error(f"{value.text} is more than all: did you mean {value.text}%?", value)
-            said, least, most = (number_text(x, threshold.percent) for x in (threshold.value, low, high))
+            value_text, least, most = (number_text(x, threshold.percent) for x in (threshold.value, low, high))
             raise self._error(
-                f"{quoted(self.names[index])} can't be {said}: it lies between {least} and {most}.",
+                f"{quoted(self.names[index])} can't be {value_text}: it lies between {least} and {most}.",
                 value,
             )
 
@@ -289,7 +289,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _clause(row: Row, names: Sequence[str]) -> str:
-    """A table's row as a rule's text; what makes no sense in it is left to the parser to point at."""
+    """Return a table's row as a rule's text; the parser points at what makes no sense in it."""
     name, value, unit = str(row["objective"]), row["value"], str(row["unit"])
     who = quoted(name) if name in names and name.lower() not in KEYWORDS else name
     comparison = {"at least": ">=", "at most": "<="}.get(str(row["comparison"]), row["comparison"])

@@ -122,7 +122,7 @@ def apply_rule(
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """What a rule says of models by their metrics.
+    """How models fare by a rule, given their values.
 
     Attributes:
         slack: By how much each model (m,) meets the threshold that it meets least; negative if it misses it.
@@ -192,20 +192,20 @@ class _Aim:
             self.weights = np.full(len(wanted), 1 / len(wanted))
 
     def slack(self, goodness: Array) -> Array:
-        """By how much each row meets the threshold it meets least; negative if it misses it."""
+        """Return by how much each row meets the threshold that it meets least; negative if it misses it."""
         kept = self.constrained
         if not len(kept):
             return np.full(len(goodness), np.inf)
         return np.asarray((goodness[:, kept] - self.wanted[kept]).min(axis=1))
 
     def objective(self, goodness: Array) -> Array:
-        """What is to be maximised."""
+        """Return each row's value of what the rule maximises."""
         if self.rule.target.kind == "worst":
             return np.asarray(goodness.min(axis=1))
         return np.asarray(goodness @ self.weights)
 
     def misses(self, goodness: Array) -> tuple[Miss, ...]:
-        """The thresholds that one model (K,) misses, the largest first."""
+        """Return the thresholds that one model (K,) misses, the largest miss first."""
         predicted, wanted = goodness * self.directions, self.wanted * self.directions
         short = np.where(np.isfinite(self.wanted), self.wanted - goodness, -np.inf)
         missed = [k for k in np.argsort(-short, kind="stable") if short[k] > ROUNDING]
@@ -229,24 +229,24 @@ class _Problem:
         return self.domain.stack.predict(C) * self.directions
 
     def slopes(self, c: Array) -> Array:
-        """Derivatives of the goodness at one row, ``K x n``."""
+        """Return the derivatives (`K x n`) of the goodness at one row."""
         return np.asarray(self.domain.stack.predict_with_gradients(c[None])[1][0] * self.directions[:, None])
 
     def slack(self, C: Array) -> Array:
-        """By how much each row (n,) meets the threshold it meets least; negative if it misses it."""
+        """Return by how much each row meets the threshold that it meets least; negative if it misses it."""
         return self.aim.slack(self.goodness(C))
 
     def objective(self, C: Array) -> Array:
-        """What is to be maximised (n,)."""
+        """Return each row's value of what the rule maximises."""
         return self.aim.objective(self.goodness(C))
 
     def nearest(self, rows: Array) -> Array:
-        """Where SLSQP gets from the rows of the largest slack, looking for still more, ``N_STARTS x N``."""
+        """Return where SLSQP ends (`N_STARTS x n`) that maximises the slack from the rows that have most of it."""
         starts = rows[np.argsort(-self.slack(rows), kind="stable")[:N_STARTS]]
         return np.array([self._raise_least(c, self.wanted, self.constrained) for c in starts])
 
     def best(self, rows: Array) -> Array:
-        """Where SLSQP gets from the rows of the best objective, looking for better, ``N_STARTS x N``."""
+        """Return where SLSQP ends (`N_STARTS x n`) that maximises the objective from the rows that have most of it."""
         starts = rows[np.argsort(-self.objective(rows), kind="stable")[:N_STARTS]]
         if self.rule.target.kind == "worst":
             everything = np.arange(len(self.wanted))
@@ -262,7 +262,7 @@ class _Problem:
         )
 
     def _raise_least(self, start: Array, base: Array, which: NDArray[np.intp], *, keep: bool = False) -> Array:
-        """Maximise the least of goodness − base over some metrics: one more variable t that none is below.
+        """Maximise the least of goodness − base over the metrics ``which``: one more variable t that none is below.
 
         ``keep`` holds the thresholds too.
         """
@@ -277,7 +277,7 @@ class _Problem:
         return self._slsqp(np.append(start, first), lambda x: (-float(x[n]), -np.eye(n + 1)[n]), constraints)
 
     def _thresholds(self, n: int) -> list[dict[str, object]]:
-        """SLSQP's form of the thresholds on the first ``n`` variables."""
+        """Return the thresholds on the first ``n`` variables in SLSQP's form."""
         kept = self.constrained
         if not len(kept):
             return []
@@ -296,7 +296,7 @@ class _Problem:
 
         n = len(self.low)
         bounds = [*zip(self.low, self.high, strict=True), *[(None, None)] * (len(start) - n)]
-        found = minimize(
+        end = minimize(
             loss,
             start,
             jac=True,
@@ -305,14 +305,14 @@ class _Problem:
             method="SLSQP",
             options={"ftol": 1e-9},
         ).x[:n]
-        return np.clip(found, self.low, self.high) if np.isfinite(found).all() else start[:n]
+        return np.clip(end, self.low, self.high) if np.isfinite(end).all() else start[:n]
 
 
 _OF = {"single": "the own model", "pretrained": "the pre-trained model"}
 
 
 def _wanted(rule: Rule, references: Mapping[str, ArrayLike | None], directions: Array) -> Array:
-    """The least goodness that the thresholds leave each objective (K,); minus infinity where there is none."""
+    """Return the least goodness that the thresholds allow each objective (K,), minus infinity where there is none."""
     wanted = np.full(len(rule.names), -np.inf)
     for threshold in rule.thresholds:
         for index in rule.covered(threshold):
