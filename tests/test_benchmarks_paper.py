@@ -11,16 +11,17 @@ import pandas as pd
 import pytest
 import yaml
 
+from benchmarks.evenly import evenly
 from benchmarks.paper import figure2, table2, table3
 from benchmarks.paper.__main__ import TABLES, main
-from benchmarks.paper.bench import Bench, Counter, evenly
+from benchmarks.paper.bench import Bench, Counter
 from benchmarks.paper.models import Models, from_study, from_zoo, parse_set
 from benchmarks.paper.table import mean_std
 from mapmerge_core.errors import StudyError
-from mapmerge_core.studies.runs import completing
+from mapmerge_core.studies.config.demo import DEMO_ZOO, config_from_manifest, demo_tasks
 from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
-from mapmerge_core.studies.config.manifest import DEMO_ZOO, demo_tasks, spec_from_manifest
-from mapmerge_core.studies.store.store import Store
+from mapmerge_core.studies.runs import completing
+from mapmerge_core.studies.store import Store, Study
 
 BUDGETS = ("--map-points", "14", "--direct-points", "24", "--sample", "5", "--device", "cpu")
 
@@ -31,11 +32,14 @@ def place(tiny_zoo, tmp_path_factory):
     return tiny_zoo, tmp_path_factory.mktemp("paper")
 
 
+def arithmetic(store: Store, study: Study) -> int:
+    """The id of task arithmetic."""
+    return store.merges.all(study.id)[0].id
+
+
 def run(place, out: Path, table: str, *more: str) -> int:
     zoo, store = place
-    return main(
-        [table, "--zoo", str(zoo), "--seeds", "0", "--store", str(store), "--out", str(out), *BUDGETS, *more]
-    )
+    return main([table, "--zoo", str(zoo), "--seeds", "0", "--store", str(store), "--out", str(out), *BUDGETS, *more])
 
 
 @pytest.mark.parametrize(
@@ -67,8 +71,9 @@ def test_table2_compares_what_was_measured(place, tmp_path):
     row = pd.read_csv(tmp_path / "table2.csv").iloc[0]
     zoo, folder = place
     store = Store(folder)
-    study = next(s for s in store.studies() if s.spec == spec_from_manifest(zoo, ["Colours", "Light"]))
-    C, Y = store.table(study.id)
+    study = next(s for s in store.studies.all() if s.config == config_from_manifest(zoo, ["Colours", "Light"]))
+    table = store.evaluations.table(arithmetic(store, study))
+    C, Y = table.X, table.Y
     # The design: origin, unit vectors, and NumPy's uniform numbers of the seed.
     expected = np.vstack([np.zeros((1, 2)), np.eye(2), np.random.default_rng(0).random((21, 2))])
     points = [int(np.flatnonzero((c == C).all(axis=1))[0]) for c in expected]
@@ -106,12 +111,12 @@ def test_goes_on_where_it_was_interrupted(tiny_zoo, tmp_path, capsys, monkeypatc
     monkeypatch.setattr(Counter, "show", interrupt)
     assert run((tiny_zoo, store), out, "table2", "--tasks", "2") == 130
     assert "the same command goes on" in capsys.readouterr().err
-    kept = len(Store(store).evaluations(1))
+    kept = len(Store(store).evaluations.rows(1))
     assert 5 < kept < 48
     assert run((tiny_zoo, store), out, "table2", "--tasks", "2") == 0
     assert run((tiny_zoo, tmp_path / "other"), tmp_path / "at_once", "table2", "--tasks", "2") == 0
     assert (out / "table2.csv").read_text() == (tmp_path / "at_once" / "table2.csv").read_text()
-    evaluations = Store(store).evaluations(1)
+    evaluations = Store(store).evaluations.rows(1)
     assert [row.id for row in evaluations[:kept]] == list(range(1, kept + 1))
 
 
@@ -132,20 +137,25 @@ def test_an_interrupted_table_keeps_the_seeds_that_are_done(tiny_zoo, tmp_path, 
 
 
 def test_table3_has_a_line_for_every_baseline(place, tmp_path, monkeypatch):
-    some = partial(completing.complete, baselines=["soup", "ties"])  # AdaMerging takes long
+    some = partial(completing.complete, merges=["soup", "ties"])  # AdaMerging takes long
     monkeypatch.setattr(table3, "complete", some)
     assert run(place, tmp_path, "table3", "--tasks", "Colours,Stripes") == 0
     frame = pd.read_csv(tmp_path / "table3.csv").set_index("method")
-    assert {"MAP", "Single-task models", "Model soup", "TIES", "Task arithmetic by preference"} == set(
-        frame.index
-    )
+    assert {
+        "MAP",
+        "Single-task models",
+        "Model soup",
+        "TIES",
+        "Task arithmetic, 0.3",
+        "Task arithmetic by preference",
+    } == set(frame.index)
     zoo, folder = place
     store = Store(folder)
-    study = next(s for s in store.studies() if s.spec == spec_from_manifest(zoo, ["Colours", "Stripes"]))
+    study = next(s for s in store.studies.all() if s.config == config_from_manifest(zoo, ["Colours", "Stripes"]))
     weights = 1 - np.random.default_rng(0).uniform(size=(20, 2))
     weights /= weights.sum(axis=1, keepdims=True)
-    soup = store.measured(study.id, np.full(2, 0.5), "test")
-    sums = weights @ [soup["Colours"], soup["Stripes"]]
+    soup = store.evaluations.measured(store.merges.add(study.id, "soup", {}).id, np.full(2, 0.5), "test")
+    sums = weights @ [soup["Colours/accuracy"], soup["Stripes/accuracy"]]
     assert frame.loc["Model soup", "sum"] == pytest.approx(sums.mean(), rel=1e-5)
     assert frame.loc["Model soup", "deviation"] == pytest.approx(sums.std(ddof=1), rel=1e-4)
     assert 0 <= frame.loc["Model soup", "win rate"] <= 1
@@ -167,12 +177,14 @@ def test_figure2_gives_direct_search_the_best_that_it_measured(place, tmp_path):
     zoo, folder = place
     store = Store(folder)
     names = from_zoo(str(zoo)).first(2)
-    study = next(s for s in store.studies() if s.spec == spec_from_manifest(zoo, names))
+    study = next(s for s in store.studies.all() if s.config == config_from_manifest(zoo, names))
     C = np.vstack([np.zeros((1, 2)), np.eye(2), np.random.default_rng(0).random((11, 2))])
-    Y = np.array([[store.measured(study.id, c, "val")[name] for name in names] for c in C])
+    merge = arithmetic(store, study)
+    keys = [objective.key for objective in study.config.objectives]
+    Y = np.array([[store.evaluations.measured(merge, c, "val")[key] for key in keys] for c in C])
     for k, name in enumerate(names):
-        best = store.measured(study.id, C[np.argmax(Y[:, k])], "test")
-        assert frame.loc[(0.01, "Direct search", name), "metric"] == pytest.approx(best[name], rel=1e-5)
+        best = store.evaluations.measured(merge, C[np.argmax(Y[:, k])], "test")
+        assert frame.loc[(0.01, "Direct search", name), "metric"] == pytest.approx(best[keys[k]], rel=1e-5)
     single = Y[[1, 2], [0, 1]]
     feasible = (single <= Y).all(axis=1).any()
     assert np.isfinite(frame.loc[(1.0, "Direct search", names[0]), "metric"]) == feasible
@@ -182,7 +194,7 @@ def test_figure2_gives_direct_search_the_best_that_it_measured(place, tmp_path):
 def test_the_same_models_as_the_dashboard_demo():
     models = from_zoo("demo")
     for n in (2, 5, 8):
-        assert models.subset(models.first(n)) == spec_from_manifest(DEMO_ZOO, demo_tasks(n))
+        assert models.subset(models.first(n)) == config_from_manifest(DEMO_ZOO, demo_tasks(n))
     assert (models.upper(4), models.upper(5)) == (1.0, 0.6)
 
 
@@ -199,16 +211,16 @@ def test_a_study_file_names_models_of_ones_own(tiny_zoo, tmp_path):
                 "architecture": "models/tiny-clip.json",
                 "pretrained": "models/pretrained.safetensors",
                 "tasks": tasks,
-                "method": {"high": 0.8},
+                "run": {"high": 0.8},
             }
         )
     )
     models = from_study(folder / "study.yaml")
-    assert models.spec == spec_from_manifest(folder / "models", ["Stripes", "Light"])
+    assert models.config == config_from_manifest(folder / "models", ["Stripes", "Light"])
     assert (models.name, models.upper(2)) == ("study", 0.8)
     options = ["--seeds", "0", "--store", str(tmp_path / "store"), "--out", str(tmp_path), *BUDGETS]
     assert main(["table2", "--study", str(folder / "study.yaml"), *options]) == 0
-    C, _ = Store(tmp_path / "store").table(1)
+    C = Store(tmp_path / "store").evaluations.table(1).X
     free = C[~np.isin(C, (0.0, 1.0)).all(axis=1)]
     assert free.max() <= 0.8
 
@@ -265,9 +277,7 @@ def lettered(folder: Path) -> Models:
     return from_study(path)
 
 
-@pytest.mark.parametrize(
-    "words", [["table9"], ["table2", "--sample", "0"], ["figure2", "--thresholds", "40", "101"]]
-)
+@pytest.mark.parametrize("words", [["table9"], ["table2", "--sample", "0"], ["figure2", "--thresholds", "40", "101"]])
 def test_bad_options_are_refused(words, capsys):
     with pytest.raises(SystemExit) as stop:
         main(words)

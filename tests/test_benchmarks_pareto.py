@@ -10,12 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
+from benchmarks.paper.__main__ import main
 from benchmarks.paper.bench import Bench, Counter
 from benchmarks.paper.models import from_zoo
 from benchmarks.pareto_merging import structures
-from benchmarks.pareto_merging.__main__ import EXPERIMENTS, main
 from benchmarks.pareto_merging.experiment import front_line, model_rows, weighted
-from benchmarks.pareto_merging.lab import KeepingBench, Lab
 from benchmarks.pareto_merging.personalisations import (
     STRUCTURES,
     Nothing,
@@ -26,9 +25,10 @@ from benchmarks.pareto_merging.personalisations import (
 )
 from benchmarks.pareto_merging.unseen import splits
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.merges._pareto_training import ParetoMerging
 from mapmerge_core.merges._pareto_set import Block
-from mapmerge_core.studies.store.store import Store
+from mapmerge_core.merges._pareto_training import ParetoTraining
+from mapmerge_core.studies.runs.preparing import prepare_merge
+from mapmerge_core.studies.store import Store
 
 STEPS = "3"
 
@@ -42,21 +42,24 @@ def place(tiny_zoo, tmp_path_factory):
 def run(place, out: Path, experiment: str, *more: str) -> int:
     zoo, store = place
     where = ("--zoo", str(zoo), "--store", str(store), "--out", str(out), "--device", "cpu")
-    return main([experiment, *where, "--steps", STEPS, *more])
+    return main([f"pareto_{experiment}", *where, "--steps", STEPS, *more])
 
 
-def make_lab(place, steps: int = int(STEPS)) -> Lab:
+def make_bench(place, steps: int = int(STEPS)) -> Bench:
     zoo, store = place
     counter = Counter(1000, lambda *_: None)
-    bench = KeepingBench(from_zoo(str(zoo)), Store(store), counter, device="cpu")
-    return Lab(bench, steps, store / "learned")
+    return Bench(from_zoo(str(zoo)), Store(store), counter, device="cpu", steps=steps)
+
+
+def prepared(bench: Bench, learned):
+    return prepare_merge(bench.store, learned.merge.id, bench.evaluator(learned.study))
 
 
 def test_figure3_from_end_to_end(place, tmp_path, capsys, monkeypatch):
     assert run(place, tmp_path, "figure3", "--threads", "1") == 0
     text = (tmp_path / "pareto_figure3.md").read_text()
     assert capsys.readouterr().out.strip() == text.strip()
-    command = next(line for line in text.splitlines() if "benchmarks.pareto_merging" in line)
+    command = next(line for line in text.splitlines() if "benchmarks.paper" in line)
     assert "figure3" in command
     assert f"--steps {STEPS}" in command
     assert not any(word in command for word in ("--store", "--out", "--device", "--threads"))
@@ -73,19 +76,22 @@ def test_figure3_from_end_to_end(place, tmp_path, capsys, monkeypatch):
     weights = frame[(frame["method"] == "Pareto Merging") & (frame["task"] == names[0])]["weight"]
     assert weights.to_numpy() == pytest.approx(np.arange(10, -1, -1) / 10)
     # Task arithmetic + preference: 2 * 0.3 of the preferred task vector at the end, task arithmetic between.
-    lab = make_lab(place)
-    study = lab.study(names)
+    bench = make_bench(place)
+    study = bench.study(names)
     arithmetic = frame[frame["method"] == "Task arithmetic + preference"]
     for model, c in ((0, [0.6, 0.0]), (5, [0.3, 0.3])):
-        measured = lab.bench.store.measured(study.id, np.array(c), "test")
+        merge = bench.store.merges.all(study.id)[0]
+        measured = bench.store.evaluations.measured(merge.id, np.array(c), "test")
         row = arithmetic[arithmetic["model"] == model].set_index("task")["metric"]
-        assert [row[name] for name in names] == pytest.approx([measured[name] for name in names], rel=1e-5)
+        assert [row[name] for name in names] == pytest.approx(
+            [measured[f"{name}/accuracy"] for name in names], rel=1e-5
+        )
 
     def refuse(*_: object) -> None:
         raise AssertionError("nothing is left to train or measure")
 
-    monkeypatch.setattr(ParetoMerging, "step", refuse)
-    monkeypatch.setattr(ParetoMerging, "__init__", refuse)
+    monkeypatch.setattr(ParetoTraining, "step", refuse)
+    monkeypatch.setattr(ParetoTraining, "__init__", refuse)
     assert run(place, tmp_path / "again", "figure3") == 0
     again = (tmp_path / "again" / "pareto_figure3.csv").read_text()
     assert again == (tmp_path / "pareto_figure3.csv").read_text()
@@ -106,7 +112,7 @@ def test_figure3_from_end_to_end(place, tmp_path, capsys, monkeypatch):
 )
 def test_experiments_are_written(place, tmp_path, capsys, monkeypatch, experiment, more, n_rows):
     # Finding MAP's front takes seconds, and is tested elsewhere: its points stand for it.
-    monkeypatch.setattr(Bench, "front", lambda _, __, C, *___: SimpleNamespace(c=C))
+    monkeypatch.setattr(Bench, "front", lambda _, __, C, *___: SimpleNamespace(x=C))
     assert run(place, tmp_path, experiment, *more) == 0
     assert (tmp_path / f"pareto_{experiment}.png").exists()
     frame = pd.read_csv(tmp_path / f"pareto_{experiment}.csv")
@@ -145,7 +151,7 @@ def test_table4_gives_each_task_its_priority(place, tmp_path):
 
 
 def test_what_was_interrupted_goes_on(tiny_zoo, tmp_path, capsys, monkeypatch):
-    step, taken = ParetoMerging.step, []
+    step, taken = ParetoTraining.step, []
 
     def interrupt(self):
         if len(taken) == 2:
@@ -153,8 +159,8 @@ def test_what_was_interrupted_goes_on(tiny_zoo, tmp_path, capsys, monkeypatch):
         taken.append(self.steps_done)
         return step(self)
 
-    monkeypatch.setattr("benchmarks.pareto_merging.lab.SAVED_EVERY", 0.0)
-    monkeypatch.setattr(ParetoMerging, "step", interrupt)
+    monkeypatch.setattr("mapmerge_core.merges._pareto_training.SAVED_EVERY", 0.0)
+    monkeypatch.setattr(ParetoTraining, "step", interrupt)
     assert run((tiny_zoo, tmp_path / "store"), tmp_path, "control", "--tasks", "2") == 130
     assert "the same command goes on" in capsys.readouterr().err
 
@@ -162,7 +168,7 @@ def test_what_was_interrupted_goes_on(tiny_zoo, tmp_path, capsys, monkeypatch):
         taken.append(self.steps_done)
         return step(self)
 
-    monkeypatch.setattr(ParetoMerging, "step", count)
+    monkeypatch.setattr(ParetoTraining, "step", count)
     assert run((tiny_zoo, tmp_path / "store"), tmp_path, "control", "--tasks", "2") == 0
     assert taken == [0, 1, 2]
     assert run((tiny_zoo, tmp_path / "other"), tmp_path / "at_once", "control", "--tasks", "2") == 0
@@ -174,11 +180,11 @@ def test_what_was_interrupted_goes_on(tiny_zoo, tmp_path, capsys, monkeypatch):
 
 
 def test_adamerging_is_gradient_descent_on_the_preferred_entropies(place):
-    lab = make_lab(place, steps=1)
+    bench = make_bench(place, steps=1)
     names = from_zoo(str(place[0])).first(2)
-    evaluator = lab.bench.evaluator(lab.study(names))
-    learned = lab.adamerging(names, 0, (1.0, 0.0), balance=0.0)
-    moved = lab.pareto_set(learned).lambdas - 0.3
+    evaluator = bench.evaluator(bench.study(names))
+    learned = bench.adamerging(bench.study(names), 0, (1.0, 0.0), balance=0.0)
+    moved = prepared(bench, learned).lambdas - 0.3
     # Adam's first step has the length of its rate, against the gradient's sign, which differences give here.
     rng = np.random.default_rng([0, 0])
     rng.dirichlet(np.ones(2))
@@ -203,10 +209,10 @@ def test_adamerging_is_gradient_descent_on_the_preferred_entropies(place):
 
 
 def test_adamerging_stays_between_0_and_1(place):
-    lab = make_lab(place, steps=2)
+    bench = make_bench(place, steps=2)
     names = from_zoo(str(place[0])).first(2)
-    learned = lab.adamerging(names, 0, start=0.9, lr=0.5)
-    lambdas = lab.pareto_set(learned).lambdas
+    learned = bench.adamerging(bench.study(names), 0, start=0.9, lr=0.5)
+    lambdas = prepared(bench, learned).lambdas
     assert lambdas.min() >= 0
     assert lambdas.max() == 1
 
@@ -279,10 +285,10 @@ def test_structures_start_from_nothing(structure, n_parameters):
 
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_structures_learn(place, name):
-    lab = make_lab(place)
+    bench = make_bench(place)
     names = from_zoo(str(place[0])).first(2)
-    learned = lab.pareto(names, 0, structure=name, beta_norm=0.0)
-    one, other = (lab.pareto_set(learned).merge(row) for row in np.eye(2))
+    learned = bench.pareto(bench.study(names), 0, structure=name, beta_norm=0.0)
+    one, other = (dict(prepared(bench, learned).tensors(row)) for row in np.eye(2))
     assert any(not torch.equal(one[key], other[key]) for key in one)
     assert set(structures.TITLES) == set(STRUCTURES)
 
@@ -326,16 +332,9 @@ def test_bad_input_is_one_sentence(place, tmp_path, capsys, words, sentence):
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [["table9"], ["table3", "--steps", "0"], ["table3", "--threads", "none"]])
+@pytest.mark.parametrize("words", [["pareto_table3", "--steps", "0"], ["table3", "--threads", "none"]])
 def test_bad_options_are_refused(words, capsys):
     with pytest.raises(SystemExit) as stop:
         main(words)
     assert stop.value.code == 2
     assert capsys.readouterr().err
-
-
-def test_help_lists_every_experiment(capsys):
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    shown = capsys.readouterr().out
-    assert all(name in shown for name in EXPERIMENTS)

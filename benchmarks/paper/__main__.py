@@ -10,13 +10,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from benchmarks.paper.bench import Bench, Counter
 from benchmarks.paper.models import from_study, from_zoo, parse_set
 from benchmarks.paper.table import Kept, keep, save
 from mapmerge_core.cli.output import progress_bar
 from mapmerge_core.errors import MapMergeError
-from mapmerge_core.studies.config.run import check_seed
-from mapmerge_core.studies.store.store import Store, home
+from mapmerge_core.settings import check_seed
+from mapmerge_core.studies.store import Store, home
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,10 +33,18 @@ TABLES = {
     "figure4": "R² against the number of points",
     "bayesian": "Bayesian against plain MAP: GD and IGD at 6, 9 and 12 points",
     "budget": "the front by the images that each point is measured on",
+    "pareto_figure3": "two models, 11 preferences, against AdaMerging and task arithmetic + preference; Table 2",
+    "pareto_figure4": "three models, 36 preferences, against AdaMerging",
+    "pareto_table3": "eight models, 30 sampled preferences; Figure 5",
+    "pareto_table4": "eight models, equal and priority preferences against every baseline",
+    "pareto_unseen": "tasks without a fine-tuned model, in two splits; Tables 5 and 6",
+    "pareto_ablations": "rank, β_cos, β_norm and balance on two models; Appendix 4",
+    "pareto_scalarisations": "linear and Tchebycheff against smooth Tchebycheff; reviews",
+    "pareto_structures": "sums of LoRAs, singular values, outer products; reviews and Appendix 5",
+    "pareto_control": "accuracy by weight for eight models, and the cost",
 }
+"""Those of MAP (ICLR 2025), and "pareto_" with those of Pareto Merging (ICML 2025)."""
 RESULTS = Path(__file__).parents[1] / "results"
-PLACES = ("--store", "--out", "--device")
-"""Options that say where, and change no figure."""
 BAD_INPUT, INTERRUPTED = 2, 130
 
 
@@ -49,28 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _redo(_parser().parse_args(typed), _without_places(typed))
+        # Where things lie or run changes no figure, and isn't for others to repeat.
+        _, words = _places().parse_known_args(typed)
+        _redo(_parser().parse_args(typed), shlex.join(["python", "-m", "benchmarks.paper", *words]))
     except MapMergeError as error:
         sys.stderr.write(f"{error}\n")
         return BAD_INPUT
     except KeyboardInterrupt:
         sys.stderr.write(
-            "Interrupted: everything measured is kept, and the same command goes on from here.\n"
+            "Interrupted: what was trained and measured is kept, and the same command goes on from here.\n"
         )
         return INTERRUPTED
     return 0
-
-
-def _without_places(typed: Sequence[str]) -> str:
-    """The command as it can be repeated elsewhere."""
-    kept = []
-    words = iter(typed)
-    for word in words:
-        if word in PLACES:
-            next(words, None)
-        elif word.split("=")[0] not in PLACES:
-            kept.append(word)
-    return shlex.join(["python", "-m", "benchmarks.paper", *kept])
 
 
 @dataclass(frozen=True)
@@ -82,23 +82,24 @@ class _Job:
 
 
 def _redo(options: argparse.Namespace, command: str) -> None:
-    table: Table = import_module(f"benchmarks.paper.{options.table}").TABLE
+    package = "pareto_merging" if options.table.startswith("pareto_") else "paper"
+    module = import_module(f"benchmarks.{package}.{options.table.removeprefix('pareto_')}")
+    table: Table = module.TABLE
+    seeds = options.seeds or table.seeds
+    if options.threads:
+        torch.set_num_threads(options.threads)
     models = from_study(options.study) if options.study else from_zoo(options.zoo)
     words = options.tasks
     sets = (
-        [parse_set(word, models, options.seeds) for word in words]
+        [parse_set(word, models, seeds) for word in words]
         if words
-        else [(names, tuple(options.seeds)) for names in table.sets(models)]
+        else [(names, tuple(seeds)) for names in table.sets(models)]
     )
-    jobs = [_Job(names, seed) for names, seeds in sets for seed in seeds]
+    jobs = [_Job(names, seed) for names, own in sets for seed in own]
     for job in jobs:
         check_seed(job.seed)
-    store = Store(options.store or home() / "paper")
-    kept = (
-        keep(options.out, options.table, {(job.names, job.seed) for job in jobs})
-        if options.extend
-        else Kept()
-    )
+    store = Store(options.store or home() / table.store)
+    kept = keep(options.out, options.table, {(job.names, job.seed) for job in jobs}) if options.extend else Kept()
     rows: list[dict[str, Any]] = []
     with progress_bar(options.table) as report:
         counter = Counter(0, report)
@@ -111,6 +112,7 @@ def _redo(options: argparse.Namespace, command: str) -> None:
             thresholds=None if options.thresholds is None else tuple(options.thresholds),
             map_points=options.map_points,
             direct_points=options.direct_points,
+            steps=options.steps,
         )
         planned = [table.n_evaluations(bench, len(job.names)) for job in jobs]
         counter.total = sum(planned)
@@ -126,12 +128,13 @@ def _redo(options: argparse.Namespace, command: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.paper",
-        description="Redoes a table or figure of the MAP paper (ICLR 2025).",
-        epilog="Evaluations are kept as they are made: the same command goes on where one was interrupted.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Redoes a table or figure of the MAP paper (ICLR 2025) or of Pareto Merging (ICML 2025).",
+        epilog="What is trained and measured is kept: the same command goes on where one was interrupted.",
+        parents=[_places()],
+        allow_abbrev=False,
     )
-    listed = "\n".join(f"{name}: {what}" for name, what in TABLES.items())
-    parser.add_argument("table", choices=TABLES, metavar="TABLE", help="; ".join(listed.splitlines()))
+    listed = "; ".join(f"{name}: {what}" for name, what in TABLES.items())
+    parser.add_argument("table", choices=TABLES, metavar="TABLE", help=listed)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--zoo", default="demo", help="'demo' (default) or a folder with a manifest.json")
     source.add_argument("--study", type=Path, metavar="STUDY.yaml", help="models of your own")
@@ -141,18 +144,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SET",
         help="task sets: a number (the first n tasks) or names (A,B), either with seeds of its own (8:0,1)",
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
-    parser.add_argument(
-        "--store", type=Path, help="folder of the evaluations (default: 'paper' in the data folder)"
-    )
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: 0 1 2; of Pareto Merging 0")
+    parser.add_argument("--steps", type=_count, default=2000, help="steps of every training (default 2000)")
     parser.add_argument(
         "--extend", action="store_true", help="keep the results in --out that are for other sets and seeds"
     )
-    parser.add_argument("--device", default="auto", help="cuda, mps or cpu (default: the fastest there is)")
-    parser.add_argument(
-        "--sample", type=_count, default=100, help="most points measured of a front (default 100)"
-    )
+    parser.add_argument("--sample", type=_count, default=100, help="most points measured of a front (default 100)")
     parser.add_argument(
         "--thresholds",
         nargs=2,
@@ -162,6 +159,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--map-points", type=_count, help="MAP's budget (default: the paper's)")
     parser.add_argument("--direct-points", type=_count, help="direct search's budget (default: the paper's)")
+    return parser
+
+
+def _places() -> argparse.ArgumentParser:
+    """Return the options that say where."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--store", type=Path, help="folder of what is kept (default: one in the data folder)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--device", default="auto", help="cuda, mps or cpu (default: the fastest there is)")
+    parser.add_argument("--threads", type=_count, help="threads of the CPU (default: PyTorch's)")
     return parser
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-from benchmarks.paper.bench import Bench, evenly, maximize
+from benchmarks.evenly import evenly
+from benchmarks.paper.bench import Bench, maximize
 from benchmarks.paper.table import COLOURS, Table, Tables, mean_std
-from mapmerge_core.methods.bayesian import BayesianMAP
 from mapmerge_core.search.fronts import non_dominated
 from mapmerge_core.search.indicators import generational_distance, inverted_generational_distance
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from benchmarks.paper.models import Models
-    from mapmerge_core.search.links import Array
-    from mapmerge_core.studies.store.rows import StudyRow
+    from mapmerge_core.search.links.base import Array
+    from mapmerge_core.studies.store import Study
 
 DEMO_PAIRS = (
     ("MNIST", "Fashion"),
@@ -37,7 +38,7 @@ ROWS = 29
 
 def sets(models: Models) -> list[tuple[str, ...]]:
     """Seven pairs: the demo's, and of other models every so many-th of all pairs."""
-    names = models.spec.task_names
+    names = models.names
     if all(name in names for pair in DEMO_PAIRS for name in pair):
         return list(DEMO_PAIRS)
     pairs = list(combinations(names, 2))
@@ -52,9 +53,9 @@ def n_evaluations(bench: Bench, n_tasks: int) -> int:
 def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
     """Every front against the non-dominated subset of direct search's points with seed 0."""
     study, n = bench.study(names), len(names)
-    Y = bench.measure(study, bench.design(n, bench.direct_budget(n), 0))
+    Y = bench.measure(study, bench.design(study, bench.direct_budget(n), 0))
     truth = Y[non_dominated(Y, maximize(study))]
-    C = bench.design(n, max(BUDGETS), seed)
+    C = bench.design(study, max(BUDGETS), seed)
     plain = (C, bench.measure(study, C))
     adaptive = _bayesian(bench, study, seed)
     found = []
@@ -64,7 +65,7 @@ def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]
                 continue  # the first round is plain MAP's
             surrogates = bench.fit(study, points[:budget], values[:budget])
             front = bench.front(study, points[:budget], surrogates, seed)
-            measured = bench.measure(study, front.c[evenly(len(front), ROWS)])
+            measured = bench.measure(study, front.x[evenly(len(front), ROWS)])
             result: dict[str, Any] = {
                 "pair": " + ".join(names),
                 "seed": seed,
@@ -80,24 +81,23 @@ def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]
     return found
 
 
-def _bayesian(bench: Bench, study: StudyRow, seed: int) -> tuple[Array, Array]:
+def _bayesian(bench: Bench, study: Study, seed: int) -> tuple[Array, Array]:
     """The points that Bayesian MAP asks for, in its order, and their values; shorter budgets start alike."""
-    metrics = study.spec.metrics
-    method = BayesianMAP(
-        len(metrics),
-        max(BUDGETS),
+    run = bench.run(
+        len(study.config.models),
+        "bayesian",
+        points=max(BUDGETS),
         initial=BUDGETS[0],
         batch=BUDGETS[1] - BUDGETS[0],
         seed=seed,
-        high=bench.models.upper(len(metrics)),
-        links=[(metric.link, metric.bounds) for metric in metrics],
     )
+    method = run.make_method(study.config)
     asked = []
     while (batch := method.ask()) is not None:
-        values = bench.measure(study, batch.C)
+        values = bench.measure(study, batch.X)
         method.tell(batch, values)
-        asked.append((batch.C, values))
-    C, Y = (pd.concat(map(pd.DataFrame, side)).to_numpy() for side in zip(*asked, strict=True))
+        asked.append((batch.X, values))
+    C, Y = (np.vstack(side) for side in zip(*asked, strict=True))
     return C, Y
 
 
@@ -123,10 +123,7 @@ def summary(frame: pd.DataFrame) -> Tables:
         )
     return [
         (
-            (
-                "Means over the pairs; mean ± standard deviation over seeds, in points of accuracy (a "
-                "hundredth)."
-            ),
+            ("Means over the pairs; mean ± standard deviation over seeds, in points of accuracy (a hundredth)."),
             pd.DataFrame(lines),
         ),
         (
@@ -144,9 +141,7 @@ def _apart(frame: pd.DataFrame, budget: int) -> dict[str, Any]:
     """How far the methods are apart at a budget, for the same pair and seed."""
     line: dict[str, Any] = {"points": budget}
     for column in ("GD p=1", "IGD p=1"):
-        table = frame[frame["points"] == budget].pivot_table(
-            index=["pair", "seed"], columns="method", values=column
-        )
+        table = frame[frame["points"] == budget].pivot_table(index=["pair", "seed"], columns="method", values=column)
         apart = (table["Bayesian MAP"] - table["MAP"]) * 100
         line[column] = f"{apart.mean():+.2f} ± {apart.sem():.2f}"
         line[f"{column}: better in"] = f"{(apart < 0).sum()} of {len(apart)}"

@@ -1,35 +1,43 @@
-"""What every table works with: a store of evaluations, which are measured where they are missing."""
+"""What every table works with: a store of evaluations and learned merges, which are made where they are missing."""
 
 from __future__ import annotations
 
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from safetensors import safe_open
 
-from mapmerge_core.methods.direct import DirectSearch
-from mapmerge_core.methods.map import MAP
+from benchmarks.pareto_merging import merges as _registers  # noqa: F401 - merges of the benchmarks' own
+from mapmerge_core.registries import MERGES, METHODS
 from mapmerge_core.search.designs import make_design
-from mapmerge_core.search.fronts import Front, find_front
-from mapmerge_core.search.surrogates.quadratic import fit_all
+from mapmerge_core.search.fronts import Front, find_space_front
+from mapmerge_core.search.preferences import normalise
+from mapmerge_core.search.spaces import Box
+from mapmerge_core.search.surrogates.spaces import SpaceSurrogates, fit_surrogates
+from mapmerge_core.settings import to_dict
+from mapmerge_core.studies.config import Compute, RunConfig
+from mapmerge_core.studies.config.demo import demo_merge_settings
 from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
 from mapmerge_core.studies.runs.measuring import measure
+from mapmerge_core.studies.runs.preparing import prepare_merge
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from benchmarks.paper.models import Models
-    from mapmerge_core.search.links import Array
-    from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
+    from mapmerge_core.search.links.base import Array
+    from mapmerge_core.search.spaces import Space
     from mapmerge_core.studies.runs.measuring import Progress
-    from mapmerge_core.studies.store.rows import Split, StudyRow
-    from mapmerge_core.studies.store.store import Store
+    from mapmerge_core.studies.store import Split, Store, StoredMerge, Study
     from mapmerge_core.tasks.evaluator import Evaluator
 
+_STEPS = 10
+"""How many steps of one task take about as long as one of its evaluations, for the time left."""
 EVERY = 60.0
 """Seconds between two lines of progress where standard error is no terminal."""
 
@@ -77,6 +85,31 @@ class Counter:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """A merge that was learned to the end.
+
+    Attributes:
+        study: Its study.
+        merge: The merge.
+        n_extra: How many parameters it adds.
+    """
+
+    study: Study
+    merge: StoredMerge
+    n_extra: int
+
+    @property
+    def seconds(self) -> float:
+        """What learning took."""
+        return self.merge.seconds
+
+    @property
+    def default(self) -> Array:
+        """The one preference of a merge that has one model for all, `1 x N`."""
+        return self.merge.space.default[None]
+
+
+@dataclass(frozen=True)
 class Bench:
     """A table's surroundings.
 
@@ -89,6 +122,7 @@ class Bench:
         thresholds: Shares of the single-task models' metrics that rules ask for; None for the table's own.
         map_points: MAP's budget; None for the paper's.
         direct_points: Direct search's budget; None for the paper's.
+        steps: Steps of every training.
     """
 
     models: Models
@@ -99,83 +133,177 @@ class Bench:
     thresholds: tuple[float, float] | None = None
     map_points: int | None = None
     direct_points: int | None = None
+    steps: int = 2000
     _cache: EvaluatorCache = field(default_factory=EvaluatorCache)
 
-    def study(self, names: Sequence[str]) -> StudyRow:
-        """The store's study of these tasks, which is made where there is none."""
-        spec = self.models.subset(names)
-        for study in self.store.studies():
-            if study.spec == spec:
+    def study(self, names: Sequence[str], held: Sequence[str] = ()) -> Study:
+        """Return the store's study of these tasks, which is made where there is none; see `Models.subset`."""
+        config = self.models.subset(names, held)
+        for study in self.store.studies.all():
+            if study.config == config:
                 return study
-        return self.store.create_study(None, spec)
+        return self.store.studies.create(None, config)
 
-    def evaluator(self, study: StudyRow) -> Evaluator:
-        """The study's evaluator; the last one used is kept."""
-        return self._cache.get(study, self.device)
+    def evaluator(self, study: Study) -> Evaluator:
+        """Return the study's evaluator; the last one used is kept."""
+        return self._cache.get(study, Compute(device=self.device))
+
+    def get_evaluator(self, study: Study, compute: Compute) -> Evaluator:
+        """Return the study's evaluator, as `complete` asks for it."""
+        return self._cache.get(study, compute)
+
+    def run(self, n_tasks: int, method: str = "map", **settings: Any) -> RunConfig:  # noqa: ANN401
+        """Return a method on the box of n tasks."""
+        return RunConfig(method=method, method_settings=settings, high=self.models.upper(n_tasks))
+
+    def space(self, study: Study) -> Space:
+        """Return the box that is sampled."""
+        return self.run(len(study.config.models)).space(study.config)
 
     def budget(self, n_tasks: int) -> int:
-        """MAP's points."""
-        return self.map_points or MAP.default_points(n_tasks)
+        """Return MAP's points."""
+        return self.map_points or self._default_points("map", n_tasks)
 
     def direct_budget(self, n_tasks: int) -> int:
-        """Direct search's points."""
-        return self.direct_points or DirectSearch.default_points(n_tasks)
+        """Return direct search's points."""
+        return self.direct_points or self._default_points("direct", n_tasks)
 
-    def design(self, n_tasks: int, points: int, seed: int) -> Array:
-        """The first points (``points x N``) of a uniform sequence that all methods with the seed share."""
-        return make_design("uniform", points, n_tasks, high=self.models.upper(n_tasks), seed=seed)
+    def _default_points(self, method: str, n_tasks: int) -> int:
+        points: int = METHODS[method].default_points(Box([f"c{n}" for n in range(n_tasks)]))
+        return points
+
+    def design(self, study: Study, points: int, seed: int) -> Array:
+        """Return the first points (`points x N`) of a uniform sequence that all methods with the seed share."""
+        return make_design("uniform", points, self.space(study), seed=seed)
 
     def measure(
-        self, study: StudyRow, C: Array, split: Split = "val", tasks: Sequence[str] | None = None
+        self,
+        study: Study,
+        X: ArrayLike,
+        split: Split = "val",
+        tasks: Sequence[str] | None = None,
+        merge: StoredMerge | None = None,
     ) -> Array:
-        """Metrics (``m x K``) of the rows of ``C``; what the store lacks is measured, and kept at once.
+        """Return metrics (`m x K`) at the rows of ``X``; what the store lacks is measured, and kept at once.
 
-        Rows that repeat are measured once. Models are read only where something is missing.
+        Args:
+            study: The study.
+            X: Points.
+            split: "val" or "test".
+            tasks: The columns; all by default.
+            merge: Task arithmetic by default.
         """
-        names = study.spec.task_names
-        columns = [names.index(task) for task in tasks or names]
-        known_C, known_Y = self.store.table(study.id, split)
-        known = {c.tobytes(): row for c, row in zip(known_C, known_Y, strict=True)}
-        nothing = np.full(len(names), np.nan)
-        C = C + 0.0  # turns -0 into 0, as the store writes it
-        values = np.array([known.get(c.tobytes(), nothing) for c in C])[:, columns]
-        lacking = np.isnan(values).any(axis=1)
-        if lacking.any():
-            before = int(np.isfinite(values).sum())
-
-            def report(done: int, _: int) -> None:
-                self.counter.show(before + done)
-
-            wanted, place = np.unique(C[lacking], axis=0, return_inverse=True)
-            evaluator = self.evaluator(study)
-            found = measure(self.store, study, evaluator, wanted, tasks=tasks, split=split, progress=report)
-            values[lacking] = found[place.reshape(-1)]
+        merge = merge or self.store.merges.all(study.id)[0]
+        keys = {objective.task: objective.key for objective in study.config.objectives}
+        columns = [list(keys).index(task) for task in tasks or keys]
+        table = self.store.evaluations.table(merge.id, split)
+        known = {x.tobytes(): row for x, row in zip(table.X, table.Y, strict=True)}
+        rows = merge.space.points(X)
+        nothing = np.full(len(keys), np.nan)
+        values = np.array([known.get(x.tobytes(), nothing) for x in rows])[:, columns]
+        if np.isnan(values).any():
+            values = measure(
+                self.store,
+                study,
+                self.evaluator(study),
+                merge.id,
+                rows,
+                objectives=[keys[task] for task in tasks or keys],
+                split=split,
+                progress=lambda done, _: self.counter.show(done),
+            )
         self.counter.advance(values.size)
         return values
 
-    def fit(self, study: StudyRow, C: Array, Y: Array) -> tuple[QuadraticSurrogate, ...]:
-        """One surrogate a task, fitted to the points inside the box alone."""
-        inside = self.inside(C)
-        links = [(metric.link, metric.bounds) for metric in study.spec.metrics]
-        return fit_all(C[inside], Y[inside], links)
+    def fit(self, study: Study, X: Array, Y: Array, errors: Array | None = None) -> SpaceSurrogates:
+        """Return one surrogate a task, fitted to the points inside the box alone."""
+        inside = self.inside(study, X)
+        links = [(objective.metric.link, objective.metric.bounds) for objective in study.config.objectives]
+        noise = None if errors is None else errors[inside]
+        return fit_surrogates(self.space(study), X[inside], Y[inside], links[: Y.shape[1]], errors=noise)
 
-    def front(self, study: StudyRow, C: Array, surrogates: Sequence[QuadraticSurrogate], seed: int) -> Front:
-        """The surrogates' front inside the box, for which the fitted points compete too."""
-        high = self.models.upper(C.shape[1])
-        return find_front(
-            surrogates, 0.0, high, maximize=maximize(study), seed=seed, include=C[self.inside(C)]
-        )
+    def front(self, study: Study, X: Array, surrogates: SpaceSurrogates, seed: int) -> Front:
+        """Return the surrogates' front inside the box, for which the fitted points compete too."""
+        directions = maximize(study)[: len(surrogates)]
+        include = X[self.inside(study, X)]
+        return find_space_front(surrogates, maximize=directions, seed=seed, include=include)
 
-    def inside(self, C: Array) -> NDArray[np.bool_]:
-        """Which rows (n,) lie in the box: single-task models may not."""
-        return np.asarray(((C >= 0) & (self.models.upper(C.shape[1]) >= C)).all(axis=1))
+    def inside(self, study: Study, X: Array) -> NDArray[np.bool_]:
+        """Return which rows (m,) lie in the box: single-task models may not."""
+        return self.space(study).contains(X)
+
+    def training(self, n_tasks: int, **changes: Any) -> Any:  # noqa: ANN401 - Pareto Merging's settings
+        """Return how zoos of small models are learned from, with ``changes``."""
+        usual = demo_merge_settings("pareto_merging", n_tasks)
+        return MERGES["pareto_merging"]({**usual, "steps": self.steps, **changes}).settings
+
+    def pareto(
+        self,
+        study: Study,
+        seed: int,
+        *,
+        structure: str = "tensor",
+        trimmed: bool = False,
+        **changes: Any,  # noqa: ANN401 - settings
+    ) -> Learned:
+        """Return Pareto Merging, with ``changes`` to the usual training.
+
+        Args:
+            study: The study.
+            seed: Of the training.
+            structure: One of `STRUCTURES`.
+            trimmed: Whether TIES trims the task vectors first (the paper's "++").
+            changes: Other settings.
+        """
+        keep = {"keep": 0.2} if trimmed else {}
+        settings = to_dict(self.training(len(study.config.models), seed=seed, **keep, **changes))
+        if structure == "tensor":
+            return self.learn(study, "pareto_merging", settings)
+        return self.learn(study, "structured_merging", {**settings, "structure": structure})
+
+    def adamerging(
+        self,
+        study: Study,
+        seed: int,
+        gamma: ArrayLike | None = None,
+        *,
+        trimmed: bool = False,
+        **changes: Any,  # noqa: ANN401
+    ) -> Learned:
+        """Return AdaMerging, by default with equal preference; the same steps and images as `pareto`."""
+        models = study.config.model_names
+        shares = normalise(np.ones(len(models)) if gamma is None else gamma, len(models))
+        keep = {"keep": 0.2} if trimmed else {}
+        changes = {**keep, **changes, "scalarisation": "linear", "beta_cos": 0.0, "beta_norm": 0.0, "rank": 1}
+        settings = to_dict(self.training(len(models), seed=seed, **changes))
+        preference = dict(zip(models, shares.tolist(), strict=True))
+        return self.learn(study, "preferred_adamerging", {**settings, "gamma": preference})
+
+    def learn(self, study: Study, name: str, settings: Mapping[str, Any]) -> Learned:
+        """Return a merge that was learned; what is missing of its training is done.
+
+        Raises:
+            MapMergeError: Something can't be read, trained or kept.
+        """
+        merge = self.store.merges.add(study.id, name, settings)
+        size = self.worth(len(study.config.models))
+        if not merge.is_prepared:
+            prepare_merge(self.store, merge.id, self.evaluator(study), progress=self.counter.part(size))
+            merge = self.store.merges.get(merge.id)
+        self.counter.advance(size)
+        with safe_open(self.store.merges.state_file(merge.id), "pt") as state:
+            sizes = [int(np.prod(state.get_slice(key).get_shape())) for key in state.keys() if key != "lambda"]  # noqa: SIM118
+        return Learned(study, merge, sum(sizes))
+
+    def values(self, learned: Learned, gammas: Array, tasks: Sequence[str] | None = None) -> Array:
+        """Return metrics (`m x K`) on the test split of the models for ``gammas`` (`m x N`)."""
+        return self.measure(learned.study, gammas, "test", tasks, learned.merge)
+
+    def worth(self, n_tasks: int, runs: int = 1) -> int:
+        """Return how many evaluations take about as long as ``runs`` trainings."""
+        return runs * (n_tasks * self.steps // _STEPS)
 
 
-def maximize(study: StudyRow) -> list[bool]:
-    """For each task, whether more is better."""
-    return [metric.maximize for metric in study.spec.metrics]
-
-
-def evenly(n_rows: int, n_wanted: int) -> Array:
-    """Numbers of at most ``n_wanted`` rows, evenly spread from the first to the last."""
-    return np.unique(np.linspace(0, n_rows - 1, min(n_rows, n_wanted)).round().astype(int))
+def maximize(study: Study) -> list[bool]:
+    """Return for each task whether more is better."""
+    return [objective.metric.maximize for objective in study.config.objectives]

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.paper.bench import Bench, evenly, maximize
+from benchmarks.evenly import evenly
+from benchmarks.paper.bench import Bench, maximize
 from benchmarks.paper.table import COLOURS, Table, Tables, mean_std
 from mapmerge_core.search.fronts import non_dominated
 from mapmerge_core.search.indicators import (
@@ -15,17 +16,15 @@ from mapmerge_core.search.indicators import (
     preference_sums,
     sample_preferences,
 )
-from mapmerge_core.search.surrogates.quadratic import fit_all
-from mapmerge_core.tasks.metric import unpack
-from mapmerge_core.tasks.subsets import mean_of, nested_order, standard_error
+from mapmerge_core.tasks.subsets import nested_order, standard_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from benchmarks.paper.models import Models
-    from mapmerge_core.search.links import Array
-    from mapmerge_core.studies.store.rows import StudyRow
+    from mapmerge_core.search.links.base import Array
+    from mapmerge_core.studies.store import Study
 
 IMAGES = (50, 100, 200, 300, 500)
 """Images of each task that a point is measured on, beside whole splits."""
@@ -37,7 +36,7 @@ SAME = 1.1
 
 def sets(models: Models) -> list[tuple[str, ...]]:
     """Two, four and eight tasks, as far as there are so many."""
-    return [models.first(n) for n in (2, 4, 8) if n <= len(models.spec.task_names)]
+    return [models.first(n) for n in (2, 4, 8) if n <= len(models.names)]
 
 
 def n_evaluations(bench: Bench, n_tasks: int) -> int:
@@ -51,22 +50,20 @@ def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]
     Subsets are made of what was measured on whole splits, in an order that the seed draws.
     """
     study, n = bench.study(names), len(names)
-    C = bench.design(n, bench.budget(n), seed)
+    C = bench.design(study, bench.budget(n), seed)
     Y = bench.measure(study, C)
     answers = _answers(bench, study, C, seed)
-    links = [(metric.link, metric.bounds) for metric in study.spec.metrics]
     n_images = answers[0].shape[1]
     measured: dict[int, Array] = {}
     for budget in (*(images for images in IMAGES if images < n_images), n_images):
         values, errors = Y, np.zeros_like(Y)
         if budget < n_images:
             seen = [[row[:budget] for row in of_task] for of_task in answers]
-            values = np.array([[mean_of(row) for row in of_task] for of_task in seen]).T
+            values = np.array([[row.mean(dtype=np.float64) for row in of_task] for of_task in seen]).T
             errors = np.array([[standard_error(row, n_images) for row in of_task] for of_task in seen]).T
-        inside = bench.inside(C)
-        surrogates = fit_all(C[inside], values[inside], links, errors=errors[inside])
+        surrogates = bench.fit(study, C, values, errors)
         front = bench.front(study, C, surrogates, seed)
-        measured[budget] = bench.measure(study, front.c[evenly(len(front), ROWS)])
+        measured[budget] = bench.measure(study, front.x[evenly(len(front), ROWS)])
     every = np.vstack([Y, *measured.values()])
     best = every[non_dominated(every, maximize(study))]
     preferences = sample_preferences(n, seed=seed)
@@ -85,14 +82,15 @@ def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]
     ]
 
 
-def _answers(bench: Bench, study: StudyRow, C: Array, seed: int) -> list[NDArray[Any]]:
+def _answers(bench: Bench, study: Study, C: Array, seed: int) -> list[NDArray[Any]]:
     """For each task which images (points x images) were right, in an order that the seed draws."""
     evaluator = bench.evaluator(study)
-    rows = {(row.task, row.c.tobytes()): row for row in bench.store.evaluations(study.id)}
+    merge = bench.store.merges.all(study.id)[0]
+    rows = {(row.objective, row.x.tobytes()): row for row in bench.store.evaluations.rows(merge.id)}
     answers = []
-    for task in evaluator.tasks.values():
-        found = [rows[task.name, c.tobytes()] for c in C + 0.0]
-        table = np.array([unpack(row.per_example, row.n_examples) for row in found])
+    for objective in study.config.objectives:
+        task = evaluator.tasks[objective.task]
+        table = np.array([rows[objective.key, x.tobytes()].values for x in merge.space.points(C)])
         order = nested_order(evaluator.family.strata(task, "val"), table.shape[1], seed)
         answers.append(table[:, order])
     return answers

@@ -27,7 +27,7 @@ def n_evaluations(bench: Bench, n_tasks: int) -> int:
 def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
     """The same points for both: direct search takes the best of them, MAP what its surrogates see."""
     study, n = bench.study(names), len(names)
-    C = bench.design(n, bench.budget(n), seed)
+    C = bench.design(study, bench.budget(n), seed)
     Y = bench.measure(study, C)
     surrogates = bench.fit(study, C, Y)
     front = bench.front(study, C, surrogates, seed)
@@ -41,13 +41,11 @@ def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]
                 rule,
                 front,
                 surrogates,
-                low=0.0,
-                high=bench.models.upper(n),
                 single=single,
                 maximize=maximize(study),
             )
             best = C[meets][np.argmax(Y[meets, k])] if meets.any() else None
-            for method, c in (("MAP", result.c if result.feasible else None), ("Direct search", best)):
+            for method, c in (("MAP", result.x if result.feasible else None), ("Direct search", best)):
                 value = least = np.nan
                 if c is not None:
                     values, shares = measured_shares(bench, study, c[None])
@@ -78,9 +76,7 @@ def summary(frame: pd.DataFrame) -> Tables:
                 kept = cells["least share"] >= threshold
                 line[f"{method}: test accuracy %"] = mean_std(cells["metric"], 100)
                 line[f"{method}: least share %"] = mean_std(cells["least share"], 100)
-                line[f"{method}: found, kept"] = (
-                    f"{cells['metric'].notna().sum()}, {kept.sum()} of {len(kept)}"
-                )
+                line[f"{method}: found, kept"] = f"{cells['metric'].notna().sum()}, {kept.sum()} of {len(kept)}"
             lines.append(line)
         tables.append(
             (

@@ -27,15 +27,16 @@ def n_evaluations(bench: Bench, n_tasks: int) -> int:
 def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
     """R² on the second half of direct search's points, of surrogates fitted to more and more of the first."""
     study, n = bench.study(names), len(names)
-    C = bench.design(n, bench.direct_budget(n), seed)
+    C = bench.design(study, bench.direct_budget(n), seed)
     Y = bench.measure(study, C)
     half = len(C) // 2
     results = []
     for points in COUNTS:
-        if points > half or bench.inside(C[:points]).sum() < QuadraticSurrogate.n_parameters(n):
+        if points > half or bench.inside(study, C[:points]).sum() < QuadraticSurrogate.n_parameters(n):
             continue
         surrogates = bench.fit(study, C[:points], Y[:points])
-        scores = [r2(y[half:], s.predict(C[half:])) for s, y in zip(surrogates, Y.T, strict=True)]
+        predicted = surrogates.predict(C[half:])
+        scores = [r2(y, guess) for y, guess in zip(Y[half:].T, predicted.T, strict=True)]
         results.append(
             {
                 "N": n,
@@ -66,9 +67,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """As in the paper: two and three tasks on the left, more on the right."""
     for axes, few in zip(figure.subplots(1, 2), (True, False), strict=True):
         chosen = frame[(frame["N"] <= 3) == few]
-        for colour, ((n, tasks), part) in zip(
-            COLOURS, chosen.groupby(["N", "tasks"], sort=False), strict=False
-        ):
+        for colour, ((n, tasks), part) in zip(COLOURS, chosen.groupby(["N", "tasks"], sort=False), strict=False):
             groups = part.groupby("points")["R2"]
             mean, error = groups.mean(), groups.std().fillna(0)
             alike = chosen.loc[chosen["N"] == n, "tasks"].nunique()

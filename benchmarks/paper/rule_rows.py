@@ -8,8 +8,8 @@ import numpy as np
 
 if TYPE_CHECKING:
     from benchmarks.paper.bench import Bench
-    from mapmerge_core.search.links import Array
-    from mapmerge_core.studies.store.rows import Split, StudyRow
+    from mapmerge_core.search.links.base import Array
+    from mapmerge_core.studies.store import Split, Study
 
 
 def quoted(name: str) -> str:
@@ -17,18 +17,16 @@ def quoted(name: str) -> str:
     return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def single_values(bench: Bench, study: StudyRow, split: Split = "val") -> Array:
+def single_values(bench: Bench, study: Study, split: Split = "val") -> Array:
     """Each task's metric by its own single-task model (K,)."""
-    eye = np.eye(len(study.spec.tasks))
+    names = [task.name for task in study.config.tasks]
+    eye = np.eye(len(names))
     return np.array(
-        [
-            bench.measure(study, c[None], split, tasks=[task])[0, 0]
-            for task, c in zip(study.spec.task_names, eye, strict=True)
-        ]
+        [bench.measure(study, c[None], split, tasks=[task])[0, 0] for task, c in zip(names, eye, strict=True)]
     )
 
 
-def measured_shares(bench: Bench, study: StudyRow, C: Array) -> tuple[Array, Array]:
+def measured_shares(bench: Bench, study: Study, C: Array) -> tuple[Array, Array]:
     """Test metrics of models (``m x K``), and of each the least share of a single-task model's (m,)."""
     values = bench.measure(study, C, "test")
     return values, (values / single_values(bench, study, "test")).min(axis=1)

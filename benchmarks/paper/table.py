@@ -39,6 +39,8 @@ class Table:
         summary: Captions and tables of means and standard deviations over seeds, as they are printed.
         draw: Draws the results.
         notes: Sentences that belong under the table.
+        seeds: The usual seeds.
+        store: The usual store, a folder in mapmerge's data folder.
     """
 
     title: str
@@ -48,6 +50,8 @@ class Table:
     summary: Callable[[pd.DataFrame], Tables]
     draw: Callable[[pd.DataFrame, Figure], None]
     notes: Callable[[Bench], list[str]]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    store: str = "paper"
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ def first_sets(least: int, most: int) -> Callable[[Models], list[tuple[str, ...]
     """A table's usual sets: the first n tasks, for each n from ``least`` to ``most`` that the models have."""
 
     def sets(models: Models) -> list[tuple[str, ...]]:
-        n = len(models.spec.tasks)
+        n = len(models.names)
         return [models.first(k) for k in range(min(least, n), min(most, n) + 1)]
 
     return sets

@@ -35,19 +35,20 @@ def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]
     """Both fronts, measured on the validation split."""
     study, n = bench.study(names), len(names)
     budget, direct_budget = bench.budget(n), bench.direct_budget(n)
-    C = bench.design(n, direct_budget, seed)
+    C = bench.design(study, direct_budget, seed)
     Y = bench.measure(study, C)
     surrogates = bench.fit(study, C[:budget], Y[:budget])
     unseen = np.arange(len(C)) >= budget
-    fitted = ~unseen & bench.inside(C)
-    scores = [r2(y[unseen], s.predict(C[unseen])) for s, y in zip(surrogates, Y.T, strict=True)]
+    fitted = ~unseen & bench.inside(study, C)
+    predicted = surrogates.predict(C[unseen])
+    scores = [r2(y, guess) for y, guess in zip(Y[unseen].T, predicted.T, strict=True)]
     plain = [r2(y[unseen], QuadraticSurrogate().fit(C[fitted], y[fitted]).predict(C[unseen])) for y in Y.T]
     direct = Y[non_dominated(Y, maximize(study))]
     front = bench.front(study, C[:budget], surrogates, seed)
     rng = np.random.default_rng(seed)
     n_sampled = min(bench.sample, len(direct))
     taken = rng.permutation(len(front))[:n_sampled]
-    ours = bench.measure(study, front.c[taken])
+    ours = bench.measure(study, front.x[taken])
     theirs = direct[rng.permutation(len(direct))[:n_sampled]]
     return [
         {
@@ -100,9 +101,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
         groups = frame.groupby("N")[column]
         error = groups.std().fillna(0)
         axes.errorbar(groups.mean().index, groups.mean(), error, color=COLOURS[0], marker="o", label="here")
-        axes.plot(
-            PAPER["N"], PAPER[paper], color=COLOURS[-1], marker="s", ls="--", label="paper (CLIP ViT-B/32)"
-        )
+        axes.plot(PAPER["N"], PAPER[paper], color=COLOURS[-1], marker="s", ls="--", label="paper (CLIP ViT-B/32)")
         axes.set(xlabel="tasks N", ylabel=label)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)

@@ -11,10 +11,10 @@ from benchmarks.paper.bench import Bench, maximize
 from benchmarks.paper.table import COLOURS, Table, Tables, first_sets, mean_std
 from mapmerge_core.search.indicators import preference_sums, preference_win_rate
 from mapmerge_core.search.preferences import choose_by_preference
-from mapmerge_core.studies.runs.baselines import BASELINES as KINDS
-from mapmerge_core.studies.analysis.comparing import compare
+from mapmerge_core.studies.analysis import compare
+from mapmerge_core.studies.analysis.comparing import N_PREFERENCES
+from mapmerge_core.studies.config import Compute
 from mapmerge_core.studies.runs.completing import complete
-from mapmerge_core.studies.analysis.entries import N_PREFERENCES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,24 +32,24 @@ def n_evaluations(bench: Bench, n_tasks: int) -> int:
 def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
     """MAP's models for the seed's preferences and every baseline, measured on the test split."""
     study, n = bench.study(names), len(names)
-    C = bench.design(n, bench.budget(n), seed)
+    C = bench.design(study, bench.budget(n), seed)
     Y = bench.measure(study, C)
     front = bench.front(study, C, bench.fit(study, C, Y), seed)
     progress = bench.counter.part(n * BASELINES)
-    complete(bench.store, study.id, bench.evaluator, seed=seed, progress=progress)
+    complete(
+        bench.store, study.id, bench.get_evaluator, seed=seed, compute=Compute(device=bench.device), progress=progress
+    )
     bench.counter.advance(n * BASELINES)
     comparison = compare(bench.store, study.id, seed=seed)
     directions = maximize(study)
     chosen = [choose_by_preference(front.predicted, w, maximize=directions) for w in comparison.preferences]
-    models = bench.measure(study, front.c[chosen], "test")
+    models = bench.measure(study, front.x[chosen], "test")
     sums = preference_sums(models, comparison.preferences, directions)
     found = {OURS: sums, SINGLE: preference_sums(comparison.single, comparison.preferences, directions)}
-    # By title: a name may tell what a search chose, which differs from one set of tasks to the next.
-    titles = {kind.name: kind.title for kind in KINDS}
     found |= {
-        titles.get(row.key, row.name): comparison.sums[row.key]
+        row.name: comparison.sums[row.key]
         for row in comparison.rows
-        if row.kind == "baseline"
+        if row.kind == "baseline" or row.method == "scalar"
     }
     return [
         {

@@ -14,14 +14,12 @@ from mapmerge_core.methods.nested import PAPER_POINTS, NestedMAP
 from mapmerge_core.search.rules import apply_rule, parse_rule
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from matplotlib.figure import Figure
 
     from mapmerge_core.search.fronts import Front
-    from mapmerge_core.search.links import Array
-    from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
-    from mapmerge_core.studies.store.rows import StudyRow
+    from mapmerge_core.search.links.base import Array
+    from mapmerge_core.search.surrogates.spaces import SpaceSurrogates
+    from mapmerge_core.studies.store import Study
 
 PAIRS, FINAL = 0.70, 0.65
 """Shares of the single-task models that all tasks must keep in the pairs, and in the end."""
@@ -41,12 +39,12 @@ def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]
     single = single_values(bench, study)
     tree = nested.tree
     ends = np.vstack([tree.left.c, tree.right.c])
-    points, nested_meets = _choose(bench, study, final, tree.front, tree.surrogates, single)
-    C = bench.design(n, bench.budget(n), seed)
+    points, nested_meets = _choose(study, final, tree.front, tree.surrogates, single)
+    C = bench.design(study, bench.budget(n), seed)
     Y = bench.measure(study, C)
     surrogates = bench.fit(study, C, Y)
     front = bench.front(study, C, surrogates, seed)
-    models, direct_meets = _choose(bench, study, final, front, surrogates, single)
+    models, direct_meets = _choose(study, final, front, surrogates, single)
     found = []
     for method, chosen, meets, evaluations in (
         (NESTED, points @ ends, nested_meets, n_asked),
@@ -71,38 +69,31 @@ def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]
     return found
 
 
-def _nested(bench: Bench, study: StudyRow, threshold: float, seed: int) -> tuple[NestedMAP, int]:
+def _nested(bench: Bench, study: Study, threshold: float, seed: int) -> tuple[NestedMAP, int]:
     """Nested MAP, told everything, pairing neighbours; and how many (model, task) pairs it asked for."""
-    names, metrics = study.spec.task_names, study.spec.metrics
+    names = [task.name for task in study.config.tasks]
     objective = " + ".join(map(quoted, names[::2]))
-    method = NestedMAP(
-        len(names),
-        PAPER_POINTS,
-        seed=seed,
-        high=bench.models.upper(len(names)),
-        tasks=names,
-        metrics=metrics,
-        rule=f"all >= {100 * threshold:g}% of single, maximize {objective}",
-        order=names,
-    )
+    rule = f"all >= {100 * threshold:g}% of single, maximize {objective}"
+    run = bench.run(len(names), "nested", points=PAPER_POINTS, seed=seed, rule=rule, order=names)
+    method = run.make_method(study.config)
+    assert isinstance(method, NestedMAP)
     asked = 0
     while (batch := method.ask()) is not None:
-        values = bench.measure(study, batch.C, tasks=[names[task] for task in batch.tasks])
+        values = bench.measure(study, batch.X, tasks=[names[k] for k in batch.objectives])
         method.tell(batch, values)
         asked += values.size
     return method, asked
 
 
 def _choose(
-    bench: Bench,
-    study: StudyRow,
+    study: Study,
     threshold: float,
     front: Front,
-    surrogates: Sequence[QuadraticSurrogate],
+    surrogates: SpaceSurrogates,
     single: Array,
 ) -> tuple[Array, list[bool]]:
     """For each task what its rule leads to (coefficients in rows), and whether that meets it as predicted."""
-    names = study.spec.task_names
+    names = [task.name for task in study.config.tasks]
     chosen, meets = [], []
     for name in names:
         rule = parse_rule(f"all >= {100 * threshold:g}% of single, maximize {quoted(name)}", names)
@@ -110,12 +101,10 @@ def _choose(
             rule,
             front,
             surrogates,
-            low=0.0,
-            high=bench.models.upper(len(names)),
             single=single,
             maximize=maximize(study),
         )
-        chosen.append(result.c)
+        chosen.append(result.x)
         meets.append(result.feasible)
     return np.array(chosen), meets
 

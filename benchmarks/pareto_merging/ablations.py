@@ -11,9 +11,9 @@ from benchmarks.pareto_merging.experiment import (
     FRONT,
     PRETRAINED,
     STEERED,
-    Experiment,
     by_model,
     cost_line,
+    experiment,
     front_line,
     model_rows,
     n_single,
@@ -21,21 +21,21 @@ from benchmarks.pareto_merging.experiment import (
     split_by,
     steered_rows,
 )
+from benchmarks.pareto_merging.preferences import preference_grid
 from benchmarks.pareto_merging.scalarisations import dots, steered_tables
 from benchmarks.pareto_merging.structures import sets
-from mapmerge_core.search.preference_grid import preference_grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from benchmarks.pareto_merging.lab import Lab
+    from benchmarks.paper.bench import Bench
 
 N_PREFERENCES = 11
 
 
-def settings(lab: Lab, n_tasks: int) -> dict[str, list[float]]:
+def settings(bench: Bench, n_tasks: int) -> dict[str, list[float]]:
     """The values of each setting, in order, the usual one included; with more than two tasks of balance."""
-    usual = lab.training(n_tasks)
+    usual = bench.training(n_tasks)
     values: dict[str, set[float]] = {
         "rank": {4, 8, 16, 32, usual.rank},
         "beta_cos": {0.0, 0.1, 0.5, usual.beta_cos},
@@ -45,39 +45,39 @@ def settings(lab: Lab, n_tasks: int) -> dict[str, list[float]]:
     return {name: sorted(each) for name, each in values.items() if n_tasks == 2 or name == "balance"}
 
 
-def n_evaluations(lab: Lab, n_tasks: int) -> int:
+def n_evaluations(bench: Bench, n_tasks: int) -> int:
     """A training and its models for each value, and with two tasks the single models."""
-    n_runs = sum(map(len, settings(lab, n_tasks).values()))
+    n_runs = sum(map(len, settings(bench, n_tasks).values()))
     models = N_PREFERENCES if n_tasks == 2 else 1 + n_tasks
-    single = n_single(lab, n_tasks) if n_tasks == 2 else 0
-    return lab.worth(n_tasks, n_runs) + n_runs * models * n_tasks + single
+    single = n_single(bench, n_tasks) if n_tasks == 2 else 0
+    return bench.worth(n_tasks, n_runs) + n_runs * models * n_tasks + single
 
 
-def rows(lab: Lab, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
+def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
     """The models of each value: the front of two tasks; of more, equal preference and priorities."""
     n = len(names)
     found: list[dict[str, Any]] = []
-    for name, values in settings(lab, n).items():
+    for name, values in settings(bench, n).items():
         for value in values:
-            usual = value == getattr(lab.training(n), name)
+            usual = value == getattr(bench.training(n), name)
             changes: dict[str, Any] = {} if usual else {name: value}
-            learned, method = lab.pareto(names, seed, **changes), f"{name} {value:g}"
+            learned, method = bench.pareto(bench.study(names), seed, **changes), f"{name} {value:g}"
             said = {"setting": name, "usual": usual}
             if n > 2:
-                found += [row | said for row in steered_rows(lab, names, seed, method, learned)]
+                found += [row | said for row in steered_rows(bench, names, seed, method, learned)]
             else:
-                grid = preference_grid(2, N_PREFERENCES)
+                grid = preference_grid(2)
                 found += model_rows(
                     names,
                     seed,
                     method,
-                    lab.measure(learned, grid),
+                    bench.values(learned, grid),
                     grid,
                     [learned],
                     preference="grid",
                     **said,
                 )
-    return found if n > 2 else found + single_rows(lab, names, seed)
+    return found if n > 2 else found + single_rows(bench, names, seed)
 
 
 def summary(frame: pd.DataFrame) -> Tables:
@@ -120,9 +120,9 @@ def _fronts(frame: pd.DataFrame, figure: Figure) -> None:
         axes.legend(frameon=False, fontsize=8)
 
 
-def notes(lab: Lab) -> list[str]:
+def notes(bench: Bench) -> list[str]:
     """What the paper finds."""
-    del lab
+    del bench
     return [
         FRONT,
         STEERED,
@@ -134,7 +134,7 @@ def notes(lab: Lab) -> list[str]:
     ]
 
 
-EXPERIMENT = Experiment(
+TABLE = experiment(
     title="Ablations: rank, β_cos, β_norm and balance (Appendix 4)",
     sets=sets,
     n_evaluations=n_evaluations,

@@ -8,29 +8,30 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.paper.table import COLOURS, Tables, mean_std
-from benchmarks.pareto_merging.experiment import PARETO, Experiment, cost_line, first, model_rows
-from mapmerge_core.search.preference_grid import priority
+from benchmarks.pareto_merging.experiment import PARETO, cost_line, experiment, first, model_rows
+from benchmarks.pareto_merging.preferences import priority
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from benchmarks.pareto_merging.lab import Lab
+    from benchmarks.paper.bench import Bench
 
 SHARES = (0.1, 0.3, 0.5, 0.8)
 
 
-def n_evaluations(lab: Lab, n_tasks: int) -> int:
+def n_evaluations(bench: Bench, n_tasks: int) -> int:
     """The training, and each task's models."""
-    return lab.worth(n_tasks) + len(SHARES) * n_tasks
+    return bench.worth(n_tasks) + len(SHARES) * n_tasks
 
 
-def rows(lab: Lab, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
+def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
     """Each task's accuracy with more and more weight on it, the rest shared by the others."""
-    learned = lab.pareto(names, seed)
+    study = bench.study(names)
+    learned = bench.pareto(study, seed)
     found = []
     for k, name in enumerate(names):
         gammas = np.array([priority(len(names), k, share) for share in SHARES])
-        values = lab.measure(learned, gammas, tasks=[name])
+        values = bench.values(learned, gammas, tasks=[name])
         found += model_rows(
             names,
             seed,
@@ -39,7 +40,7 @@ def rows(lab: Lab, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
             gammas[:, [k]],
             [learned],
             tasks=[name],
-            parameters=learned.n_parameters,
+            parameters=bench.evaluator(study).vectors.n_parameters,
         )
     return found
 
@@ -95,19 +96,16 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def notes(lab: Lab) -> list[str]:
+def notes(bench: Bench) -> list[str]:
     """What was counted."""
-    del lab
+    del bench
     return [
         "Extra parameters are r (c + d) + r² K for each of the attention's projections, q, k and v apart.",
-        (
-            "The share depends on the width: r = 16 is an eighth of the demo models' 128, and a 48th of the "
-            "paper's 768."
-        ),
+        ("The share depends on the width: r = 16 is an eighth of the demo models' 128, and a 48th of the paper's 768."),
     ]
 
 
-EXPERIMENT = Experiment(
+TABLE = experiment(
     title="Control: accuracy by weight, and the cost of a learned set",
     sets=first(8),
     n_evaluations=n_evaluations,

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from benchmarks.machine import described
-from benchmarks.paper.table import COLOURS, Table, Tables, mean_std
+from benchmarks.paper.table import COLOURS, Table, mean_std
+from benchmarks.pareto_merging.preferences import priority
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.search.indicators import hypervolume
-from mapmerge_core.search.preference_grid import priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
+    from benchmarks.paper.bench import Bench, Learned
     from benchmarks.paper.models import Models
-    from benchmarks.pareto_merging.lab import Lab, Learned
-    from mapmerge_core.search.links import Array
+    from mapmerge_core.search.links.base import Array
+    from mapmerge_core.studies.store import Study
 
 PARETO, ADAMERGING, BALANCED = "Pareto Merging", "AdaMerging", "AdaMerging, balanced"
 ARITHMETIC, PRETRAINED, INDIVIDUAL = "Task arithmetic, 0.3", "Pre-trained", "Individual models"
@@ -41,34 +40,14 @@ LAMBDA = 0.3
 """What every λ starts from, and task arithmetic's coefficient."""
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """One of the paper's tables or figures; the fields are `Table`'s, with a lab in the place of a bench."""
-
-    title: str
-    sets: Callable[[Models], list[tuple[str, ...]]]
-    n_evaluations: Callable[[Lab, int], int]
-    rows: Callable[[Lab, tuple[str, ...], int], list[dict[str, Any]]]
-    summary: Callable[[pd.DataFrame], Tables]
-    draw: Callable[[pd.DataFrame, Figure], None]
-    notes: Callable[[Lab], list[str]]
-
-    def table(self, lab: Lab) -> Table:
-        """The same in a lab, as it is written down."""
-        return Table(
-            title=self.title,
-            sets=self.sets,
-            n_evaluations=lambda _, n_tasks: self.n_evaluations(lab, n_tasks),
-            rows=lambda _, names, seed: self.rows(lab, names, seed),
-            summary=self.summary,
-            draw=self.draw,
-            notes=lambda _: [*self.notes(lab), *_how(lab)],
-        )
+def experiment(*, notes: Callable[[Bench], list[str]], **fields: Any) -> Table:  # noqa: ANN401 - `Table`'s own
+    """Return one of the paper's tables or figures, whose notes say how everything was trained."""
+    return Table(notes=lambda bench: [*notes(bench), *_how(bench)], seeds=(0,), store="pareto", **fields)
 
 
 def first(n_tasks: int) -> Callable[[Models], list[tuple[str, ...]]]:
     """An experiment's usual set: the first n tasks, or all where there are fewer."""
-    return lambda models: [models.first(min(n_tasks, len(models.spec.tasks)))]
+    return lambda models: [models.first(min(n_tasks, len(models.names)))]
 
 
 def check_number(names: Sequence[str], n_tasks: int, what: str) -> None:
@@ -135,40 +114,40 @@ def model_rows(
     return rows
 
 
-def single_rows(lab: Lab, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
+def single_rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
     """The models without a preference that figures show as points, measured on the test split.
 
     Individual models are measured on all tasks where these are two or three, otherwise on their own.
     """
     n = len(names)
-    study = lab.study(names)
+    study = bench.study(names)
     if n <= 3:
-        rows = model_rows(names, seed, INDIVIDUAL, lab.bench.measure(study, np.eye(n), "test"), np.eye(n))
+        rows = model_rows(names, seed, INDIVIDUAL, bench.measure(study, np.eye(n), "test"), np.eye(n))
     else:
-        rows = individual_rows(lab, names, seed)
-    values = lab.bench.measure(study, np.vstack([np.zeros(n), np.full(n, LAMBDA)]), "test")
+        rows = individual_rows(bench, names, seed)
+    values = bench.measure(study, np.vstack([np.zeros(n), np.full(n, LAMBDA)]), "test")
     for number, method in enumerate((PRETRAINED, ARITHMETIC)):
         rows += model_rows(names, seed, method, values[[number]])
-    for method, learned in adamergings(lab, names, seed).items():
-        rows += model_rows(names, seed, method, lab.measure(learned, _own(learned)), learned=[learned])
+    for method, learned in adamergings(bench, study, seed).items():
+        rows += model_rows(names, seed, method, bench.values(learned, learned.default), learned=[learned])
     return rows
 
 
-def individual_rows(lab: Lab, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
+def individual_rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
     """Each task's own fine-tuned model on that task."""
-    n, study = len(names), lab.study(names)
-    own = [lab.bench.measure(study, np.eye(n)[[k]], "test", [name]) for k, name in enumerate(names)]
+    n, study = len(names), bench.study(names)
+    own = [bench.measure(study, np.eye(n)[[k]], "test", [name]) for k, name in enumerate(names)]
     return model_rows(names, seed, INDIVIDUAL, np.hstack(own), np.ones((1, n)))
 
 
 def steered_rows(
-    lab: Lab, names: tuple[str, ...], seed: int, method: str, learned: Learned
+    bench: Bench, names: tuple[str, ...], seed: int, method: str, learned: Learned
 ) -> list[dict[str, Any]]:
     """A learned set's model for equal preference, and those for a priority on each task."""
     n = len(names)
     found = []
     for preference, gammas in (("equal", equal(n)), ("priority", priorities(n))):
-        values = lab.measure(learned, gammas)
+        values = bench.values(learned, gammas)
         found += model_rows(names, seed, method, values, gammas, [learned], preference=preference)
     return found
 
@@ -188,27 +167,22 @@ def steered_lines(part: pd.DataFrame) -> dict[str, dict[str, str]]:
     }
 
 
-def n_single(lab: Lab, n_tasks: int) -> int:
+def n_single(bench: Bench, n_tasks: int) -> int:
     """What `single_rows` takes."""
-    return n_tasks * (min(n_tasks, 3) + 2) + 2 * (lab.worth(n_tasks) + n_tasks)
+    return n_tasks * (min(n_tasks, 3) + 2) + 2 * (bench.worth(n_tasks) + n_tasks)
 
 
-def adamergings(lab: Lab, names: tuple[str, ...], seed: int, *, trimmed: bool = False) -> dict[str, Learned]:
+def adamergings(bench: Bench, study: Study, seed: int, *, trimmed: bool = False) -> dict[str, Learned]:
     """AdaMerging as it is, and with the balance of our trainings where they have one."""
-    found = {ADAMERGING: lab.adamerging(names, seed, trimmed=trimmed, balance=0.0)}
-    if lab.training(len(names)).balance:
-        found[BALANCED] = lab.adamerging(names, seed, trimmed=trimmed)
+    found = {ADAMERGING: bench.adamerging(study, seed, trimmed=trimmed, balance=0.0)}
+    if bench.training(len(study.config.models)).balance:
+        found[BALANCED] = bench.adamerging(study, seed, trimmed=trimmed)
     return found
 
 
-def _own(learned: Learned) -> Array:
-    """The preference of an AdaMerging, ``1 x K``."""
-    return np.array([learned.recipe.gamma])
-
-
-def own_value(lab: Lab, learned: Learned) -> Array:
+def own_value(bench: Bench, learned: Learned) -> Array:
     """The metrics (K,) of an AdaMerging's one model."""
-    return np.asarray(lab.measure(learned, _own(learned))[0])
+    return np.asarray(bench.values(learned, learned.default)[0])
 
 
 def by_model(frame: pd.DataFrame) -> pd.DataFrame:
@@ -310,16 +284,16 @@ def scatter(axes: Axes, table: pd.DataFrame, pair: Sequence[str], methods: Seque
     axes.grid(alpha=0.3)
 
 
-def _how(lab: Lab) -> list[str]:
+def _how(bench: Bench) -> list[str]:
     """How everything was trained and measured, and on what."""
-    training = lab.training(2)
+    training = bench.training(2)
     return [
         (
             f"{training.steps:,} steps of {training.batch_size} unlabelled images of each task's validation "
             f"split, Adam's rate {training.lr:g}, rank {training.rank}, μ = {training.mu:g}, β_cos = "
             f"{training.beta_cos:g}, balance {training.balance:g}; β_norm "
-            + ", ".join(f"{lab.training(n).beta_norm:g} for {n} tasks" for n in (2, 3, 8))
+            + ", ".join(f"{bench.training(n).beta_norm:g} for {n} tasks" for n in (2, 3, 8))
             + ". Accuracies are of the test split, in float32; ± is the standard deviation over seeds."
         ),
-        f"Trained and measured on {described(lab.bench.device)}.",
+        f"Trained and measured on {described(bench.device)}.",
     ]

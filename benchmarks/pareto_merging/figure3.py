@@ -21,10 +21,10 @@ from benchmarks.pareto_merging.experiment import (
     PRETRAINED,
     STYLES,
     TA_PREFERENCE,
-    Experiment,
     by_model,
     check_number,
     cost_line,
+    experiment,
     first,
     front_line,
     model_rows,
@@ -35,25 +35,25 @@ from benchmarks.pareto_merging.experiment import (
     single_rows,
     split_by,
 )
-from mapmerge_core.search.preference_grid import preference_grid
+from benchmarks.pareto_merging.preferences import preference_grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from benchmarks.pareto_merging.lab import Lab
+    from benchmarks.paper.bench import Bench
 
 SINGLES = (ADAMERGING, BALANCED, ARITHMETIC, PRETRAINED, INDIVIDUAL)
 PAPER_TIMES = {PARETO: "9 min (reviews: 0.28 GPU hours)", ADA_PREFERENCE: "reviews: 1.65 GPU hours"}
 N_PREFERENCES = 11
 
 
-def n_evaluations(lab: Lab, n_tasks: int) -> int:
+def n_evaluations(bench: Bench, n_tasks: int) -> int:
     """The trainings, three fronts and the single models."""
     runs = 1 + N_PREFERENCES
-    return lab.worth(n_tasks, 1) * runs + 3 * N_PREFERENCES * n_tasks + n_single(lab, n_tasks)
+    return bench.worth(n_tasks, 1) * runs + 3 * N_PREFERENCES * n_tasks + n_single(bench, n_tasks)
 
 
-def rows(lab: Lab, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
+def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
     """All three fronts and the single models, measured on the test split.
 
     Task arithmetic + preference is θ_pre + K λ Σ γ_k V_k with λ = 0.3: the formula of the paper's Table 1 is
@@ -61,15 +61,15 @@ def rows(lab: Lab, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
     and for equal preference it is task arithmetic.
     """
     check_number(names, 2, "Figure 3")
-    grid = preference_grid(2, N_PREFERENCES)
-    learned = lab.pareto(names, seed)
-    found = model_rows(names, seed, PARETO, lab.measure(learned, grid), grid, [learned])
-    runs = [lab.adamerging(names, seed, gamma) for gamma in grid]
-    values = np.array([own_value(lab, run) for run in runs])
+    grid = preference_grid(2)
+    learned = bench.pareto(bench.study(names), seed)
+    found = model_rows(names, seed, PARETO, bench.values(learned, grid), grid, [learned])
+    runs = [bench.adamerging(bench.study(names), seed, gamma) for gamma in grid]
+    values = np.array([own_value(bench, run) for run in runs])
     found += model_rows(names, seed, ADA_PREFERENCE, values, grid, runs)
-    values = lab.bench.measure(lab.study(names), len(names) * LAMBDA * grid, "test")
+    values = bench.measure(bench.study(names), len(names) * LAMBDA * grid, "test")
     found += model_rows(names, seed, TA_PREFERENCE, values, grid)
-    return found + single_rows(lab, names, seed)
+    return found + single_rows(bench, names, seed)
 
 
 def summary(frame: pd.DataFrame) -> Tables:
@@ -123,9 +123,9 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
 
 
-def notes(lab: Lab) -> list[str]:
+def notes(bench: Bench) -> list[str]:
     """What the figures rest on."""
-    del lab
+    del bench
     return [
         FRONT,
         (
@@ -145,7 +145,7 @@ def notes(lab: Lab) -> list[str]:
     ]
 
 
-EXPERIMENT = Experiment(
+TABLE = experiment(
     title="Figure 3 and Table 2: two models, 11 preferences",
     sets=first(2),
     n_evaluations=n_evaluations,

@@ -17,10 +17,10 @@ from benchmarks.pareto_merging.experiment import (
     INDIVIDUAL,
     PARETO,
     PRETRAINED,
-    Experiment,
     by_model,
     check_number,
     cost_line,
+    experiment,
     first,
     front_line,
     metrics_text,
@@ -31,29 +31,29 @@ from benchmarks.pareto_merging.experiment import (
     single_rows,
     split_by,
 )
-from mapmerge_core.search.preference_grid import preference_grid
+from benchmarks.pareto_merging.preferences import preference_grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from benchmarks.pareto_merging.lab import Lab
+    from benchmarks.paper.bench import Bench
 
 SINGLES = (ADAMERGING, BALANCED, ARITHMETIC, PRETRAINED, INDIVIDUAL)
 N_PREFERENCES = 36
 
 
-def n_evaluations(lab: Lab, n_tasks: int) -> int:
+def n_evaluations(bench: Bench, n_tasks: int) -> int:
     """The training, the front and the single models."""
-    return lab.worth(n_tasks) + (N_PREFERENCES + 1) * n_tasks + n_single(lab, n_tasks)
+    return bench.worth(n_tasks) + (N_PREFERENCES + 1) * n_tasks + n_single(bench, n_tasks)
 
 
-def rows(lab: Lab, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
+def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
     """The models for a triangular lattice of preferences and the equal one, and the single models."""
     check_number(names, 3, "Figure 4")
-    grid = preference_grid(3, N_PREFERENCES + 1)
-    learned = lab.pareto(names, seed)
-    found = model_rows(names, seed, PARETO, lab.measure(learned, grid), grid, [learned])
-    return found + single_rows(lab, names, seed)
+    grid = preference_grid(3)
+    learned = bench.pareto(bench.study(names), seed)
+    found = model_rows(names, seed, PARETO, bench.values(learned, grid), grid, [learned])
+    return found + single_rows(bench, names, seed)
 
 
 def summary(frame: pd.DataFrame) -> Tables:
@@ -77,9 +77,7 @@ def summary(frame: pd.DataFrame) -> Tables:
                     "another method's on every task, and how many are worse on every task."
                 ),
                 pd.DataFrame(
-                    _against(ours, by_method[m], m)
-                    for m in (ADAMERGING, BALANCED, ARITHMETIC)
-                    if m in by_method
+                    _against(ours, by_method[m], m) for m in (ADAMERGING, BALANCED, ARITHMETIC) if m in by_method
                 ),
             ),
         ]
@@ -111,9 +109,9 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
 
 
-def notes(lab: Lab) -> list[str]:
+def notes(bench: Bench) -> list[str]:
     """What the paper has."""
-    del lab
+    del bench
     return [
         FRONT,
         (
@@ -123,7 +121,7 @@ def notes(lab: Lab) -> list[str]:
     ]
 
 
-EXPERIMENT = Experiment(
+TABLE = experiment(
     title="Figure 4: three models, 36 preferences",
     sets=first(3),
     n_evaluations=n_evaluations,

@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from benchmarks.paper.table import COLOURS, Tables
 from benchmarks.pareto_merging.experiment import (
     STEERED,
-    Experiment,
+    experiment,
     first,
     split_by,
     steered_lines,
     steered_rows,
 )
-from mapmerge_core.merges._training_settings import ScalarisationName
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from benchmarks.pareto_merging.lab import Lab
+    from benchmarks.paper.bench import Bench
 
-NAMES: tuple[ScalarisationName, ...] = get_args(ScalarisationName)
+NAMES = ("smooth_tchebycheff", "tchebycheff", "linear")
 PAPER = {"linear": 84.3, "tchebycheff": 82.8, "smooth_tchebycheff": 85.2}
 
 
-def n_evaluations(lab: Lab, n_tasks: int) -> int:
+def n_evaluations(bench: Bench, n_tasks: int) -> int:
     """The trainings and their models."""
-    return len(NAMES) * (lab.worth(n_tasks) + (1 + n_tasks) * n_tasks)
+    return len(NAMES) * (bench.worth(n_tasks) + (1 + n_tasks) * n_tasks)
 
 
-def rows(lab: Lab, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
+def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
     """Each scalarisation's models for equal preference and priorities."""
     found = []
     for name in NAMES:
-        found += steered_rows(lab, names, seed, name, lab.pareto(names, seed, scalarisation=name))
+        found += steered_rows(bench, names, seed, name, bench.pareto(bench.study(names), seed, scalarisation=name))
     return found
 
 
@@ -85,13 +84,13 @@ def dots(frame: pd.DataFrame, axes: Axes) -> None:
     axes.legend(frameon=False, title="preference")
 
 
-def notes(lab: Lab) -> list[str]:
+def notes(bench: Bench) -> list[str]:
     """Where the paper's figures come from."""
-    del lab
+    del bench
     return [STEERED, "The paper's averages are from its reviews (eight other tasks, CLIP ViT-B/32)."]
 
 
-EXPERIMENT = Experiment(
+TABLE = experiment(
     title="Scalarisations, eight models (reviews)",
     sets=first(8),
     n_evaluations=n_evaluations,

@@ -11,9 +11,9 @@ from benchmarks.pareto_merging.experiment import (
     FRONT,
     PRETRAINED,
     STEERED,
-    Experiment,
     by_model,
     cost_line,
+    experiment,
     front_line,
     model_rows,
     n_single,
@@ -22,15 +22,15 @@ from benchmarks.pareto_merging.experiment import (
     steered_rows,
 )
 from benchmarks.pareto_merging.personalisations import STRUCTURES
+from benchmarks.pareto_merging.preferences import preference_grid
 from benchmarks.pareto_merging.scalarisations import dots, steered_tables
-from mapmerge_core.search.preference_grid import preference_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from benchmarks.paper.bench import Bench
     from benchmarks.paper.models import Models
-    from benchmarks.pareto_merging.lab import Lab
 
 N_PREFERENCES = 11
 TITLES = {name: title for name, (title, _) in STRUCTURES.items()}
@@ -42,30 +42,28 @@ PAPER = {
 
 def sets(models: Models) -> list[tuple[str, ...]]:
     """Two tasks with 11 preferences, and eight (or all) with equal preference and priorities."""
-    n = min(8, len(models.spec.tasks))
+    n = min(8, len(models.names))
     return [models.first(k) for k in sorted({2, n})]
 
 
-def n_evaluations(lab: Lab, n_tasks: int) -> int:
+def n_evaluations(bench: Bench, n_tasks: int) -> int:
     """A training for each structure, its models, and with two tasks the single models."""
     models = N_PREFERENCES if n_tasks == 2 else 1 + n_tasks
-    single = n_single(lab, n_tasks) if n_tasks == 2 else 0
-    return len(STRUCTURES) * (lab.worth(n_tasks) + models * n_tasks) + single
+    single = n_single(bench, n_tasks) if n_tasks == 2 else 0
+    return len(STRUCTURES) * (bench.worth(n_tasks) + models * n_tasks) + single
 
 
-def rows(lab: Lab, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
+def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
     """Each structure's front with two tasks; with more its models for equal preference and priorities."""
     found = []
     for structure, title in TITLES.items():
-        learned = lab.pareto(names, seed, structure=structure)
+        learned = bench.pareto(bench.study(names), seed, structure=structure)
         if len(names) > 2:
-            found += steered_rows(lab, names, seed, title, learned)
+            found += steered_rows(bench, names, seed, title, learned)
         else:
-            grid = preference_grid(2, N_PREFERENCES)
-            found += model_rows(
-                names, seed, title, lab.measure(learned, grid), grid, [learned], preference="grid"
-            )
-    return found if len(names) > 2 else found + single_rows(lab, names, seed)
+            grid = preference_grid(2)
+            found += model_rows(names, seed, title, bench.values(learned, grid), grid, [learned], preference="grid")
+    return found if len(names) > 2 else found + single_rows(bench, names, seed)
 
 
 def summary(frame: pd.DataFrame) -> Tables:
@@ -80,8 +78,7 @@ def summary(frame: pd.DataFrame) -> Tables:
         else:
             pretrained = part[part["method"] == PRETRAINED]
             lines = [
-                {"structure": title} | front_line(each, pretrained) | cost_line(each)
-                for title, each in own.items()
+                {"structure": title} | front_line(each, pretrained) | cost_line(each) for title, each in own.items()
             ]
             tables.append((f"{tasks}: {N_PREFERENCES} preferences.", pd.DataFrame(lines)))
     return tables
@@ -109,7 +106,7 @@ def _fronts(part: pd.DataFrame, axes: Axes) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
-def notes(lab: Lab) -> list[str]:
+def notes(bench: Bench) -> list[str]:
     """What the structures are, and the paper's."""
     return [
         FRONT,
@@ -117,7 +114,7 @@ def notes(lab: Lab) -> list[str]:
         (
             "Sum of LoRAs: Σ γ_k A_k B_kᵀ. Singular values: A diag(σ, s γ) Bᵀ with r + K columns. Outer "
             "products: (A γ)(B γ)ᵀ, and (Σ γ_k A_k)(Σ γ_k B_k)ᵀ with rank r; the formulas of Appendix 5 are "
-            f"lost in its stored text, and these are our reading. r = {lab.training(2).rank}."
+            f"lost in its stored text, and these are our reading. r = {bench.training(2).rank}."
         ),
         (
             "The paper's averages are from its reviews (eight other tasks, CLIP ViT-B/32; 0.61 million extra "
@@ -126,7 +123,7 @@ def notes(lab: Lab) -> list[str]:
     ]
 
 
-EXPERIMENT = Experiment(
+TABLE = experiment(
     title="Structures: what a preference adds (reviews and Appendix 5)",
     sets=sets,
     n_evaluations=n_evaluations,

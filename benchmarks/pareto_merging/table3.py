@@ -14,10 +14,10 @@ from benchmarks.pareto_merging.experiment import (
     BALANCED,
     EQUAL,
     PARETO,
-    Experiment,
     by_model,
     cost_line,
     equal,
+    experiment,
     first,
     metrics_text,
     model_rows,
@@ -32,26 +32,26 @@ from benchmarks.pareto_merging.experiment import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from benchmarks.pareto_merging.lab import Lab
+    from benchmarks.paper.bench import Bench
 
 N_SAMPLED = 30
 RANDOM = ("Pareto Merging, random preference 1", "Pareto Merging, random preference 2")
 SINGLES = (ARITHMETIC, ADAMERGING, BALANCED)
 
 
-def n_evaluations(lab: Lab, n_tasks: int) -> int:
+def n_evaluations(bench: Bench, n_tasks: int) -> int:
     """The training, its models, and the single ones."""
-    return lab.worth(n_tasks) + (N_SAMPLED + 1) * n_tasks + n_single(lab, n_tasks)
+    return bench.worth(n_tasks) + (N_SAMPLED + 1) * n_tasks + n_single(bench, n_tasks)
 
 
-def rows(lab: Lab, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
+def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
     """The models for preferences drawn uniformly from the simplex and for the equal one; single models."""
     n = len(names)
     gammas = np.random.default_rng(seed).dirichlet(np.ones(n), N_SAMPLED)
-    learned = lab.pareto(names, seed)
-    found = model_rows(names, seed, PARETO, lab.measure(learned, gammas), gammas, [learned])
-    found += model_rows(names, seed, EQUAL, lab.measure(learned, equal(n)), equal(n), [learned])
-    return found + single_rows(lab, names, seed)
+    learned = bench.pareto(bench.study(names), seed)
+    found = model_rows(names, seed, PARETO, bench.values(learned, gammas), gammas, [learned])
+    found += model_rows(names, seed, EQUAL, bench.values(learned, equal(n)), equal(n), [learned])
+    return found + single_rows(bench, names, seed)
 
 
 def summary(frame: pd.DataFrame) -> Tables:
@@ -62,8 +62,7 @@ def summary(frame: pd.DataFrame) -> Tables:
         sampled = by_method[PARETO]
         lines = single_lines(by_method, SINGLES)
         lines += [
-            {"method": title} | metrics_text(sampled[sampled["model"] == number])
-            for number, title in enumerate(RANDOM)
+            {"method": title} | metrics_text(sampled[sampled["model"] == number]) for number, title in enumerate(RANDOM)
         ]
         lines.append({"method": EQUAL} | metrics_text(by_method[EQUAL]))
         tables += [
@@ -117,9 +116,9 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
 
 
-def notes(lab: Lab) -> list[str]:
+def notes(bench: Bench) -> list[str]:
     """What the paper has."""
-    del lab
+    del bench
     return [
         (
             "The paper's averages (eight other tasks, CLIP ViT-B/32): task arithmetic 69.1, AdaMerging 80.1, "
@@ -132,7 +131,7 @@ def notes(lab: Lab) -> list[str]:
     ]
 
 
-EXPERIMENT = Experiment(
+TABLE = experiment(
     title="Table 3 and Figure 5: eight models, 30 sampled preferences",
     sets=first(8),
     n_evaluations=n_evaluations,

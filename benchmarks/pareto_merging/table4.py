@@ -12,12 +12,13 @@ from benchmarks.pareto_merging.experiment import (
     ADAMERGING,
     ARITHMETIC,
     INDIVIDUAL,
+    LAMBDA,
     PARETO,
     PRETRAINED,
     STEERED,
-    Experiment,
     adamergings,
     cost_line,
+    experiment,
     first,
     individual_rows,
     metrics_text,
@@ -27,14 +28,14 @@ from benchmarks.pareto_merging.experiment import (
     steered_lines,
     steered_rows,
 )
-from benchmarks.pareto_merging.lab import Recipe
-from mapmerge_core.merges._training_settings import Training
-from mapmerge_core.studies.runs.baselines import make_baseline, measure_baseline, offered
+from mapmerge_core.registries import MERGES
+from mapmerge_core.settings import to_dict
+from mapmerge_core.studies.analysis.comparing import baselines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from benchmarks.pareto_merging.lab import Lab
+    from benchmarks.paper.bench import Bench
 
 PAPERS_WAY, DATA_FREE = f"{PARETO}, the paper's settings", f"{PARETO}, data-free"
 BASELINES = 100
@@ -54,36 +55,36 @@ PAPER = {
 }
 
 
-def n_evaluations(lab: Lab, n_tasks: int) -> int:
+def n_evaluations(bench: Bench, n_tasks: int) -> int:
     """The trainings and their models, and the baselines."""
     models = 4 * (1 + n_tasks) + 4 + 2
-    return lab.worth(n_tasks, 8) + n_tasks * (models + BASELINES)
+    return bench.worth(n_tasks, 8) + n_tasks * (models + BASELINES)
 
 
-def rows(lab: Lab, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
+def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
     """Every baseline and all kinds of Pareto Merging, measured on the test split."""
-    n, study = len(names), lab.study(names)
-    found = individual_rows(lab, names, seed)
-    found += model_rows(names, seed, PRETRAINED, lab.bench.measure(study, np.zeros((1, n)), "test"))
+    n, study = len(names), bench.study(names)
+    found = individual_rows(bench, names, seed)
+    found += model_rows(names, seed, PRETRAINED, bench.measure(study, np.zeros((1, n)), "test"))
     # AdaMerging is trained below, with as many steps as Pareto Merging.
-    kinds = [kind for kind in offered(study.spec) if not kind.name.startswith("adamerging")]
-    for number, kind in enumerate(kinds):
-        store, evaluator = lab.bench.store, lab.bench.evaluator(study)
-        made = make_baseline(store, study, kind.name, evaluator)
-        measured = measure_baseline(store, made.id, evaluator)
-        found += model_rows(names, seed, kind.title, np.array([[measured[name] for name in names]]))
-        lab.bench.counter.show(n * BASELINES * (number + 1) // len(kinds))
-    lab.bench.counter.advance(n * BASELINES)
+    merges = [merge for merge in baselines(study.config) if merge.name not in ("adamerging", "task_arithmetic")]
+    found += model_rows(names, seed, ARITHMETIC, bench.measure(study, np.full((1, n), LAMBDA), "test"))
+    for number, merge in enumerate(merges):
+        stored = bench.store.merges.add(study.id, merge.name, to_dict(merge.settings))
+        for title, x in merge.baselines(study.config.model_names):
+            found += model_rows(names, seed, title, bench.measure(study, x[None], "test", merge=stored))
+        bench.counter.show(n * BASELINES * (number + 1) // len(merges))
+    bench.counter.advance(n * BASELINES)
     for trimmed, suffix in ((False, ""), (True, "++")):
-        for method, learned in adamergings(lab, names, seed, trimmed=trimmed).items():
+        for method, learned in adamergings(bench, study, seed, trimmed=trimmed).items():
             title = method.replace(ADAMERGING, ADAMERGING + suffix)
-            found += model_rows(names, seed, title, own_value(lab, learned)[None], learned=[learned])
-        learned = lab.pareto(names, seed, trimmed=trimmed)
-        found += steered_rows(lab, names, seed, PARETO + suffix, learned)
-    learned = lab.learn(Recipe(names, Training(steps=lab.steps), seed))
-    found += steered_rows(lab, names, seed, PAPERS_WAY, learned)
-    learned = lab.pareto(names, seed, data_free=True)
-    return found + steered_rows(lab, names, seed, DATA_FREE, learned)
+            found += model_rows(names, seed, title, own_value(bench, learned)[None], learned=[learned])
+        learned = bench.pareto(study, seed, trimmed=trimmed)
+        found += steered_rows(bench, names, seed, PARETO + suffix, learned)
+    learned = bench.learn(study, "pareto_merging", {"steps": bench.steps, "seed": seed})
+    found += steered_rows(bench, names, seed, PAPERS_WAY, learned)
+    learned = bench.pareto(study, seed, data_free=True)
+    return found + steered_rows(bench, names, seed, DATA_FREE, learned)
 
 
 def summary(frame: pd.DataFrame) -> Tables:
@@ -128,9 +129,9 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     axes.grid(alpha=0.3, axis="x")
 
 
-def notes(lab: Lab) -> list[str]:
+def notes(bench: Bench) -> list[str]:
     """How the methods were made, and the paper's tasks."""
-    del lab
+    del bench
     return [
         STEERED,
         (
@@ -140,9 +141,9 @@ def notes(lab: Lab) -> list[str]:
             "settings."
         ),
         (
-            f"'{PAPERS_WAY}' has its β_norm = {Training().beta_norm:g}, no balance, and preferences drawn "
-            "uniformly. Data-free, no image is used: the objectives are the weights' distances from each "
-            "task's own aim."
+            f"'{PAPERS_WAY}' has its β_norm = {MERGES['pareto_merging']().settings.beta_norm:g}, no balance, and "
+            "preferences drawn uniformly. Data-free, no image is used: the objectives are the weights' distances "
+            "from each task's own aim."
         ),
         (
             "The paper's averages are over eight other tasks (CLIP ViT-B/32); that of priority is from its "
@@ -152,7 +153,7 @@ def notes(lab: Lab) -> list[str]:
     ]
 
 
-EXPERIMENT = Experiment(
+TABLE = experiment(
     title="Table 4: eight models, Pareto Merging against every baseline",
     sets=first(8),
     n_evaluations=n_evaluations,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,24 +14,23 @@ from benchmarks.pareto_merging.experiment import (
     LAMBDA,
     PARETO,
     PRETRAINED,
-    Experiment,
     adamergings,
+    experiment,
     first,
     split_by,
 )
 from mapmerge_core.errors import MapMergeError
+from mapmerge_core.studies.runs.preparing import prepare_merge
 from mapmerge_core.tasks.unlabelled import entropies
-from mapmerge_core.merges._one_shot import ties
-from mapmerge_core.weights.vectors.streamed import in_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from matplotlib.figure import Figure
 
-    from benchmarks.pareto_merging.lab import Lab
-    from mapmerge_core.search.links import Array
-    from mapmerge_core.weights.vectors.layout import StateDict
+    from benchmarks.paper.bench import Bench
+    from mapmerge_core.search.links.base import Array
+    from mapmerge_core.studies.store import StoredMerge, Study
 
 N_SAMPLED = 30
 TIES, FRONT = "TIES", "MAP's front"
@@ -70,20 +68,20 @@ def splits(names: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [(names[0], names[n // 2]), (names[n // 4], names[-1])]
 
 
-def n_evaluations(lab: Lab, n_tasks: int) -> int:
+def n_evaluations(bench: Bench, n_tasks: int) -> int:
     """For each split the trainings, MAP's points, and the models that are measured on the tasks held out."""
     n_held = 2 if n_tasks > 3 else 1
     n_merged = n_tasks - n_held
     measured = n_held * (3 * N_SAMPLED + 7)
-    return 2 * (lab.worth(n_merged, 6) + n_merged * lab.bench.budget(n_merged) + measured)
+    return 2 * (bench.worth(n_merged, 6) + n_merged * bench.budget(n_merged) + measured)
 
 
-def rows(lab: Lab, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
+def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
     """Every method's accuracy on the tasks that are held out, of the test split."""
     found = []
     for number, held in enumerate(splits(names)):
         merged = tuple(name for name in names if name not in held)
-        for method, values, chosen in _measured(lab, names, merged, held, seed):
+        for method, values, chosen in _measured(bench, merged, held, seed):
             found += [
                 {
                     "N": len(names),
@@ -103,56 +101,42 @@ def rows(lab: Lab, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
 
 
 def _measured(
-    lab: Lab, names: tuple[str, ...], merged: tuple[str, ...], held: tuple[str, ...], seed: int
+    bench: Bench, merged: tuple[str, ...], held: tuple[str, ...], seed: int
 ) -> list[tuple[str, Array, list[int]]]:
     """Methods with the accuracies of their models (m x the tasks held out) and the model chosen for each."""
-    everything = lab.study(names)
-    only = [0] * len(held)
-    # Task vectors of the tasks held out have the coefficient 0.
-    padding = np.eye(len(names))[[name in merged for name in names]]
-    plain = np.vstack([np.zeros(len(merged)), np.full(len(merged), LAMBDA)]) @ padding
-    values = lab.bench.measure(everything, plain, "test", held)
+    study, n, only = bench.study(merged, held), len(merged), [0] * len(held)
+    values = bench.measure(study, np.vstack([np.zeros(n), np.full(n, LAMBDA)]), "test", held)
     found = [(PRETRAINED, values[:1], only), (ARITHMETIC, values[1:], only)]
-    weights = ties(in_memory(lab.bench.evaluator(lab.study(merged)).exported_vectors))
-    outcomes = dict(lab.bench.evaluator(everything).outcomes_of(weights, held, "test"))
-    lab.bench.counter.advance(len(held))
-    found.append((TIES, np.array([[outcomes[task].value for task in held]]), only))
+    ties = bench.store.merges.add(study.id, "ties", {})
+    found.append((TIES, bench.measure(study, ties.space.default[None], "test", held, ties), only))
     for trimmed, suffix in ((False, ""), (True, "++")):
-        for method, learned in adamergings(lab, merged, seed, trimmed=trimmed).items():
-            gammas = np.array([learned.recipe.gamma])
-            values = lab.measure(learned, gammas, held, among=names)
+        for method, learned in adamergings(bench, study, seed, trimmed=trimmed).items():
+            values = bench.values(learned, learned.default, held)
             found.append((method.replace(ADAMERGING, ADAMERGING + suffix), values, only))
-        learned = lab.pareto(merged, seed, trimmed=trimmed)
-        gammas = np.random.default_rng(seed).dirichlet(np.ones(len(merged)), N_SAMPLED)
-        make = lab.pareto_set(learned).merge
-        chosen = _surest(lab, names, held, [partial(make, gamma) for gamma in gammas])
-        found.append((PARETO + suffix, lab.measure(learned, gammas, held, among=names), chosen))
-    study = lab.study(merged)
-    C = lab.bench.design(len(merged), lab.bench.budget(len(merged)), seed)
-    Y = lab.bench.measure(study, C)
-    front = lab.bench.front(study, C, lab.bench.fit(study, C, Y), seed).c
-    sampled = front[np.sort(np.random.default_rng(seed).permutation(len(front))[:N_SAMPLED])] @ padding
-    chosen = _surest(lab, names, held, list(sampled))
-    found.append((FRONT, lab.bench.measure(everything, sampled, "test", held), chosen))
+        learned = bench.pareto(study, seed, trimmed=trimmed)
+        gammas = np.random.default_rng(seed).dirichlet(np.ones(n), N_SAMPLED)
+        chosen = _surest(bench, study, held, learned.merge, gammas)
+        found.append((PARETO + suffix, bench.values(learned, gammas, held), chosen))
+    C = bench.design(study, bench.budget(n), seed)
+    Y = bench.measure(study, C, tasks=merged)
+    front = bench.front(study, C, bench.fit(study, C, Y), seed).x
+    sampled = front[np.sort(np.random.default_rng(seed).permutation(len(front))[:N_SAMPLED])]
+    chosen = _surest(bench, study, held, bench.store.merges.all(study.id)[0], sampled)
+    found.append((FRONT, bench.measure(study, sampled, "test", held), chosen))
     return found
 
 
-def _surest(
-    lab: Lab,
-    names: Sequence[str],
-    held: Sequence[str],
-    models: Sequence[Array | Callable[[], StateDict]],
-) -> list[int]:
-    """For each task held out the model whose predictions for its validation images have the least entropy."""
-    study = lab.study(names)
-    evaluator = lab.bench.evaluator(study)
-    sources = {task.name: task.data for task in study.spec.tasks}
+def _surest(bench: Bench, study: Study, held: Sequence[str], merge: StoredMerge, X: Array) -> list[int]:
+    """Return for each task held out the model whose predictions for its validation images have the least entropy."""
+    evaluator = bench.evaluator(study)
+    prepared = prepare_merge(bench.store, merge.id, evaluator)
+    sources = {task.name: task.data for task in study.config.tasks}
     found = []
     for name in held:
         source = sources[name]
         if source is None:
             raise MapMergeError(f"'{name}' has no images of its own: choose other tasks.")
-        found.append(int(entropies(evaluator, source, models)[0].argmin()))
+        found.append(int(entropies(evaluator, source, [(prepared, x) for x in X])[0].argmin()))
     return found
 
 
@@ -178,8 +162,7 @@ def summary(frame: pd.DataFrame) -> Tables:
             )
         merged = [name for name in str(tasks).split(" + ") if name not in held]
         caption = (
-            f"Table {5 + number}: merged of {', '.join(merged)}; test accuracies in percent of the tasks "
-            "held out."
+            f"Table {5 + number}: merged of {', '.join(merged)}; test accuracies in percent of the tasks held out."
         )
         tables.append((caption, pd.DataFrame(lines)))
     return tables
@@ -199,14 +182,14 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     panels[0].invert_yaxis()
 
 
-def notes(lab: Lab) -> list[str]:
+def notes(bench: Bench) -> list[str]:
     """How models were chosen."""
     return [
         (
             f"{PARETO} and {PARETO}++: of {N_SAMPLED} models for preferences drawn uniformly from the "
             "simplex the one with the least mean entropy on the task's validation images, without labels. "
             f"MAP's front likewise, {N_SAMPLED} of its rows at random; MAP had "
-            + (f"{lab.bench.map_points} points." if lab.bench.map_points else "its paper's points.")
+            + (f"{bench.map_points} points." if bench.map_points else "its paper's points.")
         ),
         (
             "'Mean of the sampled' is what a model drawn at random would have, 'best' what labels would "
@@ -219,7 +202,7 @@ def notes(lab: Lab) -> list[str]:
     ]
 
 
-EXPERIMENT = Experiment(
+TABLE = experiment(
     title="Tables 5 and 6: unseen tasks",
     sets=first(8),
     n_evaluations=n_evaluations,
