@@ -322,7 +322,7 @@ def test_splits_hold_out_two_tasks_of_eight():
         (("figure4", "--tasks", "2"), "Figure 4 merges 3 models, not 2"),
         (("unseen", "--tasks", "2"), "choose three or more, not 2"),
         (("table3", "--tasks", "Colours,Flags"), "has no task 'Flags'"),
-        (("table3", "--seed", "-1"), "seed -1"),
+        (("table3", "--seeds", "-1"), "seed -1"),
     ],
 )
 def test_bad_input_is_one_sentence(place, tmp_path, capsys, words, sentence):
