@@ -1,4 +1,4 @@
-"""Write the reference pages that are made from the code itself: ``python docs/generate.py``.
+"""Write the reference pages that are made from the code itself: ``python docs/generate.py [FOLDER]``.
 
 The tables of merges, methods, metrics and families come from the registries, the command line's page from its own
 help, and the Python page lists what ``mapmerge_core`` exports for mkdocstrings to fill in.
@@ -6,6 +6,7 @@ help, and the Python page lists what ``mapmerge_core`` exports for mkdocstrings 
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from mapmerge_core.settings import fields_of, wanted
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-REFERENCE = Path(__file__).parent / "reference"
+REFERENCE = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "reference"
 
 
 def main() -> None:
