@@ -63,8 +63,8 @@ def demo(
                 "tasks": [task.name for task in study.config.tasks],
                 "evaluations": run.n_evaluations,
                 "r2": by_name(analysis, merge.r2),
-                "front": {"size": len(front), "c": front.x, "predicted": front.predicted},
-                "pick": {"c": x, "predicted": predicted, "measured": measured},
+                "front": {"size": len(front), "x": front.x, "predicted": front.predicted},
+                "pick": {"x": x, "predicted": predicted, "measured": measured},
                 "export": str(exported.path),
                 "seconds": seconds,
             }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,40 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mapmerge_core.__main__ import main
 from mapmerge_core.studies.config import Compute, RunConfig
 from mapmerge_core.studies.config.demo import config_from_manifest
 from mapmerge_core.studies.config.study_file import StudyFile, write_study_file
-from mapmerge_core.studies.store import Store
 from mapmerge_core.tasks.data_source import DataSource
 from tests.studies.config.test_study_file import STUDY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    Command = Callable[..., tuple[str, str]]
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs a command in this process, on a data folder of its own."""
-    monkeypatch.setenv("MAPMERGE_HOME", str(tmp_path / "home"))
-
-    def run(*words: object, code: int = 0) -> tuple[str, str]:
-        out, err = io.StringIO(), io.StringIO()
-        with redirect_stdout(out), redirect_stderr(err):
-            assert main([str(word) for word in words]) == code, err.getvalue()
-        return out.getvalue(), err.getvalue()
-
-    return run
-
-
-@pytest.fixture
-def store(tmp_path: Path, command: Command) -> Store:
-    """The store that the commands use."""
-    assert command
-    return Store(tmp_path / "home")
+    from mapmerge_core.studies.store import Store
+    from tests.cli.conftest import Command
 
 
 def map_run(points: int, **settings: object) -> RunConfig:
