@@ -76,9 +76,8 @@ def seed_setting(help: str = "Seed of all random numbers; the same seed gives th
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(setting, seed_setting))
 def settings(cls: type[T]) -> type[T]:
     """Make a class of fields a frozen, keyword-only dataclass that refuses unknown names and wrong values."""
-    return pydantic_dataclass(
-        frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-    )(cls)
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    return pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls)  # type: ignore[return-value]
 
 
 @settings
