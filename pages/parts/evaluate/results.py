@@ -69,7 +69,7 @@ def choose_merge(study_id: int, merges: list[MergeAnalysis], merge_id: int | Non
     if len(merges) > 1:
         titles = {merge.merge.id: merge.title for merge in merges}
         chosen = st.selectbox(
-            "Merge",
+            "Results of",
             ids,
             ids.index(chosen),
             format_func=titles.__getitem__,

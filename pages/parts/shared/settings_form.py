@@ -84,7 +84,8 @@ def _number(field: SettingField, value: Any, usual: object, common: Mapping[str,
     more: dict[str, Any] = {"step": 1, "format": "%d"}
     if field.kind is float:
         more = {"step": 0.05 if field.high <= 1 else 0.1, "format": "%g"}
-    more |= {"min_value": ends[0], "max_value": ends[1], "placeholder": "" if usual is None else str(usual)}
+    # An empty field is "none": so its help calls it, and so it doesn't look forgotten.
+    more |= {"min_value": ends[0], "max_value": ends[1], "placeholder": "None" if usual is None else str(usual)}
     return st.number_input(title(field), value=value, **more, **common)
 
 

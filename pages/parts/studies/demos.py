@@ -78,9 +78,10 @@ def find() -> list[Demo]:
         if card.n_models > n_models or (card.keeps_skills and not kept):
             continue
         names = demo_tasks(card.n_models, zoo) + (kept if card.keeps_skills else ())
-        share = N_IMAGES // len(names)
+        share = -(-N_IMAGES // len(names))
         for name in names:
             # The smallest demo shows most of a dataset, and decompressing one takes a while.
             shown[name] = shown.get(name) or pictures.samples(data[name], share)
-        demos.append(Demo(card, names, [image for name in names for image in shown[name][:share]]))
+        images = [image for name in names for image in shown[name][:share]]
+        demos.append(Demo(card, names, images[:N_IMAGES]))
     return demos
