@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from tests.browser import CHROMIUM_ARGUMENTS, find_chromium
 
 ROOT = Path(__file__).parents[2]
+RUN_MS = 300_000
+"""How long a run may take on a machine that is busy with other tests."""
 READY = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 
 
@@ -94,14 +99,33 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
+def tiny_server(tmp_path_factory: pytest.TempPathFactory, tiny_zoo: Path) -> Iterator[Server]:
+    """A server whose demos come from the tiny zoo; what journeys build on it is there for those that follow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MAPMERGE_ZOO", str(tiny_zoo))
+        server = Server(tmp_path_factory.mktemp("tiny") / "home")
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def tiny_demo(tiny_server: Server, page: Page) -> Server:
+    """The tiny zoo's server with its two-task demo evaluated, as study 1."""
+    if not query(tiny_server.home, "SELECT id FROM runs WHERE id = 1 AND status = 'done'"):
+        page.goto(tiny_server.url)
+        button(page, "demo_2").click()
+        expect(button(page, "see_tradeoffs")).to_be_enabled(timeout=RUN_MS)
+    return tiny_server
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     path = find_chromium()
     if path is None:
         if os.environ.get("CI") == "true":
             pytest.fail("There is no Chromium, and CI must run the journeys: see tests/install_browser.sh")
-        pytest.skip(
-            "SKIPPED LOUDLY: no Chromium on this machine, so no journey was made (see README, Testing)"
-        )
+        pytest.skip("SKIPPED LOUDLY: no Chromium on this machine, so no journey was made (see README, Testing)")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_ARGUMENTS)
         yield browser
@@ -119,3 +143,40 @@ def page(browser: Browser) -> Iterator[Page]:
 def settle(page: Page) -> None:
     """Waits until Streamlit has finished its script run."""
     page.wait_for_selector(READY)
+
+
+def button(page: Page, key: str) -> Locator:
+    """Finds a button by its key."""
+    return page.locator(f".st-key-{key} button").first
+
+
+def fill(page: Page, label: str, value: object) -> None:
+    """Types into the field of that label."""
+    field = page.get_by_label(label, exact=True).first
+    field.fill(str(value))
+    field.press("Enter")
+    settle(page)
+
+
+def choose_option(page: Page, label: str, option: str) -> None:
+    """Chooses an option of the select box of that label."""
+    page.get_by_role("combobox", name=re.compile(rf"{label}\b")).first.click()
+    page.get_by_role("option", name=option, exact=True).click()
+    settle(page)
+
+
+def query(home: Path, statement: str) -> list[tuple]:
+    """Asks a data folder's database; nothing while it has no tables."""
+    if not (home / "mapmerge.db").exists():
+        return []
+    with closing(sqlite3.connect(f"file:{home / 'mapmerge.db'}?mode=ro", uri=True)) as database:
+        tables = database.execute("SELECT name FROM sqlite_master WHERE name = 'training_steps'").fetchall()
+        return database.execute(statement).fetchall() if tables else []
+
+
+def wait_until(happened: Callable[[], bool], seconds: float = RUN_MS / 1000) -> None:
+    """Waits for something that the page doesn't show."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, f"it did not happen in {seconds} s"
+        time.sleep(0.1)

@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 from safetensors.numpy import load_file
 
-from mapmerge_core.studies.runs.baselines import BASELINES
-from tests.journeys.conftest import Server, settle
-from tests.journeys.test_journeys import button
+from mapmerge_core.studies.analysis.comparing import baselines
+from mapmerge_core.studies.config.demo import config_from_manifest
+from tests.journeys.conftest import RUN_MS, Server, button, settle
 
 pytestmark = pytest.mark.journey
-
-# Making and measuring all baselines of the tiny zoo, on a busy machine.
-MADE_MS = 240_000
-
-
-@pytest.fixture
-def tiny_server(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server whose demos come from the tiny zoo."""
-    monkeypatch.setenv("MAPMERGE_ZOO", str(tiny_zoo))
-    server = Server(tmp_path / "home")
-    server.start()
-    yield server
-    server.stop()
 
 
 def choose(page: Page, rows: list[dict[str, str]], model: str) -> None:
@@ -49,32 +35,29 @@ def read_table(page: Page) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_every_baseline_is_made_compared_and_exported(
-    tiny_server: Server, tiny_zoo: Path, page: Page
-) -> None:
-    page.goto(tiny_server.url)
-    button(page, "demo_2").click()
-    expect(button(page, "see_tradeoffs")).to_be_enabled(timeout=120_000)
-    page.get_by_role("link", name=re.compile("Compare")).click()
+def test_every_baseline_is_made_compared_and_exported(tiny_demo: Server, tiny_zoo: Path, page: Page) -> None:
+    page.goto(f"{tiny_demo.url}/compare?study=1")
     expect(page.get_by_role("heading", name="Compare", exact=True)).to_be_visible()
 
     button(page, "run_baselines").click()
     expect(page.get_by_role("progressbar").first).to_be_visible()
     page.reload()
     expect(button(page, "compare_stop")).to_be_visible()
-    expect(page.get_by_text("Every row is measured")).to_be_visible(timeout=MADE_MS)
+    expect(page.get_by_text("Every row is measured")).to_be_visible(timeout=RUN_MS)
 
     rows = read_table(page)
     names = [row["model"] for row in rows]
     assert names[0] == "MAP"
     kinds = [row["kind"] for row in rows]
-    assert kinds.count("baseline") == len(BASELINES) + 1, "all of them, and task arithmetic by preference"
+    every = baselines(config_from_manifest(tiny_zoo, ["Colours", "Stripes"]))
+    assert {merge.title for merge in every if not merge.variants[1:]} <= set(names) | {"Task arithmetic"}
+    assert kinds.count("baseline") >= len(every) + 1, "all of them, and task arithmetic by preference"
     assert names[-3:] == ["Colours's own model", "Stripes's own model", "Pre-trained"]
     assert all(0 <= float(row[task]) <= 1 for row in rows for task in ("Colours", "Stripes", "mean", "worst"))
     assert float(rows[0]["worst"]) == min(float(rows[0]["Colours"]), float(rows[0]["Stripes"]))
 
-    page.get_by_text("Relative to single-task models").click()
-    expect(page.locator(".st-key-compare_chart").get_by_text("Colours, % of its own model")).to_be_visible()
+    page.get_by_text("Relative to single models").click()
+    expect(page.locator(".st-key-compare_chart").get_by_text("Colours, % of the single model")).to_be_visible()
     own = float(rows[-3]["Colours"])
     shares = read_table(page)
     assert float(shares[0]["Colours"]) == pytest.approx(float(rows[0]["Colours"]) / own)
@@ -84,7 +67,7 @@ def test_every_baseline_is_made_compared_and_exported(
     expect(button(page, "compare_open")).to_be_disabled()
     button(page, "compare_export").click()
     expect(page.get_by_text("SHA-256").first).to_be_visible(timeout=60_000)
-    (file,) = tiny_server.home.rglob("ties-*.safetensors")
+    (file,) = tiny_demo.home.rglob("ties-*.safetensors")
     assert load_file(file).keys() == load_file(tiny_zoo / "pretrained.safetensors").keys()
     with page.expect_download() as download:
         page.locator(".st-key-download a, .st-key-download button").first.click()
