@@ -15,7 +15,7 @@ from playwright.sync_api import Page, expect
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.journeys.conftest import Server, button, choose_option, fill, query, settle, wait_until
+from tests.journeys.conftest import RUN_MS, Server, button, choose_option, fill, query, settle, wait_until
 from tests.tiny import ARCHITECTURE, CLASS_NAMES, plain_head, plain_transform
 
 pytestmark = pytest.mark.journey
@@ -73,7 +73,7 @@ def test_one_training_run_is_killed_resumed_and_gives_a_model_for_every_slider(
     card = page.locator(".st-key-card_pick")
     expect(card).to_contain_text("Pareto Merging")
     button(page, "measure").click()
-    expect(card).to_contain_text("on test", timeout=60_000)
+    expect(card.locator(".tiles")).to_contain_text("on test", timeout=RUN_MS)
     button(page, "export").click()
     expect(page.get_by_text("SHA-256").first).to_be_visible(timeout=60_000)
 
