@@ -107,7 +107,7 @@ def main() -> None:
         home = Path(folder)
         make_study(home)
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=CHROMIUM_ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1440, "height": 1440}, color_scheme="light")
+        page = browser.new_page(viewport={"width": 1280, "height": 1430}, color_scheme="light")
         with dashboard(home) as address:
             trade_offs(page, address)
         browser.close()

@@ -38,7 +38,7 @@ def test_a_folder_without_a_manifest_is_proposed_checked_saved_and_evaluated(
     kept = read_study_file(folder / "study.yaml").config
     assert kept.model_names == ("colours", "stripes")
     assert [task.model for task in kept.tasks] == ["colours", "stripes"]
-    expect(page.locator(".st-key-study_text textarea")).to_have_value(re.compile("checkpoint: models/"))
+    expect(page.locator(".st-key-study_text textarea")).to_have_value(re.compile("colours: models/"))
 
     expect(page.get_by_text("All 2 models fit the pre-trained one")).to_be_visible()
     button(page, "create_study").click()
@@ -89,7 +89,7 @@ tasks:
 
     button(page, "see_tradeoffs").click()
     tiles = page.locator(".st-key-card_pick .tiles")
-    for objective in ("Colours Accuracy", "Colours Loss", "Stripes", "Light"):
+    for objective in ("Colours accuracy", "Colours loss", "Stripes", "Light"):
         expect(tiles).to_contain_text(objective)
     choose_option(page, "Front of", "RegMean")
     expect(page.locator(".st-key-card_pick")).to_contain_text("RegMean")
