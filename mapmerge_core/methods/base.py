@@ -1,7 +1,7 @@
 """What a method is: an algorithm that decides which points of a merge to evaluate.
 
 A method is one class in one module of this folder, decorated with `register`. It keeps no files and no clock:
-a new one with the same arguments that is told the same values asks for the same points, which is how a stopped
+a new one that is given the same arguments and values asks for the same points, which is how a stopped
 run resumes and how a finished one is looked at again.
 """
 
@@ -175,7 +175,7 @@ class Method(ABC):
         raise SearchError(f"{self.title} leads to a front, not to one model: choose from it by a preference or a rule.")
 
     def ask(self) -> Batch | None:
-        """Return what is wanted next, the same until it has been told; None once the method is done."""
+        """Return what to evaluate next, the same batch until `tell` takes its values; None once the method is done."""
         return self._waiting
 
     def tell(self, batch: Batch, values: ArrayLike) -> None:
@@ -192,7 +192,7 @@ class Method(ABC):
         table = np.asarray(values, dtype=np.float64)
         asked = self._waiting
         if asked is None or batch.objectives != asked.objectives or not np.array_equal(batch.X, asked.X):
-            raise SearchError("A method is told what it asked for: tell the batch that `ask` returned.")
+            raise SearchError("These values aren't those that were asked for: tell the batch that `ask` returned.")
         if table.shape != (len(batch.X), len(batch.objectives)) or not np.isfinite(table).all():
             raise SearchError(
                 f"{len(batch.X)} points on {len(batch.objectives)} objectives need as many finite values, not an "

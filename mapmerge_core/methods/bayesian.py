@@ -25,7 +25,7 @@ class BayesianMAP(Method):
     After every round each objective's surrogate is fitted to all points so far, the last ones included. One
     posterior, over angular bins (``search/adaptive.py`` says which), serves all objectives: a point's error is
     the mean over objectives of the surrogate's squared error as a share of the variance of the objective's
-    values, so that metrics of different units count alike.
+    values, so that metrics of different units weigh the same.
 
     The squared error itself says little of so few points: a surrogate passes through as many as it has
     parameters. That of the surrogate fitted without the point is large wherever a point is far from the
@@ -33,7 +33,7 @@ class BayesianMAP(Method):
     (``QuadraticSurrogate.loo_predictions_``): for least squares this is the squared standardised residual
     e² / (1 - h), which under a right model has the same mean at every point, however few. Where it is
     undefined the point is left out of the scores; in the first round of an identity link that is every point,
-    and all bins are then alike.
+    and all bins are then equally likely.
 
     Simulated on Gaussian processes fitted to 48 measured points of each of seven pairs of the demo zoo (50
     seeds, 12 points; mean IGD x 1000 to the process's own front with its standard error over seeds): MAP 4.06
@@ -44,13 +44,13 @@ class BayesianMAP(Method):
     asked but neither fitted nor scored: the front can't reach them.
 
     Attributes:
-        surrogates: Fitted to all that was told inside the space; None before the first values.
+        surrogates: Fitted to all values inside the space so far; None before the first.
     """
 
     name = "bayesian"
     title = "Bayesian MAP"
     source = "MAP (ICLR 2025), Algorithms 3 and 4"
-    advice = "up to four models, dear evaluations"
+    advice = "up to four models, costly evaluations"
 
     @settings
     class Settings:

@@ -23,7 +23,8 @@ from mapmerge_core.methods._tree import (
 )
 from mapmerge_core.methods.base import Batch, Choice, Method, links_of, register, weights_of
 from mapmerge_core.search.designs import anchors_outside, make_design
-from mapmerge_core.search.fronts import best_sum, find_space_front, signs
+from mapmerge_core.search.domains import best_sum
+from mapmerge_core.search.fronts import find_space_front, signs
 from mapmerge_core.search.links.base import make_link
 from mapmerge_core.search.preferences import choose_by_preference, normalise
 from mapmerge_core.search.rules import Rule, Target, apply_rule, parse_rule
@@ -61,7 +62,7 @@ class NestedMAP(Method):
       is over all these tasks: the best weighted sum of the tasks is on it just as on the front of the two
       averages, but only it holds the models that a rule about single tasks asks for (Appendix C.3).
       ``Pair.sides`` gives the two averages to draw.
-    - Preference. A pair's choice uses the weights of its own tasks, all alike where they are all zero. The
+    - Preference. A pair's choice uses the weights of its own tasks, equal ones where they are all zero. The
       front's best row is only as near as NSGA-III came: it is refined on the surrogates, as a rule's is.
     - Rule. A pair keeps the thresholds and the objective's tasks that are its own. Where the objective is
       about none of them, their plain sum is the objective, of those whose direction is the first one's. Where
@@ -97,7 +98,7 @@ class NestedMAP(Method):
         points: int | None = setting(None, at_least=1, help="Points of every pair of models; 20 if left out.")
         seed: int = seed_setting()
         weights: dict[str, float] | None = setting(
-            None, help="The preference: weights of objectives; all alike if left out."
+            None, help="The preference: weights of objectives; equal ones if left out."
         )
         rule: str | None = setting(None, help="A rule instead of a preference, such as all >= 70%, maximize MNIST.")
         order: tuple[str, ...] | None = setting(
@@ -180,7 +181,7 @@ class NestedMAP(Method):
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
-        """The pairs merged so far, each after those that it holds; the last is the tree once all is told."""
+        """The pairs merged so far, each after those that it holds; the last is the whole tree in the end."""
         return tuple(self._pairs)
 
     @property

@@ -41,7 +41,7 @@ def choose_by_preference(
     Args:
         values: ``m x K`` metrics.
         weights: K weights, none negative and not all zero; only their proportions count.
-        maximize: For each metric, whether more is better; all are, unless told otherwise.
+        maximize: For each metric, whether more is better; all by default.
         scale: K values (the single-task models') to divide the metrics by first.
         scalarisation: ``weighted_sum`` or ``tchebycheff``.
 
@@ -76,7 +76,7 @@ def normalise(weights: ArrayLike, n_metrics: int) -> Array:
     """Return weights as shares that sum to 1 (n_metrics,).
 
     Raises:
-        SearchError: for weights that are negative, not finite or all zero, or not as many as metrics.
+        SearchError: They are negative, not finite or all zero, or not as many as metrics.
     """
     shares = np.asarray(weights, dtype=np.float64)
     if shares.shape != (n_metrics,):

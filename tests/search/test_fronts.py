@@ -5,7 +5,8 @@ from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from mapmerge_core.errors import SearchError, SettingError
-from mapmerge_core.search.fronts import best_sum, find_front, non_dominated, reference_directions
+from mapmerge_core.search.domains import best_sum
+from mapmerge_core.search.fronts import find_front, non_dominated, reference_directions
 from mapmerge_core.search.spaces import Box
 from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
 from mapmerge_core.search.surrogates.spaces import SpaceSurrogates, SurrogateStack

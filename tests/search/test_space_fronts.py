@@ -7,7 +7,8 @@ import pytest
 from scipy.optimize import minimize
 
 from mapmerge_core.errors import SearchError, SettingError
-from mapmerge_core.search.fronts import Front, best_sum, find_front, find_space_front, join_fronts, non_dominated
+from mapmerge_core.search.domains import best_sum
+from mapmerge_core.search.fronts import Front, find_front, find_space_front, join_fronts, non_dominated
 from mapmerge_core.search.spaces import Box, Product, Simplex
 from mapmerge_core.search.surrogates.spaces import fit_surrogates
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mapmerge_core.errors import SearchError
-from mapmerge_core.search.fronts import domain_of, signs
+from mapmerge_core.search.domains import domain_of
+from mapmerge_core.search.fronts import signs
 from mapmerge_core.search.rules.parser import parse_rule
 from mapmerge_core.search.spaces import Box
 from mapmerge_core.search.surrogates.spaces import SpaceSurrogates
@@ -88,7 +89,7 @@ def apply_rule(
         high: Upper end.
         single: The own models' values (K,), needed by thresholds "of single".
         pretrained: The pre-trained model's values (K,), needed by thresholds "of pretrained".
-        maximize: For each objective, whether more is better; all are, unless told otherwise.
+        maximize: For each objective, whether more is better; all by default.
 
     Raises:
         RuleError: The rule's directions are not the objectives' (its position refers to ``str(rule)``).
@@ -162,7 +163,7 @@ def judge(
         values: The models' values, `m x K`.
         single: The own models' values (K,), needed by thresholds "of single".
         pretrained: The pre-trained model's values (K,), needed by thresholds "of pretrained".
-        maximize: For each objective, whether more is better; all are, unless told otherwise.
+        maximize: For each objective, whether more is better; all by default.
 
     Raises:
         SearchError: The rule has another number of objectives, or values that it needs are missing.

@@ -69,8 +69,8 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
         dof_: Residual degrees of freedom: points less the trace of the hat matrix (for a robust loss, that of
             its linearisation, each point weighted by the loss's curvature).
         sigma_: Standard deviation of the errors, in the metric's units (NaN without degrees of freedom). For
-            robust losses it is told by the median magnitude of the absolute fit's residuals, and thus the
-            spread of ordinary measurements, not of the wild ones.
+            robust losses it is estimated from the median magnitude of the absolute fit's residuals: the spread of
+            ordinary measurements, not of the wild ones.
         loo_predictions_: Each point (n,) as predicted from all others: exact for the squared identity, else
             one Newton step from the optimum, with ``sigma_`` as it is. The absolute loss, which has no
             curvature, is smoothed over ``sigma_`` for it, which is rougher: where points are few, the fit
@@ -109,7 +109,7 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
         Args:
             C: Coefficients.
             y: Metrics.
-            errors: The metrics' standard errors (n,), 0 where they are exact; all are unless told otherwise.
+            errors: The metrics' standard errors (n,), 0 where they are exact; all are by default.
                 An unweighted fit shows the variance τ² of what no quadratic explains; each squared error then
                 counts by τ² / (τ² + its own variance), and ``sigma_`` and intervals are those of exact metrics.
 
