@@ -191,6 +191,7 @@ def parallel(info: CompareInfo, palette: Palette) -> go.Figure:
         traces,
         palette,
         height=legend_height(info),
+        showlegend=True,  # Plotly leaves out that of a single line, which would then have no name
         legend={"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top"},
         margin=MARGIN,
         xaxis=parallel_axis(info.objectives, palette),

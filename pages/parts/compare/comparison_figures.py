@@ -88,7 +88,9 @@ def explanation(comparison: Comparison) -> str:
         sentences.append("Less is better.")
     elif not all(metric.maximize for metric in comparison.weighed):
         sentences.append("What goes down counts negatively: more is better.")
-    return " ".join([*sentences, "Dotted: every objective by its single model."])
+    if not np.isnan(comparison.single_weighted()):
+        sentences.append("Dotted: every objective by its single model.")
+    return " ".join(sentences)
 
 
 def wins(comparison: Comparison) -> None:
