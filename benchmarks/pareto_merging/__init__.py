@@ -1,1 +1,1 @@
-"""Pareto Merging's experiments: ``python -m benchmarks.pareto_merging EXPERIMENT`` (see ../README.md)."""
+"""Pareto Merging's experiments: ``python -m benchmarks.paper pareto_EXPERIMENT`` (see ../README.md)."""
