@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
-
-from mapmerge_core.errors import CheckpointError, ExportError
-from mapmerge_core.files import write_atomically
+from mapmerge_core.errors import CheckpointError
 from mapmerge_core.settings import to_dict
-from mapmerge_core.weights.export.writing import save_tensors
+from mapmerge_core.weights.io.tensor_files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,11 +41,7 @@ def write_state(path: Path, merge: Merge, vectors: TaskVectors, tensors: Mapping
         ExportError: The file can't be written.
     """
     header = _header(merge, vectors) | more
-    try:
-        with write_atomically(path) as beside:
-            save_tensors(beside, {n: t.detach().cpu() for n, t in tensors.items()}, {_KEY: json.dumps(header)})
-    except OSError as error:
-        raise ExportError(f"{path} can't be written ({error}): free space, or choose another folder.") from error
+    write_tensors(path, tensors, {_KEY: json.dumps(header)})
 
 
 def read_state(
@@ -69,11 +62,10 @@ def read_state(
         CheckpointError: The file can't be read, is no such file, or is of another merge or other models.
     """
     remedy = remedy or f"prepare {merge.label} again"
+    tensors, metadata = read_tensors(path, remedy)
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(_KEY, "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError, ValueError) as error:
+        header = json.loads(metadata.get(_KEY, "null"))
+    except ValueError as error:
         raise CheckpointError(f"{path} can't be read ({error}): {remedy}.") from error
     expected = _header(merge, vectors)
     if not isinstance(header, dict) or not header.keys() >= expected.keys():

@@ -51,8 +51,8 @@ class Target:
         """Return where an export to ``path`` goes.
 
         Raises:
-            ExportError: Nothing can be exported there, or ``like`` is no folder of transformers or timm, and
-                no configuration of open_clip.
+            ExportError: Nothing can be exported there, or ``like`` is no folder of transformers or timm, and no
+                configuration of open_clip.
         """
         if like is None:
             if path.suffix != ".safetensors":

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from mapmerge_core import __version__
 from mapmerge_core.errors import CheckpointError, ExportError
 from mapmerge_core.weights.export.card import TASK_ARITHMETIC, Facts, mergekit_recipe, model_card
-from mapmerge_core.weights.export.safetensors_writer import write_safetensors
 from mapmerge_core.weights.export.targets import Target
-from mapmerge_core.weights.io.checks import Described, check_shape, describe
+from mapmerge_core.weights.io.checks import check_shape, describe
+from mapmerge_core.weights.io.damaged import DAMAGED
+from mapmerge_core.weights.io.headers import read_header
+from mapmerge_core.weights.io.tensor_files import write_safetensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from torch import Tensor
 
-    from mapmerge_core.weights.vectors.streamed import StreamedVectors
-    from mapmerge_core.weights.vectors.task_vectors import TaskVectors
+    from mapmerge_core.weights.io.checks import Described
+    from mapmerge_core.weights.vectors.base import Vectors
 
 _METADATA_KEY = "mapmerge"
 
@@ -45,22 +46,22 @@ class Recipe:
     Attributes:
         method: The merge's title; task arithmetic is θ_pre + Σ c_n v_n.
         point: The coordinates of the merge's point, by name.
-        coefficients: c_n of each task vector, where the model is such a sum of the models' own; `save_merged`
-            fills it from its ``c``.
-        layers: c_n of each task vector (in the order of ``sources``, the pre-trained model left out) for each
-            tensor, where tensors have coefficients of their own.
+        coefficients: c_n of each task vector, where the model is such a sum of the models' own; `save_merged` fills it
+            from its ``c``.
+        layers: c_n of each task vector (in the order of ``sources``, the pre-trained model left out) for each tensor,
+            where tensors have coefficients of their own.
         settings: What the merge was given, by name.
         sources: ``{"path": ..., "sha256": ...}`` of each fine-tuned model, and of ``"pretrained"``.
         predicted: The surrogates' values by objective; shares as fractions.
         measured: The values measured on the test split, likewise.
-        tasks: Whatever is worth telling about each objective, such as its number of examples and its metric's
-            name (``"metric"``), by which the card tells shares from losses.
+        tasks: Whatever is worth telling about each objective, such as its number of examples and its metric's name
+            (``"metric"``), by which the card tells shares from losses.
         family: Which family of models it is of; ``""`` if that isn't known.
         library: The library that loads its models: "open_clip", "timm", "transformers" or "".
-        architecture: An open_clip configuration file, or an architecture's name in open_clip or timm; ``""``
-            if neither knows it.
-        preprocessing: How the model's images are prepared (mean, std, interpolation, resize_mode), where not
-            as open_clip's default is and no configuration file says it.
+        architecture: An open_clip configuration file, or an architecture's name in open_clip or timm; ``""`` if neither
+            knows it.
+        preprocessing: How the model's images are prepared (mean, std, interpolation, resize_mode), where not as
+            open_clip's default is and no configuration file says it.
         version: The version of mapmerge.
         created: When, ISO 8601 in UTC.
     """
@@ -89,10 +90,9 @@ class ExportResult:
     Attributes:
         path: The merged model.
         card: Its model card, ``<stem>.README.md``; in a folder ``README.md``.
-        mergekit: The same merge as a mergekit recipe, ``<stem>.mergekit.yaml`` (in a folder
-            ``mergekit.yaml``), where mergekit can make it: task arithmetic on the task vectors as they are.
-            (Its TIES trims tensor by tensor, its DARE draws other numbers, and its SLERP needs both models
-            whole.)
+        mergekit: The same merge as a mergekit recipe, ``<stem>.mergekit.yaml`` (in a folder ``mergekit.yaml``), where
+            mergekit can make it: task arithmetic on the task vectors as they are. (Its TIES trims tensor by tensor, its
+            DARE draws other numbers, and its SLERP needs both models whole.)
         architecture: A copy of the open_clip configuration, ``<stem>.json``, if the recipe named a file.
         sha256: Of the merged model's bytes.
         n_bytes: Size of the merged model.
@@ -121,7 +121,7 @@ class _Content:
 
 def save_merged(
     path: Path | str,
-    vectors: TaskVectors | StreamedVectors,
+    vectors: Vectors,
     c: ArrayLike,
     *,
     recipe: Recipe | None = None,
@@ -143,8 +143,8 @@ def save_merged(
 
     Raises:
         ExportError: See `save_model`.
-        CheckpointError: A tensor of a model holds NaN or infinity, or can't be read any more; or a name or
-            shape in ``replaced`` is not the model's.
+        CheckpointError: A tensor of a model holds NaN or infinity, or can't be read any more; or a name or shape in
+            ``replaced`` is not the model's.
         PointError: ``c`` has another length, or holds NaN or infinity.
     """
     vectors = vectors.to("cpu")
@@ -172,28 +172,28 @@ def save_model(
 ) -> ExportResult:
     """Write a merged model tensor by tensor, with its card and recipes beside it.
 
-    Everything is written to a temporary folder beside ``path``, synced, read back and compared, and only then
-    moved to its name: a full disk or a crash leaves no broken file, and replaces no good one.
+    Everything is written to a temporary folder beside ``path``, synced, read back and compared, and only then moved to
+    its name: a full disk or a crash leaves no broken file, and replaces no good one.
 
     Args:
-        path: The file to write, ending in ``.safetensors``; its folder is made if missing. With ``like``, the
-            folder to write, or ``model.safetensors`` in it.
+        path: The file to write, ending in ``.safetensors``; its folder is made if missing. With ``like``, the folder to
+            write, or ``model.safetensors`` in it.
         described: The shape and dtype of every tensor.
         tensors: Every tensor by name, one at a time.
         recipe: What is known about the merge.
-        like: The pre-trained model's folder, if it is one of transformers or timm, or the configuration of
-            one of open_clip: the export becomes such a folder, with copies of its configuration and
-            tokenizer, that its library loads.
+        like: The pre-trained model's folder, if it is one of transformers or timm, or the configuration of one of
+            open_clip: the export becomes such a folder, with copies of its configuration and tokenizer, that its
+            library loads.
         replaced: Tensors of the model that are not the merge's, such as statistics taken anew; rounded to the
             pre-trained model's dtypes.
         extra: Other tensors to write, such as heads: ``<stem>.<name>.safetensors`` beside a file,
             ``<name>.safetensors`` in a folder.
 
     Raises:
-        ExportError: A file can't be written, doesn't read back equal, or would hold infinity; or ``like`` is
-            no model's folder.
-        CheckpointError: A tensor of a model holds NaN or infinity, or can't be read any more; or a name or
-            shape in ``replaced`` is not the model's.
+        ExportError: A file can't be written, doesn't read back equal, or would hold infinity; or ``like`` is no model's
+            folder.
+        CheckpointError: A tensor of a model holds NaN or infinity, or can't be read any more; or a name or shape in
+            ``replaced`` is not the model's.
     """
     target = Target.of(Path(path), like)
     for name, tensor in (replaced or {}).items():
@@ -204,39 +204,16 @@ def save_model(
     return _save(target, content, recipe, has_mergekit=bool(recipe.coefficients) and not replaced)
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors to a new safetensors file as carefully, without a recipe; its folder is made if missing.
-
-    Args:
-        path: The file.
-        tensors: What it will hold.
-        metadata: Text for its header.
-
-    Raises:
-        ExportError: The file can't be written, for which nothing is left of it, or would hold infinity.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_safetensors(path, describe(tensors), tensors.items(), {"format": "pt"} | dict(metadata or {}))
-    except (OSError, ExportError) as error:
-        with suppress(OSError):
-            path.unlink()
-        raise _not_written(path, error) from error
-
-
 def read_recipe(path: Path | str) -> Recipe:
     """Read the recipe from the header of a model that `save_merged` wrote.
 
     Raises:
         CheckpointError: The file can't be read, or mapmerge didn't write it.
     """
+    metadata = read_header(Path(path)).metadata
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
         return Recipe(**json.loads(metadata[_METADATA_KEY]))
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} can't be read as a safetensors file: {error}.") from error
-    except (KeyError, ValueError, TypeError) as error:
+    except DAMAGED as error:
         raise CheckpointError(f"{path} holds no recipe: it was not exported by mapmerge.") from error
 
 

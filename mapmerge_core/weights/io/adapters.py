@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mapmerge_core.errors import CheckpointError
 from mapmerge_core.weights.io.checkpoints import open_state_dict
+from mapmerge_core.weights.io.damaged import DAMAGED
 from mapmerge_core.weights.io.folders import ADAPTER_CONFIG, file_of
 from mapmerge_core.weights.io.hub import is_adapter
 from mapmerge_core.weights.io.keys import compared
@@ -73,14 +74,15 @@ class LowRank:
         left, right = self.factors
         return torch.Size((left.shape[0], right.shape[1]))
 
-    def rows(self, start: int, stop: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return rows ``start`` to ``stop`` of the difference, dense."""
+    def scaled_factors(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """Return two matrices whose product is the difference as the base stores it."""
         left, right = self.factors
-        return (left[start:stop].to(dtype) @ right.to(dtype)).mul_(self.scale)
+        return left.to(device, dtype), self.scale * right.to(device, dtype)
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the whole difference."""
-        return self.rows(0, self.shape[0], dtype)
+        left, right = self.scaled_factors(dtype)
+        return left @ right
 
     def inner(self, other: LowRank) -> float:
         """Return the inner product ⟨s B A, s' B' A'⟩ = s s' Σ (BᵀB') ∘ (A A'ᵀ), in float64.
@@ -106,6 +108,13 @@ class Adapter:
     full: Mapping[str, Tensor]
 
 
+def tensor_of(model: Mapping[str, Tensor] | Adapter, key: str) -> LowRank | Tensor | None:
+    """Return what a model holds of a tensor: all of it, factors of its difference, or None where that is the base's."""
+    if isinstance(model, Adapter):
+        return model.deltas.get(key, model.full.get(key))
+    return model[key]
+
+
 def read_adapter(path: Path, base_keys: Iterable[str], without: Collection[str] = ()) -> Adapter:
     """Read a LoRA adapter of the PEFT library.
 
@@ -117,8 +126,8 @@ def read_adapter(path: Path, base_keys: Iterable[str], without: Collection[str] 
         without: Names of tensors that are left out of all models, such as heads.
 
     Raises:
-        CheckpointError: It can't be read, is another kind of adapter than LoRA or has what low-rank factors
-            can't express, a factor lacks its other, or a name is not in the base model or fits several.
+        CheckpointError: It can't be read, is another kind of adapter than LoRA or has what low-rank factors can't
+            express, a factor lacks its other, or a name is not in the base model or fits several.
     """
     deltas, full = _read(path)
     base = tuple(base_keys)
@@ -219,7 +228,7 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
         kind = config["peft_type"]
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error.strerror}.") from error
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+    except DAMAGED as error:
         raise CheckpointError(f"{path} is damaged or not an adapter's configuration.") from error
     if kind != "LORA":
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Find, inspect and safely read state dicts, of one file or many, from this machine or a hub."""
+"""State dicts, of one file or many, from this machine or a hub: read safely, whole or tensor by tensor."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from threading import local
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,50 +16,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mapmerge_core.errors import CheckpointError
+from mapmerge_core.weights.io.checks import dtype_name
 from mapmerge_core.weights.io.folders import (
-    SUFFIXES,
     file_of,
     hash_of_files,
     is_adapter_folder,
     is_index,
-    is_weights,
-    main_file,
     read_index,
     weights_files,
 )
-from mapmerge_core.weights.io.hub import HubRef, fetch, parse_source
+from mapmerge_core.weights.io.headers import DTYPES, read_header, reading
+from mapmerge_core.weights.io.hub import HubRef, fetch
 from mapmerge_core.weights.io.pickles import map_pickle, open_pickle
 
-__all__ = [
-    "SUFFIXES",
-    "CheckpointInfo",
-    "OpenStateDict",
-    "find_checkpoints",
-    "inspect",
-    "open_state_dict",
-    "read_state_dict",
-    "sha256",
-]
-
-# safetensors' names of dtypes.
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-    "C64": torch.complex64,
-}
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -68,16 +38,12 @@ class CheckpointInfo:
     """What a checkpoint holds, as far as a person wants to know before using it.
 
     Attributes:
-        path: The file or folder.
         n_tensors: How many tensors it holds.
-        n_parameters: How many numbers they hold together.
         dtypes: Number of tensors of each dtype, such as ``{"float16": 152}``.
         n_bytes: Size of its files of weights.
     """
 
-    path: Path
     n_tensors: int
-    n_parameters: int
     dtypes: dict[str, int]
     n_bytes: int
 
@@ -121,20 +87,20 @@ class OpenStateDict(Mapping[str, Tensor]):
         return stored.shape, stored.dtype
 
 
-def read_state_dict(source: Path | str | HubRef) -> dict[str, Tensor]:
+def read_state_dict(source: Path | HubRef) -> dict[str, Tensor]:
     """Read a state dict, memory-mapped where the format allows, onto the CPU.
 
     Args:
-        source: A ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file, the index of a checkpoint in several
-            files, a folder of transformers or open_clip, or a reference to a hub (see `parse_source`), which
-            is fetched. Pickled code is never executed: of a module that was pickled as a whole the tensors
-            alone are read. Weights under the key ``state_dict`` or ``model`` are unwrapped.
+        source: A ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file, the index of a checkpoint in several files, a
+            folder of transformers or open_clip, or a reference to a hub (see `parse_source`), which is fetched. Pickled
+            code is never executed: of a module that was pickled as a whole the tensors alone are read. Weights under
+            the key ``state_dict`` or ``model`` are unwrapped.
 
     Raises:
-        CheckpointError: The file is missing, damaged, empty, holds anything but named tensors or asks for
-            anything to be executed; it is an adapter; or a shard or one of its tensors is missing.
+        CheckpointError: The file is missing, damaged, empty, holds anything but named tensors or asks for anything to
+            be executed; it is an adapter; or a shard or one of its tensors is missing.
     """
-    path = fetch(parse_source(source))
+    path = fetch(source)
     _refuse_adapter(path)
     file = file_of(path)
     if not is_index(file.name):
@@ -144,7 +110,7 @@ def read_state_dict(source: Path | str | HubRef) -> dict[str, Tensor]:
     return {name: read[shard][name] for name, shard in _in_shards(shards, read, file).items()}
 
 
-def open_state_dict(source: Path | str | HubRef) -> OpenStateDict:
+def open_state_dict(source: Path | HubRef) -> OpenStateDict:
     """Open a state dict whose tensors are read when they are asked for.
 
     Args:
@@ -153,7 +119,7 @@ def open_state_dict(source: Path | str | HubRef) -> OpenStateDict:
     Raises:
         CheckpointError: As for `read_state_dict`.
     """
-    path = fetch(parse_source(source))
+    path = fetch(source)
     if path.is_dir():
         _refuse_adapter(path)
     file = file_of(path)
@@ -164,47 +130,30 @@ def open_state_dict(source: Path | str | HubRef) -> OpenStateDict:
     return OpenStateDict({name: opened[shard][name] for name, shard in _in_shards(shards, opened, file).items()})
 
 
-def find_checkpoints(folder: Path | str) -> list[Path]:
-    """List what looks like a checkpoint directly inside ``folder``, sorted by name.
-
-    That is files of weights (of a checkpoint in several files its index alone), and folders that hold one
-    checkpoint or an adapter.
-
-    Raises:
-        CheckpointError: ``folder`` is not a folder that can be read.
-    """
-    try:
-        return sorted(path for path in Path(folder).iterdir() if _is_checkpoint(path))
-    except OSError as error:
-        raise CheckpointError(f"{folder} can't be listed: {error.strerror}.") from error
-
-
-def sha256(source: Path | str | HubRef) -> str:
+def sha256(source: Path | HubRef) -> str:
     """Return the SHA-256 of a checkpoint in hexadecimal (of several files see `hash_of_files`).
 
     Raises:
         CheckpointError: There is no checkpoint, or a file of it can't be read.
     """
-    path = fetch(parse_source(source))
+    path = fetch(source)
     several = path.is_dir() or is_index(path.name) or is_adapter_folder(path)
     return hash_of_files(weights_files(path) if several else (path,), _hash)
 
 
-def inspect(source: Path | str | HubRef) -> CheckpointInfo:
-    """Say what a checkpoint or an adapter holds, without reading its tensors.
+def inspect(source: Path | HubRef) -> CheckpointInfo:
+    """Return what a checkpoint or an adapter holds, without reading its tensors.
 
     Raises:
         CheckpointError: As for `open_state_dict`.
     """
-    path = fetch(parse_source(source))
+    path = fetch(source)
     files = weights_files(path)
     opened = open_state_dict(files[-1] if is_adapter_folder(path) else path)
     described = [opened.describe(name) for name in opened]
     return CheckpointInfo(
-        path=path,
         n_tensors=len(described),
-        n_parameters=sum(shape.numel() for shape, _ in described),
-        dtypes=dict(Counter(str(dtype).removeprefix("torch.") for _, dtype in described)),
+        dtypes=dict(Counter(dtype_name(dtype) for _, dtype in described)),
         n_bytes=sum(file.stat().st_size for file in files),
     )
 
@@ -254,23 +203,11 @@ def _refuse_adapter(path: Path) -> None:
         )
 
 
-def _is_checkpoint(path: Path) -> bool:
-    if path.is_file():
-        return is_weights(path.name) or is_index(path.name)
-    if not path.is_dir():
-        return False
-    try:
-        return main_file([file.name for file in path.iterdir() if file.is_file()]) is not None
-    except OSError:  # a folder that others may not look into
-        return False
-
-
 def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix != ".safetensors":
         return map_pickle(path)
-    tensors: dict[str, Tensor] = {}
-    with _Reading(path):
-        tensors = load_file(path)
+    with reading(path):
+        tensors: dict[str, Tensor] = load_file(path)
     _check_any(tensors, path)
     return tensors
 
@@ -278,35 +215,16 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _open(path: Path) -> Mapping[str, _Stored]:
     if path.suffix != ".safetensors":
         return open_pickle(path)
-    stored: dict[str, _Stored] = {}
-    with _Reading(path), safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118 - it is no mapping
-            about = file.get_slice(name)
-            dtype = _DTYPES.get(about.get_dtype())
-            if dtype is None:
-                raise CheckpointError(
-                    f"'{name}' in {path} is stored as {about.get_dtype()}, which can't be read: convert the "
-                    "checkpoint to float32, float16 or bfloat16."
-                )
-            stored[name] = _SafeTensor(path, name, torch.Size(about.get_shape()), dtype)
+    stored = {}
+    for name, (code, shape) in read_header(path).tensors.items():
+        if code not in DTYPES:
+            raise CheckpointError(
+                f"'{name}' in {path} is stored as {code}, which can't be read: convert the checkpoint to float32, "
+                "float16 or bfloat16."
+            )
+        stored[name] = _SafeTensor(path, name, torch.Size(shape), getattr(torch, DTYPES[code]))
     _check_any(stored, path)
     return stored
-
-
-class _Reading:
-    """Turn what safetensors raises into one sentence."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, PermissionError):
-            raise CheckpointError(f"{self._path} can't be read: {error.strerror}.") from error
-        if isinstance(error, SafetensorError | OSError | RuntimeError | ValueError):
-            raise CheckpointError(f"{self._path} is damaged or not a safetensors file.") from error
 
 
 def _check_any(tensors: Mapping, path: Path) -> None:

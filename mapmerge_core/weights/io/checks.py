@@ -125,17 +125,16 @@ def check_finite(model: str, key: str, tensor: Tensor) -> None:
         raise CheckpointError(f"The tensor '{key}' of {model} holds {kind}: this checkpoint can't be merged.")
 
 
-def check_coefficients(names: Sequence[str], coefficients: ArrayLike, rows: int | str | None = None) -> np.ndarray:
-    """Return a coefficient for each of N ``names`` as float64, or ``rows`` x N (``"m"``: any number).
+def check_coefficients(names: Sequence[str], coefficients: ArrayLike, rows: int | None = None) -> np.ndarray:
+    """Return a coefficient for each of N ``names`` as float64, or ``rows`` x N.
 
     Raises:
         PointError: They have another shape, or hold NaN or infinity.
     """
     array = np.asarray(coefficients, dtype=np.float64)
     n = len(names)
-    leading = () if rows is None else array.shape[:1] if rows == "m" else (rows,)
-    if array.shape != (*leading, n):
-        expected = f"({n},)" if rows is None else f"({rows}, {n})"
+    expected = (n,) if rows is None else (rows, n)
+    if array.shape != expected:
         raise PointError(
             f"The coefficients have shape {array.shape}, but the {n} task vectors ({', '.join(names)}) need {expected}."
         )

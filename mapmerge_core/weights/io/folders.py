@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapmerge_core.errors import CheckpointError
+from mapmerge_core.weights.io.damaged import DAMAGED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -40,18 +41,18 @@ _IS_SHARD = re.compile(rf".*{_SHARD}\.(safetensors|bin)")
 def main_file(names: Collection[str]) -> str | None:
     """Return which of a folder's files holds its weights, or the index of those that do; None if none does.
 
-    An adapter comes before whole weights, as in transformers, and safetensors before pickles. A folder whose
-    files have names of their own counts if only one of them can be weights.
+    An adapter comes before whole weights, as in transformers, and safetensors before pickles. A folder whose files have
+    names of their own counts if only one of them can be weights.
     """
     adapters = _ADAPTERS if ADAPTER_CONFIG in names else ()
     order: tuple[str, ...] = (*adapters, *_WHOLE)
-    for known in order:
-        if known in names:
-            return known
-    for fits in (is_index, is_weights):
-        choice = [name for name in names if fits(name)]
-        if len(choice) == 1:
-            return choice[0]
+    for usual in order:
+        if usual in names:
+            return usual
+    for is_one in (is_index, is_weights):
+        candidates = [name for name in names if is_one(name)]
+        if len(candidates) == 1:
+            return candidates[0]
     return None
 
 
@@ -101,9 +102,9 @@ def file_of(path: Path) -> Path:
             raise CheckpointError(f"{path} can't be listed: {error.strerror}.") from error
         name = main_file(names)
         if name is None:
-            n = sum(map(is_weights, names))
-            held = f"{n} checkpoints" if n else "no weights"
-            raise CheckpointError(f"{path} is a folder with {held}: choose a checkpoint file.")
+            count = sum(map(is_weights, names))
+            content = f"{count} checkpoints" if count else "no weights"
+            raise CheckpointError(f"{path} is a folder with {content}: choose a checkpoint file.")
         return path / name
     if not path.exists():
         raise CheckpointError(f"There is no checkpoint {path}.")
@@ -123,7 +124,7 @@ def read_index(path: Path) -> dict[str, Path]:
         shards = {str(name): str(file) for name, file in listed.items()}
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error.strerror}.") from error
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except DAMAGED as error:
         raise CheckpointError(f"{path} is damaged or not an index of a checkpoint's shards.") from error
     if not shards:
         raise CheckpointError(f"{path} lists no tensors.")
@@ -157,8 +158,8 @@ def weights_files(path: Path) -> tuple[Path, ...]:
 def hash_of_files(files: Iterable[Path], hash_file: Callable[[Path], str]) -> str:
     """Return one SHA-256 for one or more files.
 
-    Of one file it is that of the file's bytes. Of several it is that of the lines that ``sha256sum`` prints
-    for them in the order of their names: each file's hash, two spaces and its name.
+    Of one file it is that of the file's bytes. Of several it is that of the lines that ``sha256sum`` prints for them in
+    the order of their names: each file's hash, two spaces and its name.
 
     Args:
         files: The files, of different names.

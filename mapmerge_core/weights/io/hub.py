@@ -135,12 +135,12 @@ def is_adapter(source: Path | HubRef) -> bool:
 def fetch(source: Path | HubRef) -> Path:
     """Return the local file or folder of a source; what isn't here yet is downloaded, with progress.
 
-    Of a repository only weights (safetensors if there are both kinds), configurations and tokenizers are
-    brought. huggingface_hub's cache and its offline mode (``HF_HUB_OFFLINE``) are respected.
+    Of a repository only weights (safetensors if there are both kinds), configurations and tokenizers are brought.
+    huggingface_hub's cache and its offline mode (``HF_HUB_OFFLINE``) are respected.
 
     Raises:
-        CheckpointError: There is no such model, revision or file, it is gated, the hub can't be reached, or
-            offline mode is on and the cache doesn't hold it.
+        CheckpointError: There is no such model, revision or file, it is gated, the hub can't be reached, or offline
+            mode is on and the cache doesn't hold it.
     """
     if isinstance(source, Path):
         return source
@@ -166,13 +166,13 @@ def fetch(source: Path | HubRef) -> Path:
     return cached
 
 
-def plan_downloads(sources: Iterable[Path | str | HubRef]) -> list[Download]:
-    """Say what `fetch` would download for each source on a hub, once for each; paths are left out.
+def plan_downloads(sources: Iterable[Path | HubRef]) -> list[Download]:
+    """Return what `fetch` would download for each source on a hub, once for each; paths are left out.
 
     Raises:
-        CheckpointError: As for `parse_source`, and where a hub says that there is no such model.
+        CheckpointError: A hub says that there is no such model.
     """
-    refs = dict.fromkeys(ref for ref in map(parse_source, sources) if isinstance(ref, HubRef))
+    refs = dict.fromkeys(ref for ref in sources if isinstance(ref, HubRef))
     return [_plan_open_clip(ref) if ref.is_open_clip else _plan(ref) for ref in refs]
 
 

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from mapmerge_core.weights.io.adapters import Adapter, LowRank, find_misfits, is_adapter, read_adapter
+from mapmerge_core.weights.io.adapters import Adapter, find_misfits, is_adapter, read_adapter, tensor_of
 from mapmerge_core.weights.io.checkpoints import open_state_dict, sha256
-from mapmerge_core.weights.io.checks import Described, StateDict, describe, is_finite
+from mapmerge_core.weights.io.checks import Described, StateDict, describe, dtype_name, is_finite
+from mapmerge_core.weights.io.damaged import DAMAGED
 from mapmerge_core.weights.io.folders import weights_files
 from mapmerge_core.weights.io.hub import HubRef, fetch, parse_source
-from mapmerge_core.weights.vectors.streamed import adapted, choose
+from mapmerge_core.weights.io.keys import adapted, choose
+from mapmerge_core.weights.io.norms import Norms, NormSums, matrix_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
-    from torch import Tensor
 
-# Numbers of all task vectors that are compared at once; float32 sums over many more would lose digits.
-_BLOCK = 1 << 20
 # Fine-tuning moves weights by a few percent of their norm; two models of other origins differ by about 140 %.
 _FAR, _FAR_FROM_OTHERS = 0.5, 4.0
 # A tensor that tells a library's models from others', the first that fits.
@@ -103,10 +100,10 @@ def inspect_models(
     *,
     without: Collection[str] = (),
 ) -> Inspection:
-    """Read checkpoints and adapters and compares them with the model that they started from.
+    """Read checkpoints and adapters, and compare them with the model that they were fine-tuned from.
 
-    That goes tensor by tensor, so that no model need fit in memory. Of CLIP models the vision towers are
-    compared, which are what is merged.
+    One tensor is read after the other, so that no model has to fit in memory. Of CLIP models only the vision towers,
+    which are what is merged, are compared.
 
     Args:
         models: The checkpoints or adapters by name.
@@ -121,37 +118,35 @@ def inspect_models(
     reports = {name: _describe(name, source, paths[name]) for name, source in sources.items()}
     if pretrained is None:
         return Inspection(None, tuple(reports.values()), "", None)
-    whole = open_state_dict(pretrained)
+    origin = parse_source(pretrained)
+    whole = open_state_dict(origin)
     base = choose(whole, [name for name in whole if name not in without])
-    described = describe(base)
     part = "visual." if any(key.startswith("visual.") for key in base) else ""
-    compared = {key: about for key, about in described.items() if key.startswith(part)}
+    compared = {key: about for key, about in describe(base).items() if key.startswith(part)}
     problems, fitting = {}, {}
     for name, path in paths.items():
-        problems[name], change = _fit(path, base, compared, part, without)
-        if change is not None:
-            fitting[name] = change
-    sums, gram = _compare(base, compared, fitting)
+        problems[name], model = _fit(path, base, compared, part, without)
+        if model is not None:
+            fitting[name] = model
+    norms, changed = _compare(base, compared, fitting)
     cosines = np.full((len(models), len(models)), np.nan)
     places = [list(models).index(name) for name in fitting]
-    norms = np.sqrt(np.diag(gram))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        cosines[np.ix_(places, places)] = gram / np.outer(norms, norms)
-        l2_ratios = dict(zip(fitting, (norms / sums.l2).tolist(), strict=True))
-    found = []
-    for name, report in reports.items():
-        values = dict(vars(report)) | {"problems": problems[name]}
-        if name in fitting:
-            values |= {
-                "changed": tuple(sums.changed[name]),
-                "n_compared": len(compared),
-                "l1_ratio": sums.l1_of[name] / sums.l1 if sums.l1 else 0.0,
-                "l2_ratio": l2_ratios[name],
-                "warning": odd_one(name, l2_ratios),
-            }
-        found.append(ModelReport(**values))
-    origin = parse_source(pretrained)
-    return Inspection(_describe("pretrained", origin, fetch(origin)), tuple(found), part, cosines)
+    cosines[np.ix_(places, places)] = norms.cosines
+    l1_ratios, l2_ratios = (dict(zip(fitting, r.tolist(), strict=True)) for r in (norms.l1_ratios, norms.l2_ratios))
+    compared_reports = tuple(
+        replace(report, problems=problems[name])
+        if name not in fitting
+        else replace(
+            report,
+            changed=tuple(changed[name]),
+            n_compared=len(compared),
+            l1_ratio=l1_ratios[name],
+            l2_ratio=l2_ratios[name],
+            warning=odd_one(name, l2_ratios),
+        )
+        for name, report in reports.items()
+    )
+    return Inspection(_describe("pretrained", origin, fetch(origin)), compared_reports, part, cosines)
 
 
 def odd_one(name: str, l2_ratios: Mapping[str, float]) -> str:
@@ -190,7 +185,7 @@ def _describe(name: str, source: Path | HubRef, path: Path) -> ModelReport:
         n_bytes=sum(file.stat().st_size for file in files),
         n_tensors=len(state),
         n_parameters=sum(described[key].shape.numel() for key in floats),
-        dtypes=dict(Counter(str(about.dtype).removeprefix("torch.") for about in described.values())),
+        dtypes=dict(Counter(dtype_name(about.dtype) for about in described.values())),
         sha256=sha256(path),
         not_finite=tuple(key for key in floats if not is_finite(state[key])),
     )
@@ -206,7 +201,7 @@ def _architecture(path: Path, described: Mapping[str, Described]) -> str:
         named = config.get("architectures") or [config.get("architecture")]
         if isinstance(named[0], str):
             return named[0]
-    except (OSError, ValueError, AttributeError, LookupError, TypeError, RecursionError):
+    except DAMAGED:
         pass  # no configuration of transformers or timm
     return next((title for sign, title in _SIGNS if any(key.endswith(sign) for key in described)), "")
 
@@ -218,7 +213,7 @@ def _fit(
     part: str,
     without: Collection[str],
 ) -> tuple[tuple[str, ...], StateDict | Adapter | None]:
-    """Why a model can't be merged onto its base, and if nothing stands against it the model."""
+    """Return why a model can't be merged onto its base, and the model where nothing stands against it."""
     if is_adapter(path):
         problems = find_misfits(path, base)
         if problems:
@@ -232,10 +227,10 @@ def _fit(
 
 
 def _problems(model: Mapping[str, Described], base: Mapping[str, Described], part: str) -> tuple[str, ...]:
-    found = [key for key in model if key.startswith(part)]
+    inside = [key for key in model if key.startswith(part)]
     lines = [f"lacks '{key}' of shape {tuple(base[key].shape)}" for key in base if key not in model]
-    lines += [f"has '{key}' of shape {tuple(model[key].shape)} besides" for key in found if key not in base]
-    for key in found:
+    lines += [f"has '{key}' of shape {tuple(model[key].shape)} besides" for key in inside if key not in base]
+    for key in inside:
         if key in base and model[key].shape != base[key].shape:
             lines.append(f"has '{key}' of shape {tuple(model[key].shape)}, not {tuple(base[key].shape)}")
         elif key in base and model[key].dtype.is_floating_point != base[key].dtype.is_floating_point:
@@ -246,7 +241,7 @@ def _problems(model: Mapping[str, Described], base: Mapping[str, Described], par
 def _problems_of_adapter(adapter: Adapter, base: Mapping[str, Described]) -> tuple[str, ...]:
     lines = []
     for key, low_rank in adapter.deltas.items():
-        if key in base and (not base[key].shape or low_rank.shape != _matrix(base[key].shape)):
+        if key in base and (not base[key].shape or low_rank.shape != matrix_shape(base[key].shape)):
             lines.append(f"changes '{key}' by a matrix of shape {tuple(low_rank.shape)}, not {tuple(base[key].shape)}")
     for key, tensor in adapter.full.items():
         if key in base and tensor.shape != base[key].shape:
@@ -254,75 +249,17 @@ def _problems_of_adapter(adapter: Adapter, base: Mapping[str, Described]) -> tup
     return tuple(lines)
 
 
-def _matrix(shape: torch.Size) -> torch.Size:
-    """A tensor's shape with all dimensions but the first in one."""
-    return torch.Size((shape[0], shape[1:].numel())) if len(shape) > 1 else torch.Size((1, shape.numel()))
-
-
-@dataclass(frozen=True)
-class _Sums:
-    l1: float
-    l2: float
-    l1_of: Mapping[str, float]
-    changed: Mapping[str, Sequence[str]]
-
-
 def _compare(
     base: StateDict, compared: Mapping[str, Described], models: Mapping[str, StateDict | Adapter]
-) -> tuple[_Sums, np.ndarray]:
-    """Norms and inner products of task vectors, block by block, summed in float64.
-
-    Those of two adapters come from their factors.
-    """
-    l1 = l2 = 0.0
-    l1_of = np.zeros(len(models))
-    changed: dict[str, list[str]] = {name: [] for name in models}
-    gram = np.zeros((len(models), len(models)))
+) -> tuple[Norms, dict[str, list[str]]]:
+    """Return norms of the models' task vectors, and for each model the tensors that differ from the base's."""
+    sums, changed = NormSums(len(models)), {name: list[str]() for name in models}
     for key, (shape, dtype) in compared.items():
-        if not dtype.is_floating_point or shape.numel() == 0:
-            continue
-        rows = base[key].reshape(_matrix(shape))
-        changes = [_change(model, key, rows.shape) for model in models.values()]
-        low_ranks = [(i, change) for i, change in enumerate(changes) if isinstance(change, LowRank)]
-        dense = np.ones_like(gram)
-        for i, one in low_ranks:
-            for j, other in low_ranks:
-                dense[i, j] = 0
-                gram[i, j] += one.inner(other)
-        moved = np.zeros(len(models))
-        step = max(1, _BLOCK // (rows.shape[1] * (len(models) + 1)))
-        for start in range(0, len(rows), step):
-            wide = _wide(rows[start : start + step])
-            l1 += float(wide.abs().sum())
-            l2 += float(wide.square().sum())
-            if models:
-                block = torch.stack([_difference(change, start, wide) for change in changes]).flatten(1)
-                moved += block.abs().sum(dim=1).double().numpy()
-                gram += dense * (block @ block.T).double().numpy()
-        l1_of += moved
-        for name, distance in zip(models, moved.tolist(), strict=True):
-            if distance != 0:
-                changed[name].append(key)
-    return _Sums(l1, l2**0.5, dict(zip(models, l1_of.tolist(), strict=True)), changed), gram
-
-
-def _change(model: StateDict | Adapter, key: str, shape: torch.Size) -> LowRank | Tensor | None:
-    """What a model holds of a tensor: factors of its difference, all of it as a matrix, or nothing."""
-    if isinstance(model, Mapping):
-        return model[key].reshape(shape)
-    if key in model.deltas:
-        return model.deltas[key]
-    return model.full[key].reshape(shape) if key in model.full else None
-
-
-def _difference(change: LowRank | Tensor | None, start: int, base: Tensor) -> Tensor:
-    """A block of rows of a task vector."""
-    if change is None:
-        return torch.zeros_like(base)
-    if isinstance(change, LowRank):
-        return change.rows(start, start + len(base), base.dtype)
-    return _wide(change[start : start + len(base)]) - base
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.float64 if tensor.dtype == torch.float64 else torch.float32)
+        if dtype.is_floating_point and shape.numel():
+            tensor = base[key]
+            sums.add_base(tensor)
+            distances = sums.add_changes(tensor, [tensor_of(model, key) for model in models.values()])
+            for name, distance in zip(models, distances.tolist(), strict=True):
+                if distance != 0:
+                    changed[name].append(key)
+    return sums.norms(), changed

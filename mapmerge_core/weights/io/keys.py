@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
+
+from mapmerge_core.weights.io.checks import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
-    from torch import Tensor
-
-    from mapmerge_core.weights.vectors.layout import StateDict
+    from mapmerge_core.weights.io.checks import Described, StateDict
 
 # open_clip's name and that of transformers, without the prefix of the vision tower.
 _SAME = {
@@ -68,10 +70,10 @@ def adapt(model: StateDict, base: StateDict, part: str = "") -> StateDict:
 
     These differences are bridged, each only if afterwards every name and shape in ``part`` is the base's:
 
-    - a prefix more or less: ``module.`` of data parallel training, a tower that was saved alone, or one
-      inside another module (as in the files of "Editing Models with Task Arithmetic", ICLR 2023);
-    - the vision towers of open_clip's and of transformers' CLIP, in both directions. A tower of transformers
-      that was saved without its projection gets the base's: fine-tuning it can't have changed it.
+    - a prefix more or less: ``module.`` of data parallel training, a tower that was saved alone, or one inside another
+      module (as in the files of "Editing Models with Task Arithmetic", ICLR 2023);
+    - the vision towers of open_clip's and of transformers' CLIP, in both directions. A tower of transformers that was
+      saved without its projection gets the base's: fine-tuning it can't have changed it.
 
     Tensors are views, but for the projections of query, key and value that open_clip packs into one.
 
@@ -87,6 +89,52 @@ def adapt(model: StateDict, base: StateDict, part: str = "") -> StateDict:
     if not wanted or _fits({name: t for name, t in model.items() if name.startswith(part)}, wanted):
         return model
     return _with_other_prefix(model, wanted, part) or _with_other_tower(model, base, wanted, part) or model
+
+
+def adapted(model: StateDict, base: StateDict, part: str, without: Collection[str]) -> StateDict:
+    """A fine-tuned model's tensors that count, under its base's names, left on disk where possible."""
+    return adapt_lazily(choose(model, compared(model, base, without)), base, part)
+
+
+def choose(model: StateDict, names: Sequence[str]) -> StateDict:
+    """Some of a model's tensors, left on disk."""
+    return model if len(names) == len(model) else _Renamed(model, describe(model), {n: n for n in names})
+
+
+def adapt_lazily(model: StateDict, base: StateDict, part: str) -> StateDict:
+    """As `adapt`, but leaves tensors on disk where they only have other names."""
+    described = describe(model)
+    outline, outline_of_base = _outline(described), _outline(describe(base))
+    bridged = adapt(outline, outline_of_base, part)
+    if bridged is outline:
+        return model
+    origins = {id(tensor): name for name, tensor in outline.items()}
+    if all(id(tensor) in origins for tensor in bridged.values()):
+        return _Renamed(model, described, {name: origins[id(tensor)] for name, tensor in bridged.items()})
+    return adapt(dict(model), dict(base), part)
+
+
+def _outline(described: Mapping[str, Described]) -> dict[str, Tensor]:
+    return {name: torch.empty(shape, dtype=dtype, device="meta") for name, (shape, dtype) in described.items()}
+
+
+class _Renamed(Mapping[str, Tensor]):
+    """A model's tensors under other names, read when asked for."""
+
+    def __init__(self, model: StateDict, described: Mapping[str, Described], origins: Mapping[str, str]) -> None:
+        self._model, self._described, self._origins = model, described, origins
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._model[self._origins[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._origins)
+
+    def __len__(self) -> int:
+        return len(self._origins)
+
+    def describe(self, name: str) -> Described:
+        return self._described[self._origins[name]]
 
 
 def _fits(found: StateDict, wanted: StateDict) -> bool:

@@ -1,8 +1,7 @@
 """A stack machine for pickles that executes nothing and imports nothing.
 
-Whatever a pickle names is only a name here, objects become inert stand-ins that keep their state, and calls
-are left to a function that decides by the name alone. Instructions that ``torch.save`` doesn't write are
-refused.
+Whatever a pickle names is only a name here, objects become inert stand-ins that keep their state, and calls are left to
+a function that decides by the name alone. Instructions that ``torch.save`` doesn't write are refused.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """PyTorch's pickled files, read without executing anything that they ask for.
 
-A pickle is a program for a small stack machine. `Machine` runs it without importing or calling anything that
-it names, and `answer` rebuilds where its tensors lie. So state dicts can be read, and modules that were
-pickled as a whole, as in the files of "Editing Models with Task Arithmetic" (ICLR 2023), whose classes
-needn't be installed.
+A pickle is a program for a small stack machine. `Machine` runs it without importing or calling anything that it names,
+and `answer` rebuilds where its tensors lie. So state dicts can be read, and modules that were pickled as a whole, as in
+the files of "Editing Models with Task Arithmetic" (ICLR 2023), whose classes needn't be installed.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import zipfile
 from typing import IO, TYPE_CHECKING, Any
 
 from mapmerge_core.errors import CheckpointError
+from mapmerge_core.weights.io.damaged import DAMAGED
 from mapmerge_core.weights.io.pickle_machine import Machine, Named, RefusedError, StandIn, key_of
 from mapmerge_core.weights.io.pickled_tensors import PickledTensor, Storage, answer, count_of, storage_dtype
 
@@ -36,12 +36,12 @@ _BIG_ENDIAN = "{path} was written on a big-endian machine: save it anew on anoth
 def open_pickle(path: Path) -> dict[str, PickledTensor]:
     """Find the named tensors of a PyTorch file.
 
-    They are a state dict, by itself or under "state_dict" or "model", or a module pickled as a whole.
-    A module's tensors are those of its ``state_dict()``: parameters and persistent buffers with dotted names.
+    They are a state dict, by itself or under "state_dict" or "model", or a module pickled as a whole. A module's
+    tensors are those of its ``state_dict()``: parameters and persistent buffers with dotted names.
 
     Raises:
-        CheckpointError: The file is damaged, holds no named tensors, is a TorchScript program, or asks for
-            anything to be executed, which never happens.
+        CheckpointError: The file is damaged, holds no named tensors, is a TorchScript program, or asks for anything to
+            be executed, which never happens.
     """
     try:
         with path.open("rb") as file:
@@ -58,10 +58,7 @@ def open_pickle(path: Path) -> dict[str, PickledTensor]:
         ) from error
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error.strerror or 'it is damaged'}.") from error
-    except (
-        *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RecursionError),
-        *(RuntimeError, TypeError, ValueError, struct.error, zipfile.BadZipFile),
-    ) as error:
+    except DAMAGED as error:
         raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint.") from error
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from mapmerge_core.errors import CheckpointError
+from mapmerge_core.weights.io.adapters import LowRank, tensor_of
 from mapmerge_core.weights.io.checks import (
     Described,
     StateDict,
@@ -27,41 +27,35 @@ from mapmerge_core.weights.io.checks import (
     is_finite,
     refuse_complex,
 )
+from mapmerge_core.weights.io.norms import Norms, NormSums
 from mapmerge_core.weights.vectors.sums import ADDED, ROUNDED_TO, Sums, make_sums
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
-    from mapmerge_core.weights.io.adapters import Adapter, LowRank
+    from mapmerge_core.weights.io.adapters import Adapter
 
 # Differences are added in pieces of so many elements, which stay near a CPU's cores, and fill a GPU.
 _PIECE_ON_CPU = 1 << 18
 _PIECE_ELSEWHERE = 1 << 26
 # Bytes of a tensor of all models that are held at once.
 _TOGETHER = 1 << 30
-# Numbers of all task vectors' differences that are compared at once.
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What one pass over all models finds.
+    """What one pass over all models finds out.
 
     Attributes:
         changed: The floating-point tensors that differ in any model, in the pre-trained model's order.
         differing: How many tensors of the part differ, for each model.
-        gram: Inner products of the task vectors, N x N.
-        l1_of: |v_n|_1, shape (N,).
-        l1: |θ_pre|_1 over the part.
-        l2: |θ_pre|_2 over the part.
+        norms: Norms and inner products of the task vectors over the part.
     """
 
     changed: tuple[str, ...]
     differing: Mapping[str, int]
-    gram: np.ndarray
-    l1_of: np.ndarray
-    l1: float
-    l2: float
+    norms: Norms
 
 
 class Changes:
@@ -124,8 +118,8 @@ class Changes:
     def merged(self, key: str, c: np.ndarray, device: torch.device) -> Tensor:
         """Return a tensor of θ_pre + Σ c_n v_n on ``device``, rounded to the pre-trained model's dtype.
 
-        Computed in float32 (float64 if the pre-trained tensor is). Models with c_n = 0 and those that don't
-        change the tensor are left out, so that θ_pre keeps its bits.
+        Computed in float32 (float64 if the pre-trained tensor is). Models with c_n = 0 and those that don't change the
+        tensor are left out, so that θ_pre keeps its bits.
 
         Args:
             key: One of `touched`.
@@ -142,12 +136,12 @@ class Changes:
         for coefficient, model in zip(c.tolist(), self.models.values(), strict=True):
             if coefficient == 0:
                 continue
-            low_rank, whole = self._change(model, key)
-            if low_rank is not None:
-                left, right = _factors(low_rank, dtype, device)
+            change = tensor_of(model, key)
+            if isinstance(change, LowRank):
+                left, right = change.scaled_factors(dtype, device)
                 factors.append((left, coefficient * right))
-            elif whole is not None and differs(whole := whole.to(device), base):
-                _add_difference(total, whole, base, coefficient)
+            elif change is not None and differs(change := change.to(device), base):
+                _add_difference(total, change, base, coefficient)
         if factors:
             left, right = torch.cat([f[0] for f in factors], dim=1), torch.cat([f[1] for f in factors])
             total.view(len(total), -1).addmm_(left, right)
@@ -161,8 +155,8 @@ class Changes:
 
         Only the sign of zeros can be another: an element that no model changes keeps its bits.
 
-        That is possible on a CPU, with whole models of floating-point numbers of 16 bits or more, as long as
-        the tensor of all of them isn't too large to be held at once.
+        That is possible on a CPU, with whole models of floating-point numbers of 16 bits or more, as long as the tensor
+        of all of them isn't too large to be held at once.
 
         Args:
             key: One of `touched`.
@@ -181,12 +175,13 @@ class Changes:
             or target.dtype not in (computed_in, torch.bfloat16)
             or dtype not in ADDED
             or shape.numel() * dtype.itemsize * len(models) > _TOGETHER
+            or not all(isinstance(model, Mapping) for model in models)
         ):
             return False
-        whole = [self._change(model, key)[1] for model in models if isinstance(model, Mapping)]
-        rows = [row.to("cpu").reshape(-1) for row in whole if row is not None and row.dtype in ADDED]
-        wide = computed_in == torch.float32 and any(row.dtype == torch.float64 for row in rows)
-        if len(rows) < len(models) or len({row.dtype for row in rows}) > 1 or wide:
+        rows = [model[key].to("cpu").reshape(-1) for model in models if isinstance(model, Mapping)]
+        dtypes = {row.dtype for row in rows}
+        is_too_wide = computed_in == torch.float32 and torch.float64 in dtypes
+        if len(dtypes) > 1 or not dtypes <= set(ADDED) or is_too_wide:
             return False
         base = self.pretrained[key].to("cpu")
         rounded_to = dtype if dtype in ROUNDED_TO else None
@@ -201,9 +196,7 @@ class Changes:
         Raises:
             CheckpointError: A tensor holds NaN or infinity.
         """
-        n = len(self.models)
-        gram, l1_of = np.zeros((n, n)), np.zeros(n)
-        l1 = l2 = 0.0
+        sums = NormSums(len(self.models))
         changed, differing = [], dict.fromkeys(self.models, 0)
         touched, inside = set(self.touched), set(self.keys)
         for key, (_, dtype) in self.described.items():
@@ -211,56 +204,26 @@ class Changes:
             check_finite("the pre-trained model", key, base)
             if key not in inside:
                 continue
+            changes = [self._finite_change(name, key) for name in self.models]
             if not dtype.is_floating_point:
-                for name, model in self.models.items():
-                    whole = self._change(model, key)[1]
-                    differing[name] += whole is not None and differs(whole, base)
+                for name, whole in zip(self.models, changes, strict=True):
+                    differing[name] += isinstance(whole, torch.Tensor) and differs(whole, base)
                 continue
-            l1 += _norm(base, 1)
-            l2 += _norm(base, 2) ** 2
+            sums.add_base(base)
             if key in touched:
-                sums = self._compare(key, base, gram)
-                l1_of += sums
-                for name, total in zip(self.models, sums, strict=True):
-                    differing[name] += bool(total > 0)
-                if sums.any():
+                distances = sums.add_changes(base, changes)
+                for name, distance in zip(self.models, distances, strict=True):
+                    differing[name] += bool(distance > 0)
+                if distances.any():
                     changed.append(key)
-        gram = (gram + gram.T) / 2  # a matrix product may round its two halves differently
-        return Survey(tuple(changed), differing, gram, l1_of, l1, l2**0.5)
+        return Survey(tuple(changed), differing, sums.norms())
 
-    def _compare(self, key: str, base: Tensor, gram: np.ndarray) -> np.ndarray:
-        """Add one tensor's inner products to ``gram`` and returns |v_n|_1 of it, shape (N,)."""
-        dtype = arithmetic_dtype(base.dtype)
-        rows = base.reshape(len(base), -1) if base.ndim > 1 else base.reshape(1, -1)
-        found: list[tuple[Tensor, Tensor] | Tensor | None] = []
-        for name, model in self.models.items():
-            low_rank, whole = self._change(model, key)
-            if whole is not None:
-                check_finite(f"the model '{name}'", key, whole)
-                found.append(whole.reshape(rows.shape))
-            else:
-                found.append(None if low_rank is None else _factors(low_rank, dtype, base.device))
-        sums = np.zeros(len(found))
-        step = max(1, _BLOCK // max(1, rows.shape[1] * len(found)))
-        for start in range(0, len(rows), step):
-            here = slice(start, start + step)
-            wide = rows[here].to(dtype)
-            block = torch.zeros(len(found), *wide.shape, dtype=dtype)
-            for row, change in zip(block, found, strict=True):
-                if isinstance(change, tuple):
-                    torch.mm(change[0][here], change[1], out=row)
-                elif change is not None:
-                    row.copy_(change[here]).sub_(wide)
-            flat = block.flatten(1)
-            sums += torch.linalg.vector_norm(flat, 1, dim=1).double().numpy()
-            gram += (flat @ flat.T).double().numpy()
-        return sums
-
-    def _change(self, model: StateDict | Adapter, key: str) -> tuple[LowRank | None, Tensor | None]:
-        """What a model holds of a tensor: low-rank factors of its difference, all of it, or neither."""
-        if isinstance(model, Mapping):
-            return None, model[key]
-        return model.deltas.get(key), model.full.get(key)
+    def _finite_change(self, name: str, key: str) -> LowRank | Tensor | None:
+        """Return what a model holds of a tensor; refuse NaN and infinity (adapters' factors were checked before)."""
+        change = tensor_of(self.models[name], key)
+        if isinstance(change, torch.Tensor):
+            check_finite(f"the model '{name}'", key, change)
+        return change
 
     def _check_adapter(self, name: str, adapter: Adapter, part: str) -> set[str]:
         """Return the keys in ``part`` that an adapter changes."""
@@ -286,22 +249,14 @@ class Changes:
         return inside
 
     def check_sources(self, key: str) -> None:
-        """Look for the model in which a tensor holds NaN or infinity.
+        """Read a tensor of all models anew, and refuse NaN and infinity.
 
         Raises:
             CheckpointError: One does.
         """
-        check_finite("the pre-trained model", key, self.pretrained[key])
-        for name, model in self.models.items():
-            whole = self._change(model, key)[1]
-            if whole is not None:
-                check_finite(f"the model '{name}'", key, whole)
-
-
-def _factors(low_rank: LowRank, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Two matrices whose product is the difference, as the base model stores it."""
-    left, right = low_rank.factors
-    return left.to(device, dtype), low_rank.scale * right.to(device, dtype)
+        self.kept(key)
+        for name in self.models:
+            self._finite_change(name, key)
 
 
 def _new(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -324,10 +279,3 @@ def _add_difference(total: Tensor, whole: Tensor, base: Tensor, coefficient: flo
         n = len(piece)
         difference[:n].copy_(theirs).sub_(wide[:n].copy_(ours))
         piece.add_(difference[:n].mul_(coefficient))  # rounded in between, as by `weighted_sums`
-
-
-def _norm(tensor: Tensor, order: int) -> float:
-    dtype = arithmetic_dtype(tensor.dtype)
-    pieces = tensor.reshape(-1).split(_BLOCK)
-    total = sum(float(torch.linalg.vector_norm(piece.to(dtype), order)) ** order for piece in pieces)
-    return float(total ** (1 / order))

@@ -132,11 +132,11 @@ def add_up(base, origin, rows, C, out, first, last, to):  # type: ignore[no-unty
     Args:
         base: The first summand (d,), or None for what is in ``out``.
         origin: What is subtracted from rows (d,), or None for nothing.
-        rows: A tuple of N contiguous arrays (d,). As the others they are float32 or float64, or the bits of
-            bfloat16 (uint16) or float16 numbers (int16).
+        rows: A tuple of N contiguous arrays (d,). As the others they are float32 or float64, or the bits of bfloat16
+            (uint16) or float16 numbers (int16).
         C: Coefficients, m x N.
-        out: The sums, m x d, contiguous rows; may not overlap the others. As base's dtype, or uint16 for
-            sums that are rounded to bfloat16, for which ``base`` is needed.
+        out: The sums, m x d, contiguous rows; may not overlap the others. As base's dtype, or uint16 for sums that are
+            rounded to bfloat16, for which ``base`` is needed.
         first: Where to begin, uint64.
         last: Where to end, uint64.
         to: What to round a sum of float32 to first: `BFLOAT16`, `FLOAT16`, or None for nothing.

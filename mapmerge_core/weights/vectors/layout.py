@@ -55,8 +55,8 @@ class Slot:
 class Group:
     """The tensors that are computed in one dtype: θ_pre is ``base`` (d,), the task vectors are ``V`` (N x d).
 
-    Where ``V`` is rounded to bfloat16, each tensor has a group of its own. ``narrow`` lists the stretches
-    (dtype, start, stop) of the buffer that the checkpoint stores in a narrower dtype.
+    Where ``V`` is rounded to bfloat16, each tensor has a group of its own. ``narrow`` lists the stretches (dtype,
+    start, stop) of the buffer that the checkpoint stores in a narrower dtype.
     """
 
     slots: tuple[Slot, ...]
@@ -91,8 +91,7 @@ class Layout:
         groups: The tensors that are merged.
         kept: The tensors that keep the pre-trained model's values.
         aliases: The key that holds the same tensor, for each key that is tied to an earlier one.
-        differing: How many tensors of the part differ from the pre-trained model's, for each fine-tuned
-            model.
+        differing: How many tensors of the part differ from the pre-trained model's, for each fine-tuned model.
         n_parameters: How many floating-point parameters the part has.
         l1: |θ_pre|_1 over them.
         l2: |θ_pre|_2 over them.
@@ -111,8 +110,8 @@ class Layout:
 def lay_out(pretrained: StateDict, finetuned: Mapping[str, StateDict], part: str, *, rounded: bool = False) -> Layout:
     """Check that the models fit together and lays out what differs; ``kept`` tensors are not copied.
 
-    With ``rounded`` task vectors are held in bfloat16, and θ_pre isn't copied either, unless its dtype is
-    narrower than the arithmetic's.
+    With ``rounded`` task vectors are held in bfloat16, and θ_pre isn't copied either, unless its dtype is narrower than
+    the arithmetic's.
 
     Raises:
         CheckpointError: See `TaskVectors.from_state_dicts`.

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def module_tensors(module: nn.Module, expected: Mapping[str, Described]) -> dict[str, Tensor]:
     """Return a module's parameters and buffers by name, tied ones once.
 
-    A module may have names that the checkpoint lacks for tensors that are tied to one it has, as a language
-    model's output layer is to its embeddings.
+    A module may have names that the checkpoint lacks for tensors that are tied to one it has, as a language model's
+    output layer is to its embeddings.
 
     Args:
         module: Any module, in any float dtype.

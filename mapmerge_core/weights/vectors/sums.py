@@ -38,11 +38,11 @@ class Sums(NamedTuple):
     Attributes:
         base: The first summand (d,), float32 or float64.
         rows: N summands, N x d, of the same dtype or bfloat16.
-        out: The sums, m x d, of the base's dtype, or rounded to bfloat16; each row contiguous, and apart from
-            the others.
+        out: The sums, m x d, of the base's dtype, or rounded to bfloat16; each row contiguous, and apart from the
+            others.
         dtype: What sums of float32 are rounded to first, one of `ROUNDED_TO`; the base holds such numbers.
-        are_models: Whether rows are models, of which the difference from the base is added, if there is one.
-            On a CPU alone; base and rows may be of any of `ADDED`, and rows are a sequence of N tensors then.
+        are_models: Whether rows are models, of which the difference from the base is added, if there is one. On a CPU
+            alone; base and rows may be of any of `ADDED`, and rows are a sequence of N tensors then.
     """
 
     base: Tensor
@@ -60,9 +60,9 @@ def weighted_sums(base: Tensor, rows: Tensor, C: NDArray[np.float64], out: Tenso
 def make_sums(wanted: Sequence[Sums], C: NDArray[np.float64]) -> None:
     """Write weighted sums; each element of a base or a row is read once for all sums of it.
 
-    On a CPU every product is rounded before it is added, in the order of the rows, and rows with a
-    coefficient of zero are left out: what an element comes to depends neither on its place, nor on the number
-    of sums or threads, nor on the processor. Elsewhere they are matrix products.
+    On a CPU every product is rounded before it is added, in the order of the rows, and rows with a coefficient of zero
+    are left out: what an element comes to depends neither on its place, nor on the number of sums or threads, nor on
+    the processor. Elsewhere they are matrix products.
 
     Args:
         wanted: All on one device.

@@ -1,28 +1,34 @@
-"""Task vectors: what fine-tuning changed, as rows of one matrix, and the models that they merge to."""
+"""Task vectors in memory: what fine-tuning changed, as rows of one matrix, and the models that they merge to."""
 
 from __future__ import annotations
 
 import weakref
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mapmerge_core.weights.io.checkpoints import read_state_dict
-from mapmerge_core.weights.io.checks import Described, check_coefficients
+from mapmerge_core.weights.io.hub import HubRef, parse_source
 from mapmerge_core.weights.io.keys import adapt, compared
+from mapmerge_core.weights.io.norms import NormSums
+from mapmerge_core.weights.vectors.base import Vectors
 from mapmerge_core.weights.vectors.layout import Group, Layout, Slot, StateDict, lay_out
-from mapmerge_core.weights.vectors.modules import load_part, module_tensors, write_if_other
+from mapmerge_core.weights.vectors.modules import module_tensors, write_if_other
 from mapmerge_core.weights.vectors.sums import ROUNDED_TO, Sums, make_sums, weighted_sums
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import ArrayLike
+
+    from mapmerge_core.weights.io.checks import Described
+    from mapmerge_core.weights.io.norms import Norms
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,8 @@ class _Receiver:
     """Where a module receives the merges of a group.
 
     Attributes:
-        flat: A buffer (d,) that ``views`` lie in, of the group's dtype or bfloat16; None where the module
-            takes no tensor as it is computed.
+        flat: A buffer (d,) that ``views`` lie in, of the group's dtype or bfloat16; None where the module takes no
+            tensor as it is computed.
         views: Places that are views of ``flat``, with the view.
         copies: Other places, with the tensor that they are written from.
     """
@@ -68,36 +74,31 @@ class _Receiver:
             place.tensor.copy_(group.merged(c, slot, memory))
 
 
-class TaskVectors:
-    """A pre-trained model θ_pre and N task vectors v_n = θ_n − θ_pre, merged to θ(c) = θ_pre + Σ c_n v_n.
+class TaskVectors(Vectors):
+    """Task vectors that are held in memory.
 
-    Tensors that differ in any model lie in one flat float32 buffer (and one more where the pre-trained model
-    is float64); task vectors are the rows of a matrix V (N x d), so a merge reads everything once
-    (see `make_sums`).
-    Left out, with the pre-trained model's values kept: tensors that are identical in all models, everything
-    outside ``part``, and integer or boolean tensors, even if they differ (BatchNorm's
-    ``num_batches_tracked``). Tied tensors are merged once.
+    Tensors that differ in any model lie in one flat float32 buffer (and one more where the pre-trained model is
+    float64); task vectors are the rows of a matrix V (N x d), so that a merge reads everything once (see `make_sums`).
+    Left out, with the pre-trained model's values kept: tensors that are identical in all models, everything outside
+    ``part``, and integer or boolean tensors, even if they differ (BatchNorm's ``num_batches_tracked``). Tied tensors
+    are merged once.
 
-    Task vectors can be rounded to bfloat16, which halves their memory; sums are computed as before. Each
-    tensor has a buffer of its own then.
+    Task vectors can be rounded to bfloat16, which halves their memory; sums are computed as before. Each tensor has a
+    buffer of its own then.
 
-    Results are rounded to the pre-trained checkpoint's dtypes, also inside a wider module: a float16
-    checkpoint merges to float16 values, so that what is evaluated is what is exported.
+    Results are rounded to the pre-trained checkpoint's dtypes, also inside a wider module: a float16 checkpoint merges
+    to float16 values, so that what is evaluated is what is exported.
+
+    The first `merge_into` turns a module's merged parameters (those of the arithmetic's dtype, or in bfloat16, and on
+    its device) into views of flat buffers; later calls write these and allocate no model. A module in another dtype is
+    written tensor by tensor.
 
     Build one with `from_state_dicts` or `from_files`.
-
-    Attributes:
-        names: The fine-tuned models' names, in the order of the coefficients.
-        part: The prefix of the keys that are merged, ``""`` for all.
-        n_parameters: How many floating-point parameters ``part`` has, tied ones counted once.
     """
 
     def __init__(self, names: Sequence[str], part: str, layout: Layout) -> None:
-        self.names = tuple(names)
-        self.part = part
-        self.n_parameters = layout.n_parameters
+        super().__init__(names, part, layout.n_parameters)
         self._layout = layout
-        self._bindings: weakref.WeakKeyDictionary[nn.Module, tuple[_Receiver, ...]] = weakref.WeakKeyDictionary()
 
     @classmethod
     def from_state_dicts(
@@ -112,15 +113,15 @@ class TaskVectors:
 
         Args:
             pretrained: The model that all others started from; its tensors are copied.
-            finetuned: One state dict per name, with the pre-trained model's keys and shapes. Other float
-                dtypes are fine.
-            part: Merge only keys with this prefix, such as ``"visual."``; a fine-tuned model's other keys, if
-                it has any, are ignored.
+            finetuned: One state dict per name, with the pre-trained model's keys and shapes. Other float dtypes are
+                fine.
+            part: Merge only keys with this prefix, such as ``"visual."``; a fine-tuned model's other keys, if it has
+                any, are ignored.
             rounded: Hold the task vectors in bfloat16.
 
         Raises:
-            CheckpointError: There is no fine-tuned model, no key starts with ``part``, keys or shapes don't
-                match, or a tensor holds NaN or infinity; the sentence names the model and the tensor.
+            CheckpointError: There is no fine-tuned model, no key starts with ``part``, keys or shapes don't match, or a
+                tensor holds NaN or infinity; the sentence names the model and the tensor.
         """
         layout = lay_out(pretrained, finetuned, part, rounded=rounded)
         kept = {name: tensor.clone() for name, tensor in layout.kept.items()}
@@ -133,8 +134,8 @@ class TaskVectors:
     @classmethod
     def from_files(
         cls,
-        pretrained: Path | str,
-        finetuned: Mapping[str, Path],
+        pretrained: Path | HubRef | str,
+        finetuned: Mapping[str, Path | HubRef | str],
         *,
         part: str = "",
         without: Collection[str] = (),
@@ -154,25 +155,20 @@ class TaskVectors:
         Raises:
             CheckpointError: As for `from_state_dicts` and `read_state_dict`.
         """
-        base = {name: t for name, t in read_state_dict(pretrained).items() if name not in without}
+        base = {name: t for name, t in read_state_dict(parse_source(pretrained)).items() if name not in without}
         models = {}
-        for name, path in finetuned.items():
-            model = read_state_dict(path)
+        for name, source in finetuned.items():
+            model = read_state_dict(parse_source(source))
             models[name] = adapt({key: model[key] for key in compared(model, base, without)}, base, part)
         layout = lay_out(base, models, part, rounded=rounded)
         return cls(tuple(finetuned), part, layout)
 
-    def __len__(self) -> int:
-        return len(self.names)
-
     @property
     def device(self) -> torch.device:
-        """Where V lies and merges are computed."""
         return self.groups[0].V.device if self.groups else torch.device("cpu")
 
     @property
     def described(self) -> Mapping[str, Described]:
-        """The shape and dtype of every tensor of a merged model, in the pre-trained model's order."""
         return self._layout.described
 
     @property
@@ -187,11 +183,9 @@ class TaskVectors:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The names of the L tensors that are merged, in the order of `merge_layers`; tied ones once."""
         return tuple(slot.name for group in self.groups for slot in group.slots)
 
     def to(self, device: torch.device | str) -> TaskVectors:
-        """Return the same task vectors on ``device`` (this object if they are there already)."""
         device = torch.device(device)
         if self.device == device:
             return self
@@ -204,35 +198,10 @@ class TaskVectors:
         return TaskVectors(self.names, self.part, replace(self._layout, groups=groups))
 
     def merge(self, c: ArrayLike) -> dict[str, Tensor]:
-        """Return θ(c) with all the pre-trained model's keys and its dtypes.
-
-        Tensors that are not merged are returned as they are held, not copied: don't write into them.
-
-        Args:
-            c: N coefficients.
-
-        Raises:
-            PointError: ``c`` has another length, or holds NaN or infinity.
-        """
-        return self.state_dict_of([flat[0] for flat in self._flats(self._checked(c)[None])])
+        return self.state_dict_of(self._flats(self._checked(c)))
 
     def tensors(self, c: ArrayLike) -> Iterator[tuple[str, Tensor]]:
-        """Return the tensors of θ(c) by name, one at a time on the CPU, bit for bit what `merge` gives.
-
-        Raises:
-            PointError: ``c`` has another length, or holds NaN or infinity.
-        """
         return self._tensors(self._checked(c))
-
-    def merge_many(self, C: ArrayLike) -> list[dict[str, Tensor]]:
-        """Return a state dict as `merge` does for each row of ``C`` (m x N); reads V once for all.
-
-        Raises:
-            PointError: ``C`` is not m x N, or holds NaN or infinity.
-        """
-        rows = self._checked(C, "m")
-        flats = self._flats(rows)
-        return [self.state_dict_of([flat[i] for flat in flats]) for i in range(len(rows))]
 
     def merge_layers(self, coefficients: ArrayLike) -> dict[str, Tensor]:
         """Return a state dict as `merge` does, with coefficients of its own for each tensor.
@@ -268,82 +237,35 @@ class TaskVectors:
 
     @torch.no_grad()
     def merge_into(self, module: nn.Module, c: ArrayLike) -> None:
-        """Make ``module`` the model θ(c), in place.
-
-        The first call writes every tensor and turns the merged parameters (those of the arithmetic's dtype,
-        or in bfloat16, and on its device) into views of flat buffers; later calls write these and allocate no
-        model. A module in another dtype is written tensor by tensor.
-        Tensors that are not merged are written only the first time, and after the module was moved or cast.
-
-        Args:
-            module: A module whose state dict has the pre-trained model's keys and shapes, in any float dtype;
-                it may have more names for tensors that are tied to others.
-            c: N coefficients.
-
-        Raises:
-            PointError: ``c`` has another length, or holds NaN or infinity.
-            CheckpointError: The module's keys or shapes are not the pre-trained model's.
-        """
         row = self._checked(c)
-        receivers = self._bindings.get(module)
+        receivers: tuple[_Receiver, ...] | None = self._modules.get(module)
         if receivers is None or not all(receiver.holds() for receiver in receivers):
-            receivers = self._bindings[module] = self._bind(module)
+            receivers = self._modules[module] = self._bind(module)
         pairs = list(zip(self.groups, receivers, strict=True))
         make_sums([s for g, r in pairs if r.flat is not None for s in g.sums(r.flat)], row[None])
         for group, receiver in pairs:
             receiver.finish(group, row)
 
-    def load_into(self, module: nn.Module, state_dict: StateDict) -> None:
-        """Make ``module`` any other model, in place, with the rounding of `merge_into`.
-
-        Args:
-            module: A module as for `merge_into`.
-            state_dict: A model with the pre-trained one's keys in ``part``; its other keys are ignored.
-
-        Raises:
-            CheckpointError: The keys or shapes of ``module`` or ``state_dict`` are not the pre-trained
-                model's.
-        """
-        self.release(module)
-        load_part(module, state_dict, self._layout.described, self.part)
-
-    def release(self, module: nn.Module) -> None:
-        """Forget that ``module`` was merged into: after others wrote to it, every tensor is written anew."""
-        self._bindings.pop(module, None)
-
-    def l1_ratios(self) -> np.ndarray:
-        """Return |v_n|_1 / |θ_pre|_1 over ``part`` for each task vector, shape (N,)."""
-        sums = torch.zeros(len(self), dtype=torch.float64)
+    @cached_property
+    def norms(self) -> Norms:
+        sums = NormSums(len(self), self._layout.l1, self._layout.l2)
         for group in self.groups:
             for slot in group.slots:
-                sums += slot.columns(group.V).to(group.base.dtype).abs().sum(dim=1).cpu().double()
-        return sums.numpy() / self._layout.l1
-
-    def l2_ratios(self) -> np.ndarray:
-        """Return |v_n|_2 / |θ_pre|_2 over ``part`` for each task vector, shape (N,)."""
-        return np.sqrt(np.diag(self._gram())) / self._layout.l2
-
-    def cosines(self) -> np.ndarray:
-        """Return the cosine similarity of each pair of task vectors, shape (N, N); 0 for a zero vector."""
-        gram = self._gram()
-        norms = np.sqrt(np.diag(gram))
-        norms = np.where(norms > 0, norms, 1)
-        cosines: np.ndarray = gram / (norms[:, None] * norms)
-        return cosines
+                sums.add_vectors(slot.columns(group.V), group.base.dtype)
+        return sums.norms()
 
     def differing(self) -> dict[str, int]:
-        """Return for each fine-tuned model how many tensors of ``part`` fine-tuning changed."""
         return dict(self._layout.differing)
 
-    def _flats(self, rows: np.ndarray) -> list[Tensor]:
-        """The merged buffers (m x d) of each group."""
-        flats = [group.base.new_empty(len(rows), len(group.base)) for group in self.groups]
-        make_sums([Sums(g.base, g.V, flat) for g, flat in zip(self.groups, flats, strict=True)], rows)
+    def _flats(self, row: np.ndarray) -> list[Tensor]:
+        """Return the merged buffer (d,) of each group."""
+        flats = [torch.empty_like(group.base) for group in self.groups]
+        make_sums([Sums(g.base, g.V, flat[None]) for g, flat in zip(self.groups, flats, strict=True)], row[None])
         return flats
 
     def _tensors(self, row: np.ndarray) -> Iterator[tuple[str, Tensor]]:
-        flats = self._flats(row[None])
-        places = {s.name: (s, flat[0]) for g, flat in zip(self.groups, flats, strict=True) for s in g.slots}
+        flats = self._flats(row)
+        places = {s.name: (s, flat) for g, flat in zip(self.groups, flats, strict=True) for s in g.slots}
         for name in self._layout.described:
             source = self._layout.aliases.get(name, name)
             if source in places:
@@ -351,18 +273,6 @@ class TaskVectors:
                 yield name, slot.view(flat).to(slot.dtype).cpu()
             else:
                 yield name, self._layout.kept[source].cpu()
-
-    def _gram(self) -> np.ndarray:
-        # One tensor at a time, summed in float64: exact for billions of parameters without a wider copy of V.
-        gram = torch.zeros(len(self), len(self), dtype=torch.float64)
-        for group in self.groups:
-            for slot in group.slots:
-                columns = slot.columns(group.V).to(group.base.dtype)
-                gram += (columns @ columns.T).cpu().double()
-        return ((gram + gram.T) / 2).numpy()  # a matrix product may round its two halves differently
-
-    def _checked(self, coefficients: ArrayLike, rows: int | str | None = None) -> np.ndarray:
-        return check_coefficients(self.names, coefficients, rows)
 
     def _bind(self, module: nn.Module) -> tuple[_Receiver, ...]:
         """Find or makes the places that merges are written to, and writes all others."""

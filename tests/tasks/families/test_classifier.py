@@ -26,7 +26,7 @@ from mapmerge_core.tasks.metrics.perplexity import PERPLEXITY
 from mapmerge_core.tasks.outcome import unpack
 from mapmerge_core.tasks.subsets import nested_order
 from mapmerge_core.tasks.task import Task
-from mapmerge_core.weights.export.writing import Recipe, save_model, save_tensors
+from mapmerge_core.weights.io.tensor_files import write_tensors
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 from tests.tasks.measuring import outcomes, outcomes_of
 
@@ -142,9 +142,9 @@ def test_an_export_is_the_measured_model_to_the_last_example(zoo, evaluator, tmp
     assert set(heads) == {"head-Stripes", "head-Hues"}
     merged = evaluator.exported_vectors.merge(HALF)
     assert statistics.keys() == {key for key in merged if "running_" in key or "num_batches" in key}
-    save_model(tmp_path / "merged.safetensors", {**merged, **statistics}, recipe=Recipe())
+    write_tensors(tmp_path / "merged.safetensors", {**merged, **statistics})
     for name, tensors in heads.items():
-        save_tensors(tmp_path / f"{name}.safetensors", tensors)
+        write_tensors(tmp_path / f"{name}.safetensors", tensors)
 
     backbone = load_file(tmp_path / "merged.safetensors")
     for name, n_classes in CLASSES.items():

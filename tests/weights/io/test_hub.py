@@ -116,7 +116,7 @@ def test_paths_stay_paths():
     for text in ("models/a.pt", "/models/a", "hf/org/model", "https.pt"):
         assert parse_source(text) == Path(text)
         assert fetch(Path(text)) == Path(text)
-        assert plan_downloads([text]) == []
+        assert plan_downloads([parse_source(text)]) == []
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_only_what_is_needed_is_downloaded(online, cache):
         *("config.json", "tokenizer.json", "model.safetensors", "vocab.txt", "spiece.model")
     }
     assert folder == cache / "models--org--model" / "snapshots" / SHA
-    assert torch.equal(read_state_dict("hf://org/model")["w"], WEIGHTS["w"])
+    assert torch.equal(read_state_dict(parse_source("hf://org/model"))["w"], WEIGHTS["w"])
     assert online["asked"][0] == ("org/model", None)
 
 
@@ -216,16 +216,16 @@ def test_what_the_hub_answers_becomes_one_sentence(online, make, says):
     online["error"] = make()
     refused(says, fetch, HubRef("hf://org/model@v9"))
     if "reached" in says:
-        assert plan_downloads(["hf://org/model@v9"]) == [Download("hf://org/model@v9", None, cached=False)]
+        assert plan_downloads([HubRef("hf://org/model@v9")]) == [Download("hf://org/model@v9", None, cached=False)]
     else:
-        refused(says, plan_downloads, ["hf://org/model@v9"])
+        refused(says, plan_downloads, [HubRef("hf://org/model@v9")])
 
 
 def test_without_a_network_the_cache_is_used(online, cache):
     snapshot = put(cache, "org/model", ["model.safetensors"])
     online["error"] = network_error()
     assert fetch(HubRef("hf://org/model")) == snapshot
-    assert plan_downloads(["hf://org/model"]) == [Download("hf://org/model", None, cached=True)]
+    assert plan_downloads([HubRef("hf://org/model")]) == [Download("hf://org/model", None, cached=True)]
 
 
 def test_offline_mode_never_asks(cache, monkeypatch):
@@ -238,7 +238,7 @@ def test_offline_mode_never_asks(cache, monkeypatch):
     assert fetch(HubRef("hf://org/model@v2/sub")).name == "sub"
     for missing in ("hf://org/other", "hf://org/model@v3", "hf://org/model@v2", "hf://org/model/x.bin"):
         refused("not in the local cache, and offline mode", fetch, HubRef(missing))
-    assert plan_downloads(["hf://org/model", "hf://org/other", "hf://org/model"]) == [
+    assert plan_downloads([HubRef("hf://org/model"), HubRef("hf://org/other"), HubRef("hf://org/model")]) == [
         Download("hf://org/model", None, cached=True),
         Download("hf://org/other", None, cached=False),
     ]
@@ -252,22 +252,22 @@ def test_a_snapshot_without_its_weights_does_not_count(cache):
 def test_plans_say_how_much_is_missing(online, cache):
     sizes = {name: 100 + i for i, name in enumerate(FILES)}
     wanted = ["config.json", "tokenizer.json", "model.safetensors"]
-    (plan,) = plan_downloads(["hf://org/model", Path("here.pt")])
+    (plan,) = plan_downloads([HubRef("hf://org/model"), Path("here.pt")])
     assert plan == Download("hf://org/model", sum(sizes[name] for name in wanted), cached=False)
     put(cache, "org/model", ["config.json"])
-    (plan,) = plan_downloads(["hf://org/model"])
+    (plan,) = plan_downloads([HubRef("hf://org/model")])
     assert plan.n_bytes == sum(sizes[name] for name in wanted[1:])
     put(cache, "org/model", wanted)
-    assert plan_downloads(["hf://org/model"]) == [Download("hf://org/model", 0, cached=True)]
+    assert plan_downloads([HubRef("hf://org/model")]) == [Download("hf://org/model", 0, cached=True)]
     assert online["brought"] == []
 
 
 def test_checkpoints_are_read_by_reference(cache):
     snapshot = put(cache, "org/model", ["model.safetensors"])
     for read in (read_state_dict, open_state_dict):
-        assert torch.equal(read("hf://org/model")["w"], WEIGHTS["w"])
-    assert inspect("hf://org/model").n_parameters == 3
-    assert sha256("hf://org/model") == sha256(snapshot / "model.safetensors")
+        assert torch.equal(read(HubRef("hf://org/model"))["w"], WEIGHTS["w"])
+    assert inspect(HubRef("hf://org/model")).n_tensors == 1
+    assert sha256(HubRef("hf://org/model")) == sha256(snapshot / "model.safetensors")
 
 
 def test_adapters_are_told_from_models_once_they_are_here(cache):

@@ -219,7 +219,7 @@ def test_a_broken_tensor_in_a_shard_is_named(tmp_path):
 
 
 def test_large_tensors_are_compared_block_by_block(tmp_path, monkeypatch):
-    monkeypatch.setattr("mapmerge_core.weights.io.inspection._BLOCK", 64)
+    monkeypatch.setattr("mapmerge_core.weights.io.norms._BLOCK", 64)
     rng = np.random.default_rng(0)
     shapes = {"w": (40, 7, 3), "v": (9,), "s": ()}
     arrays = [{key: rng.normal(size=shape) for key, shape in shapes.items()} for _ in range(3)]

@@ -16,7 +16,8 @@ from torch import nn
 from mapmerge_core.errors import CheckpointError, MapMergeError, PointError
 from mapmerge_core.weights.export.writing import save_merged
 from mapmerge_core.weights.io.adapters import Adapter, LowRank
-from mapmerge_core.weights.vectors.streamed import StreamedVectors, adapt_lazily, in_memory, open_vectors
+from mapmerge_core.weights.io.keys import adapt_lazily
+from mapmerge_core.weights.vectors.streamed import StreamedVectors, in_memory, open_vectors
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 from tests.weights.vectors.test_task_vectors import NAMES, C, Net, assert_same, by_hand, make_models
 

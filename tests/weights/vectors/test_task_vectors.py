@@ -76,8 +76,8 @@ def test_merges_equal_the_sum_by_hand(dtype):
     assert len(vectors) == 3
     assert_same(vectors.merge(C), by_hand(pretrained, finetuned, C))
     rows = np.array([C, [0, 0, 0], [1, 0, 0], [0.5, 0.5, 0.5]])
-    for row, merged in zip(rows, vectors.merge_many(rows), strict=True):
-        assert_same(merged, by_hand(pretrained, finetuned, row))
+    for row in rows:
+        assert_same(vectors.merge(row), by_hand(pretrained, finetuned, row))
 
 
 def test_zero_is_the_pretrained_model_and_a_unit_vector_a_finetuned_one():
@@ -401,8 +401,6 @@ def test_wrong_coefficients(c, says):
     for merge in (vectors.merge, lambda c: vectors.merge_into(Net(), c)):
         with pytest.raises(PointError, match=says):
             merge(c)
-    with pytest.raises(PointError, match=r"need \(m, 3\)"):
-        vectors.merge_many([1, 2, 3])
 
 
 def break_missing(_pre, fine):

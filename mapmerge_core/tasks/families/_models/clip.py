@@ -18,6 +18,7 @@ from mapmerge_core.tasks.families._models.building import building, called, load
 from mapmerge_core.tasks.families._models.zero_shot import ZeroShot
 from mapmerge_core.tasks.families.clip import Clip
 from mapmerge_core.weights.io.checkpoints import read_state_dict
+from mapmerge_core.weights.io.hub import parse_source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,7 +56,7 @@ class ClipZeroShot(ZeroShot, Clip):
                 )
         with _building("a CLIP model", architecture):
             self.model = _build(model_config)
-        weights = read_state_dict(pretrained)
+        weights = read_state_dict(parse_source(pretrained))
         if not any("token_embedding" in name or name.startswith("text.") for name in weights):
             raise CheckpointError(
                 f"{pretrained} lacks the text tower, without which there are no heads: choose the whole "

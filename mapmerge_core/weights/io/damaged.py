@@ -1,0 +1,15 @@
+"""What libraries raise about a file that is damaged, or isn't what its name says."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import zipfile
+import zlib
+
+DAMAGED: tuple[type[Exception], ...] = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError),
+    *(RuntimeError, SyntaxError, TypeError, ValueError),  # RecursionError is a RuntimeError
+    *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error),
+)
+"""Errors of a parser's own, beside those of its library; what a person is told is the caller's to say."""
