@@ -126,6 +126,7 @@ def browser() -> Iterator[Browser]:
         if os.environ.get("CI") == "true":
             pytest.fail("There is no Chromium, and CI must run the journeys: see tests/install_browser.sh")
         pytest.skip("SKIPPED LOUDLY: no Chromium on this machine, so no journey was made (see README, Testing)")
+    expect.set_options(timeout=30_000)  # the usual 5 s are few on a machine that is busy with other tests
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_ARGUMENTS)
         yield browser
