@@ -207,6 +207,7 @@ def _recipe(store: Store, study: Study, stored: StoredMerge, prepared: PreparedM
             o.name: {
                 "task": o.task,
                 "metric": o.metric.name,
+                "is_share": o.metric.is_share,
                 "test_examples": tested[o.key].n_examples if o.key in tested else None,
             }
             | ({"data_sha256": hashes[data]} if (data := f"{o.task} data") in hashes else {})

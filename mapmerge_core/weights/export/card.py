@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from mapmerge_core.weights.export.writing import Recipe
 
 TASK_ARITHMETIC = "Task arithmetic"
-# Metrics that are no shares of 1; others are shown in percent where they lie between 0 and 1.
-_NO_SHARES = ("loss", "perplexity")
 # What loads models of transformers whose class has a name that ends so, and their kind of task on hubs.
 _TRANSFORMERS = {
     "ForCausalLM": ("AutoModelForCausalLM", "text-generation"),
@@ -145,7 +143,7 @@ def _metrics(recipe: Recipe) -> list[str]:
     names = {task: str(recipe.tasks.get(task, {}).get("metric", "")) for task in tasks}
     both = {task: [recipe.predicted.get(task), recipe.measured.get(task)] for task in tasks}
     shares = {
-        task: names[task] not in _NO_SHARES and all(value is None or 0 <= value <= 1 for value in values)
+        task: recipe.tasks.get(task, {}).get("is_share", True) and all(v is None or 0 <= v <= 1 for v in values)
         for task, values in both.items()
     }
     percent = all(shares.values())

@@ -54,8 +54,8 @@ class Recipe:
         sources: ``{"path": ..., "sha256": ...}`` of each fine-tuned model, and of ``"pretrained"``.
         predicted: The surrogates' values by objective; shares as fractions.
         measured: The values measured on the test split, likewise.
-        tasks: Whatever is worth telling about each objective, such as its number of examples and its metric's name
-            (``"metric"``), by which the card tells shares from losses.
+        tasks: What is known of each objective, such as its metric's name (``"metric"``), whether this is a share of 1
+            (``"is_share"``, else shown as it is) and the number of test examples.
         family: Which family of models it is of; ``""`` if that isn't known.
         library: The library that loads its models: "open_clip", "timm", "transformers" or "".
         architecture: An open_clip configuration file, or an architecture's name in open_clip or timm; ``""`` if neither

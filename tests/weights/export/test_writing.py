@@ -277,9 +277,9 @@ def test_losses_and_perplexities_are_no_percentages(tmp_path):
         predicted={"news": 0.512, "code": 12.345678, "photos": 0.9},
         measured={"news": 0.5, "photos": 0.875},
         tasks={
-            "news": {"metric": "loss"},
-            "code": {"metric": "perplexity"},
-            "photos": {"metric": "accuracy"},
+            "news": {"metric": "loss", "is_share": False},
+            "code": {"metric": "perplexity", "is_share": False},
+            "photos": {"metric": "accuracy", "is_share": True},
         },
     )
     card = save_merged(tmp_path / "m.safetensors", vectors, [1], recipe=recipe).card.read_text()
