@@ -75,7 +75,7 @@ class JointFront:
         upper: Upper ends, `m x K`.
     """
 
-    keys: tuple[Hashable, ...]
+    keys: tuple[Any, ...]
     x: tuple[Array, ...]
     predicted: Array
     lower: Array
