@@ -282,9 +282,9 @@ def wanted(field: SettingField) -> str:
         text = _TYPES.get(field.kind, field.kind.__name__)
         ends = []
         if field.low > -math.inf:
-            ends.append(f"above {field.low:g}" if field.excludes_low else f"of at least {field.low:g}")
+            ends.append(f"above {field.low:.10g}" if field.excludes_low else f"of at least {field.low:.10g}")
         if field.high < math.inf:
-            ends.append(f"below {field.high:g}" if field.excludes_high else f"at most {field.high:g}")
+            ends.append(f"below {field.high:.10g}" if field.excludes_high else f"at most {field.high:.10g}")
         text += " " + " and ".join(ends) if ends else ""
     return text + (", or none" if field.is_optional else "")
 

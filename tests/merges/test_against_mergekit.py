@@ -9,7 +9,7 @@ from mapmerge_core.merges import _sparse
 from mapmerge_core.registries import MERGES
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 from tests.merges.helpers import merged, transformed
-from tests.weights.test_task_vectors import Net, assert_same, by_hand, make_models
+from tests.weights.vectors.test_task_vectors import Net, assert_same, by_hand, make_models
 
 # A pre-trained tensor (3 x 4), what three fine-tunings added, and what mergekit 0.1.5 (torch 2.15.0, CPU)
 # made of them: recorded, so that tests don't need it with its transformers, accelerate, peft and datasets.

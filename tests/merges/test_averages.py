@@ -10,7 +10,7 @@ from mapmerge_core.errors import CheckpointError, MapMergeError
 from mapmerge_core.merges._statistics import Gram
 from mapmerge_core.registries import MERGES
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
-from tests.weights.test_task_vectors import by_hand, make_models
+from tests.weights.vectors.test_task_vectors import by_hand, make_models
 
 SHAPE = (4, 6)  # out x in
 

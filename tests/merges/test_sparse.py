@@ -7,7 +7,7 @@ import torch
 from mapmerge_core.registries import MERGES
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 from tests.merges.helpers import transformed
-from tests.weights.test_task_vectors import Net, assert_same, make_models
+from tests.weights.vectors.test_task_vectors import Net, assert_same, make_models
 
 TRANSFORMS = ("ties_trim", "ties", "dare", "dare_ties", "breadcrumbs", "della")
 

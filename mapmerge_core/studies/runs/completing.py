@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mapmerge_core.errors import Cancelled
-from mapmerge_core.merges.base import applicable
 from mapmerge_core.registries import MERGES
 from mapmerge_core.settings import to_dict
-from mapmerge_core.studies.analysis.comparing import compare
-from mapmerge_core.studies.config import RunConfig
+from mapmerge_core.studies.analysis.comparing import baselines, compare, is_made, is_searched, scalar_search
 from mapmerge_core.studies.runs.measuring import measure, reference_points
 from mapmerge_core.studies.runs.preparing import prepare_merge
 from mapmerge_core.studies.runs.runner import execute_run, last_compute
@@ -28,9 +26,6 @@ if TYPE_CHECKING:
     from mapmerge_core.studies.runs.measuring import Progress
     from mapmerge_core.studies.runs.runner import GetEvaluator
     from mapmerge_core.studies.store import Split, Store, Study
-
-SEARCH = "scalar"
-"""The method that finds the best scalar of a merge."""
 
 # How much longer an example takes in float32 than on the validation split, until one was measured: from 1
 # where validation runs in float32, too, to 5 where bfloat16 is fastest.
@@ -90,7 +85,7 @@ def complete(
         measure_at(stored.id, _defaults(merge, study), None)
 
     def search(merge: Merge, report: Progress) -> None:
-        config = replace(_search(merge), compute=compute)
+        config = replace(scalar_search(merge), compute=compute)
         run = store.runs.find_same(study_id, config) or store.runs.create(study_id, config)
         claim = store.runs.claim(run.id)
         try:
@@ -182,46 +177,31 @@ def _plan(
     seed: int,
 ) -> _Plan:
     chosen = _chosen(study, merges)
-    usable = [stored for stored in store.merges.all(study.id) if stored.is_prepared or not stored.make().has_state]
-    known, ids = [(stored.name, dict(stored.settings)) for stored in usable], {stored.id for stored in usable}
-    wanted = compare(store, study.id, weights=weights, seed=seed).wanted
-
-    def is_searched(merge: Merge) -> bool:
-        run = store.runs.find_same(study.id, _search(merge))
-        return run is not None and run.status == "done"
-
     return _Plan(
-        wanted={merge_id: X for merge_id, X in wanted.items() if merge_id in ids},
-        made=[merge for merge in chosen if (merge.name, to_dict(merge.settings)) not in known],
-        searched=[merge for merge in chosen if merge.searches_scalar and not is_searched(merge)],
+        wanted=compare(store, study.id, weights=weights, seed=seed).wanted,
+        made=[merge for merge in chosen if not is_made(store, study.id, merge)],
+        searched=[merge for merge in chosen if not is_searched(store, study.id, merge)],
     )
 
 
 def _chosen(study: Study, merges: bool | Collection[str]) -> list[Merge]:
     """Return the merges to offer, in each of their variants: all that the study can have, or those named."""
-    facts = study.config.facts()
     if isinstance(merges, bool):
-        kinds = [type(merge) for merge in applicable(facts)] if merges else []
-    else:
-        kinds = [MERGES[name] for name in merges]
-        for kind in kinds:
-            kind().check(facts)
-    named = not isinstance(merges, bool)  # what is trained for long has no variants, and is made by name alone
-    return [kind(settings) for kind in kinds for settings in kind.variants or ({},) * named]
+        return list(baselines(study.config)) if merges else []
+    kinds = [MERGES[name] for name in merges]
+    for kind in kinds:
+        kind().check(study.config.facts())
+    # What is trained for long has no variants, and is made by name alone.
+    return [kind(settings) for kind in kinds for settings in kind.variants or ({},)]
 
 
 def _defaults(merge: Merge, study: Study) -> np.ndarray:
     return np.array([x for _, x in merge.baselines(study.config.model_names)])
 
 
-def _search(merge: Merge) -> RunConfig:
-    """Return the run that finds a merge's best scalar."""
-    return RunConfig(merge=merge.name, merge_settings=to_dict(merge.settings), method=SEARCH)
-
-
 def _n_searched(merge: Merge, study: Study) -> int:
     """Return how many evaluations finding a merge's best scalar takes."""
-    return _search(merge).make_method(study.config).n_evaluations
+    return scalar_search(merge).make_method(study.config).n_evaluations
 
 
 def _n_missing(store: Store, study: Study, merge_id: int, X: np.ndarray) -> int:
