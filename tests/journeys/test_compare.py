@@ -66,7 +66,7 @@ def test_every_baseline_is_made_compared_and_exported(tiny_demo: Server, tiny_zo
     expect(button(page, "compare_export")).to_be_enabled()
     expect(button(page, "compare_open")).to_be_disabled()
     button(page, "compare_export").click()
-    expect(page.get_by_text("SHA-256").first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("SHA-256").first).to_be_visible(timeout=RUN_MS)
     (file,) = tiny_demo.home.rglob("ties-*.safetensors")
     assert load_file(file).keys() == load_file(tiny_zoo / "pretrained.safetensors").keys()
     with page.expect_download() as download:

@@ -57,7 +57,7 @@ def test_from_home_to_an_exported_file_in_three_clicks(shared: Server, page: Pag
     expect(page.get_by_role("heading", name="Trade-offs", exact=True)).to_be_visible()
     button(page, "export").click()
     expect(page.get_by_role("heading", name="Export", exact=True)).to_be_visible()
-    expect(page.get_by_text("SHA-256").first).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("SHA-256").first).to_be_visible(timeout=RUN_MS)
     seconds = time.monotonic() - start
     files = list(shared.home.rglob("*.safetensors"))
     assert len(files) == 1
@@ -130,8 +130,8 @@ def test_a_deep_link_works_on_a_cold_server(evaluated: Server, browser: Browser)
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     page.goto(f"{evaluated.url}/trade_offs?study=1")
-    expect(page.get_by_role("heading", name="Trade-offs", exact=True)).to_be_visible(timeout=30_000)
-    page.wait_for_selector(".st-key-card_pick .tiles", timeout=30_000)
+    expect(page.get_by_role("heading", name="Trade-offs", exact=True)).to_be_visible(timeout=RUN_MS)
+    page.wait_for_selector(".st-key-card_pick .tiles", timeout=RUN_MS)
     expect(page.get_by_role("link", name=re.compile("Evaluate"))).to_be_visible()
     context.close()
 
@@ -143,18 +143,18 @@ def test_a_run_outlives_a_refresh_a_second_browser_stops_it_and_a_kill_loses_not
     page = first.new_page()
     page.goto(server.url)
     button(page, "demo_4").click()
-    expect(page.get_by_role("progressbar").first).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("progressbar").first).to_be_visible(timeout=RUN_MS)
     wait_for_evaluations(server.home, 6)
 
     page.reload()
-    expect(page.get_by_role("progressbar").first).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("progressbar").first).to_be_visible(timeout=RUN_MS)
     wait_for_evaluations(server.home, len(evaluations(server.home)) + 4)
 
     other = second.new_page()
     other.goto(f"{server.url}/evaluate?study=1")
-    button(other, "stop").click(timeout=30_000)
-    expect(button(other, "resume")).to_be_visible(timeout=30_000)
-    expect(button(page, "resume")).to_be_visible(timeout=30_000)
+    button(other, "stop").click(timeout=RUN_MS)
+    expect(button(other, "resume")).to_be_visible(timeout=RUN_MS)
+    expect(button(page, "resume")).to_be_visible(timeout=RUN_MS)
 
     button(page, "resume").click()
     wait_for_evaluations(server.home, len(evaluations(server.home)) + 4)
@@ -163,7 +163,7 @@ def test_a_run_outlives_a_refresh_a_second_browser_stops_it_and_a_kill_loses_not
 
     server.start()
     page.goto(f"{server.url}/evaluate?study=1")
-    button(page, "resume").click(timeout=30_000)
+    button(page, "resume").click(timeout=RUN_MS)
     wait_for_evaluations(server.home, len(before) + 4)
     after = evaluations(server.home)
     assert after[: len(before)] == before

@@ -27,7 +27,7 @@ def test_a_folder_without_a_manifest_is_proposed_checked_saved_and_evaluated(
     settle(page)
 
     button(page, "check").click()
-    expect(page.get_by_text("All 2 models fit the pre-trained one")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("All 2 models fit the pre-trained one")).to_be_visible(timeout=RUN_MS)
     images = page.locator(".strip.labelled img")
     expect(images).to_have_count(16)
     assert images.first.evaluate("image => image.complete && image.naturalWidth > 0")
@@ -72,7 +72,7 @@ tasks:
     field.press("Enter")
     settle(page)
     button(page, "check").click()
-    expect(page.get_by_text("All 2 models fit the pre-trained one")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("All 2 models fit the pre-trained one")).to_be_visible(timeout=RUN_MS)
     button(page, "create_study").click()
     expect(page.get_by_role("heading", name="Evaluate", exact=True)).to_be_visible()
     done = (
@@ -84,7 +84,7 @@ tasks:
         fill(page, "Points", 10)
         button(page, "start").click()
         wait_until(lambda n=number: len(query(tiny_server.home, done)) > n)
-        expect(button(page, "see_tradeoffs")).to_be_enabled(timeout=60_000)
+        expect(button(page, "see_tradeoffs")).to_be_enabled(timeout=RUN_MS)
     assert query(tiny_server.home, done) == [("task_arithmetic",), ("regmean",)]
 
     button(page, "see_tradeoffs").click()
@@ -95,6 +95,6 @@ tasks:
     expect(page.locator(".st-key-card_pick")).to_contain_text("RegMean")
     assert "merge=" in page.url
     button(page, "export").click()
-    expect(page.get_by_text("SHA-256").first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("SHA-256").first).to_be_visible(timeout=RUN_MS)
     expect(page.locator(".st-key-card_point")).to_contain_text("RegMean")
     assert "Traceback" not in page.inner_text("body")

@@ -54,10 +54,10 @@ def test_one_training_run_is_killed_resumed_and_gives_a_model_for_every_slider(
 
     tiny_demo.start()
     page.goto(f"{tiny_demo.url}/evaluate?study=1")
-    button(page, "resume").click(timeout=30_000)
+    button(page, "resume").click(timeout=RUN_MS)
     # Until the page is drawn anew, the button of what was measured before is still there.
     wait_until(lambda: query(home, "SELECT status FROM runs ORDER BY id")[-1] == ("done",))
-    expect(button(page, "see_tradeoffs")).to_be_enabled(timeout=60_000)
+    expect(button(page, "see_tradeoffs")).to_be_enabled(timeout=RUN_MS)
     assert last_step(home) == 400
     assert query(home, STEPS)[: len(kept)] == kept
 
@@ -75,7 +75,7 @@ def test_one_training_run_is_killed_resumed_and_gives_a_model_for_every_slider(
     button(page, "measure").click()
     expect(card.locator(".tiles")).to_contain_text("on test", timeout=RUN_MS)
     button(page, "export").click()
-    expect(page.get_by_text("SHA-256").first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("SHA-256").first).to_be_visible(timeout=RUN_MS)
 
     [(merge_id, x, path)] = query(
         home,
