@@ -160,9 +160,9 @@ def fill(page: Page, label: str, value: object) -> None:
 
 
 def choose_option(page: Page, label: str, option: str) -> None:
-    """Chooses an option of the select box of that label."""
+    """Chooses the option that is called so, perhaps with its settings after that, in the select box of that label."""
     page.get_by_role("combobox", name=re.compile(rf"{label}\b")).first.click()
-    page.get_by_role("option", name=option, exact=True).click()
+    page.get_by_role("option", name=re.compile(rf"^{option}\b")).first.click()
     settle(page)
 
 
