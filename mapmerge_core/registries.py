@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 MERGES: Registry[type[Merge]] = Registry("merge", "mapmerge_core.merges", "mapmerge.merges")
 METHODS: Registry[type[Method]] = Registry("method", "mapmerge_core.methods", "mapmerge.methods")
 METRICS: Registry[Metric] = Registry("metric", "mapmerge_core.tasks.metrics", "mapmerge.metrics")
-FAMILIES: Registry[type[Family]] = Registry(
-    "family of models", "mapmerge_core.tasks.families", "mapmerge.families"
-)
+FAMILIES: Registry[type[Family]] = Registry("family of models", "mapmerge_core.tasks.families", "mapmerge.families")
 READERS: Registry[Reader] = Registry("dataset reader", "mapmerge_core.tasks.datasets", "mapmerge.readers")
 LINKS: Registry[type[Link]] = Registry("link", "mapmerge_core.search.links", "mapmerge.links")

@@ -65,9 +65,7 @@ class Registry(Generic[T]):
         """
         self._load()
         if name not in self._items:
-            raise RegistryError(
-                f"There is no {self.kind} '{name}': choose one of {', '.join(sorted(self._items))}."
-            )
+            raise RegistryError(f"There is no {self.kind} '{name}': choose one of {', '.join(sorted(self._items))}.")
         return self._items[name]
 
     def __contains__(self, name: object) -> bool:
@@ -110,10 +108,7 @@ class Registry(Generic[T]):
 
 def _is_same(known: Any, item: Any) -> bool:  # noqa: ANN401 - classes and instances
     """Whether a module was imported again under the same name, as reloading does."""
-    key = [
-        (getattr(x, "__module__", None), getattr(x, "__qualname__", type(x).__qualname__))
-        for x in (known, item)
-    ]
+    key = [(getattr(x, "__module__", None), getattr(x, "__qualname__", type(x).__qualname__)) for x in (known, item)]
     return known is item or (key[0] == key[1] and isinstance(item, type))
 
 

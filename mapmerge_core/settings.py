@@ -200,11 +200,7 @@ def _field(hint: Any, name: str, info: Any) -> SettingField:  # noqa: ANN401
         choices, hint = get_args(hint), str
     origin = get_origin(hint)
     kind = (
-        list
-        if origin in (tuple, list)
-        else dict
-        if origin is dict or (origin and hasattr(origin, "items"))
-        else hint
+        list if origin in (tuple, list) else dict if origin is dict or (origin and hasattr(origin, "items")) else hint
     )
     low, high, without_low, without_high = -math.inf, math.inf, False, False
     for bound in info.metadata:
@@ -261,9 +257,7 @@ _TYPES = {
 }
 
 
-def _sentence(
-    error: ValidationError, known: Mapping[str, SettingField], what: str, values: Mapping[str, Any]
-) -> str:
+def _sentence(error: ValidationError, known: Mapping[str, SettingField], what: str, values: Mapping[str, Any]) -> str:
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "missing" or name not in known:

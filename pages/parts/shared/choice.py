@@ -127,7 +127,7 @@ def by_preference(view: StudyAnalysis, how: Mapping[str, Any]) -> Choice:
 def at_row(view: StudyAnalysis, row: int, how: Mapping[str, Any]) -> Choice:
     """Return the model in a row of the front."""
     front = view.fitted_front
-    return Choice(how["kind"], front.keys[row], front.x[row], how)  # type: ignore[arg-type]
+    return Choice(how["kind"], front.keys[row], front.x[row], how)
 
 
 def kept(choice: Choice, *, name: str = "", shortlisted: bool = False) -> Pick:

@@ -43,12 +43,12 @@ def draw(view: StudyAnalysis, spots: Sequence[Spot], clicked: Callable[[int], No
     key = f"{view.study_id}_{'_'.join(map(str, ids))}"
     shown, x, y, colour = settings(view, key)
     spaces = {merge.merge.id: merge.space.names for merge in view.merges}
-    members = [ids.index(merge_id) for merge_id in front.keys]  # type: ignore[arg-type]
+    members = [ids.index(merge_id) for merge_id in front.keys]
     info = front_info(
         names,
         [objective.metric for objective in view.objectives],
         front.predicted,
-        points=[point_text(spaces[at], x) for at, x in zip(front.keys, front.x, strict=True)],  # type: ignore[index]
+        points=[point_text(spaces[at], x) for at, x in zip(front.keys, front.x, strict=True)],
         merges=[merge.title for merge in view.merges],
         members=np.array(members),
         single=view.single,

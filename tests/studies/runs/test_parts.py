@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from mapmerge_core.studies.analysis.replay import run_result
 
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.studies.analysis.analysis import analyse
 from mapmerge_core.studies.analysis.comparing import compare
+from mapmerge_core.studies.analysis.replay import run_result
 from mapmerge_core.studies.config import MIN_IMAGES
 from mapmerge_core.studies.runs.completing import complete, estimate_completion
 from mapmerge_core.studies.runs.estimating import Estimate, estimate

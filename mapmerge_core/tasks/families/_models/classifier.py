@@ -89,7 +89,9 @@ class ClassifierWithHeads(ImageClassifier, Classifier):
             self.model.eval().requires_grad_(requires_grad=False)
             if self.model(torch.zeros(1, *config["input_size"])).ndim != 2:
                 raise ValueError("it makes more than one vector of an image")
-        weights = {name: tensor for name, tensor in read_state_dict(parse_source(pretrained)).items() if name not in head}
+        weights = {
+            name: tensor for name, tensor in read_state_dict(parse_source(pretrained)).items() if name not in head
+        }
         load_exactly(self.model, weights, pretrained, architecture)
         self._dtypes = {name: tensor.dtype for name, tensor in weights.items()}
         super().__init__(config["input_size"][-2:], steps, f"timm {config}", config["mean"], config["std"])
