@@ -96,7 +96,7 @@ def _represent_float(representer: Any, value: float) -> Any:  # noqa: ANN401 - r
 
 
 def _mergekit_model(recipe: Recipe, name: str, base: str) -> str:
-    """A model as mergekit wants it: an adapter after its base and a plus sign."""
+    """Return a model as mergekit names it: an adapter after its base and a plus sign."""
     path = _source_path(recipe, name)
     return f"{base}+{path}" if name in recipe.sources and is_adapter_folder(Path(path)) else path
 
@@ -173,7 +173,7 @@ def _number(value: float, *, share: bool) -> str:
 
 
 def _origin(recipe: Recipe) -> list[str]:
-    """The card's lines about what was merged and how."""
+    """Return the card's lines about what was merged and how."""
     coefficients = recipe.coefficients
     names = [name for name in recipe.sources if name != "pretrained"] or list(coefficients)
     models = "one fine-tuned model" if len(names) == 1 else f"{len(names)} fine-tuned models"
@@ -209,7 +209,7 @@ def _source(recipe: Recipe, name: str) -> str:
 
 
 def _loading(recipe: Recipe, facts: Facts) -> tuple[list[str], list[str]]:
-    """The front matter's lines about the library, and a program that loads the model."""
+    """Return the front matter's lines about the library, and a program that loads the model."""
     path = facts.model
     if facts.config:
         folder = path.parent.name
@@ -268,7 +268,7 @@ def _loading_in_timm(folder: str, *, has_heads: bool) -> tuple[list[str], list[s
 
 def _loading_in_transformers(facts: Facts, folder: str) -> tuple[list[str], list[str]]:
     named = str((facts.config.get("architectures") or ["AutoModel"])[0])
-    loader, task = next((found for end, found in _TRANSFORMERS.items() if named.endswith(end)), (named, ""))
+    loader, task = next((value for end, value in _TRANSFORMERS.items() if named.endswith(end)), (named, ""))
     beside = [
         (class_name, variable)
         for sign, (class_name, variable) in _BESIDE.items()

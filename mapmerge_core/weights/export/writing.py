@@ -223,7 +223,7 @@ def _replacing(tensors: Iterable[tuple[str, Tensor]], replaced: Mapping[str, Ten
 
 
 def _save(target: Target, content: _Content, recipe: Recipe, *, has_mergekit: bool) -> ExportResult:
-    """Write every file into a temporary folder, and moves all to their names if that went well."""
+    """Write every file into a temporary folder, and move all to their names if that went well."""
     for name in content.extra:
         if Path(name).name != name or target.beside(f"{name}.safetensors") == target.model:
             raise ExportError(f"'{name}' can't be the name of a file beside the merged model: choose another.")
@@ -247,7 +247,7 @@ def _save(target: Target, content: _Content, recipe: Recipe, *, has_mergekit: bo
 
 
 def _write(target: Target, folder: Path, content: _Content, recipe: Recipe, *, has_mergekit: bool) -> ExportResult:
-    """Write every file into ``folder``, check the tensors, and moves all to their names, the model last."""
+    """Write every file into ``folder``, check the tensors, and move all to their names, the model last."""
     card, mergekit = target.beside("README.md"), target.beside("mergekit.yaml")
     has_architecture = target.like is None and Path(recipe.architecture).suffix == ".json"
     architecture = target.model.with_suffix(".json") if has_architecture else None

@@ -159,11 +159,11 @@ def find_misfits(path: Path, base_keys: Iterable[str]) -> tuple[str, ...]:
 def _match(
     deltas: Mapping[str, LowRank], full: Mapping[str, Tensor], base_keys: tuple[str, ...]
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The base model's name of each tensor, and a line for each that has none, or could have several."""
-    known, names, misfits = set(base_keys), {}, []
+    """Return the base model's name of each tensor, and a line for each that has none or could have several."""
+    in_base, names, misfits = set(base_keys), {}, []
     for name in sorted(deltas.keys() | full.keys()):
         matches = [name]
-        if name not in known:
+        if name not in in_base:
             matches = [key for key in base_keys if key.endswith(f".{name}") or name.endswith(f".{key}")]
         if len(matches) == 1:
             names[name] = matches[0]
@@ -180,7 +180,7 @@ def _match(
 
 
 def _is_copy(name: str, names: Mapping[str, str], tensors: Mapping[str, LowRank] | Mapping[str, Tensor]) -> bool:
-    """Whether a tensor repeats one that the base model has, as an output layer tied to embeddings does."""
+    """Return whether a tensor repeats one that the base model has, as an output layer tied to embeddings does."""
     own = tensors.get(name)
     return own is not None and any(_same(own, tensors[other]) for other in names if other in tensors)
 
@@ -192,7 +192,7 @@ def _same(one: LowRank | Tensor, other: LowRank | Tensor) -> bool:
 
 
 def _read(path: Path) -> tuple[dict[str, LowRank], dict[str, Tensor]]:
-    """Differences and whole tensors by the names that the adapter gives them; no name is in both."""
+    """Return differences and whole tensors by the names that the adapter gives them; no name is in both."""
     file = file_of(path)
     config = _read_config(file.parent)
     stored = open_state_dict(file)
@@ -271,5 +271,5 @@ def _low_rank(
 
 
 def _by_pattern(patterns: Mapping[str, Any], module: str, default: object) -> Any:  # noqa: ANN401 - from JSON
-    """The value of the first pattern that a module's name ends in, as PEFT looks it up."""
+    """Return the value of the first pattern that a module's name ends in, as PEFT looks it up."""
     return next((v for p, v in patterns.items() if re.match(rf"(.*\.)?({p})$", module)), default)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint holds, as far as a person wants to know before using it.
+    """What a checkpoint holds, by its header.
 
     Attributes:
         n_tensors: How many tensors it holds.
@@ -164,7 +164,7 @@ _open_files = local()
 
 @contextmanager
 def files_kept_open() -> Iterator[None]:
-    """Keep safetensors files open from a tensor that this thread reads to the next, for many small ones."""
+    """Keep safetensors files open between the tensors that this thread reads: quicker for many small ones."""
     _open_files.by_path = {}
     try:
         yield
@@ -233,7 +233,7 @@ def _check_any(tensors: Mapping, path: Path) -> None:
 
 
 def _in_shards(listed: Mapping[str, Path], shards: Mapping[Path, Mapping], index: Path) -> dict[str, Path]:
-    """Where each tensor lies: those that an index lists, then those that shards hold besides."""
+    """Return each tensor's shard: those that an index lists, then those that shards hold besides."""
     for name, shard in listed.items():
         if name not in shards[shard]:
             raise CheckpointError(

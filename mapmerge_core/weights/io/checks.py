@@ -30,10 +30,10 @@ class Described(NamedTuple):
 
 
 def describe(model: StateDict) -> dict[str, Described]:
-    """Return each tensor's shape and dtype, without reading any where the model can tell (``describe``)."""
-    tell = getattr(model, "describe", None)
-    if tell is not None:
-        return {name: Described(*tell(name)) for name in model}
+    """Return each tensor's shape and dtype; a model that has a method ``describe`` isn't read for it."""
+    describe_one = getattr(model, "describe", None)
+    if describe_one is not None:
+        return {name: Described(*describe_one(name)) for name in model}
     return {name: Described(tensor.shape, tensor.dtype) for name, tensor in model.items()}
 
 
@@ -55,8 +55,7 @@ def check_models(
             f"No tensor of the pre-trained model starts with '{part}': its keys start with {prefixes}."
         )
     for name, model in finetuned.items():
-        found = dict.fromkeys(key for key in model if key.startswith(part))
-        check_keys(f"The model '{name}'", found, dict.fromkeys(keys))
+        check_keys(f"The model '{name}'", [key for key in model if key.startswith(part)], keys)
         for key in keys:
             check_tensor(name, key, model[key], pretrained[key])
     return keys
@@ -74,15 +73,16 @@ def check_keys(model: str, keys: Collection[str], expected: Collection[str]) -> 
     Raises:
         CheckpointError: Keys are missing or extra; the first is named, the rest counted.
     """
-    for problem, found in (
-        ("lacks", [key for key in expected if key not in keys]),
-        ("has", [key for key in keys if key not in expected]),
+    own, base = dict.fromkeys(keys), dict.fromkeys(expected)
+    for problem, wrong in (
+        ("lacks", [key for key in base if key not in own]),
+        ("has", [k for k in own if k not in base]),
     ):
-        if found:
-            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        if wrong:
+            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
             contrast = "has" if problem == "lacks" else "lacks"
             raise CheckpointError(
-                f"{model} {problem} the tensor '{found[0]}'{more}, which the pre-trained model {contrast}: "
+                f"{model} {problem} the tensor '{wrong[0]}'{more}, which the pre-trained model {contrast}: "
                 "all models must share one architecture."
             )
 
@@ -100,16 +100,16 @@ def check_shape(model: str, key: str, shape: Sequence[int], expected: Sequence[i
         )
 
 
-def check_tensor(model: str, key: str, found: Described, expected: Described) -> None:
+def check_tensor(model: str, key: str, own: Described, expected: Described) -> None:
     """Compare a fine-tuned model's tensor with the pre-trained model's.
 
     Raises:
         CheckpointError: The shapes differ, or only one of them is of floating-point numbers.
     """
-    check_shape(f"the model '{model}'", key, found.shape, expected.shape)
-    if found.dtype.is_floating_point != expected.dtype.is_floating_point:
+    check_shape(f"the model '{model}'", key, own.shape, expected.shape)
+    if own.dtype.is_floating_point != expected.dtype.is_floating_point:
         raise CheckpointError(
-            f"The tensor '{key}' is {dtype_name(found.dtype)} in the model '{model}' but "
+            f"The tensor '{key}' is {dtype_name(own.dtype)} in the model '{model}' but "
             f"{dtype_name(expected.dtype)} in the pre-trained model: quantized models can't be merged."
         )
 
@@ -144,7 +144,7 @@ def check_coefficients(names: Sequence[str], coefficients: ArrayLike, rows: int 
 
 
 def refuse_complex(model: str, key: str) -> CheckpointError:
-    """What is wrong with a tensor of complex numbers that fine-tuning changed."""
+    """Return the error for a tensor of complex numbers that fine-tuning changed."""
     return CheckpointError(
         f"The tensor '{key}' of {model} holds complex numbers that differ from the pre-trained model's, and "
         "only real ones are merged: leave this model out."
@@ -152,7 +152,7 @@ def refuse_complex(model: str, key: str) -> CheckpointError:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor of any dtype holds neither NaN nor infinity."""
+    """Return whether a tensor of any dtype holds neither NaN nor infinity."""
     if not tensor.is_floating_point() or not tensor.numel():
         return True
     # The extremes of numbers with a NaN among them are NaN; finding them needs no second tensor.
@@ -160,7 +160,7 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def differs(tensor: Tensor, base: Tensor) -> bool:
-    """Whether two tensors of one shape hold different values, whatever their dtypes."""
+    """Return whether two tensors of one shape hold different values, whatever their dtypes."""
     if tensor.dtype == base.dtype and tensor.dtype.itemsize > 1:
         return not torch.equal(tensor, base)
     pieces = zip(tensor.reshape(-1).split(_PIECE), base.reshape(-1).split(_PIECE), strict=True)
@@ -168,7 +168,7 @@ def differs(tensor: Tensor, base: Tensor) -> bool:
 
 
 def too_large(key: str, dtype: torch.dtype) -> str:
-    """The sentence about a merged tensor with infinity."""
+    """Return the sentence about a merged tensor that holds infinity."""
     return (
         f"The merged tensor '{key}' holds numbers too large for its dtype, {dtype_name(dtype)}: "
         "choose smaller coefficients."
@@ -176,16 +176,16 @@ def too_large(key: str, dtype: torch.dtype) -> str:
 
 
 def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that tensors of a checkpoint's ``dtype`` are merged in."""
+    """Return the dtype that tensors of a checkpoint's ``dtype`` are merged in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """A dtype as people write it, such as ``float16``."""
+    """Return a dtype as people write it, such as ``float16``."""
     return str(dtype).removeprefix("torch.")
 
 
 def _pieces(tensor: Tensor) -> list[Tensor]:
-    """Pieces of a tensor; those of one byte a number, which torch can hardly compute with, as float32."""
+    """Return pieces of a tensor; as float32 if a number takes one byte, which torch can hardly compute with."""
     pieces = list(tensor.reshape(-1).split(_PIECE))
     return [piece.float() for piece in pieces] if tensor.dtype.itemsize == 1 else pieces

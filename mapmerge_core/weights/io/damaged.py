@@ -12,4 +12,4 @@ DAMAGED: tuple[type[Exception], ...] = (
     *(RuntimeError, SyntaxError, TypeError, ValueError),  # RecursionError is a RuntimeError
     *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error),
 )
-"""Errors of a parser's own, beside those of its library; what a person is told is the caller's to say."""
+"""Whoever catches them says in one sentence which file it is."""

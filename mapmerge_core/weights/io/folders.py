@@ -57,17 +57,17 @@ def main_file(names: Collection[str]) -> str | None:
 
 
 def is_weights(name: str) -> bool:
-    """Whether a file of this name may hold a model by itself: neither a shard nor a trainer's state."""
+    """Return whether a file of this name may hold a model by itself: neither a shard nor a trainer's state."""
     return name.endswith(SUFFIXES) and not _NOT_WEIGHTS.fullmatch(name) and not _IS_SHARD.fullmatch(name)
 
 
 def is_index(name: str) -> bool:
-    """Whether a file of this name says which tensors lie in which of a checkpoint's shards."""
+    """Return whether a file of this name says which tensors lie in which of a checkpoint's shards."""
     return name.endswith(_INDEXES)
 
 
 def is_settings(name: str) -> bool:
-    """Whether a file of this name says how a folder's model is built or reads its inputs."""
+    """Return whether a file of this name says how a folder's model is built or reads its inputs."""
     return _BESIDE.fullmatch(name) is not None and not is_index(name)
 
 
@@ -82,7 +82,7 @@ def shards_beside(index: str, names: Collection[str]) -> set[str]:
 
 
 def is_adapter_folder(path: Path) -> bool:
-    """Whether a path is a PEFT adapter: its folder, or the file with its weights."""
+    """Return whether a path is a PEFT adapter: its folder, or the file with its weights."""
     folder = path if path.is_dir() else path.parent
     return (folder / ADAPTER_CONFIG).is_file() and (
         path.name in _ADAPTERS if path != folder else any((folder / name).is_file() for name in _ADAPTERS)

@@ -90,7 +90,7 @@ class Download:
 
 
 def parse_source(text: Path | str | HubRef) -> Path | HubRef:
-    """Tell paths from references to a hub.
+    """Return the reference to a hub that a text is, else the path.
 
     A `Path` that was made from a reference (which folds its two slashes into one) is understood as well.
 
@@ -115,20 +115,20 @@ def parse_source(text: Path | str | HubRef) -> Path | HubRef:
         return HubRef(url)
     if rest.startswith("datasets/"):
         raise CheckpointError(f"'{url}' is a dataset, not a model: choose it as a task's data.")
-    found = _HUGGING_FACE.fullmatch(rest)
-    if found is None or ".." in PurePosixPath(unquote(found[2] or ""), found[3] or "").parts:
+    match = _HUGGING_FACE.fullmatch(rest)
+    if match is None or ".." in PurePosixPath(unquote(match[2] or ""), match[3] or "").parts:
         raise CheckpointError(not_a_model(url))
     return HubRef(url)
 
 
 def is_adapter(source: Path | HubRef) -> bool:
-    """Whether a source is a PEFT adapter: its folder, or the file with its weights.
+    """Return whether a source is a PEFT adapter: its folder, or the file with its weights.
 
-    Of a reference this can be told only once it was fetched; until then it isn't.
+    A reference counts as one only once it was fetched.
     """
     if isinstance(source, HubRef):
-        found = None if source.is_open_clip else _cached(source)
-        return found is not None and is_adapter_folder(found)
+        local = None if source.is_open_clip else _cached(source)
+        return local is not None and is_adapter_folder(local)
     return is_adapter_folder(source)
 
 
@@ -195,8 +195,8 @@ def _plan(ref: HubRef) -> Download:
         if not is_unreachable(error):
             raise explain(ref.url, ref.parts, error) from error
         return Download(ref.url, None, _cached(ref) is not None)
-    known = [size for size in missing if size is not None]
-    return Download(ref.url, sum(known) if len(known) == len(missing) else None, not missing)
+    n_bytes = None if None in missing else sum(size or 0 for size in missing)
+    return Download(ref.url, n_bytes, not missing)
 
 
 def _ask(ref: HubRef) -> ModelInfo:
@@ -207,7 +207,7 @@ def _ask(ref: HubRef) -> ModelInfo:
 
 
 def _wanted(ref: HubRef, info: ModelInfo) -> list[str]:
-    """The files of a repository that a reference needs."""
+    """Return the files of a repository that a reference needs."""
     names = [file.rfilename for file in info.siblings or ()]
     path = ref.parts[2]
     if path in names:
@@ -230,17 +230,17 @@ def _wanted(ref: HubRef, info: ModelInfo) -> list[str]:
 
 
 def _cached(ref: HubRef) -> Path | None:
-    """Where a reference's weights lie in the cache, without asking the hub; None if they don't."""
+    """Return where a reference's weights lie in the cache, None if they don't; the hub isn't asked."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     repository, revision, path = ref.parts
     try:
         # No pattern: else files that were left out on purpose would count as missing.
-        found = snapshot_download(repository, revision=revision, allow_patterns=[], local_files_only=True)
+        folder = snapshot_download(repository, revision=revision, allow_patterns=[], local_files_only=True)
     except (LocalEntryNotFoundError, OSError, ValueError):
         return None
-    local = Path(found, path)
+    local = Path(folder, path)
     if local.is_dir():
         return local if main_file([file.name for file in local.iterdir()]) else None
     return local if local.exists() else None
@@ -311,20 +311,20 @@ def _plan_open_clip(ref: HubRef) -> Download:
 
 
 def _cached_open_clip(config: dict[str, Any]) -> Path | None:
-    """Where open_clip's own download has put these weights; None if it hasn't."""
+    """Return where open_clip's own download has put these weights, None if it hasn't."""
     from huggingface_hub import try_to_load_from_cache
 
     repository, _, file = str(config.get("hf_hub", "")).rpartition("/")
     if repository:
         for name in _open_clip_files(file):
-            found = try_to_load_from_cache(repository, name)
-            if isinstance(found, str):
-                return Path(found)
+            local = try_to_load_from_cache(repository, name)
+            if isinstance(local, str):
+                return Path(local)
     return None
 
 
 def _open_clip_files(file: str) -> list[str]:
-    """The names that open_clip looks for in a repository, the first that exists counts."""
+    """Return the names that open_clip looks for in a repository, of which the first that exists counts."""
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
     if not file or file == HF_WEIGHTS_NAME:

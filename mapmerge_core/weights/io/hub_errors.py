@@ -6,7 +6,7 @@ from mapmerge_core.errors import CheckpointError
 
 
 def is_unreachable(error: Exception) -> bool:
-    """Whether an error is the network's (or a hub's that is down), not an answer of the hub."""
+    """Return whether an error is the network's (or a hub's that is down), not an answer of the hub."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     if isinstance(error, HfHubHTTPError):
@@ -19,7 +19,7 @@ def is_unreachable(error: Exception) -> bool:
 
 
 def explain(url: str, parts: tuple[str, str | None, str], error: Exception) -> CheckpointError:
-    """Return what to raise.
+    """Return the error to raise for one of huggingface_hub's.
 
     Args:
         url: The reference as text.
@@ -48,7 +48,7 @@ def explain(url: str, parts: tuple[str, str | None, str], error: Exception) -> C
 
 
 def not_a_model(url: str) -> str:
-    """What a reference should look like."""
+    """Return the sentence about a text that is no reference to a model."""
     return (
         f"'{url}' is not a model on the hub: write hf://organisation/name, with @revision and /file after it if needed."
     )

@@ -41,7 +41,7 @@ _CONSTANT = re.compile(rf"(.*\.)?(attn(ention)?\.(masked_)?bias|rotary_emb\.inv_
 
 
 def is_constant(name: str) -> bool:
-    """Whether a tensor is one that older versions of transformers stored and newer ones compute."""
+    """Return whether a tensor is one that older versions of transformers stored and newer ones compute."""
     return _CONSTANT.fullmatch(name) is not None
 
 
@@ -92,17 +92,17 @@ def adapt(model: StateDict, base: StateDict, part: str = "") -> StateDict:
 
 
 def adapted(model: StateDict, base: StateDict, part: str, without: Collection[str]) -> StateDict:
-    """A fine-tuned model's tensors that count, under its base's names, left on disk where possible."""
+    """Return a fine-tuned model's tensors that are merged under its base's names, left on disk where possible."""
     return adapt_lazily(choose(model, compared(model, base, without)), base, part)
 
 
 def choose(model: StateDict, names: Sequence[str]) -> StateDict:
-    """Some of a model's tensors, left on disk."""
+    """Return a model that has only the tensors in ``names``, left on disk."""
     return model if len(names) == len(model) else _Renamed(model, describe(model), {n: n for n in names})
 
 
 def adapt_lazily(model: StateDict, base: StateDict, part: str) -> StateDict:
-    """As `adapt`, but leaves tensors on disk where they only have other names."""
+    """Do as `adapt`, but leave tensors on disk where they only have other names."""
     described = describe(model)
     outline, outline_of_base = _outline(described), _outline(describe(base))
     bridged = adapt(outline, outline_of_base, part)
@@ -137,12 +137,12 @@ class _Renamed(Mapping[str, Tensor]):
         return self._described[self._origins[name]]
 
 
-def _fits(found: StateDict, wanted: StateDict) -> bool:
-    return found.keys() == wanted.keys() and all(found[name].shape == wanted[name].shape for name in wanted)
+def _fits(model: StateDict, wanted: StateDict) -> bool:
+    return model.keys() == wanted.keys() and all(model[name].shape == wanted[name].shape for name in wanted)
 
 
 def _with_other_prefix(model: StateDict, wanted: StateDict, part: str) -> StateDict | None:
-    """The model's tensors if their names have one prefix more than the wanted ones, or one less."""
+    """Return the model's tensors if their names have one prefix more than the wanted ones, or one less."""
     first = next(iter(wanted))
     for name in model:
         if name.endswith(first):
@@ -153,14 +153,14 @@ def _with_other_prefix(model: StateDict, wanted: StateDict, part: str) -> StateD
             continue
         renamed = {less + key.removeprefix(more): tensor for key, tensor in model.items() if key.startswith(more)}
         # What lies beside the part, such as a text tower, doesn't matter.
-        found = {key: tensor for key, tensor in renamed.items() if key.startswith(part)}
-        if _fits(found, wanted):
-            return found
+        inside = {key: tensor for key, tensor in renamed.items() if key.startswith(part)}
+        if _fits(inside, wanted):
+            return inside
     return None
 
 
 def _with_other_tower(model: StateDict, base: StateDict, wanted: StateDict, part: str) -> StateDict | None:
-    """The model's vision tower as the base's library names it."""
+    """Return the model's vision tower as the base's library names it."""
     tower, own = _find_tower(model), _find_tower(base)
     if tower is None or own is None:
         return None
@@ -169,15 +169,15 @@ def _with_other_tower(model: StateDict, base: StateDict, wanted: StateDict, part
     if f"{origin}embeddings.class_embedding" in model and "proj" in of_base:
         tensors.setdefault("proj", of_base["proj"])
     if f"{prefix}conv1.weight" in base:
-        found = {prefix + name: tensor for name, tensor in tensors.items()}
+        renamed = {prefix + name: tensor for name, tensor in tensors.items()}
     else:
-        found = _as_transformers(tensors, prefix)
-    found = {name: tensor for name, tensor in found.items() if name.startswith(part)}
-    return found if _fits(found, wanted) else None
+        renamed = _as_transformers(tensors, prefix)
+    renamed = {name: tensor for name, tensor in renamed.items() if name.startswith(part)}
+    return renamed if _fits(renamed, wanted) else None
 
 
 def _find_tower(model: StateDict) -> tuple[str, dict[str, Tensor]] | None:
-    """A vision tower's prefix, and its tensors under open_clip's names without a prefix."""
+    """Return a vision tower's prefix, and its tensors under open_clip's names without a prefix."""
     for name in model:
         prefix = name.removesuffix("embeddings.class_embedding")
         if prefix != name:
@@ -203,9 +203,9 @@ def _as_open_clip(model: StateDict, prefix: str) -> dict[str, Tensor]:
                 tower[f"{place}.{_renamed(rest, inside)}"] = tensor
             elif packed[1] == "q":
                 three = [model.get(key.replace(".q_proj.", f".{which}_proj.")) for which in "qkv"]
-                alike = [other for other in three if other is not None and other.shape == tensor.shape]
-                if len(alike) == 3:
-                    tower[f"{place}.attn.in_proj_{packed[2]}"] = torch.cat(alike)
+                parts = [part for part in three if part is not None and part.shape == tensor.shape]
+                if len(parts) == 3:
+                    tower[f"{place}.attn.in_proj_{packed[2]}"] = torch.cat(parts)
         else:
             tower[_renamed(name, outside)] = tensor
     projection = model.get(prefix.removesuffix("vision_model.") + _PROJECTION)
@@ -213,24 +213,24 @@ def _as_open_clip(model: StateDict, prefix: str) -> dict[str, Tensor]:
 
 
 def _as_transformers(tower: StateDict, prefix: str) -> dict[str, Tensor]:
-    found = {}
+    renamed = {}
     for name, tensor in tower.items():
         if name == "proj":
-            found[prefix.removesuffix("vision_model.") + _PROJECTION] = tensor.T
+            renamed[prefix.removesuffix("vision_model.") + _PROJECTION] = tensor.T
         elif layer := _LAYER.fullmatch(name):
             place, rest = f"{prefix}encoder.layers.{layer[1]}", layer[2]
             kind = rest.removeprefix("attn.in_proj_")
             if kind == rest:
-                found[f"{place}.{_renamed(rest, _SAME_IN_LAYER)}"] = tensor
+                renamed[f"{place}.{_renamed(rest, _SAME_IN_LAYER)}"] = tensor
             elif tensor.ndim:
                 for which, piece in zip("qkv", tensor.tensor_split(3), strict=True):
-                    found[f"{place}.self_attn.{which}_proj.{kind}"] = piece
+                    renamed[f"{place}.self_attn.{which}_proj.{kind}"] = piece
         else:
-            found[prefix + _renamed(name, _SAME)] = tensor
-    return found
+            renamed[prefix + _renamed(name, _SAME)] = tensor
+    return renamed
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:
-    """The other library's name of a tensor, by its own or by its module's name; unknown ones stay."""
+    """Return the other library's name of a tensor, by its own or its module's name; unknown names stay."""
     module, _, kind = name.rpartition(".")
     return names.get(name) or (f"{names[module]}.{kind}" if module in names else name)

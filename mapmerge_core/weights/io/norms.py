@@ -56,7 +56,7 @@ class Norms:
 
 
 class NormSums:
-    """Adds up `Norms`, one tensor of all models after the other.
+    """Sums for `Norms`, one tensor of all models after the other.
 
     Args:
         n: Number of task vectors.

@@ -59,7 +59,7 @@ class StandIn:
 
 
 class Machine:
-    """Run one pickle.
+    """A machine that runs one pickle.
 
     Args:
         load: Finds what a file keeps outside of its pickle, such as a tensor's numbers.
@@ -193,7 +193,7 @@ class Machine:
         self._push(Named(f"{module} {name}"))
 
     def _make(self, _: object) -> None:
-        """An object made without a call of its ``__init__``."""
+        """Push an object that is made without a call of its ``__init__``."""
         kind, _ = self._take(2)
         if not isinstance(kind, Named):
             raise TypeError("an object of no class")
@@ -209,7 +209,7 @@ class Machine:
         self._push(self._answer(function.name, arguments))
 
     def _build(self, _: object) -> None:
-        """Give a stand-in its attributes; what its class would have done with them, nobody does."""
+        """Keep the attributes of a stand-in; its class's own ``__setstate__`` is never called."""
         state = self._stack.pop()
         target = self._stack[-1]
         if isinstance(target, StandIn):
@@ -220,7 +220,7 @@ class Machine:
                     target.state.update(part)
 
     def _count(self, parts: tuple) -> None:
-        """Add up what is handed over, with what is in it, so that no pickle can take forever."""
+        """Count arguments and the items in them: a pickle could hand the same ones over without end."""
         self._n_items += len(parts) + sum(len(p) for p in parts if isinstance(p, tuple | list | dict | set))
         if self._n_items > _MOST_ITEMS:
             raise RefusedError("it never ends")

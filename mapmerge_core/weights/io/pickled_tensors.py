@@ -143,14 +143,14 @@ class PickledTensor:
 
 
 def answer(function: str, arguments: tuple) -> object:
-    """What a call in a file comes to: a tensor's place, a container, or a stand-in.
+    """Return what a call in a file makes: a tensor's place, a container, or a stand-in.
 
     Args:
         function: Its module and name, with a space between them.
         arguments: What the file would have it called with.
 
     Raises:
-        RefusedError: The function is none of the few that are known.
+        RefusedError: The function is none that PyTorch writes.
         TypeError: The arguments are not what PyTorch writes; ValueError too.
     """
     if function in _INERT:
@@ -170,12 +170,12 @@ def _tensor(storage: object, offset: object, shape: object, stride: object, *oth
 def _typed_tensor(storage: object, *others: object) -> PickledTensor:
     offset, shape, stride, _, _, dtype, *metadata = others
     name = dtype.name.removeprefix("torch ") if isinstance(dtype, Named) else ""
-    found = getattr(torch, name, None)
-    if not isinstance(storage, Storage) or not isinstance(found, torch.dtype):
+    stored = getattr(torch, name, None)
+    if not isinstance(storage, Storage) or not isinstance(stored, torch.dtype):
         raise TypeError("a tensor without a storage or a dtype")
-    if found not in _NAMED:
+    if stored not in _NAMED:
         raise RefusedError(f"it stores {name} data")
-    return _place(storage, found, (offset, shape, stride), metadata)
+    return _place(storage, stored, (offset, shape, stride), metadata)
 
 
 def _place(
@@ -201,7 +201,7 @@ def _place(
 
 
 def _span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
-    """How many elements of a storage lie between a tensor's first and last, both included."""
+    """Return how many elements of a storage lie between a tensor's first and last, both included."""
     if 0 in shape:
         return 0
     return 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
@@ -214,7 +214,7 @@ def _parameter(data: object, *_: object) -> PickledTensor:
 
 
 def _subclass(function: object, _: object, arguments: object, __: object) -> PickledTensor:
-    """A tensor with attributes or of a subclass: the tensor alone."""
+    """Return the plain tensor of one with attributes, or of a subclass."""
     if not isinstance(arguments, tuple) or not isinstance(function, Named):
         raise TypeError("a tensor is rebuilt in an unknown way")
     return _parameter(answer(function.name, arguments))
@@ -250,7 +250,7 @@ _CALLS: Mapping[str, Callable[..., Any]] = {
 
 
 def storage_dtype(kind: object) -> torch.dtype:
-    """The dtype of a kind of storage.
+    """Return the dtype of a kind of storage.
 
     Raises:
         RefusedError: It is none that PyTorch writes for ordinary tensors.

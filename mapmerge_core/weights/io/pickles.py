@@ -47,10 +47,10 @@ def open_pickle(path: Path) -> dict[str, PickledTensor]:
         with path.open("rb") as file:
             begin = file.read(len(_ZIP))
             content = _read_zip(path) if begin == _ZIP else _read_old_format(path, file)
-            found = _named_tensors(content, path)
-            for tensor in found.values():
+            tensors = _named_tensors(content, path)
+            for tensor in tensors.values():
                 _ = tensor.place  # raises where an old file lacks the numbers
-            return found
+            return tensors
     except RefusedError as error:
         raise CheckpointError(
             f"{path} is damaged, or holds Python objects besides tensors, which are never executed here "
@@ -64,15 +64,15 @@ def open_pickle(path: Path) -> dict[str, PickledTensor]:
 
 def map_pickle(path: Path) -> dict[str, Tensor]:
     """Read what `open_pickle` finds, memory-mapped where the format allows; see its errors."""
-    found = open_pickle(path)
+    tensors = open_pickle(path)
     copies: dict[object, Tensor] = {}
     with path.open("rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # lives as long as the tensors
-    return {name: tensor.view(content, copies) for name, tensor in found.items()}
+    return {name: tensor.view(content, copies) for name, tensor in tensors.items()}
 
 
 def _read_zip(path: Path) -> object:
-    """The format of PyTorch 1.6 and later: a zip archive with a pickle and a record for each storage."""
+    """Read the format of PyTorch 1.6 and later: a zip archive with a pickle and a record for each storage."""
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         names = archive.namelist()
@@ -108,7 +108,7 @@ def _read_zip(path: Path) -> object:
 
 
 def _record_start(file: IO[bytes], info: zipfile.ZipInfo, size: int) -> int:
-    """Where a record's bytes lie; PyTorch stores them as they are, so nothing can unfold into more."""
+    """Return where a record's bytes lie; PyTorch stores them as they are, so nothing can unfold into more."""
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.flag_bits & 1:
         raise ValueError("a record is compressed or encrypted")
     file.seek(info.header_offset)
@@ -121,7 +121,7 @@ def _record_start(file: IO[bytes], info: zipfile.ZipInfo, size: int) -> int:
 
 
 def _read_old_format(path: Path, file: IO[bytes]) -> object:
-    """The format before PyTorch 1.6: pickles one after the other, then the storages' bytes."""
+    """Read the format before PyTorch 1.6: pickles one after the other, then the storages' bytes."""
     storages: dict[object, Storage] = {}
 
     def load(identity: object) -> object:
@@ -149,7 +149,7 @@ def _read_old_format(path: Path, file: IO[bytes]) -> object:
         system = Machine(load, answer).run(stream)
         if not isinstance(system, dict) or not system.get("little_endian"):
             raise CheckpointError(_BIG_ENDIAN.format(path=path))
-        found = Machine(load, answer).run(stream)
+        result = Machine(load, answer).run(stream)
         keys = Machine(load, answer).run(stream)
         if not isinstance(keys, list):
             raise TypeError("no list of storages")
@@ -160,11 +160,11 @@ def _read_old_format(path: Path, file: IO[bytes]) -> object:
             if n * storage.dtype.itemsize != storage.n_bytes or storage.start + storage.n_bytes > len(content):
                 raise ValueError("a storage has another size than its tensors")
             content.seek(storage.n_bytes, 1)
-    return found
+    return result
 
 
 def _named_tensors(content: object, path: Path) -> dict[str, PickledTensor]:
-    """Unwrap what a file holds, once."""
+    """Return the tensors of a state dict or a module, which may be wrapped once."""
     entries = _entries(content)
     for key in _WRAPPERS:
         if entries is not None and (_is_module(entries.get(key)) or _entries(entries.get(key)) is not None):
@@ -172,10 +172,10 @@ def _named_tensors(content: object, path: Path) -> dict[str, PickledTensor]:
             entries = _entries(content)
             break
     if _is_module(content):
-        found = dict(_tensors_of(content, "", itertools.count()))
-        if not found:
+        tensors = dict(_tensors_of(content, "", itertools.count()))
+        if not tensors:
             raise CheckpointError(f"{path} holds a module without tensors.")
-        return found
+        return tensors
     if entries is None:
         raise CheckpointError(f"{path} holds a {_kind(content)}, not a state dict of named tensors.")
     if not entries:
@@ -188,7 +188,7 @@ def _named_tensors(content: object, path: Path) -> dict[str, PickledTensor]:
 
 
 def _entries(value: object) -> dict[Any, Any] | None:
-    """A dictionary's entries, also those of a class that is one; None for anything else."""
+    """Return a dictionary's entries, also those of a class that is one; None for anything else."""
     if isinstance(value, StandIn):
         return value.entries or None
     return value if isinstance(value, dict) else None
@@ -199,7 +199,7 @@ def _is_module(value: object) -> bool:
 
 
 def _tensors_of(module: object, prefix: str, counter: Iterator[int]) -> Iterator[tuple[str, PickledTensor]]:
-    """A module's tensors in the order of ``torch.nn.Module.state_dict``."""
+    """Yield a module's tensors in the order of ``torch.nn.Module.state_dict``."""
     if not isinstance(module, StandIn) or not _is_module(module) or next(counter) > _MOST_PARTS:
         raise TypeError("a submodule is none, or there is no end of them")
     state = module.state

@@ -150,7 +150,7 @@ def _plan(described: Mapping[str, Described], metadata: Mapping[str, str]) -> _P
 
 
 def _write(file: BinaryIO, tensor: Tensor) -> int:
-    """Write a tensor's numbers in little-endian order and returns their checksum."""
+    """Write a tensor's numbers in little-endian order and return their checksum."""
     numbers = tensor.detach().cpu().contiguous().reshape(-1)
     checksum = 0
     for piece in numbers.split(_CHUNK):

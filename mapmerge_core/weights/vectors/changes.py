@@ -59,7 +59,7 @@ class Survey:
 
 
 class Changes:
-    """A pre-trained model and what others change about it; reads a tensor when it is needed, and lets it go.
+    """A pre-trained model and what others change about it; a tensor is read when it is needed, and not kept.
 
     Args:
         pretrained: The model that all started from, best one that reads tensors when asked.
@@ -260,7 +260,7 @@ class Changes:
 
 
 def _new(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A new tensor without values, whose memory goes back to the system the moment that it is dropped.
+    """Return a new tensor without values, whose memory goes back to the system as soon as it is dropped.
 
     An allocator keeps what was freed for later, which among tensors of many sizes adds up to several tensors.
     """

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _BLOCK = np.uint64(4096)
 """Elements of each row that stay in a core's cache while several sums are made of them."""
 BFLOAT16, FLOAT16 = np.uint16(0), np.int16(0)
-"""What a sum is rounded to, told by their types."""
+"""What a sum is rounded to; the compiler sees which by their types."""
 _SIGN, _INFINITY, _ONE = np.uint32(1 << 31), np.uint32(0x7F800000), np.uint32(1)
 _NOT_A_NUMBER = np.uint32(0x7FC0)
 _LARGEST, _LEAST_NORMAL = np.uint32(0x477FE000), np.uint32(0x38800000)

@@ -43,11 +43,11 @@ class Slot:
     start: int
 
     def columns(self, buffer: Tensor) -> Tensor:
-        """This tensor's stretch of a buffer's last dimension (d)."""
+        """Return this tensor's stretch of a buffer's last dimension (d)."""
         return buffer[..., self.start : self.start + self.shape.numel()]
 
     def view(self, flat: Tensor) -> Tensor:
-        """This tensor as a view of a flat buffer (d,)."""
+        """Return this tensor as a view of a flat buffer (d,)."""
         return self.columns(flat).view(self.shape)
 
 
@@ -65,7 +65,7 @@ class Group:
     narrow: tuple[tuple[torch.dtype, int, int], ...]
 
     def sums(self, flat: Tensor) -> list[Sums]:
-        """What is to be made for θ(c), rounded as the checkpoint would store it, in ``flat`` (d,)."""
+        """Return the sums that make θ(c), rounded as the checkpoint would store it, in ``flat`` (d,)."""
         # Those of the arithmetic's own dtype lie before, between or after the narrow stretches.
         ends = [0, *(end for _, *stretch in self.narrow for end in stretch), len(flat)]
         wide = [(None, start, stop) for start, stop in zip(ends[::2], ends[1::2], strict=True)]
@@ -76,7 +76,7 @@ class Group:
         ]
 
     def merged(self, c: np.ndarray, slot: Slot, memory: Tensor) -> Tensor:
-        """One tensor of θ(c), rounded likewise, in the first elements of ``memory``."""
+        """Return one tensor of θ(c), rounded likewise, in the first elements of ``memory``."""
         flat = memory[: slot.shape.numel()]
         weighted_sums(slot.columns(self.base), slot.columns(self.V), c[None], flat[None])
         return flat.view(slot.shape).to(slot.dtype)
@@ -108,7 +108,7 @@ class Layout:
 
 
 def lay_out(pretrained: StateDict, finetuned: Mapping[str, StateDict], part: str, *, rounded: bool = False) -> Layout:
-    """Check that the models fit together and lays out what differs; ``kept`` tensors are not copied.
+    """Check that the models fit together and lay out what differs; ``kept`` tensors are not copied.
 
     With ``rounded`` task vectors are held in bfloat16, and θ_pre isn't copied either, unless its dtype is narrower than
     the arithmetic's.
@@ -195,7 +195,7 @@ def _lay_out_group(
 
 
 def _lay_out_rounded(name: str, pretrained: StateDict, finetuned: Mapping[str, StateDict]) -> Group:
-    """A group of one tensor with its task vectors in bfloat16, whose range is float32's."""
+    """Return a group of one tensor with its task vectors in bfloat16, whose range is float32's."""
     tensor = pretrained[name]
     base = _compute(tensor).reshape(-1)  # stays in its file, where it is memory-mapped
     V = torch.empty(len(finetuned), len(base), dtype=torch.bfloat16)

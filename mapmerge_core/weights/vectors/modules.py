@@ -29,18 +29,15 @@ def module_tensors(module: nn.Module, expected: Mapping[str, Described]) -> dict
     Raises:
         CheckpointError: The module's keys or shapes are not the checkpoint's.
     """
-    found = module.state_dict(keep_vars=True)
-    known = {id(tensor) for name, tensor in found.items() if name in expected}
-    named = {name: tensor for name, tensor in found.items() if name in expected or id(tensor) not in known}
-    check_keys("The module", named, expected)
-    targets: dict[str, Tensor] = {}
-    seen = set()
-    for name, tensor in named.items():
+    own = module.state_dict(keep_vars=True)
+    expected_ids = {id(tensor) for name, tensor in own.items() if name in expected}
+    tensors = {name: tensor for name, tensor in own.items() if name in expected or id(tensor) not in expected_ids}
+    check_keys("The module", tensors, expected)
+    targets: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in tensors.items():
         check_shape("the module", name, tensor.shape, expected[name].shape)
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            targets[name] = tensor
-    return targets
+        targets.setdefault(id(tensor), (name, tensor))
+    return dict(targets.values())
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ __all__ = ["StreamedVectors", "Vectors", "in_memory", "open_vectors"]
 
 @dataclass(frozen=True)
 class _Written:
-    """Where the tensors of a module lay that was written, to see whether it was moved or cast since.
+    """Where a module's tensors lay when it was written: elsewhere, if it was moved or cast since.
 
     Attributes:
         places: Address, dtype and device of each.
@@ -85,7 +85,7 @@ class StreamedVectors(Vectors):
     def from_state_dicts(
         cls, pretrained: StateDict, finetuned: Mapping[str, StateDict | Adapter], *, part: str = ""
     ) -> StreamedVectors:
-        """Take models that read tensors when asked (and tell shapes by ``describe``), or any others.
+        """Take models that read a tensor when asked for it (and have a method ``describe``), or any others.
 
         Args:
             pretrained: The model that all others started from. It is not copied: don't write to it.
@@ -233,7 +233,7 @@ def open_vectors(
 
 
 def _are_large(base: StateDict, n_models: int, part: str, device: torch.device, n_bytes: int) -> bool:
-    """Whether θ_pre in float32 and N task vectors of so many bytes a number fill half of the free memory."""
+    """Return whether θ_pre in float32 and N task vectors of so many bytes a number fill half of the free memory."""
     n = sum(shape.numel() for name, (shape, _) in describe(base).items() if name.startswith(part))
     free: int = psutil.virtual_memory().available
     if device.type == "cuda":

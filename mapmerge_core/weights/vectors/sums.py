@@ -53,7 +53,7 @@ class Sums(NamedTuple):
 
 
 def weighted_sums(base: Tensor, rows: Tensor, C: NDArray[np.float64], out: Tensor) -> None:
-    """Make one of the `Sums`; for several, `make_sums` takes less time."""
+    """Make one of `Sums`; for several, `make_sums` takes less time."""
     make_sums([Sums(base, rows, out)], C)
 
 
@@ -78,12 +78,12 @@ def make_sums(wanted: Sequence[Sums], C: NDArray[np.float64]) -> None:
     first, *others = _shares([len(sums.base) for sums in wanted], torch.get_num_threads())
     waiting = [_pool().submit(_make, arrays, C, share) for share in others]
     _make(arrays, C, first)
-    for each in waiting:
-        each.result()
+    for future in waiting:
+        future.result()
 
 
 def multiply(sums: Sums, C: NDArray[np.float64]) -> None:
-    """As `make_sums`, on any device, rounding as the device's matrix product does."""
+    """Do as `make_sums` on any device, rounded as the device's matrix product rounds."""
     base, rows, out, dtype, _ = sums
     assert isinstance(rows, torch.Tensor)  # noqa: S101 - models are added on a CPU alone
     coefficients = torch.tensor(C, dtype=base.dtype, device=base.device)
@@ -91,9 +91,9 @@ def multiply(sums: Sums, C: NDArray[np.float64]) -> None:
         torch.addmm(base, coefficients, rows, out=out)
         return
     for start in range(0, len(base), _WIDENED):
-        some = slice(start, start + _WIDENED)
-        found = torch.addmm(base[some], coefficients, rows[:, some].to(base.dtype))
-        out[:, some] = found.to(dtype or base.dtype)
+        columns = slice(start, start + _WIDENED)
+        total = torch.addmm(base[columns], coefficients, rows[:, columns].to(base.dtype))
+        out[:, columns] = total.to(dtype or base.dtype)
 
 
 class _Arrays(NamedTuple):
@@ -115,9 +115,9 @@ class _Arrays(NamedTuple):
     def computed_in(self) -> type[np.floating]:
         return np.float64 if self.base.dtype == np.float64 else np.float32
 
-    def piece(self, some: slice) -> _Arrays:
-        """Some of the elements of what is added."""
-        return self._replace(base=self.base[some], rows=[row[some] for row in self.rows])
+    def piece(self, columns: slice) -> _Arrays:
+        """Return these elements of what is added."""
+        return self._replace(base=self.base[columns], rows=[row[columns] for row in self.rows])
 
 
 class _Stretch(NamedTuple):
@@ -150,13 +150,13 @@ def _make(wanted: Sequence[_Arrays], C: NDArray[np.float64], share: Sequence[_St
     # Sums that leave out different rows are made one after the other; that is rare.
     used = C != 0
     together = [slice(0, len(C))] if (used == used[:1]).all() else [slice(j, j + 1) for j in range(len(C))]
-    for some in together:
-        terms = np.flatnonzero(used[some][0])
+    for chosen in together:
+        terms = np.flatnonzero(used[chosen][0])
         groups = [terms[start : start + _ROWS] for start in range(0, len(terms), _ROWS)]
         for number, first, last in share:
             sums = wanted[number]
             with np.errstate(over="ignore"):  # sums that come out as infinity are found by whoever needs them
-                coefficients, out = C[some].astype(sums.computed_in), sums.out[some]
+                coefficients, out = C[chosen].astype(sums.computed_in), sums.out[chosen]
             if not groups:
                 _copy(sums.base[first:last], out[:, first:last])
             if len(groups) > 1 and out.dtype != sums.computed_in:
@@ -181,15 +181,15 @@ def _copy(base: NDArray, out: NDArray) -> None:
 def _add_in_pieces(
     sums: _Arrays, out: NDArray, c: NDArray, groups: Sequence[NDArray[np.intp]], first: int, last: int
 ) -> None:
-    """Add up many rows and rounds the sum ``out`` (d,) once; ``c`` is (N,)."""
+    """Add up many rows and round the sum ``out`` (d,) once; ``c`` is (N,)."""
     memory = np.empty((1, _PIECE), sums.computed_in)
     *early, latest = groups
     for start in range(first, last, _PIECE):
-        some = slice(start, min(start + _PIECE, last))
-        size, piece = some.stop - start, sums.piece(some)
+        columns = slice(start, min(start + _PIECE, last))
+        size, piece = columns.stop - start, sums.piece(columns)
         for i, group in enumerate(early):
             _add(piece, group, c[None], None if i else piece.base, memory, 0, size)
-        _add(piece, latest, c[None], memory[0], out[None, some], 0, size, sums.dtype)
+        _add(piece, latest, c[None], memory[0], out[None, columns], 0, size, sums.dtype)
 
 
 def _add(
@@ -202,7 +202,7 @@ def _add(
     last: int,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Add some rows to ``start`` (d,), or to what is in ``out`` (m x d), and rounds to ``dtype``."""
+    """Add some rows to ``start`` (d,), or to what is in ``out`` (m x d), and round to ``dtype``."""
     from mapmerge_core.weights.vectors.compiled import BFLOAT16, FLOAT16, add_up
 
     coefficients, used = np.ascontiguousarray(C[:, terms]), tuple(sums.rows[n] for n in terms)

@@ -63,7 +63,7 @@ class _Receiver:
         return all(place.tensor.data_ptr() == view.data_ptr() for place, view in self.views)
 
     def finish(self, group: Group, c: np.ndarray) -> None:
-        """Once ``flat`` is written, writes the other places."""
+        """Write the other places, once ``flat`` is written."""
         if self.flat is not None and self.flat.dtype == group.base.dtype:
             for place, slot in self.copies:
                 place.tensor.copy_(slot.view(self.flat))
@@ -141,7 +141,7 @@ class TaskVectors(Vectors):
         without: Collection[str] = (),
         rounded: bool = False,
     ) -> TaskVectors:
-        """Do the same with checkpoint files, memory-mapped: what is not merged is never copied.
+        """Take the differences of checkpoint files, memory-mapped: what is not merged is never copied.
 
         Fine-tuned models may have other names for the same tensors, such as another library's (see `adapt`).
 
@@ -275,7 +275,7 @@ class TaskVectors(Vectors):
                 yield name, self._layout.kept[source].cpu()
 
     def _bind(self, module: nn.Module) -> tuple[_Receiver, ...]:
-        """Find or makes the places that merges are written to, and writes all others."""
+        """Find or make the places that merges are written to, and write all others."""
         targets = module_tensors(module, self._layout.described)
         places: dict[str, list[tuple[_Place, Tensor]]] = defaultdict(list)
         merged = set(self.layers)
