@@ -10,7 +10,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from mapmerge_core.cli.app import app
-from mapmerge_core.errors import MapMergeError, RuleError
+from mapmerge_core.errors import Cancelled, MapMergeError, RuleError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _end(BAD_INPUT, str(error), error.pointer)
     except MapMergeError as error:
         return _end(BAD_INPUT, str(error))
-    except (KeyboardInterrupt, typer.Abort) as stop:
-        return _end(INTERRUPTED, *map(str, stop.args))
+    except (Cancelled, KeyboardInterrupt, typer.Abort) as stop:
+        return _end(INTERRUPTED, str(stop))
     except Exception as error:  # noqa: BLE001 - whatever it is, nobody wants a traceback
         return _end(UNEXPECTED, f"Unexpected error: {type(error).__name__}: {' '.join(str(error).split())}")
     return code if isinstance(code, int) else 0

@@ -135,7 +135,10 @@ def _print_json(comparison: Comparison) -> None:
                 }
                 for row in comparison.rows
             ],
-            "preferences": {"wins": {names[key]: rate for key, (rate, _) in comparison.wins.items()}},
+            "preferences": {
+                "winner": None if comparison.winner is None else comparison.winner.name,
+                "wins": {names[key]: rate for key, (rate, _) in comparison.wins.items()},
+            },
         }
     )
 

@@ -56,14 +56,7 @@ def pick(
     from mapmerge_core.cli.session import INFEASIBLE, Session, check_device
     from mapmerge_core.studies.config import Compute
 
-    if sum(each is not None for each in (rule, preference, at, unlabelled)) != 1:
-        raise StudyError("Choose by one of --rule, --preference, --at and --unlabelled.")
-    if refine and (merge is None or rule is None):
-        raise StudyError("--refine goes with --merge and --rule: leave it out.")
-    if classes is not None and unlabelled is None:
-        raise StudyError("--classes goes with --unlabelled: leave it out.")
-    if at is not None and merge is None:
-        raise StudyError("A point is one of a merge: say which with --merge.")
+    _check_options(locals())
     check_device(device)
     session, compute = Session(), Compute(device=device)
     store = session.store
@@ -117,6 +110,21 @@ def pick(
         _say(analysis, merge_id, x, measured)
     if not feasible:
         raise typer.Exit(INFEASIBLE)
+
+
+def _check_options(typed: dict[str, Any]) -> None:
+    """Refuse options that don't go together."""
+    if sum(typed[name] is not None for name in ("rule", "preference", "at", "unlabelled")) != 1:
+        raise StudyError("Choose by one of --rule, --preference, --at and --unlabelled.")
+    for name, needed in (
+        ("refine", ("merge", "rule")),
+        ("classes", ("unlabelled",)),
+        ("normalise", ("preference",)),
+        ("at", ("merge",)),
+    ):
+        if typed[name] and any(typed[other] is None for other in needed):
+            others = " and ".join(f"--{other}" for other in needed)
+            raise StudyError(f"--{name} goes with {others}: give all of them, or leave it out.")
 
 
 class _Chosen:

@@ -41,7 +41,7 @@ class Session:
         """Run a run to its end with a progress bar, on another device than its own where one is given.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C stopped it; everything measured is kept.
+            Cancelled: Ctrl-C stopped it; everything measured is kept.
         """
         claim = self.store.runs.claim(run_id)
         study_id = self.store.runs.get(run_id).study_id
@@ -57,7 +57,7 @@ class Session:
         finally:
             claim.release()
         if is_stopped:
-            raise KeyboardInterrupt(f"Stopped; everything measured is kept, and `run --study {study_id}` goes on.")
+            raise Cancelled(f"Stopped; everything measured is kept, and `run --study {study_id}` goes on.")
         return run
 
     def measure(self, study: Study, merge_id: int, x: np.ndarray, compute: Compute) -> dict[str, float]:
@@ -98,7 +98,7 @@ def stopped_kindly() -> Iterator[None]:
     try:
         yield
     except (Cancelled, KeyboardInterrupt):
-        raise KeyboardInterrupt("Stopped; everything measured is kept, and the same command goes on.") from None
+        raise Cancelled("Stopped; everything measured is kept, and the same command goes on.") from None
 
 
 def check_device(name: str) -> None:

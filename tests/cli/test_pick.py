@@ -139,7 +139,7 @@ def test_a_fronts_model_is_picked_for_unlabelled_images_too(
         (["--preference", "equal", "--classes", "a"], "--classes goes with --unlabelled"),
         (["--preference", "equal", "--merge", "ties"], "has no merge 'ties'"),
         (["--preference", "equal", "--device", "cuda:99"], "There is no device 'cuda:99'"),
-        (["--at", "0.1,0.2"], "say which with --merge"),
+        (["--at", "0.1,0.2"], "--at goes with --merge"),
         (["--merge", "1", "--at", "0.1"], "2"),
         (["--merge", "1", "--at", "a,b"], "'a,b' is no point"),
         (["--merge", "1", "--at", "0.1,nan"], "finite"),

@@ -37,7 +37,7 @@ def test_help_documents_the_commands_and_the_exit_codes(command: Command):
     for part in ("0 done", "1 something", "2 something", "3 no model", "130 interrupted", "pick", "merges"):
         assert part in words
     text, _ = command("run", "--help")
-    for option in ("--data-free", "--personalise", "--balance", "--concentration", "--points", "--keep"):
+    for option in ("--data-free", "--personalised", "--balance", "--concentration", "--points", "--keep"):
         assert option in text
     for words in (["salad"], ["demo", "salad"], ["run", "--mergee", "soup"]):
         _, err = command(*words, code=2)
