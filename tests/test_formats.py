@@ -42,17 +42,18 @@ from transformers import (
 )
 
 from mapmerge_core.errors import CheckpointError
+from mapmerge_core.studies.config import Compute, StudyConfig, TaskConfig
 from mapmerge_core.studies.inputs.evaluators import load_evaluator, load_family
 from mapmerge_core.studies.runs.exporting import export_pick
 from mapmerge_core.studies.runs.measuring import measure
-from mapmerge_core.studies.config.study import StudySpec, TaskSpec
-from mapmerge_core.studies.store.store import Store
+from mapmerge_core.studies.store import Store
 from mapmerge_core.tasks.data_source import DataSource
-from mapmerge_core.tasks.metric import ACCURACY, unpack
+from mapmerge_core.tasks.metrics import ACCURACY
+from mapmerge_core.tasks.outcome import unpack
 from mapmerge_core.weights.export.writing import read_recipe
-from tests.tasks import test_classifier as timm_zoo
-from tests.tasks import test_clip_transformers as clip_zoo
-from tests.tasks import test_language as language_zoo
+from tests.tasks.families import test_classifier as timm_zoo
+from tests.tasks.families import test_clip_transformers as clip_zoo
+from tests.tasks.families import test_language as language_zoo
 from tests.tiny import ARCHITECTURE, plain_head, plain_transform
 
 C = (0.45, 0.7)
@@ -70,7 +71,7 @@ class Case:
     program. `model` is what that program leaves to the person, where it does.
     """
 
-    study: StudySpec
+    study: StudyConfig
     pretrained: dict
     tuned: list
     examples: object
@@ -83,18 +84,23 @@ def check(tmp_path, monkeypatch):
     store = Store(tmp_path / "home")
 
     def run(case):
-        study = store.create_study("Formats", case.study)
-        values = measure(store, study, load_evaluator(study, "cpu"), np.array([C]), split="test")[0]
-        pick = store.add_pick(study.id, np.array(C), {"kind": "point"}, name=tmp_path.name)
+        study = store.studies.create("Formats", case.study)
+        merge = store.merges.all(study.id)[0]
+        evaluator = load_evaluator(study, Compute(device="cpu"))
+        values = measure(store, study, evaluator, merge.id, np.array([C]), split="test")[0]
+        pick = store.picks.add(merge.id, np.array(C), {"kind": "point"}, name=tmp_path.name)
         result = export_pick(store, pick.id, tmp_path / "exports")
-        measured = dict(zip(study.spec.task_names, values.tolist(), strict=True))
+        measured = {o.name: value for o, value in zip(study.config.objectives, values.tolist(), strict=True)}
         assert read_recipe(result.path).measured == measured
         assert_is_the_sum(load_file(result.path), case)
         program = follow_the_card(result, case, monkeypatch)
-        rows = store.evaluations(study.id, "test")
+        rows = store.evaluations.rows(merge.id, "test")
         assert len(rows) == len(measured)
         for row in rows:
-            ours, theirs = unpack(row.per_example, row.n_examples), case.examples(program, result, row.task)
+            ours, theirs = (
+                unpack(row.per_example, row.n_examples),
+                case.examples(program, result, row.objective.partition("/")[0]),
+            )
             assert len(theirs) == row.n_examples
             if ours.dtype == bool:
                 assert ours.tolist() == theirs.tolist()
@@ -141,8 +147,13 @@ def follow_the_card(result, case, monkeypatch):
     return variables
 
 
-def tasks_of(checkpoints, data):
-    return tuple(TaskSpec(task, path, DataSource(path=data(task))) for task, path in checkpoints.items())
+def study_of(pretrained, checkpoints, data, metrics=(), **values):
+    """Each task has the model that was fine-tuned for it; `data` gives a task's dataset, or None."""
+    tasks = [
+        TaskConfig(name=name, data=data(name) and DataSource(path=data(name)), model=name, metrics=metrics)
+        for name in checkpoints
+    ]
+    return StudyConfig(pretrained=pretrained, models=checkpoints, tasks=tuple(tasks), **values)
 
 
 # Ways to write a state dict to a path that has no suffix yet; each returns the checkpoint's path.
@@ -279,17 +290,10 @@ def test_open_clip(tiny_zoo, tmp_path, check, write, write_tuned):
     base = write(pretrained, tmp_path / "pretrained")
     is_folder = write is folder_of_open_clip
     architecture = base / "open_clip_config.json" if is_folder else tiny_zoo / "tiny-clip.json"
-    study = StudySpec(
-        architecture=str(architecture),
-        pretrained=base,
-        tasks=tasks_of(
-            {
-                task: write_tuned(pretrained | one, tmp_path / task)
-                for task, one in zip(CLIP_TASKS, tuned, strict=True)
-            },
-            lambda task: tiny_zoo / f"{task}.npz",
-        ),
-    )
+    checkpoints = {
+        task: write_tuned(pretrained | one, tmp_path / task) for task, one in zip(CLIP_TASKS, tuned, strict=True)
+    }
+    study = study_of(base, checkpoints, lambda task: tiny_zoo / f"{task}.npz", architecture=str(architecture))
     if write_tuned is tower_of_transformers:
         tuned[0] |= {"visual.proj": pretrained["visual.proj"]}
 
@@ -335,13 +339,13 @@ def test_own_function(tiny_zoo, tmp_path, check, monkeypatch, write):
     states = [pretrained, *(pretrained | load_file(tiny_zoo / f"{task}.safetensors") for task in CLIP_TASKS)]
     names = ("zeroshot", *(f"finetuned_{task}" for task in CLIP_TASKS))
     base, *tuned = (write(state, tmp_path / name) for state, name in zip(states, names, strict=True))
-    tasks = [TaskSpec(task, path, None, ACCURACY) for task, path in zip(CLIP_TASKS, tuned, strict=True)]
-    study = StudySpec(family=f"{__name__}:share_of_right_answers", pretrained=base, tasks=tuple(tasks))
+    checkpoints = dict(zip(CLIP_TASKS, tuned, strict=True))
+    family = f"{__name__}:share_of_right_answers"
+    study = study_of(base, checkpoints, lambda _: None, metrics=(ACCURACY,), family=family)
     if write is whole_module:
         model = image_encoder(pretrained)
         states = [
-            {f"model.{name}": t for name, t in state.items() if not name.startswith("transformer.")}
-            for state in states
+            {f"model.{name}": t for name, t in state.items() if not name.startswith("transformer.")} for state in states
         ]
 
     def share(program, _, task):
@@ -354,11 +358,8 @@ def test_own_function(tiny_zoo, tmp_path, check, monkeypatch, write):
 def test_a_base_without_its_text_tower_has_no_zero_shot_heads(tiny_zoo, tmp_path):
     base = whole_module(load_file(tiny_zoo / "pretrained.safetensors"), tmp_path / "zeroshot")
     checkpoints = {task: tiny_zoo / f"{task}.safetensors" for task in CLIP_TASKS}
-    study = StudySpec(
-        architecture=str(tiny_zoo / "tiny-clip.json"),
-        pretrained=base,
-        tasks=tasks_of(checkpoints, lambda task: tiny_zoo / f"{task}.npz"),
-    )
+    architecture = str(tiny_zoo / "tiny-clip.json")
+    study = study_of(base, checkpoints, lambda task: tiny_zoo / f"{task}.npz", architecture=architecture)
     with pytest.raises(CheckpointError, match=r"zeroshot\.pt does not fit the architecture .* it lacks"):
         load_family(study, base)
 
@@ -408,11 +409,7 @@ def test_clip_of_transformers(clips, tmp_path, check, write):
         copy_beside(clips / "pretrained", base)
         towers = {task: CLIPVisionModel.from_pretrained(path) for task, path in paths.items()}
         paths = {task: write(model, tmp_path / task) for task, model in towers.items()}
-    study = StudySpec(
-        family="clip_transformers",
-        pretrained=base,
-        tasks=tasks_of(paths, lambda task: clips / f"{task}.npz"),
-    )
+    study = study_of(base, paths, lambda task: clips / f"{task}.npz", family="clip_transformers")
     prefix = "vision_model."  # which a tower that was saved alone may do without
     tuned = [{prefix + name.removeprefix(prefix): t for name, t in one.items()} for one in tuned]
 
@@ -466,19 +463,16 @@ def test_timm(resnets, tmp_path, check, write):
     states = {name: load_file(resnets / f"{name}.safetensors") for name in ("pretrained", *timm_zoo.CLASSES)}
     paths = {name: write(state, tmp_path / name) for name, state in states.items()}
     base = paths.pop("pretrained")
-    study = StudySpec(
+    study = study_of(
+        base,
+        paths,
+        lambda task: resnets / f"{task}.npz",
         family="classifier",
         architecture=str(base) if base.is_dir() else timm_zoo.ARCHITECTURE,
-        pretrained=base,
-        tasks=tasks_of(paths, lambda task: resnets / f"{task}.npz"),
         options={"image_size": timm_zoo.SIZE},
     )
     pretrained, *tuned = (
-        {
-            name: t
-            for name, t in (halves(state) if write is float16_file else state).items()
-            if name[:3] != "fc."
-        }
+        {name: t for name, t in (halves(state) if write is float16_file else state).items() if name[:3] != "fc."}
         for state in states.values()
     )
 
@@ -503,12 +497,8 @@ def language_case(llamas, paths, states):
     """Of checkpoints and their tensors, those of the base first."""
     base, *tuned = paths
     names = dict(zip(language_zoo.WORDS, tuned, strict=True))
-    study = StudySpec(
-        family="language",
-        pretrained=base,
-        tasks=tasks_of(names, lambda task: llamas / f"{task} text"),
-        options={"block": language_zoo.BLOCK},
-    )
+    options = {"block": language_zoo.BLOCK}
+    study = study_of(base, names, lambda task: llamas / f"{task} text", family="language", options=options)
 
     def losses(program, result, task):
         return language_zoo.plain_losses(program["model"], llamas, task, "test", folder=result.path.parent)[0]
