@@ -39,6 +39,7 @@ class Server:
     """A dashboard on a port of its own with a data folder of its own."""
 
     home: Path
+    zoo: Path | None = None
     port: int = 0
     process: subprocess.Popen | None = None
 
@@ -51,6 +52,7 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.home.mkdir(parents=True, exist_ok=True)
+        zoo = {} if self.zoo is None else {"MAPMERGE_ZOO": str(self.zoo)}
         with (self.home / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
@@ -64,7 +66,7 @@ class Server:
                 ],
                 cwd=ROOT,
                 # The browser computes on the same cores: threads that wait must not keep them from it.
-                env={**os.environ, "MAPMERGE_HOME": str(self.home), "OMP_WAIT_POLICY": "PASSIVE"},
+                env={**os.environ, **zoo, "MAPMERGE_HOME": str(self.home), "OMP_WAIT_POLICY": "PASSIVE"},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads are started before this
@@ -101,12 +103,10 @@ def server(tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def tiny_server(tmp_path_factory: pytest.TempPathFactory, tiny_zoo: Path) -> Iterator[Server]:
     """A server whose demos come from the tiny zoo; what journeys build on it is there for those that follow."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MAPMERGE_ZOO", str(tiny_zoo))
-        server = Server(tmp_path_factory.mktemp("tiny") / "home")
-        server.start()
-        yield server
-        server.stop()
+    server = Server(tmp_path_factory.mktemp("tiny") / "home", tiny_zoo)
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,7 +48,6 @@ def evaluated(shared: Server, page: Page) -> Server:
 
 
 def test_from_home_to_an_exported_file_in_three_clicks(shared: Server, page: Page) -> None:
-    start = time.monotonic()
     page.goto(shared.url)
     button(page, "demo_2").click()
     expect(button(page, "see_tradeoffs")).to_be_enabled(timeout=RUN_MS)
@@ -58,7 +56,6 @@ def test_from_home_to_an_exported_file_in_three_clicks(shared: Server, page: Pag
     button(page, "export").click()
     expect(page.get_by_role("heading", name="Export", exact=True)).to_be_visible()
     expect(page.get_by_text("SHA-256").first).to_be_visible(timeout=RUN_MS)
-    seconds = time.monotonic() - start
     files = list(shared.home.rglob("*.safetensors"))
     assert len(files) == 1
     with safe_open(files[0], "pt") as file:
@@ -66,7 +63,6 @@ def test_from_home_to_an_exported_file_in_three_clicks(shared: Server, page: Pag
         recipe = json.loads(file.metadata()["mapmerge"])
     assert recipe["method"] == "Task arithmetic"
     assert set(recipe["coefficients"]) == {"MNIST", "Emoji"}
-    assert seconds < 120
 
     with page.expect_download() as download:
         page.locator(".st-key-download a, .st-key-download button").first.click()
