@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 SIZE = 16
 ARCHITECTURE = {
@@ -84,6 +84,22 @@ def plain_head(model: open_clip.CLIP, class_names: list[str], templates: list[st
     """open_clip's own zero-shot head, d x classes."""
     tokenizer = open_clip.SimpleTokenizer(context_length=model.context_length)
     return build_zero_shot_classifier(model, tokenizer, class_names, templates)
+
+
+def plain_entropy(weights: Mapping[str, Tensor], path: Path) -> float:
+    """The mean entropy of a model's predictions on validation images, by open_clip and a plain loop."""
+    model = open_clip.CLIP(**ARCHITECTURE).eval()
+    model.load_state_dict(weights)
+    with np.load(path) as data, torch.inference_mode():
+        head = plain_head(model, data["class_names"].tolist(), data["templates"].tolist())
+        features = model.encode_image(plain_transform(data["val_images"], model), normalize=True)
+        logits = (model.logit_scale.exp() * features @ head).double().numpy()
+    total = 0.0
+    for row in logits:
+        odds = [np.exp(value - max(row)) for value in row]
+        shares = [each / sum(odds) for each in odds]
+        total -= sum(share * np.log(share) for share in shares)
+    return total / len(logits)
 
 
 def _train(model: open_clip.CLIP, batches: list[tuple[Tensor, Tensor, Tensor]], steps: int, lr: float) -> None:

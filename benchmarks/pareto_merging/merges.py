@@ -17,12 +17,10 @@ from mapmerge_core.settings import setting, settings
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from threading import Event
 
     from torch import Tensor
 
     from mapmerge_core.merges._pareto_set import Personalisation
-    from mapmerge_core.merges.base import Progress, Report
     from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.weights.vectors.streamed import Vectors
     from mapmerge_core.weights.vectors.task_vectors import TaskVectors
@@ -49,21 +47,6 @@ class StructuredMerging(ParetoMerging):
     def training(self, evaluator: Evaluator, vectors: TaskVectors) -> ParetoTraining:
         """Return a training run before its first step."""
         return ParetoTraining(evaluator, vectors, self, structure=self.structure)
-
-    def prepare(
-        self,
-        evaluator: Evaluator,
-        *,
-        progress: Progress | None = None,
-        cancel: Event | None = None,
-        checkpoint: Path | None = None,
-        report: Report | None = None,
-    ) -> PreparedMerge:
-        """Train, see `ParetoMerging.prepare`."""
-        vectors, exported = trimmed(evaluator.vectors, evaluator.exported_vectors, self.settings.keep)
-        training = self.training(evaluator, vectors)
-        training.run(progress=progress, cancel=cancel, checkpoint=checkpoint, report=report)
-        return PreparedParetoMerging(self, vectors, exported, training.lambdas, training.personalisation)
 
     def load(self, state: Path | None, vectors: Vectors, exported: Vectors) -> PreparedMerge:
         """Read what was trained, see `Merge.load`."""

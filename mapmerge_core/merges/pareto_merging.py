@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from pathlib import Path
     from threading import Event
 
+    from mapmerge_core.merges._pareto_training import ParetoTraining
     from mapmerge_core.merges.base import Progress, Report
     from mapmerge_core.search.spaces import Space
     from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.weights.vectors.streamed import Vectors
+    from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
 
 @register
@@ -136,12 +138,16 @@ class ParetoMerging(Merge):
         return 0 if s.data_free else 3 * s.steps * sum(min(n, s.batch_size) for n in sizes)
 
     def time_preparation(self, evaluator: Evaluator) -> float:
-        from mapmerge_core.merges._pareto_training import ParetoTraining
         from mapmerge_core.merges._sparse import trimmed
 
         vectors, _ = trimmed(evaluator.vectors, evaluator.exported_vectors, self.settings.keep)
-        training = ParetoTraining(evaluator, vectors, self)
-        return training.seconds_per_step() * int(self.settings.steps)
+        return self.training(evaluator, vectors).seconds_per_step() * int(self.settings.steps)
+
+    def training(self, evaluator: Evaluator, vectors: TaskVectors) -> ParetoTraining:
+        """Return a training run on task vectors (trimmed, if that is set) before its first step."""
+        from mapmerge_core.merges._pareto_training import ParetoTraining
+
+        return ParetoTraining(evaluator, vectors, self)
 
     def prepare(
         self,
@@ -153,11 +159,10 @@ class ParetoMerging(Merge):
         report: Report | None = None,
     ) -> PreparedMerge:
         from mapmerge_core.merges._pareto_set import PreparedParetoMerging
-        from mapmerge_core.merges._pareto_training import ParetoTraining
         from mapmerge_core.merges._sparse import trimmed
 
         vectors, exported = trimmed(evaluator.vectors, evaluator.exported_vectors, self.settings.keep)
-        training = ParetoTraining(evaluator, vectors, self)
+        training = self.training(evaluator, vectors)
         training.run(progress=progress, cancel=cancel, checkpoint=checkpoint, report=report)
         return PreparedParetoMerging(self, vectors, exported, training.lambdas, training.personalisation)
 

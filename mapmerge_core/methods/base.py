@@ -16,7 +16,7 @@ import numpy as np
 from mapmerge_core.errors import SearchError
 from mapmerge_core.registries import METHODS
 from mapmerge_core.search.designs import check_points
-from mapmerge_core.settings import make
+from mapmerge_core.settings import make, setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -203,6 +203,15 @@ class Method(ABC):
     @abstractmethod
     def take(self, batch: Batch, values: np.ndarray) -> Batch | None:
         """Learn from the values (`m x K` floats) of a batch, and return the next one, None at the end."""
+
+
+def anchors_setting() -> Any:  # noqa: ANN401 - as `setting`
+    """Declare whether a design starts with the space's anchors."""
+    return setting(
+        True,
+        advanced=True,
+        help="Whether the space's anchors come first, such as the pre-trained and single-task models.",
+    )
 
 
 def links_of(objectives: Sequence[ObjectiveInfo]) -> list[tuple[str, tuple[float, float]]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mapmerge_core.errors import SearchError
-from mapmerge_core.methods.base import Batch, Method, links_of, register
+from mapmerge_core.methods.base import Batch, Method, anchors_setting, links_of, register
 from mapmerge_core.search.adaptive import AngularBins, bins_per_angle, draw_points, make_posterior, score_bins
 from mapmerge_core.search.designs import anchors_outside, make_design
 from mapmerge_core.search.surrogates.features import n_parameters
@@ -67,11 +67,7 @@ class BayesianMAP(Method):
         )
         batch: int | None = setting(None, at_least=1, help="Points of each further round; half as many if left out.")
         bins: int | None = setting(None, at_least=1, advanced=True, help="Bins for each angle; chosen if left out.")
-        anchors: bool = setting(
-            True,
-            advanced=True,
-            help="Whether the space's anchors come first, such as the pre-trained and single-task models.",
-        )
+        anchors: bool = anchors_setting()
 
     @classmethod
     def default_points(cls, space: Space) -> int:

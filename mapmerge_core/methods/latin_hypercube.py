@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mapmerge_core.methods.base import register
+from mapmerge_core.methods.base import anchors_setting, register
 from mapmerge_core.methods.map import MAP
 from mapmerge_core.search.designs import make_design
 from mapmerge_core.settings import seed_setting, setting, settings
@@ -30,11 +30,7 @@ class LatinHypercube(MAP):
             None, at_least=1, help="Points to evaluate, anchors included; as MAP's if left out."
         )
         seed: int = seed_setting()
-        anchors: bool = setting(
-            True,
-            advanced=True,
-            help="Whether the space's anchors come first, such as the pre-trained and single-task models.",
-        )
+        anchors: bool = anchors_setting()
 
     def design(self) -> NDArray[np.float64]:
         how = self.settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mapmerge_core.errors import SearchError
-from mapmerge_core.methods.base import Batch, Method, links_of, register
+from mapmerge_core.methods.base import Batch, Method, anchors_setting, links_of, register
 from mapmerge_core.registries import LINKS
 from mapmerge_core.search.designs import anchors_outside, make_design
 from mapmerge_core.search.surrogates.features import n_parameters
@@ -37,11 +37,7 @@ class MAP(Method):
         design: Literal["uniform", "sobol", "grid"] = setting(
             "uniform", advanced=True, help="How points are spread: the paper's is uniform."
         )
-        anchors: bool = setting(
-            True,
-            advanced=True,
-            help="Whether the space's anchors come first, such as the pre-trained and single-task models.",
-        )
+        anchors: bool = anchors_setting()
 
     @classmethod
     def default_points(cls, space: Space) -> int:

@@ -46,6 +46,11 @@ class _Measured(Protocol):
     def model(self) -> str | None: ...
 
 
+def maximize_of(objectives: Iterable[Objective]) -> tuple[bool, ...]:
+    """Return for each objective whether more is better, as fronts and preferences take it."""
+    return tuple(objective.metric.maximize for objective in objectives)
+
+
 def objectives_of(tasks: Iterable[_Measured]) -> tuple[Objective, ...]:
     """Return the K objectives of tasks, in the order of the tasks and of their metrics.
 

@@ -92,31 +92,37 @@ class Server:
                 self.process.wait()
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path / "home")
+def serving(server: Server) -> Iterator[Server]:
+    """Starts a server, and stops it once its fixture is done."""
     server.start()
     yield server
     server.stop()
+
+
+def with_demo(server: Server, page: Page) -> Server:
+    """The server with its two-task demo evaluated, as study 1."""
+    if not query(server.home, "SELECT id FROM runs WHERE id = 1 AND status = 'done'"):
+        page.goto(server.url)
+        button(page, "demo_2").click()
+        expect(button(page, "see_tradeoffs")).to_be_enabled(timeout=RUN_MS)
+    return server
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    yield from serving(Server(tmp_path / "home"))
 
 
 @pytest.fixture(scope="session")
 def tiny_server(tmp_path_factory: pytest.TempPathFactory, tiny_zoo: Path) -> Iterator[Server]:
     """A server whose demos come from the tiny zoo; what journeys build on it is there for those that follow."""
-    server = Server(tmp_path_factory.mktemp("tiny") / "home", tiny_zoo)
-    server.start()
-    yield server
-    server.stop()
+    yield from serving(Server(tmp_path_factory.mktemp("tiny") / "home", tiny_zoo))
 
 
 @pytest.fixture
 def tiny_demo(tiny_server: Server, page: Page) -> Server:
     """The tiny zoo's server with its two-task demo evaluated, as study 1."""
-    if not query(tiny_server.home, "SELECT id FROM runs WHERE id = 1 AND status = 'done'"):
-        page.goto(tiny_server.url)
-        button(page, "demo_2").click()
-        expect(button(page, "see_tradeoffs")).to_be_enabled(timeout=RUN_MS)
-    return tiny_server
+    return with_demo(tiny_server, page)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from safetensors import safe_open
 
-from tests.journeys.conftest import RUN_MS, Server, button, query, settle, wait_until
+from tests.journeys.conftest import RUN_MS, Server, button, query, serving, settle, wait_until, with_demo
 
 pytestmark = pytest.mark.journey
 
@@ -28,20 +28,13 @@ def evaluations(home: Path) -> list[tuple]:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose two-task demo the first journey runs and the others use."""
-    server = Server(tmp_path_factory.mktemp("shared") / "home")
-    server.start()
-    yield server
-    server.stop()
+    yield from serving(Server(tmp_path_factory.mktemp("shared") / "home"))
 
 
 @pytest.fixture
 def evaluated(shared: Server, page: Page) -> Server:
     """The shared server with the two-task demo evaluated."""
-    if not query(shared.home, "SELECT id FROM runs WHERE id = 1 AND status = 'done'"):
-        page.goto(shared.url)
-        button(page, "demo_2").click()
-        expect(button(page, "see_tradeoffs")).to_be_enabled(timeout=RUN_MS)
-    return shared
+    return with_demo(shared, page)
 
 
 def test_from_home_to_an_exported_file_in_three_clicks(shared: Server, page: Page) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from threading import Event
 
 import numpy as np
-import open_clip
 import pytest
-import torch
 
 from mapmerge_core.errors import Cancelled, MapMergeError
 from mapmerge_core.tasks.data_source import DataSource
@@ -17,7 +15,7 @@ from mapmerge_core.tasks.task import Task
 from mapmerge_core.tasks.unlabelled import entropies
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 from tests.tasks.measuring import FixedModel
-from tests.tiny import ARCHITECTURE, plain_head, plain_transform
+from tests.tiny import plain_entropy
 
 TASKS = ("Colours", "Stripes")
 
@@ -39,22 +37,6 @@ def evaluator(tiny_zoo):
 def source(tiny_zoo):
     """A task that neither model was fine-tuned on."""
     return DataSource(path=tiny_zoo / "Light.npz")
-
-
-def plain_entropy(weights, path):
-    """The mean entropy of a model's predictions on validation images, by open_clip and a plain loop."""
-    model = open_clip.CLIP(**ARCHITECTURE).eval()
-    model.load_state_dict(weights)
-    with np.load(path) as data, torch.inference_mode():
-        head = plain_head(model, data["class_names"].tolist(), data["templates"].tolist())
-        features = model.encode_image(plain_transform(data["val_images"], model), normalize=True)
-        logits = (model.logit_scale.exp() * features @ head).double().numpy()
-    total = 0.0
-    for row in logits:
-        odds = [np.exp(value - max(row)) for value in row]
-        shares = [one / sum(odds) for one in odds]
-        total -= sum(share * np.log(share) for share in shares)
-    return total / len(logits)
 
 
 def test_entropies_are_those_of_a_plain_loop(evaluator, source):

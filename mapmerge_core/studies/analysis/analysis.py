@@ -18,6 +18,7 @@ from mapmerge_core.settings import check_seed
 from mapmerge_core.studies.analysis.references import References, references_in, shares_of
 from mapmerge_core.studies.config.run import RunConfig
 from mapmerge_core.studies.store import Measurements
+from mapmerge_core.tasks.objective import maximize_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -136,7 +137,7 @@ class StudyAnalysis:
     @property
     def maximize(self) -> tuple[bool, ...]:
         """For each objective, whether more is better."""
-        return tuple(objective.metric.maximize for objective in self.objectives)
+        return maximize_of(self.objectives)
 
     @property
     def single(self) -> np.ndarray:
@@ -296,7 +297,7 @@ def analyse(
         search = (seed, generations) if with_front else None
         analysed.append(_analyse(merge, regions[merge.id], table, runs.get(merge.id, RunConfig()), objectives, search))
     fronts = [(merge.merge.id, merge.front) for merge in analysed if merge.front is not None]
-    maximize = [objective.metric.maximize for objective in objectives]
+    maximize = maximize_of(objectives)
     return StudyAnalysis(
         study_id=study_id,
         objectives=objectives,
@@ -375,7 +376,7 @@ def search_front(
     """Find the front of surrogates, for which the measured points inside their space compete, too."""
     return find_space_front(
         surrogates,
-        maximize=[objective.metric.maximize for objective in objectives],
+        maximize=maximize_of(objectives),
         seed=seed,
         generations=generations,
         include=table.X[surrogates.space.contains(table.X)],

@@ -17,9 +17,10 @@ from mapmerge_core.settings import check_seed, to_dict
 from mapmerge_core.studies.analysis.entries import Kind, Tested, gather
 from mapmerge_core.studies.analysis.references import references, shares_of
 from mapmerge_core.studies.config.run import RunConfig
+from mapmerge_core.tasks.objective import maximize_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pandas import DataFrame
 
@@ -122,7 +123,7 @@ class Comparison:
     @property
     def maximize(self) -> tuple[bool, ...]:
         """For each objective, whether more is better."""
-        return tuple(objective.metric.maximize for objective in self.objectives)
+        return maximize_of(self.objectives)
 
     @property
     def weighed(self) -> tuple[Metric, ...]:
@@ -204,7 +205,7 @@ def compare(store: Store, study_id: int, *, weights: Mapping[str, float] | None 
     check_seed(seed)
     config = store.merges.config(study_id)
     objectives = config.objectives
-    maximize = [objective.metric.maximize for objective in objectives]
+    maximize = maximize_of(objectives)
     shown = shares_of(weights, objectives)
     sampled = sample_preferences(len(objectives), N_PREFERENCES, seed)
     tested = Tested(store, study_id, len(objectives))
@@ -300,7 +301,7 @@ def to_table(comparison: Comparison, normalise: bool = False) -> DataFrame:
 
 
 def _row(
-    entry: Entry, tested: Tested, single: np.ndarray, preferences: np.ndarray, maximize: list[bool]
+    entry: Entry, tested: Tested, single: np.ndarray, preferences: np.ndarray, maximize: Sequence[bool]
 ) -> tuple[Row, np.ndarray]:
     """Return an entry's row, and the weighted sums (20,) of its models for the sampled preferences."""
     row = Row(

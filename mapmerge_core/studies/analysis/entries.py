@@ -12,6 +12,7 @@ import numpy as np
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.studies.analysis.replay import run_result, unfinished
 from mapmerge_core.studies.store import point_key
+from mapmerge_core.tasks.objective import maximize_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +88,7 @@ def _run(store: Store, run: Run, merge: StoredMerge, config: StudyConfig, prefer
         result = run_result(store, run.id, seed=seed)
     except MapMergeError as error:
         return replace(entry, problem=str(error))
-    maximize = [objective.metric.maximize for objective in config.objectives]
+    maximize = maximize_of(config.objectives)
     X = result.x if len(result.x) == 1 else np.array([result.choose(weights, maximize) for weights in preferences])
     return replace(
         entry,

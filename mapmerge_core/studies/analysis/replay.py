@@ -14,6 +14,7 @@ from mapmerge_core.search.preferences import choose_by_preference
 from mapmerge_core.settings import check_seed
 from mapmerge_core.studies.analysis.analysis import fit, search_front
 from mapmerge_core.studies.store import Measurements
+from mapmerge_core.tasks.objective import maximize_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,7 +94,7 @@ def _run_result(store: Store, run_id: int, created: datetime, seed: int, state: 
     del created, state  # they tell a run from an earlier one with its id, and from itself before it was refined
     run = store.runs.get(run_id)
     objectives = store.merges.config(run.study_id).objectives
-    maximize = [objective.metric.maximize for objective in objectives]
+    maximize = maximize_of(objectives)
     method, points = _replay(store, run)
     choice: Choice | None = None
     surrogates: SpaceSurrogates | None = None
@@ -128,22 +129,22 @@ def _replay(store: Store, run: Run) -> tuple[Method, Measurements]:
     asked: dict[int, np.ndarray] = {}  # by row of the table, which objectives
     while (batch := method.ask()) is not None:
         columns = list(batch.objectives)
-        found = [_row(table.X, x, method.tolerance) for x in space.points(batch.X)]
-        rows = [row for row in found if row is not None]
-        values = table.Y[np.ix_(rows, columns)]
-        if len(rows) < len(found) or np.isnan(values).any():
+        rows = [_row(table.X, x, method.tolerance) for x in space.points(batch.X)]
+        known = [row for row in rows if row is not None]
+        values = table.Y[np.ix_(known, columns)]
+        if len(known) < len(rows) or np.isnan(values).any():
             raise StudyError(_lacking(run, method))
-        for row in rows:
+        for row in known:
             asked.setdefault(row, np.zeros(len(config.objectives), dtype=bool))[columns] = True
         method.tell(batch, values)
-    rows, wanted = list(asked), np.array(list(asked.values()))
+    known, wanted = list(asked), np.array(list(asked.values()))
     return method, Measurements(
-        table.X[rows],
-        np.where(wanted, table.Y[rows], np.nan),
-        np.where(wanted, table.S[rows], np.nan),
-        np.where(wanted, table.errors[rows], np.nan),
-        np.where(wanted, table.n_examples[rows], 0),
-        table.is_whole[rows] & wanted,
+        table.X[known],
+        np.where(wanted, table.Y[known], np.nan),
+        np.where(wanted, table.S[known], np.nan),
+        np.where(wanted, table.errors[known], np.nan),
+        np.where(wanted, table.n_examples[known], 0),
+        table.is_whole[known] & wanted,
     )
 
 

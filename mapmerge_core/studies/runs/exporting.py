@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mapmerge_core.errors import ExportError, StudyError
+from mapmerge_core.errors import CheckpointError, ExportError, StudyError
 from mapmerge_core.files import absolute, write_atomically
 from mapmerge_core.studies.analysis.analysis import analyse
 from mapmerge_core.studies.config import Compute
@@ -18,6 +18,7 @@ from mapmerge_core.studies.inputs.evaluators import load_evaluator, open_study_v
 from mapmerge_core.studies.inputs.sources import check_sources, weights_of_sources
 from mapmerge_core.studies.runs.targets import export_target, slug, slugs
 from mapmerge_core.tasks.families import find_family
+from mapmerge_core.weights.io.headers import read_header
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -233,11 +234,8 @@ def _predicted(store: Store, study: Study, stored: StoredMerge, x: np.ndarray) -
 
 def _is_state(path: Path) -> bool:
     """Return whether a file is what a merge's preparation wrote."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("mapmerge", "null"))
-    except (OSError, SafetensorError, ValueError):
+        header = json.loads(read_header(path).metadata.get("mapmerge", "null"))
+    except (CheckpointError, ValueError):
         return False
     return isinstance(header, dict) and {"merge", "models", "layers"} <= header.keys()

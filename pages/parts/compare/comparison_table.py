@@ -148,7 +148,7 @@ def shaded(frame: pd.DataFrame, names: list[str], comparison: Comparison) -> pd.
     """Return the frame with the best of runs and baselines shaded in each column of metrics."""
     mine = [row.kind in ("run", "baseline") for row in comparison.rows]
     colour = shell.palette().sequential[2]
-    maximize = [objective.metric.maximize for objective in comparison.objectives]
+    maximize = comparison.maximize
     upward = dict(zip(names, maximize, strict=True))
     upward |= {"preference": not comparison.falls, "hypervolume": True}
     if len(set(maximize)) == 1:

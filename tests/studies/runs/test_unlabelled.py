@@ -8,9 +8,7 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
-import open_clip
 import pytest
-import torch
 from PIL import Image
 
 from mapmerge_core.errors import Cancelled, DatasetError, MapMergeError, SearchError, SettingError, StudyError
@@ -22,13 +20,10 @@ from mapmerge_core.tasks.outcome import Outcome
 from tests.studies.runs.helpers import CPU, plain
 from tests.studies.runs.test_preparing import add
 from tests.studies.runs.test_runner import KEYS
-from tests.tiny import ARCHITECTURE, plain_head, plain_transform
+from tests.tiny import plain_entropy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
-
-    from torch import Tensor
 
     from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
     from mapmerge_core.studies.store import Store, StoredMerge, Study
@@ -52,22 +47,6 @@ def learned(store: Store, study: Study, evaluator: Evaluator) -> StoredMerge:
     stored = add(store, study, "pareto_merging")
     prepare_merge(store, stored.id, evaluator)
     return stored
-
-
-def plain_entropy(weights: Mapping[str, Tensor], path: Path) -> float:
-    """The mean entropy of a model's predictions on validation images, by open_clip and a plain loop."""
-    model = open_clip.CLIP(**ARCHITECTURE).eval()
-    model.load_state_dict(weights)
-    with np.load(path) as data, torch.inference_mode():
-        head = plain_head(model, data["class_names"].tolist(), data["templates"].tolist())
-        features = model.encode_image(plain_transform(data["val_images"], model), normalize=True)
-        logits = (model.logit_scale.exp() * features @ head).double().numpy()
-    total = 0.0
-    for row in logits:
-        odds = [np.exp(value - max(row)) for value in row]
-        shares = [each / sum(odds) for each in odds]
-        total -= sum(share * np.log(share) for share in shares)
-    return total / len(logits)
 
 
 def fill(store: Store, merge_id: int, better: float = 0.0) -> None:

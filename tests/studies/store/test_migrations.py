@@ -39,19 +39,26 @@ def test_the_migrations_lead_to_the_tables_that_the_code_uses(store: Store):
     engine.dispose()
 
 
+def later_version(folder: Path, *steps: str) -> Path:
+    """The migrations with one more, 9999, which takes these steps."""
+    later = folder / "migrations"
+    (later / "versions").mkdir(parents=True)
+    for script in (VERSIONS / "versions").glob("0*.py"):
+        (later / "versions" / script.name).write_text(script.read_text())
+    (later / "versions" / "9999_later.py").write_text(
+        "import sqlalchemy as sa\nfrom alembic import op\n"
+        f"revision, down_revision = '9999', '{migrations.LATEST}'\n"
+        "def upgrade():\n" + "".join(f"    {step}\n" for step in steps)
+    )
+    return later
+
+
 def test_a_stored_example_is_upgraded(store: Store, study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A later version, made up here, adds a column: what an earlier one stored stays, and reads go on."""
     store.evaluations.add(plain(store, study), np.array([0.2, 0.3]), COLOURS, "val", outcome(0.7))
     store.close()
-    later = tmp_path / "migrations"
-    (later / "versions").mkdir(parents=True)
-    for script in (VERSIONS / "versions").glob("0*.py"):
-        (later / "versions" / script.name).write_text(script.read_text())
-    (later / "versions" / "9999_colour.py").write_text(
-        "import sqlalchemy as sa\nfrom alembic import op\n"
-        f"revision, down_revision = '9999', '{migrations.LATEST}'\n"
-        "def upgrade():\n"
-        "    op.add_column('studies', sa.Column('colour', sa.Text, nullable=False, server_default='blue'))\n"
+    later = later_version(
+        tmp_path, "op.add_column('studies', sa.Column('colour', sa.Text, nullable=False, server_default='blue'))"
     )
     known = migrations.LATEST
     monkeypatch.setattr(migrations, "LATEST", "9999")
@@ -76,16 +83,8 @@ def test_a_migration_that_fails_changes_nothing(
     store: Store, study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     store.close()
-    later = tmp_path / "migrations"
-    (later / "versions").mkdir(parents=True)
-    for script in (VERSIONS / "versions").glob("0*.py"):
-        (later / "versions" / script.name).write_text(script.read_text())
-    (later / "versions" / "9999_broken.py").write_text(
-        "import sqlalchemy as sa\nfrom alembic import op\n"
-        f"revision, down_revision = '9999', '{migrations.LATEST}'\n"
-        "def upgrade():\n"
-        "    op.add_column('studies', sa.Column('colour', sa.Text))\n"
-        "    op.execute('SELECT nothing')\n"
+    later = later_version(
+        tmp_path, "op.add_column('studies', sa.Column('colour', sa.Text))", "op.execute('SELECT nothing')"
     )
     with monkeypatch.context() as patch:
         patch.setattr(migrations, "LATEST", "9999")

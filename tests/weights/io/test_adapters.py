@@ -16,6 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from mapmerge_core.errors import CheckpointError
 from mapmerge_core.weights.io.adapters import LowRank, find_misfits, is_adapter, read_adapter
 from mapmerge_core.weights.vectors.streamed import open_vectors
+from tests.weights.io.refusing import refused
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -70,14 +71,6 @@ def assert_merges(folder, base, expected):
     assert changed <= adapter.deltas.keys() | adapter.full.keys()
     assert changed
     return adapter
-
-
-def refused(says, function, *arguments):
-    with pytest.raises(CheckpointError, match=says) as error:
-        function(*arguments)
-    text = str(error.value)
-    assert text.endswith(".")
-    assert not re.search(r"\n|Traceback|Error\b", text)
 
 
 ATTENTION = ["q_proj", "v_proj"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 from pathlib import Path
 
 import huggingface_hub
@@ -14,9 +13,9 @@ from huggingface_hub.hf_api import ModelInfo
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
 
-from mapmerge_core.errors import CheckpointError
 from mapmerge_core.weights.io.checkpoints import inspect, open_state_dict, read_state_dict, sha256
 from mapmerge_core.weights.io.hub import Download, HubRef, fetch, is_adapter, parse_source, plan_downloads
+from tests.weights.io.refusing import refused
 
 SHA = "a" * 40
 WEIGHTS = {"w": torch.arange(3.0)}
@@ -80,14 +79,6 @@ def online(cache, monkeypatch):
     monkeypatch.setattr(HfApi, "model_info", model_info)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     return hub
-
-
-def refused(says, function, *arguments):
-    with pytest.raises(CheckpointError, match=says) as error:
-        function(*arguments)
-    text = str(error.value)
-    assert text.endswith(".")
-    assert not re.search(r"\n|Traceback|Error\b", text)
 
 
 @pytest.mark.parametrize(
