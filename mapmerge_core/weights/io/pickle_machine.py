@@ -1,4 +1,4 @@
-"""A stack machine for pickles that executes nothing and imports nothing.
+"""An unpickler that executes nothing and imports nothing.
 
 Whatever a pickle names is only a name here, objects become inert stand-ins that keep their state, and calls are left to
 a function that decides by the name alone. Instructions that ``torch.save`` doesn't write are refused.
@@ -6,25 +6,26 @@ a function that decides by the name alone. Instructions that ``torch.save`` does
 
 from __future__ import annotations
 
-import pickletools
+import pickle
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Hashable, Iterable
 
-# Instructions that come with a value, as `pickletools` reads it.
-_VALUES = frozenset(
-    (
-        *("INT", "LONG", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-        *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING"),
-        *("SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-    )
+_REFUSED = (
+    *(pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4),
+    *(pickle.PERSID, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
 )
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_CONTAINERS: Mapping[str, Callable[[], Any]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": set}
-_IGNORED = frozenset({"PROTO", "FRAME"})
-# What is named once can be handed over again and again: more items in all than any model has.
+# Instructions that hash what a pickle made, and which items of the stack they hash.
+_KEYS = {
+    pickle.SETITEM: slice(-2, -1),
+    pickle.SETITEMS: slice(None, None, 2),
+    pickle.DICT: slice(None, None, 2),
+    pickle.ADDITEMS: slice(None),
+    pickle.FROZENSET: slice(None),
+}
+# A pickle can hand the same arguments over again and again: more items in all than any model has.
 _MOST_ITEMS = 5_000_000
 # What `torch.save` uses as keys has a few parts at most.
 _LONGEST_KEY = 100
@@ -57,161 +58,65 @@ class StandIn:
     entries: dict[Any, Any] = field(default_factory=dict)
     items: list[Any] = field(default_factory=list)
 
+    def __setitem__(self, key: object, value: object) -> None:
+        self.entries[key] = value
 
-class Machine:
-    """A machine that runs one pickle.
+    def append(self, item: object) -> None:
+        """Add an item, as to a list."""
+        self.items.append(item)
+
+    def extend(self, items: Iterable[object]) -> None:
+        """Add items, as to a list."""
+        self.items.extend(items)
+
+
+_Unpickler: Any = pickle._Unpickler  # noqa: SLF001 - its steps can be replaced, as joblib does
+
+
+class Machine(_Unpickler):
+    """Reads one pickle; `load` returns what it describes, and leaves the stream behind it.
+
+    `load` raises `RefusedError` where a pickle asks for something that is never done, and for damaged ones whatever
+    indexing, `struct` and wrong types raise.
 
     Args:
-        load: Finds what a file keeps outside of its pickle, such as a tensor's numbers.
-        call: Answers a call of a named function with its arguments, or raises `RefusedError`.
+        stream: Where the pickle begins.
+        find: Finds what a file keeps outside of its pickle, such as a tensor's numbers.
+        answer: Answers a call of a named function with its arguments, or raises `RefusedError`.
     """
 
-    def __init__(self, load: Callable[[object], object], call: Callable[[str, tuple], object]) -> None:
-        self._load, self._answer = load, call
-        self._stack: list[Any] = []
-        self._below: list[list[Any]] = []  # the stacks under each mark
-        self._memo: dict[int, Any] = {}
+    def __init__(
+        self, stream: IO[bytes], find: Callable[[object], object], answer: Callable[[str, tuple], object]
+    ) -> None:
+        super().__init__(stream, encoding="latin1")
+        self.persistent_load = find
+        self._answer = answer
         self._n_items = 0
-        self._steps: Mapping[str, Callable[[Any], None]] = {
-            "MARK": self._mark,
-            "POP": self._pop,
-            "POP_MARK": self._pop_to_mark,
-            "DUP": lambda _: self._push(self._stack[-1]),
-            "TUPLE1": lambda _: self._tuple(1),
-            "TUPLE2": lambda _: self._tuple(2),
-            "TUPLE3": lambda _: self._tuple(3),
-            "TUPLE": lambda _: self._push(tuple(self._unmark())),
-            "LIST": lambda _: self._push(self._unmark()),
-            "DICT": self._dict,
-            "FROZENSET": lambda _: self._push({key_of(item) for item in self._unmark()}),
-            "APPEND": lambda _: self._extend([self._stack.pop()]),
-            "APPENDS": lambda _: self._extend(self._unmark()),
-            "SETITEM": lambda _: self._set_items(self._take(2)),
-            "SETITEMS": lambda _: self._set_items(self._unmark()),
-            "ADDITEMS": self._add,
-            "PUT": self._remember,
-            "BINPUT": self._remember,
-            "LONG_BINPUT": self._remember,
-            "MEMOIZE": lambda _: self._remember(len(self._memo)),
-            "GET": lambda place: self._push(self._memo[place]),
-            "BINGET": lambda place: self._push(self._memo[place]),
-            "LONG_BINGET": lambda place: self._push(self._memo[place]),
-            "GLOBAL": lambda text: self._push(Named(text)),
-            "STACK_GLOBAL": self._name,
-            "NEWOBJ": self._make,
-            "REDUCE": self._call,
-            "BUILD": self._build,
-            "BINPERSID": lambda _: self._push(self._load(self._stack.pop())),
-        }
 
-    def run(self, stream: IO[bytes]) -> object:
-        """Return what the pickle describes; afterwards ``stream`` stands behind it.
+    def find_class(self, module: str, name: str) -> Named:
+        """Return the name alone."""
+        return Named(f"{module} {name}")
 
-        Raises:
-            RefusedError: It asks for something that is never done.
-            Exception: It is damaged; of the kinds that indexing, `struct` and wrong types raise.
-        """
-        for opcode, argument, _ in pickletools.genops(stream):
-            name = opcode.name
-            if name in self._steps:
-                self._steps[name](argument)
-            elif name in _VALUES:
-                self._push(argument)
-            elif name in _CONSTANTS:
-                self._push(_CONSTANTS[name])
-            elif name in _CONTAINERS:
-                self._push(_CONTAINERS[name]())
-            elif name == "STOP":
-                return self._stack.pop()
-            elif name not in _IGNORED:
-                raise RefusedError(f"it uses the instruction {name}")
-        raise EOFError
-
-    def _push(self, value: object) -> None:
-        self._stack.append(value)
-
-    def _take(self, n: int) -> list[Any]:
-        if len(self._stack) < n:
-            raise IndexError
-        taken = self._stack[len(self._stack) - n :]
-        del self._stack[len(self._stack) - n :]
-        return taken
-
-    def _mark(self, _: object) -> None:
-        self._below.append(self._stack)
-        self._stack = []
-
-    def _unmark(self) -> list[Any]:
-        items, self._stack = self._stack, self._below.pop()
-        return items
-
-    def _pop(self, _: object) -> None:
-        if self._stack:
-            self._stack.pop()
-        else:
-            self._unmark()
-
-    def _pop_to_mark(self, _: object) -> None:
-        self._unmark()
-
-    def _remember(self, place: int) -> None:
-        self._memo[place] = self._stack[-1]
-
-    def _tuple(self, n: int) -> None:
-        self._push(tuple(self._take(n)))
-
-    def _dict(self, _: object) -> None:
-        items = self._unmark()
-        self._push({})
-        self._set_items(items)
-
-    def _extend(self, items: list[Any]) -> None:
-        target = self._stack[-1]
-        entries = target.items if isinstance(target, StandIn) else target
-        if not isinstance(entries, list):
-            raise TypeError("only lists are appended to")
-        entries.extend(items)
-
-    def _set_items(self, items: list[Any]) -> None:
-        target = self._stack[-1]
-        entries = target.entries if isinstance(target, StandIn) else target
-        if not isinstance(entries, dict):
-            raise TypeError("only dictionaries have entries")
-        entries.update((key_of(key), value) for key, value in zip(items[::2], items[1::2], strict=True))
-
-    def _add(self, _: object) -> None:
-        items = self._unmark()
-        target = self._stack[-1]
-        if not isinstance(target, set):
-            raise TypeError("only sets are added to")
-        target.update(key_of(item) for item in items)
-
-    def _name(self, _: object) -> None:
-        module, name = self._take(2)
-        if not isinstance(name, str) or not isinstance(module, str):
-            raise TypeError("a name is no text")
-        self._push(Named(f"{module} {name}"))
-
-    def _make(self, _: object) -> None:
-        """Push an object that is made without a call of its ``__init__``."""
-        kind, _ = self._take(2)
+    def _make(self) -> None:
+        """Push an object whose class is only named; the arguments of its ``__new__`` are left out."""
+        self.stack.pop()
+        kind = self.stack.pop()
         if not isinstance(kind, Named):
             raise TypeError("an object of no class")
-        self._push(StandIn(kind.name))
+        self.append(StandIn(kind.name))
 
-    def _call(self, _: object) -> None:
-        function, arguments = self._take(2)
+    def _call(self) -> None:
+        arguments, function = self.stack.pop(), self.stack.pop()
         if not isinstance(function, Named):
             raise RefusedError("it calls what is no function")
         if not isinstance(arguments, tuple):
             raise TypeError("a call without arguments")
         self._count(arguments)
-        self._push(self._answer(function.name, arguments))
+        self.append(self._answer(function.name, arguments))
 
-    def _build(self, _: object) -> None:
+    def _build(self) -> None:
         """Keep the attributes of a stand-in; its class's own ``__setstate__`` is never called."""
-        state = self._stack.pop()
-        target = self._stack[-1]
+        state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, StandIn):
             parts = state if isinstance(state, tuple) else (state,)
             self._count(parts)
@@ -220,10 +125,32 @@ class Machine:
                     target.state.update(part)
 
     def _count(self, parts: tuple) -> None:
-        """Count arguments and the items in them: a pickle could hand the same ones over without end."""
         self._n_items += len(parts) + sum(len(p) for p in parts if isinstance(p, tuple | list | dict | set))
         if self._n_items > _MOST_ITEMS:
             raise RefusedError("it never ends")
+
+    def _refuse(self) -> None:
+        raise RefusedError("it uses an instruction that PyTorch doesn't write")
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        **_Unpickler.dispatch,
+        pickle.NEWOBJ[0]: _make,
+        pickle.REDUCE[0]: _call,
+        pickle.BUILD[0]: _build,
+        **dict.fromkeys([code[0] for code in _REFUSED], _refuse),
+    }
+
+
+def _with_checked_keys(load: Callable[[Any], None], keys: slice) -> Callable[[Any], None]:
+    def checked(machine: Machine) -> None:
+        for key in machine.stack[keys]:
+            key_of(key)
+        load(machine)
+
+    return checked
+
+
+Machine.dispatch |= {code[0]: _with_checked_keys(Machine.dispatch[code[0]], keys) for code, keys in _KEYS.items()}
 
 
 def key_of(value: object) -> Hashable:

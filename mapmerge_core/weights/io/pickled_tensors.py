@@ -14,7 +14,7 @@ from mapmerge_core.weights.io.pickle_machine import Named, RefusedError, StandIn
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 _ALIGNMENT = 64
@@ -220,18 +220,6 @@ def _subclass(function: object, _: object, arguments: object, __: object) -> Pic
     return _parameter(answer(function.name, arguments))
 
 
-def _ordered(pairs: Sequence[tuple] = ()) -> dict[Hashable, object]:
-    return {key_of(key): value for key, value in pairs}
-
-
-def _set_of(items: Sequence[object] = ()) -> set[Hashable]:
-    return {key_of(item) for item in items}
-
-
-def _size(shape: Sequence[object] = ()) -> tuple[int, ...]:
-    return tuple(map(count_of, shape))
-
-
 _CALLS: Mapping[str, Callable[..., Any]] = {
     "torch._utils _rebuild_tensor": _tensor,
     "torch._utils _rebuild_tensor_v2": _tensor,
@@ -239,13 +227,13 @@ _CALLS: Mapping[str, Callable[..., Any]] = {
     "torch._utils _rebuild_parameter": _parameter,
     "torch._utils _rebuild_parameter_with_state": _parameter,
     "torch._tensor _rebuild_from_type_v2": _subclass,
-    "torch Size": _size,
-    "collections OrderedDict": _ordered,
+    "torch Size": lambda shape=(): tuple(map(count_of, shape)),
+    "collections OrderedDict": lambda pairs=(): {key_of(key): value for key, value in pairs},
     "collections defaultdict": lambda *_: {},
-    "builtins set": _set_of,
-    "__builtin__ set": _set_of,
-    "builtins frozenset": _set_of,
-    "__builtin__ frozenset": _set_of,
+    **dict.fromkeys(
+        ("builtins set", "__builtin__ set", "builtins frozenset", "__builtin__ frozenset"),
+        lambda items=(): set(map(key_of, items)),
+    ),
 }
 
 

@@ -104,7 +104,7 @@ def _read_zip(path: Path) -> object:
                 raise ValueError("a storage is larger than its record")
             return Storage(path, dtype, n * dtype.itemsize, _record_start(file, info, size))
 
-        return Machine(load, answer).run(io.BytesIO(content_of(pickles[0])))
+        return Machine(io.BytesIO(content_of(pickles[0])), load, answer).load()
 
 
 def _record_start(file: IO[bytes], info: zipfile.ZipInfo, size: int) -> int:
@@ -144,13 +144,13 @@ def _read_old_format(path: Path, file: IO[bytes]) -> object:
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         # A map never reads beyond its end, however much an instruction asks for.
         stream: Any = content
-        if Machine(load, answer).run(stream) != _MAGIC or Machine(load, answer).run(stream) != _PROTOCOL:
+        if Machine(stream, load, answer).load() != _MAGIC or Machine(stream, load, answer).load() != _PROTOCOL:
             raise ValueError("not PyTorch's format")
-        system = Machine(load, answer).run(stream)
+        system = Machine(stream, load, answer).load()
         if not isinstance(system, dict) or not system.get("little_endian"):
             raise CheckpointError(_BIG_ENDIAN.format(path=path))
-        result = Machine(load, answer).run(stream)
-        keys = Machine(load, answer).run(stream)
+        result = Machine(stream, load, answer).load()
+        keys = Machine(stream, load, answer).load()
         if not isinstance(keys, list):
             raise TypeError("no list of storages")
         for key in keys:
