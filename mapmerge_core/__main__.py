@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 UNEXPECTED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+# What typer says of a typed value, in pydantic's words, and what we say.
+_PLAINER = {
+    "Input should be a valid integer, unable to parse string as an integer": "give a whole number.",
+    "Input should be a valid number, unable to parse string as a number": "give a number.",
+    "Value error, ": "",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except TyperException as error:
-        return _end(BAD_INPUT, error.format_message())
+        message = error.format_message()
+        for theirs, ours in _PLAINER.items():
+            message = message.replace(theirs, ours)
+        return _end(BAD_INPUT, message)
     except RuleError as error:
         return _end(BAD_INPUT, str(error), error.pointer)
     except MapMergeError as error:

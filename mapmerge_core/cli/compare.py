@@ -32,13 +32,13 @@ def compare(
         str | None, typer.Option(metavar="A,B", help="Make only these merges that are missing; all if left out.")
     ] = None,
     no_merges: Annotated[bool, typer.Option("--no-merges", help="Make no merge that is missing.")] = False,
-    normalise: Annotated[bool, typer.Option("--normalise", help="Show shares of the own models' values.")] = False,
+    normalise: Annotated[bool, typer.Option("--normalise", help="Show shares of the single models' values.")] = False,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table, too.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Measure and compare every run, merge and own model on the test split."""
+    """Measure and compare every run, merge and fine-tuned model on the test split."""
     from mapmerge_core.cli.output import progress_bar
     from mapmerge_core.cli.session import Session, check_device, ctrl_c_stops, stopped_kindly
     from mapmerge_core.studies.analysis import compare as compare_study

@@ -76,10 +76,12 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _flag(name: str, owners: list[tuple[str, SettingField]]) -> inspect.Parameter:
-    """Make the option of a setting that one or several merges and methods have."""
-    titles = ", ".join(dict.fromkeys(title for title, _ in owners))
-    helps = list(dict.fromkeys(f"{field.help.rstrip('.')} ({_shown(field)})" for _, field in owners))
-    text = f"{titles}: {'; '.join(helps)}."
+    """Make the option of a setting that one or several merges and methods have, with the shortest of their helps."""
+    titles = list(dict.fromkeys(title for title, _ in owners))
+    whose = ", ".join(titles) if len(titles) <= 3 else f"{', '.join(titles[:2])} and {len(titles) - 2} others"
+    ranges = {_shown(field) for _, field in owners}
+    range_ = f" ({ranges.pop()})" if len(ranges) == 1 else ""
+    text = f"{whose}: {min((field.help for _, field in owners), key=len).rstrip('.')}{range_}."
     field = owners[0][1]
     kind = _KINDS.get(field.kind, str)
     words = (f"{field.flag}/--no-{field.flag[2:]}",) if kind is bool else (field.flag,)
@@ -91,6 +93,8 @@ def _flag(name: str, owners: list[tuple[str, SettingField]]) -> inspect.Paramete
 
 
 def _shown(field: SettingField) -> str:
+    if field.kind is bool:
+        return f"{'on' if field.default else 'off'} by default"
     default = "none" if field.default is None or field.default == () else field.default
     return wanted(field) if field.is_required else f"{wanted(field)}; default {default}"
 

@@ -208,7 +208,7 @@ def test_a_run_goes_on_on_another_device(tiny_zoo: Path, command: Command, store
         (["--points", "100001"], "100001"),
         (["--merge", "salad"], "'salad'"),
         (["--method", "salad"], "'salad'"),
-        (["--merge", "adamerging"], "this merge is a single model"),
+        (["--merge", "adamerging"], "mapmerge compare STUDY --merges adamerging"),
         ([], "is damaged or not a safetensors file"),
     ],
 )
@@ -257,6 +257,7 @@ def test_no_study_is_kept_of_bad_input(
         (["--study", "1", "--merge", "dare", "--drop", "1"], "drop = 1"),
         (["--study", "1", "--points", "9", "--images", "5"], "10"),
         (["--study", "1", "--points", "9", "--images", "20", "--quick"], "--quick is --images 500"),
+        (["--study", "1", "--points", "many"], "Invalid value for '--points': give a whole number."),
         (["--study", "1", "--points", "9", "--low", "2"], "low"),
         (["--study", "1", "--merge", "soup", "--low", "0.1"], "simplex"),
         (["--study", "1", "--merge", "dare", "--points", "9", "--vectors", "bfloat16"], "float32"),

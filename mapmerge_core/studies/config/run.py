@@ -166,12 +166,12 @@ class RunConfig:
         """Make sure that the run can be done in a study, before anything is measured.
 
         Raises:
-            SearchError, RuleError: As for `make_method`.
+            SearchError, RuleError: As for `make_method`, or the merge is a single model.
             StudyError: The merge can't merge the study's models, or they can't be measured on some images.
         """
         for place, check in (
             ("images", lambda: None if self.images is None else check_images(study)),
-            ("merge", lambda: self.make_merge().check(study.facts(self.compute.vectors))),
+            ("merge", lambda: check_merge(self.make_merge(), study, self.compute.vectors)),
         ):
             try:
                 check()
@@ -198,6 +198,21 @@ class RunConfig:
             return TypeAdapter(cls).validate_python(dict(values))
         except ValidationError as error:
             raise StudyError(f"The run can't be read: {error.errors()[0]['msg']}.") from error
+
+
+def check_merge(merge: Merge, study: StudyConfig, vectors: str) -> None:
+    """Make sure that a merge can merge a study's models, and has points to search.
+
+    Raises:
+        StudyError: It can't; the sentence says why.
+        SearchError: It is a single model.
+    """
+    merge.check(study.facts(vectors))
+    if not merge.space(study.model_names).n_free:
+        raise SearchError(
+            f"{merge.title} is a single model, so there is nothing to search: make and measure it on Compare, or by "
+            f"`mapmerge compare STUDY --merges {merge.name}`."
+        )
 
 
 def check_images(study: StudyConfig) -> None:
