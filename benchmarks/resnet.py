@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import timm
@@ -27,9 +27,6 @@ from mapmerge_core.tasks.families.classifier import Classifier
 from mapmerge_core.tasks.task import Task
 from mapmerge_core.weights.io.checkpoints import read_state_dict
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 ZOO = Path(__file__).parents[1] / "assets" / "zoo"
 NAMES = ("MNIST", "Fashion", "QuickDraw", "Emoji", "Flags", "Street", "Letters", "Textures")

@@ -7,8 +7,9 @@ help, and the Python page lists what ``mapmerge_core`` exports for mkdocstrings 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer.main
 from typer import Context
@@ -17,9 +18,6 @@ import mapmerge_core
 from mapmerge_core.cli.app import app
 from mapmerge_core.registries import FAMILIES, MERGES, METHODS, METRICS
 from mapmerge_core.settings import fields_of, wanted
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 REFERENCE = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "reference"
 

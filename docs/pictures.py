@@ -14,22 +14,17 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 from mapmerge_core.studies.config import RunConfig
 from mapmerge_core.studies.config.demo import demo_study
 from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
 from mapmerge_core.studies.runs.runner import execute_run
 from mapmerge_core.studies.store import Store
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from playwright.sync_api import Page
 
 ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "assets"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import typer
 from typer.exceptions import TyperException
@@ -11,9 +11,6 @@ from typer.main import get_command
 
 from mapmerge_core.cli.app import app
 from mapmerge_core.errors import Cancelled, MapMergeError, RuleError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 UNEXPECTED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 # What typer says of a typed value, in pydantic's words, and what we say.

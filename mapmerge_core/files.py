@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mapmerge_core.errors import StudyError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 _PACKAGE = Path(__file__).resolve().parent
 

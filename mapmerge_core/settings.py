@@ -9,26 +9,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Literal,
-    TypeVar,
-    Union,
-    dataclass_transform,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from mapmerge_core.errors import SettingError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 T = TypeVar("T")
 MAX_SEED = 2**31 - 1
@@ -58,13 +46,7 @@ def setting(
     """
     given: dict[str, Any] = {} if default is dataclasses.MISSING else {"default": default}
     return Field(
-        description=help,
-        ge=at_least,
-        gt=above,
-        le=at_most,
-        lt=below,
-        json_schema_extra={"advanced": advanced},
-        **given,
+        description=help, ge=at_least, gt=above, le=at_most, lt=below, json_schema_extra={"advanced": advanced}, **given
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -11,8 +12,6 @@ from pages.parts.shared import live, preference, shell, state
 from pages.parts.shared.words import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from mapmerge_core.studies.analysis.comparing import Comparison
     from mapmerge_core.studies.jobs.job import JobSnapshot
 
@@ -23,8 +22,7 @@ EVERY = 3
 def draw() -> None:
     """Draw the page."""
     study = shell.study_heading(
-        "Compare",
-        "Every run and every merge, by what was measured on the test split: data that none has seen.",
+        "Compare", "Every run and every merge, by what was measured on the test split: data that none has seen."
     )
     if study.n_points == 0:
         shell.empty(

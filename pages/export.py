@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -11,8 +12,6 @@ from pages.parts.export import files
 from pages.parts.shared import live, pictures, shell, state
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mapmerge_core.studies.jobs.job import JobSnapshot
     from mapmerge_core.studies.store import Pick
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +16,6 @@ from pages.parts.models import background, downloads, findings, proposal_form, s
 from pages.parts.shared import shell, state
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from mapmerge_core.studies.config import StudyConfig
 
 READY = shell.ASSETS / "studies"

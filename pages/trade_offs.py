@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,6 @@ from pages.parts.shared.words import duration, size
 from pages.parts.trade_offs import front_chart, pick_card, rule_editor, unlabelled_form
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from mapmerge_core.studies.analysis.analysis import MergeAnalysis, RuleChoice, StudyAnalysis
     from mapmerge_core.studies.store import Study
 
@@ -29,8 +28,7 @@ TO_EVALUATE = ("pages/evaluate.py", "Go to Evaluate", ":material/monitoring:")
 def draw() -> None:
     """Draw the page."""
     study = shell.study_heading(
-        "Trade-offs",
-        "Weigh the objectives, write a rule, or click a point: the model that suits you stands below.",
+        "Trade-offs", "Weigh the objectives, write a rule, or click a point: the model that suits you stands below."
     )
     if study.n_points == 0:
         text = "The front comes from merged models that were evaluated. Start a run, then come back."
@@ -42,10 +40,7 @@ def draw() -> None:
         shell.empty("No front yet", shell.plain(analysis.problem or ""), TO_EVALUATE, study.id)
         return
     if run is not None:
-        st.info(
-            "A run is going on: this front shows what was known when the page was opened.",
-            icon=":material/sync:",
-        )
+        st.info("A run is going on: this front shows what was known when the page was opened.", icon=":material/sync:")
     chosen = merge_in_view(analysis)
     view = analysis if chosen is None else narrowed(analysis, chosen)
     if view.fitted_front.is_single_point:

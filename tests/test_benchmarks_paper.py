@@ -227,10 +227,7 @@ def test_a_study_file_names_models_of_ones_own(tiny_zoo, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [
-        (None, "can't be read"),
-        ("architecture: ViT-B-32\nseeds: 3\n", "line 2: seeds isn't a field of a study"),
-    ],
+    [(None, "can't be read"), ("architecture: ViT-B-32\nseeds: 3\n", "line 2: seeds isn't a field of a study")],
 )
 def test_a_bad_study_file_is_one_sentence(tmp_path, capsys, text, sentence):
     path = tmp_path / "study.yaml"

@@ -6,16 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from mapmerge_core.studies.config.demo import config_from_manifest
 from mapmerge_core.studies.config.study_file import StudyFile, study_text
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,8 +7,8 @@ tasks, so that metrics rise and fall with the coefficients as they do for real m
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import open_clip
@@ -19,9 +19,6 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 SIZE = 16
 ARCHITECTURE = {

@@ -6,12 +6,13 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.language import corpus, train
@@ -21,10 +22,6 @@ from mapmerge_core.errors import MapMergeError, StudyError
 from mapmerge_core.settings import check_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from transformers import PreTrainedModel
-
     from mapmerge_core.studies.runs.measuring import Progress
 
 PRETRAINED = "pretrained"
@@ -148,8 +145,7 @@ def _study() -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.language",
-        description="A language study end to end, from Debian's manual pages.",
+        prog="python -m benchmarks.language", description="A language study end to end, from Debian's manual pages."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     builder = commands.add_parser(

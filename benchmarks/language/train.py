@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from benchmarks.language.corpus import END, ENGLISH, LANGUAGES, documents
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
-
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-    from benchmarks.language.corpus import Language
+from benchmarks.language.corpus import END, ENGLISH, LANGUAGES, Language, documents
 
 VOCABULARY = 3072
 BLOCK = 128
@@ -84,11 +77,7 @@ def pre_train(
 
 
 def fine_tune(
-    model: PreTrainedModel,
-    text: np.ndarray,
-    steps: int,
-    seed: int,
-    report: Callable[[int, int], object] | None = None,
+    model: PreTrainedModel, text: np.ndarray, steps: int, seed: int, report: Callable[[int, int], object] | None = None
 ) -> float:
     """Trains a pre-trained model on one language; the arguments and the result are those of ``pre_train``."""
     return _train(model, [text], [1.0], _FINE_TUNING_RATE, steps, seed, report)
@@ -151,8 +140,7 @@ def _train(
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.95), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(1.0, (step + 1) / _WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2,
+        optimizer, lambda step: min(1.0, (step + 1) / _WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2
     )
     model.train()
     last = []

@@ -5,25 +5,21 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from benchmarks.paper.bench import Bench, Counter
 from benchmarks.paper.models import from_study, from_zoo, parse_set
-from benchmarks.paper.table import Kept, keep, save
+from benchmarks.paper.table import Kept, Table, keep, save
 from mapmerge_core.cli.output import progress_bar
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.settings import check_seed
 from mapmerge_core.studies.store import Store, home
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from benchmarks.paper.table import Table
 
 TABLES = {
     "table2": "win rate over direct search, and R², for 2 to 8 tasks",

@@ -159,13 +159,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
             groups = part.groupby("points")[column]
             error = groups.std().fillna(0) * 100
             axes.errorbar(
-                groups.mean().index,
-                groups.mean() * 100,
-                error,
-                color=colour,
-                marker="o",
-                capsize=3,
-                label=method,
+                groups.mean().index, groups.mean() * 100, error, color=colour, marker="o", capsize=3, label=method
             )
         axes.set(xlabel="points", ylabel=f"{column}, points of accuracy", xticks=BUDGETS)
         axes.grid(alpha=0.3)

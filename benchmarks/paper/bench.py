@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from safetensors import safe_open
 
 from benchmarks.pareto_merging import merges as _registers  # noqa: F401 - merges of the benchmarks' own
@@ -15,24 +17,18 @@ from mapmerge_core.registries import MERGES, METHODS
 from mapmerge_core.search.designs import make_design
 from mapmerge_core.search.fronts import Front, find_space_front
 from mapmerge_core.search.preferences import normalise
-from mapmerge_core.search.spaces import Box
+from mapmerge_core.search.spaces import Box, Space
 from mapmerge_core.search.surrogates.spaces import SpaceSurrogates, fit_surrogates
 from mapmerge_core.settings import to_dict
 from mapmerge_core.studies.config import Compute, RunConfig
 from mapmerge_core.studies.config.demo import demo_merge_settings
 from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
-from mapmerge_core.studies.runs.measuring import measure
+from mapmerge_core.studies.runs.measuring import Progress, measure
 from mapmerge_core.studies.runs.preparing import prepare_merge
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
     from benchmarks.paper.models import Models
     from mapmerge_core.search.links.base import Array
-    from mapmerge_core.search.spaces import Space
-    from mapmerge_core.studies.runs.measuring import Progress
     from mapmerge_core.studies.store import Split, Store, StoredMerge, Study
     from mapmerge_core.tasks.evaluator import Evaluator
 

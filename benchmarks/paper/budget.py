@@ -6,21 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from benchmarks.evenly import evenly
 from benchmarks.paper.bench import Bench, maximize
 from benchmarks.paper.table import COLOURS, Table, Tables, mean_std
 from mapmerge_core.search.fronts import non_dominated
-from mapmerge_core.search.indicators import (
-    inverted_generational_distance,
-    preference_sums,
-    sample_preferences,
-)
+from mapmerge_core.search.indicators import inverted_generational_distance, preference_sums, sample_preferences
 from mapmerge_core.tasks.subsets import nested_order, standard_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
     from benchmarks.paper.models import Models
     from mapmerge_core.search.links.base import Array

@@ -37,13 +37,7 @@ def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]
         meets = (threshold * single <= Y).all(axis=1)
         for k, task in enumerate(names):
             rule = parse_rule(f"all >= {100 * threshold:g}% of single, maximize {quoted(task)}", names)
-            result = apply_rule(
-                rule,
-                front,
-                surrogates,
-                single=single,
-                maximize=maximize(study),
-            )
+            result = apply_rule(rule, front, surrogates, single=single, maximize=maximize(study))
             best = C[meets][np.argmax(Y[meets, k])] if meets.any() else None
             for method, c in (("MAP", result.x if result.feasible else None), ("Direct search", best)):
                 value = least = np.nan

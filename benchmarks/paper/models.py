@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,6 @@ from mapmerge_core.studies.config.demo import DEMO_ZOO, config_from_manifest, de
 from mapmerge_core.studies.config.study_file import read_study_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from mapmerge_core.studies.config import StudyConfig
 
 

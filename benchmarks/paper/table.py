@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
@@ -13,9 +15,6 @@ from matplotlib.figure import Figure
 from mapmerge_core.errors import MapMergeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
-    from pathlib import Path
-
     from benchmarks.paper.bench import Bench
     from benchmarks.paper.models import Models
 

@@ -86,24 +86,14 @@ def _nested(bench: Bench, study: Study, threshold: float, seed: int) -> tuple[Ne
 
 
 def _choose(
-    study: Study,
-    threshold: float,
-    front: Front,
-    surrogates: SpaceSurrogates,
-    single: Array,
+    study: Study, threshold: float, front: Front, surrogates: SpaceSurrogates, single: Array
 ) -> tuple[Array, list[bool]]:
     """For each task what its rule leads to (coefficients in rows), and whether that meets it as predicted."""
     names = [task.name for task in study.config.tasks]
     chosen, meets = [], []
     for name in names:
         rule = parse_rule(f"all >= {100 * threshold:g}% of single, maximize {quoted(name)}", names)
-        result = apply_rule(
-            rule,
-            front,
-            surrogates,
-            single=single,
-            maximize=maximize(study),
-        )
+        result = apply_rule(rule, front, surrogates, single=single, maximize=maximize(study))
         chosen.append(result.x)
         meets.append(result.feasible)
     return np.array(chosen), meets

@@ -68,14 +68,7 @@ def rows(bench: Bench, names: tuple[str, ...], seed: int) -> list[dict[str, Any]
             else:
                 grid = preference_grid(2)
                 found += model_rows(
-                    names,
-                    seed,
-                    method,
-                    bench.values(learned, grid),
-                    grid,
-                    [learned],
-                    preference="grid",
-                    **said,
+                    names, seed, method, bench.values(learned, grid), grid, [learned], preference="grid", **said
                 )
     return found if n > 2 else found + single_rows(bench, names, seed)
 

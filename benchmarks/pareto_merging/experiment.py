@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +15,6 @@ from mapmerge_core.errors import MapMergeError
 from mapmerge_core.search.indicators import hypervolume
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from matplotlib.axes import Axes
 
     from benchmarks.paper.bench import Bench, Learned
@@ -209,10 +208,7 @@ def front_line(part: pd.DataFrame, pretrained: pd.DataFrame) -> dict[str, str]:
         hypervolume(table.to_numpy(), corners.loc[seed].to_numpy(), [True] * table.shape[1])
         for seed, table in by_model(part).groupby(level="seed")
     ]
-    line = {
-        "weighted": mean_std(weighted(part), 100),
-        "hypervolume": mean_std(pd.Series(volumes), 100),
-    }
+    line = {"weighted": mean_std(weighted(part), 100), "hypervolume": mean_std(pd.Series(volumes), 100)}
     for task, rows in part[part["weight"] == 1].groupby("task", sort=False):
         line[f"{task} alone"] = mean_std(rows["metric"], 100)
     return line

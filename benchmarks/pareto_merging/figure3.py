@@ -79,10 +79,7 @@ def summary(frame: pd.DataFrame) -> Tables:
         by_method = split_by(part)
         tables += [
             (f"{tasks}: test accuracies in percent for each preference.", _by_preference(part)),
-            (
-                f"{tasks}: models without a preference.",
-                pd.DataFrame(single_lines(by_method, SINGLES)),
-            ),
+            (f"{tasks}: models without a preference.", pd.DataFrame(single_lines(by_method, SINGLES))),
             (
                 f"{tasks}: the fronts, and what they took (Table 2, whose stored text has lost most times).",
                 pd.DataFrame(

@@ -67,10 +67,7 @@ def summary(frame: pd.DataFrame) -> Tables:
         lines += single_lines(by_method, SINGLES)
         tables += [
             (f"{tasks}: test accuracies of single models in percent.", pd.DataFrame(lines)),
-            (
-                f"{tasks}: the learned set.",
-                pd.DataFrame([front_line(ours, by_method[PRETRAINED]) | cost_line(ours)]),
-            ),
+            (f"{tasks}: the learned set.", pd.DataFrame([front_line(ours, by_method[PRETRAINED]) | cost_line(ours)])),
             (
                 (
                     f"{tasks}: how many of Pareto Merging's {N_PREFERENCES + 1} models are better than "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from benchmarks.pareto_merging.personalisations import STRUCTURES, Nothing
-from mapmerge_core.merges._pareto_set import Block, PreparedParetoMerging
+from mapmerge_core.merges._pareto_set import Block, Personalisation, PreparedParetoMerging
 from mapmerge_core.merges._pareto_training import ParetoTraining
 from mapmerge_core.merges._sparse import trimmed
 from mapmerge_core.merges._state import read_state
@@ -16,11 +18,6 @@ from mapmerge_core.merges.pareto_merging import ParetoMerging
 from mapmerge_core.settings import setting, settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor
-
-    from mapmerge_core.merges._pareto_set import Personalisation
     from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.weights.vectors.streamed import Vectors
     from mapmerge_core.weights.vectors.task_vectors import TaskVectors

@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from benchmarks.paper.table import COLOURS, Tables
-from benchmarks.pareto_merging.experiment import (
-    STEERED,
-    experiment,
-    first,
-    split_by,
-    steered_lines,
-    steered_rows,
-)
+from benchmarks.pareto_merging.experiment import STEERED, experiment, first, split_by, steered_lines, steered_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +25,6 @@ from mapmerge_core.studies.runs.preparing import prepare_merge
 from mapmerge_core.tasks.unlabelled import entropies
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from matplotlib.figure import Figure
 
     from benchmarks.paper.bench import Bench
@@ -35,22 +34,8 @@ if TYPE_CHECKING:
 N_SAMPLED = 30
 TIES, FRONT = "TIES", "MAP's front"
 PAPER = (
-    {
-        ARITHMETIC: 61.7,
-        TIES: 59.6,
-        ADAMERGING: 70.0,
-        f"{ADAMERGING}++": 68.7,
-        PARETO: 72.5,
-        f"{PARETO}++": 74.3,
-    },
-    {
-        ARITHMETIC: 51.1,
-        TIES: 53.9,
-        ADAMERGING: 55.5,
-        f"{ADAMERGING}++": 58.5,
-        PARETO: 57.7,
-        f"{PARETO}++": 58.9,
-    },
+    {ARITHMETIC: 61.7, TIES: 59.6, ADAMERGING: 70.0, f"{ADAMERGING}++": 68.7, PARETO: 72.5, f"{PARETO}++": 74.3},
+    {ARITHMETIC: 51.1, TIES: 53.9, ADAMERGING: 55.5, f"{ADAMERGING}++": 58.5, PARETO: 57.7, f"{PARETO}++": 58.9},
 )
 
 

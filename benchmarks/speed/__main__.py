@@ -5,19 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmarks.machine import described
 from benchmarks.speed.row import Measured, Row, chosen
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.tasks.devices import choose_device
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 MODULES = ("merging", "evaluating", "fitting", "fronts", "pages", "memory", "starting")
 RESULTS = Path(__file__).parents[1] / "results"
@@ -140,11 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print a list of objects")
     parser.add_argument("--profile", action="store_true", help="show where each row's time goes")
     parser.add_argument(
-        "--out",
-        type=Path,
-        nargs="?",
-        const=RESULTS,
-        help="write speed.md and speed.json, by default into results/",
+        "--out", type=Path, nargs="?", const=RESULTS, help="write speed.md and speed.json, by default into results/"
     )
     return parser
 

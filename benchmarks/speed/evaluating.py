@@ -8,9 +8,9 @@ import pstats
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 import numpy as np
@@ -30,9 +30,6 @@ from mapmerge_core.tasks.evaluator import Evaluator
 from mapmerge_core.tasks.families._models.clip import ClipZeroShot
 from mapmerge_core.tasks.task import Task
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 DEMO_TASKS = ("MNIST", "Fashion")
 N_CLASSES = 100

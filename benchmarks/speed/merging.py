@@ -7,6 +7,7 @@ import cProfile
 import pstats
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,6 @@ from mapmerge_core.weights.vectors.streamed import open_vectors
 from mapmerge_core.weights.vectors.sums import weighted_sums
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from mapmerge_core.weights.vectors.layout import StateDict
 
 M = 8
@@ -39,9 +38,7 @@ def bandwidth(_: str) -> Measured:
     [group] = task_vectors.groups
     a, b = torch.empty_like(group.base), group.base.clone()
     merge, triad = medians(
-        lambda: task_vectors.merge_into(module, c),
-        lambda: torch.add(b, group.base, alpha=1.5, out=a),
-        rounds=15,
+        lambda: task_vectors.merge_into(module, c), lambda: torch.add(b, group.base, alpha=1.5, out=a), rounds=15
     )
     d = len(group.base)
     note = f"{N_MODELS} task vectors, {d / 1e6:.1f} million parameters, {torch.get_num_threads()} threads, "
@@ -181,14 +178,7 @@ def rounded_bandwidth(_: str) -> Measured:
 
 WHAT = "merging one c in place, 8 task vectors, ViT-B/32's tower"
 ROWS = (
-    Row(
-        "merge_bandwidth",
-        WHAT,
-        "the memory's bandwidth (triad)",
-        target=0.7,
-        at_most=False,
-        measure=bandwidth,
-    ),
+    Row("merge_bandwidth", WHAT, "the memory's bandwidth (triad)", target=0.7, at_most=False, measure=bandwidth),
     Row(
         "merge_reload",
         WHAT,

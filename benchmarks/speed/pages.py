@@ -9,9 +9,9 @@ import pstats
 import sys
 import tempfile
 import threading
+from collections.abc import Callable, Iterator
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 import numpy as np
@@ -25,9 +25,6 @@ from mapmerge_core.studies.config.demo import DEMO_ZOO, config_from_manifest, de
 from mapmerge_core.studies.store import Store
 from mapmerge_core.tasks.outcome import Outcome
 from pages.parts.shared import shell, state
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
 N_TASKS = 8

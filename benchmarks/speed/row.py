@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mapmerge_core.errors import MapMergeError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 ROUNDS = 5
 """How often everything is timed at least; figures are medians."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
 
 import open_clip
 import torch
+from torch import Tensor, nn
 
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 N_MODELS = 8
 ARCHITECTURE = "ViT-B-32"

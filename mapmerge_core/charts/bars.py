@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from mapmerge_core.charts.compare import MARGIN, Kind
 from mapmerge_core.charts.palette import Palette, assembled, draw, interval, parts, translucent
 from mapmerge_core.charts.units import PERCENT, Notation, names, notation, shared_axis, value_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
     from mapmerge_core.tasks.metrics import Metric
 
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from mapmerge_core.charts.fronts import parallel_axis, single_diamonds
 from mapmerge_core.charts.palette import Palette, draw, translucent
 from mapmerge_core.charts.units import PERCENT, Notation, axis_title, notation, relative_title, shared_axis
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
     from mapmerge_core.tasks.metrics import Metric
 
 Kind = Literal["run", "baseline", "single", "pretrained"]

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from mapmerge_core.charts.compare import MARGIN, CompareInfo, Entry, legend_height, looks
 from mapmerge_core.charts.palette import Palette, draw, translucent
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
 _LETTER, _LINE = 6.4, 15.0
 """About how wide a label's letter is, and how high the label, in pixels."""

@@ -6,25 +6,22 @@ they leave, as in the point that the plane passes through. A space of one free d
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import QhullError
 
 from mapmerge_core.charts.palette import Palette, draw, template
 from mapmerge_core.charts.units import axis_title, notation, shown
-from mapmerge_core.search.spaces import Product, Simplex
+from mapmerge_core.search.spaces import Product, Simplex, Space
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from numpy.typing import NDArray
-
-    from mapmerge_core.search.spaces import Space
     from mapmerge_core.tasks.metrics import Metric
 
     Array = NDArray[np.float64]

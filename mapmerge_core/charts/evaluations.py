@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from mapmerge_core.charts.palette import Palette, draw, translucent
 from mapmerge_core.charts.units import axis_title, between, hover_texts, share_a_unit, shared_axis, shown, value_texts
 from mapmerge_core.search.fronts import non_dominated
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
     from mapmerge_core.tasks.metrics import Metric
 
 

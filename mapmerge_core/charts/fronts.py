@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from mapmerge_core.charts.palette import Palette, assembled, draw, interval, parts, translucent
 from mapmerge_core.charts.units import axis_title, hover_texts, notation, shared_axis, shown, value_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.typing import NDArray
-
     from mapmerge_core.tasks.metrics import Metric
 
 MOST_LINES = 120

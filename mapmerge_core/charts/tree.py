@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from mapmerge_core.charts.palette import Palette, draw, translucent
 from mapmerge_core.charts.units import Notation, notation
-from mapmerge_core.methods._tree import Pair
+from mapmerge_core.methods._tree import Node, Pair
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from mapmerge_core.methods._tree import Node
     from mapmerge_core.tasks.metrics import Metric
 
 _PANEL, _AXIS, _BRANCH, _TITLE = 175, 46, 34, 26

@@ -4,18 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from mapmerge_core.cli import (
-    compare,
-    demo,
-    export,
-    front,
-    inspect,
-    listing,
-    pick,
-    run,
-    studies,
-    ui,
-)
+from mapmerge_core.cli import compare, demo, export, front, inspect, listing, pick, run, studies, ui
 
 EPILOG = """\
 Everything is kept where the dashboard keeps it: in $MAPMERGE_HOME, by default the platform's data folder. STUDY is a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +12,6 @@ from mapmerge_core.cli.options import Device, Json, Preference, Seed, Tasks, Zoo
 from mapmerge_core.errors import StudyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mapmerge_core.cli.session import Session
     from mapmerge_core.studies.analysis.comparing import Comparison
     from mapmerge_core.studies.config.study_file import StudyFile

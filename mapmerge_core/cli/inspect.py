@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,8 +15,6 @@ from mapmerge_core.errors import CheckpointError
 from mapmerge_core.weights.io.hub import HubRef, parse_source
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from mapmerge_core.weights.io.inspection import Inspection, ModelReport
 
 _LISTED = 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +17,6 @@ from mapmerge_core.studies.inputs.downloading import download_text, downloads
 from mapmerge_core.studies.inputs.sources import check_files, read_sources
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from mapmerge_core.studies.inputs.checking import StudyCheck
     from mapmerge_core.studies.store import Store, StoredMerge, Study
 

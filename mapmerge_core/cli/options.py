@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from mapmerge_core.errors import SettingError
 from mapmerge_core.registries import MERGES, METHODS
 from mapmerge_core.settings import SettingField, fields_of, wanted
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name or number.")]

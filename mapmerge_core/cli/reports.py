@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,8 +10,6 @@ import numpy as np
 from mapmerge_core.cli.output import metric_text, number, print_table, say
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from mapmerge_core.search.fronts import JointFront
     from mapmerge_core.studies.analysis.analysis import StudyAnalysis
 

@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mapmerge_core.cli.options import (
-    Json,
-    Merge,
-    Place,
-    Precision,
-    Tasks,
-    Vectors,
-    Zoo,
-    divide_settings,
-    with_settings,
-)
+from mapmerge_core.cli.options import Json, Merge, Place, Precision, Tasks, Vectors, Zoo, divide_settings, with_settings
 from mapmerge_core.errors import StudyError
 
 if TYPE_CHECKING:

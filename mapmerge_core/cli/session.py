@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event
@@ -13,15 +14,12 @@ from mapmerge_core.errors import Cancelled
 from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
 from mapmerge_core.studies.runs.measuring import measure
 from mapmerge_core.studies.runs.runner import execute_run
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.store import Run, Store, Study
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy as np
 
     from mapmerge_core.studies.config import Compute
-    from mapmerge_core.studies.store import Run, Study
 
 INFEASIBLE = 3
 """Exit code where no model meets a rule."""

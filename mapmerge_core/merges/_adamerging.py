@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
 
 from mapmerge_core.errors import Cancelled, PointError
-from mapmerge_core.merges._merged_gradients import (
-    contract,
-    logits_of_tasks,
-    merge_unrounded,
-    mixed_precision,
-)
+from mapmerge_core.merges._merged_gradients import contract, logits_of_tasks, merge_unrounded, mixed_precision
 from mapmerge_core.merges._state import damaged, read_state, write_state
 from mapmerge_core.merges._statistics import classifier_of, own_task, running_out_of_memory
-from mapmerge_core.merges.base import PreparedMerge
+from mapmerge_core.merges.base import PreparedMerge, Progress
 from mapmerge_core.tasks.unlabelled import mean_entropy
 from mapmerge_core.weights.io.checks import check_coefficients
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-    from threading import Event
-
-    from numpy.typing import ArrayLike
-    from torch import Tensor, nn
-
     from mapmerge_core.merges.adamerging import AdaMerging
-    from mapmerge_core.merges.base import Progress
     from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
@@ -130,10 +122,7 @@ def learn_coefficients(
         # Once, for the tensors that are not merged; from then on the merged ones are written in place.
         vectors.merge_into(family.model_in(torch.float32), np.full(len(vectors), settings.start))
         raw = torch.full(
-            shape if settings.level == "layer" else shape[1:],
-            settings.start,
-            dtype=torch.float64,
-            requires_grad=True,
+            shape if settings.level == "layer" else shape[1:], settings.start, dtype=torch.float64, requires_grad=True
         )
         optimizer = torch.optim.Adam([raw], lr=settings.lr, betas=(0.9, 0.999))
         for step in range(settings.steps):

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.merges._state import damaged, read_state, write_state
 from mapmerge_core.merges._statistics import Gram, fisher_diagonals, gram_matrices
-from mapmerge_core.merges.base import PreparedMerge
+from mapmerge_core.merges.base import Merge, PreparedMerge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import ArrayLike
-    from torch import nn
 
-    from mapmerge_core.merges.base import Merge
     from mapmerge_core.weights.vectors.layout import Slot
     from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
@@ -128,11 +125,7 @@ class PreparedStatistics(PreparedAverage):
     collect: ClassVar[Callable[..., Mapping[str, Any]]]
 
     def __init__(
-        self,
-        merge: Merge,
-        vectors: TaskVectors,
-        exported: TaskVectors,
-        statistics: Sequence[Mapping[str, Any]],
+        self, merge: Merge, vectors: TaskVectors, exported: TaskVectors, statistics: Sequence[Mapping[str, Any]]
     ) -> None:
         super().__init__(merge, vectors, exported)
         if len(statistics) != len(exported):
@@ -222,11 +215,7 @@ class PreparedRegMean(PreparedStatistics):
     collect = staticmethod(gram_matrices)
 
     def __init__(
-        self,
-        merge: Merge,
-        vectors: TaskVectors,
-        exported: TaskVectors,
-        statistics: Sequence[Mapping[str, Gram]],
+        self, merge: Merge, vectors: TaskVectors, exported: TaskVectors, statistics: Sequence[Mapping[str, Gram]]
     ) -> None:
         super().__init__(merge, vectors, exported, statistics)
         self._products: dict[str, list[Tensor]] = {}

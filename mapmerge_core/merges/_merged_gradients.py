@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
@@ -12,8 +13,6 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
     from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.tasks.families._models.images import ImageClassifier
     from mapmerge_core.weights.vectors.task_vectors import TaskVectors
@@ -74,10 +73,7 @@ def mixed_precision(evaluator: Evaluator) -> Iterator[None]:
 
 
 def logits_of_tasks(
-    family: ImageClassifier,
-    heads: Sequence[Tensor],
-    batches: Sequence[Tensor],
-    parameters: Mapping[str, Tensor],
+    family: ImageClassifier, heads: Sequence[Tensor], batches: Sequence[Tensor], parameters: Mapping[str, Tensor]
 ) -> list[Tensor]:
     """Pass the images of several tasks through a model at once.
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from mapmerge_core.errors import CheckpointError, MapMergeError
@@ -17,11 +20,6 @@ from mapmerge_core.merges.base import PreparedMerge
 from mapmerge_core.weights.io.checks import check_coefficients
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    from numpy.typing import ArrayLike
-
     from mapmerge_core.merges.pareto_merging import ParetoMerging
     from mapmerge_core.weights.vectors.layout import Slot
     from mapmerge_core.weights.vectors.task_vectors import TaskVectors

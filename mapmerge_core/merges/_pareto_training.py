@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,20 +21,14 @@ from mapmerge_core.merges._merged_gradients import (
     merge_unrounded,
     mixed_precision,
 )
-from mapmerge_core.merges._pareto_set import Personalisation, find_blocks
+from mapmerge_core.merges._pareto_set import Block, Personalisation, find_blocks
 from mapmerge_core.merges._scalarisations import alignment, scalarise
 from mapmerge_core.merges._state import read_state, write_state
 from mapmerge_core.merges._statistics import classifier_of, own_task, running_out_of_memory
-from mapmerge_core.merges.base import TrainingPoint
+from mapmerge_core.merges.base import Progress, Report, TrainingPoint
 from mapmerge_core.tasks.unlabelled import mean_entropy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
-    from threading import Event
-
-    from mapmerge_core.merges._pareto_set import Block
-    from mapmerge_core.merges.base import Progress, Report
     from mapmerge_core.merges.pareto_merging import ParetoMerging
     from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.weights.vectors.task_vectors import TaskVectors
@@ -257,11 +254,7 @@ class _Entropies:
     """Mean entropies of the merged model's predictions on batches of each task's images."""
 
     def __init__(
-        self,
-        evaluator: Evaluator,
-        vectors: TaskVectors,
-        blocks: Sequence[Block],
-        settings: ParetoMerging.Settings,
+        self, evaluator: Evaluator, vectors: TaskVectors, blocks: Sequence[Block], settings: ParetoMerging.Settings
     ) -> None:
         self._evaluator, self._vectors, self._blocks = evaluator, vectors, blocks
         self._batch_size, self._balance = settings.batch_size, settings.balance
@@ -274,11 +267,7 @@ class _Entropies:
         self._heads = [self._family.head(task) for task in tasks]
 
     def of(
-        self,
-        lambdas: Tensor,
-        factors: Factors,
-        scalarised: Callable[[Tensor], Tensor],
-        rng: np.random.Generator,
+        self, lambdas: Tensor, factors: Factors, scalarised: Callable[[Tensor], Tensor], rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
         """Return the N objectives, and a scalar with the gradients of ``scalarised`` of them."""
         model = self._family.model_in(torch.float32)
@@ -325,11 +314,7 @@ class _Distances:
     """
 
     def __init__(
-        self,
-        evaluator: Evaluator,
-        vectors: TaskVectors,
-        blocks: Sequence[Block],
-        settings: ParetoMerging.Settings,
+        self, evaluator: Evaluator, vectors: TaskVectors, blocks: Sequence[Block], settings: ParetoMerging.Settings
     ) -> None:
         del evaluator
         slots = [(slot, group) for group in vectors.groups for slot in group.slots]
@@ -347,11 +332,7 @@ class _Distances:
         self._scale = ((n * settings.start) ** 2 * total.mean()).clamp(min=torch.finfo(total.dtype).tiny)
 
     def of(
-        self,
-        lambdas: Tensor,
-        factors: Factors,
-        scalarised: Callable[[Tensor], Tensor],
-        rng: np.random.Generator,
+        self, lambdas: Tensor, factors: Factors, scalarised: Callable[[Tensor], Tensor], rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
         """Return the N objectives, and ``scalarised`` of them."""
         del rng

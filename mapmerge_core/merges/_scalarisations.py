@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
 
 FLOOR = 0.01
 """What γ counts as at least in 1/γ, so that it stays finite: a task that doesn't matter is a hundred times

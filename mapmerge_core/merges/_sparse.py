@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from mapmerge_core.weights.vectors.streamed import in_memory
+from mapmerge_core.weights.vectors.streamed import Vectors, in_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import Tensor
-
-    from mapmerge_core.weights.vectors.streamed import Vectors
     from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
 

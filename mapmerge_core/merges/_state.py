@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapmerge_core.errors import CheckpointError
@@ -10,9 +12,6 @@ from mapmerge_core.settings import to_dict
 from mapmerge_core.weights.io.tensor_files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from torch import Tensor
 
     from mapmerge_core.merges.base import Merge
@@ -83,9 +82,4 @@ def damaged(path: Path, merge: Merge) -> CheckpointError:
 
 def _header(merge: Merge, vectors: TaskVectors) -> dict[str, Any]:
     shapes = {slot.name: list(slot.shape) for group in vectors.groups for slot in group.slots}
-    return {
-        "merge": merge.name,
-        "settings": to_dict(merge.settings),
-        "models": list(vectors.names),
-        "layers": shapes,
-    }
+    return {"merge": merge.name, "settings": to_dict(merge.settings), "models": list(vectors.names), "layers": shapes}

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, ClassVar
 
-from mapmerge_core.merges.base import Merge, Needs, PreparedMerge, state_file
-from mapmerge_core.search.spaces import Simplex
+from mapmerge_core.merges.base import Merge, Needs, PreparedMerge, Progress, Report, state_file
+from mapmerge_core.search.spaces import Simplex, Space
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-    from threading import Event
-
     from mapmerge_core.merges._averages import PreparedStatistics
-    from mapmerge_core.merges.base import Progress, Report
-    from mapmerge_core.search.spaces import Space
     from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.weights.vectors.streamed import Vectors
 

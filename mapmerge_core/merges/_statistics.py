@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from threading import Event
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -17,9 +19,6 @@ from torch.overrides import TorchFunctionMode
 from mapmerge_core.errors import Cancelled, MapMergeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from threading import Event
-
     from mapmerge_core.merges.base import Progress
     from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.tasks.families._models.images import ImageClassifier

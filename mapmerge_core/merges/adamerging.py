@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Literal
 
-from mapmerge_core.merges.base import Merge, Needs, PreparedMerge, register, state_file
-from mapmerge_core.search.spaces import SinglePoint
+from mapmerge_core.merges.base import Merge, Needs, PreparedMerge, Progress, Report, register, state_file
+from mapmerge_core.search.spaces import SinglePoint, Space
 from mapmerge_core.settings import label, seed_setting, setting, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-    from threading import Event
-
-    from mapmerge_core.merges.base import Progress, Report
-    from mapmerge_core.search.spaces import Space
     from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.weights.vectors.streamed import Vectors
 
@@ -36,14 +33,10 @@ class AdaMerging(Merge):
         """What is learned, and how."""
 
         level: Literal["task", "layer"] = setting(
-            "layer",
-            help="One coefficient for each task vector (task), or one for each tensor of each (layer).",
+            "layer", help="One coefficient for each task vector (task), or one for each tensor of each (layer)."
         )
         keep: float | None = setting(
-            None,
-            above=0,
-            at_most=1,
-            help="Share of each task vector's entries that TIES keeps (AdaMerging++).",
+            None, above=0, at_most=1, help="Share of each task vector's entries that TIES keeps (AdaMerging++)."
         )
         steps: int = setting(500, at_least=1, help="Steps of Adam.")
         batch_size: int = setting(16, at_least=1, help="Images of each task in a step.")

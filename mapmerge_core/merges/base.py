@@ -8,8 +8,10 @@ here imports torch, so that forms, flags and tables can describe every merge at 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mapmerge_core.errors import CheckpointError, MapMergeError, StudyError
@@ -18,10 +20,6 @@ from mapmerge_core.settings import NoSettings, make
 from mapmerge_core.settings import label as label_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
-    from threading import Event
-
     import numpy as np
     from numpy.typing import ArrayLike
     from torch import Tensor, nn
@@ -31,8 +29,8 @@ if TYPE_CHECKING:
     from mapmerge_core.tasks.objective import Objective
     from mapmerge_core.weights.vectors.streamed import Vectors
 
-    Progress = Callable[[int, int], None]
-    Report = Callable[["TrainingPoint"], None]
+Progress = Callable[[int, int], None]
+Report = Callable[["TrainingPoint"], None]
 
 register = MERGES.register
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mapmerge_core.errors import SettingError
 from mapmerge_core.merges.base import register
 from mapmerge_core.merges.linear import LinearMerge
-from mapmerge_core.search.spaces import Box
+from mapmerge_core.search.spaces import Box, Space
 from mapmerge_core.settings import seed_setting, setting, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mapmerge_core.search.spaces import Space
     from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
 

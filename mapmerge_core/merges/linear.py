@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from mapmerge_core.merges.base import Merge, Needs, PreparedMerge
-from mapmerge_core.search.spaces import Box
+from mapmerge_core.search.spaces import Box, Space
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import ArrayLike
     from torch import Tensor, nn
 
-    from mapmerge_core.search.spaces import Space
     from mapmerge_core.weights.vectors.streamed import Vectors
     from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator
 
 from mapmerge_core.errors import StudyError
-from mapmerge_core.merges.base import Merge, Needs, PreparedMerge, StudyFacts, register, state_file
-from mapmerge_core.search.spaces import Simplex
+from mapmerge_core.merges.base import Merge, Needs, PreparedMerge, Progress, Report, StudyFacts, register, state_file
+from mapmerge_core.search.spaces import Simplex, Space
 from mapmerge_core.settings import label, seed_setting, setting, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-    from threading import Event
-
     from mapmerge_core.merges._pareto_training import ParetoTraining
-    from mapmerge_core.merges.base import Progress, Report
-    from mapmerge_core.search.spaces import Space
     from mapmerge_core.tasks.evaluator import Evaluator
     from mapmerge_core.weights.vectors.streamed import Vectors
     from mapmerge_core.weights.vectors.task_vectors import TaskVectors
@@ -49,14 +46,10 @@ class ParetoMerging(Merge):
 
         steps: int = setting(2000, at_least=1, help="Steps of Adam.")
         data_free: bool = setting(
-            default=False,
-            help="Whether to learn from distances of weights, rather than from unlabelled images.",
+            default=False, help="Whether to learn from distances of weights, rather than from unlabelled images."
         )
         keep: float | None = setting(
-            None,
-            above=0,
-            at_most=1,
-            help="Share of each task vector's entries that TIES keeps (Pareto Merging++).",
+            None, above=0, at_most=1, help="Share of each task vector's entries that TIES keeps (Pareto Merging++)."
         )
         rank: int = setting(16, at_least=1, help="Rank of the tensors A, B and G.")
         batch_size: int = setting(32, at_least=1, help="Images of each task in a step.")

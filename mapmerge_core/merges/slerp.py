@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapmerge_core.merges.base import Merge, Needs, PreparedMerge, register
-from mapmerge_core.search.spaces import Simplex
+from mapmerge_core.search.spaces import Simplex, Space
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from mapmerge_core.search.spaces import Space
     from mapmerge_core.weights.vectors.streamed import Vectors
 
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from mapmerge_core.merges.base import Needs, register
 from mapmerge_core.merges.linear import LinearMerge
-from mapmerge_core.search.spaces import Simplex
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mapmerge_core.search.spaces import Space
+from mapmerge_core.search.spaces import Simplex, Space
 
 
 @register

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import isfinite
@@ -12,8 +13,6 @@ import numpy as np
 from mapmerge_core.errors import SearchError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from mapmerge_core.methods.base import ObjectiveInfo
     from mapmerge_core.search.fronts import Front
     from mapmerge_core.search.surrogates.spaces import SpaceSurrogates

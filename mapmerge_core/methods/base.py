@@ -8,10 +8,12 @@ run resumes and how a finished one is looked at again.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mapmerge_core.errors import SearchError
 from mapmerge_core.registries import METHODS
@@ -19,10 +21,6 @@ from mapmerge_core.search.designs import check_points
 from mapmerge_core.settings import make, setting
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import ArrayLike
-
     from mapmerge_core.search.spaces import Space
     from mapmerge_core.search.surrogates.fitting import LossName
 

@@ -55,15 +55,11 @@ class BayesianMAP(Method):
     @settings
     class Settings:
         points: int | None = setting(
-            None,
-            at_least=1,
-            help="Points to evaluate in all; two for each of a surrogate's parameters if left out.",
+            None, at_least=1, help="Points to evaluate in all; two for each of a surrogate's parameters if left out."
         )
         seed: int = seed_setting()
         initial: int | None = setting(
-            None,
-            at_least=1,
-            help="Points of the first design; as many as a surrogate has parameters if left out.",
+            None, at_least=1, help="Points of the first design; as many as a surrogate has parameters if left out."
         )
         batch: int | None = setting(None, at_least=1, help="Points of each further round; half as many if left out.")
         bins: int | None = setting(None, at_least=1, advanced=True, help="Bins for each angle; chosen if left out.")

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import NDArray
 
 from mapmerge_core.methods.base import anchors_setting, register
 from mapmerge_core.methods.map import MAP
 from mapmerge_core.search.designs import make_design
 from mapmerge_core.settings import seed_setting, setting, settings
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 @register

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,20 +24,14 @@ from mapmerge_core.methods._tree import (
 from mapmerge_core.methods.base import Batch, Choice, Method, links_of, register, weights_of
 from mapmerge_core.search.designs import anchors_outside, make_design
 from mapmerge_core.search.domains import best_sum
-from mapmerge_core.search.fronts import find_space_front, signs
+from mapmerge_core.search.fronts import Front, find_space_front, signs
 from mapmerge_core.search.links.base import make_link
 from mapmerge_core.search.preferences import choose_by_preference, normalise
 from mapmerge_core.search.rules import Rule, Target, apply_rule, parse_rule
-from mapmerge_core.search.spaces import Box
+from mapmerge_core.search.spaces import Box, Space
 from mapmerge_core.search.surrogates.features import n_parameters
 from mapmerge_core.search.surrogates.spaces import SpaceSurrogates, fit_surrogates
 from mapmerge_core.settings import seed_setting, setting, settings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from mapmerge_core.search.fronts import Front
-    from mapmerge_core.search.spaces import Space
 
 PAPER_POINTS = 20
 """Points of every pair (MAP, Appendix C.1)."""
@@ -102,8 +96,7 @@ class NestedMAP(Method):
         )
         rule: str | None = setting(None, help="A rule instead of a preference, such as all >= 70%, maximize MNIST.")
         order: tuple[str, ...] | None = setting(
-            None,
-            help="The objectives in the order of the tree's leaves, neighbours merged first; by loss if left out.",
+            None, help="The objectives in the order of the tree's leaves, neighbours merged first; by loss if left out."
         )
 
     @classmethod
@@ -287,10 +280,7 @@ class NestedMAP(Method):
         links = [self._links[task] for task in tasks]
         surrogates = fit_surrogates(self._pair_box, design[inside], measured[inside], links, self.loss)
         front = find_space_front(
-            surrogates,
-            maximize=[self._maximize[task] for task in tasks],
-            seed=seed,
-            include=design[inside],
+            surrogates, maximize=[self._maximize[task] for task in tasks], seed=seed, include=design[inside]
         )
         if self._rule is None:
             chosen = self._by_preference(tasks, front, surrogates)

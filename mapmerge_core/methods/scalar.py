@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from mapmerge_core.errors import SearchError
 from mapmerge_core.methods.base import Batch, Choice, Method, register
 from mapmerge_core.search.fronts import signs
-from mapmerge_core.search.spaces import Box
+from mapmerge_core.search.spaces import Box, Space
 from mapmerge_core.settings import seed_setting, setting, settings
-
-if TYPE_CHECKING:
-    from mapmerge_core.search.spaces import Space
 
 
 @register

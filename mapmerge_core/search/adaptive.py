@@ -24,13 +24,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mapmerge_core.errors import SearchError
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
     from mapmerge_core.search.links.base import Array
 
 Cells = NDArray[np.int64]

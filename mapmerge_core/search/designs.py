@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mapmerge_core.errors import SearchError
 from mapmerge_core.search.spaces import Box, Space
 from mapmerge_core.settings import check_seed
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 Kind = Literal["uniform", "sobol", "grid"]
 

@@ -6,13 +6,12 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mapmerge_core.errors import SearchError
 from mapmerge_core.search.spaces import Box, Space, unit_sobol
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
     from mapmerge_core.search.links.base import Array
     from mapmerge_core.search.surrogates.spaces import SpaceSurrogates, SurrogateStack
 

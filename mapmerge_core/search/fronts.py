@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import comb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from mapmerge_core.errors import SearchError
 from mapmerge_core.search.domains import Domain, best_sums, domain_of
@@ -17,10 +19,6 @@ from mapmerge_core.search.threads import one_thread
 from mapmerge_core.settings import check_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
     from mapmerge_core.search.links.base import Array
     from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
 
@@ -106,11 +104,7 @@ def join_fronts(fronts: Iterable[tuple[Hashable, Front]], maximize: Sequence[boo
     best = np.ones(len(points), dtype=bool) if len(pairs) == 1 else non_dominated(predicted, maximize)
     order = [i for i in np.lexsort(predicted.T[::-1]) if best[i]]
     return JointFront(
-        tuple(keys[i] for i in order),
-        tuple(points[i] for i in order),
-        predicted[order],
-        lower[order],
-        upper[order],
+        tuple(keys[i] for i in order), tuple(points[i] for i in order), predicted[order], lower[order], upper[order]
     )
 
 
@@ -187,11 +181,7 @@ def find_front(
         raise SearchError("A front needs fitted surrogates of the same coefficients, at least one.")
     box = Box([f"c{i + 1}" for i in range(widths.pop())], low, high)
     return find_space_front(
-        SpaceSurrogates(box, surrogates),
-        maximize=maximize,
-        seed=seed,
-        generations=generations,
-        include=include,
+        SpaceSurrogates(box, surrogates), maximize=maximize, seed=seed, generations=generations, include=include
     )
 
 
@@ -359,10 +349,7 @@ def _nsga3(search: _Search, generations: int, seed: int) -> None:
     directions = reference_directions(n_metrics)
     low, high = search.box
     first = np.vstack(
-        [
-            search.best_spread(len(directions)),
-            low + (high - low) * unit_sobol(len(directions), n_vectors, seed),
-        ]
+        [search.best_spread(len(directions)), low + (high - low) * unit_sobol(len(directions), n_vectors, seed)]
     )
     # Without constraints NSGA-III draws parents at random, which its tournament would do one by one.
     algorithm = NSGA3(

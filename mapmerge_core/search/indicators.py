@@ -6,9 +6,11 @@ meant for measured metrics: a predicted front also measures how wrong its surrog
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mapmerge_core.errors import SearchError
 from mapmerge_core.search.fronts import signs
@@ -16,10 +18,6 @@ from mapmerge_core.search.preferences import normalise
 from mapmerge_core.settings import check_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike
-
     from mapmerge_core.search.links.base import Array
 
 MOST_SAMPLED = 100

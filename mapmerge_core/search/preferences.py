@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mapmerge_core.errors import SearchError
 from mapmerge_core.search.fronts import signs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike
-
     from mapmerge_core.search.links.base import Array
 
 Scalarisation = Literal["weighted_sum", "tchebycheff"]

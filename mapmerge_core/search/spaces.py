@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from itertools import product
 from math import comb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from mapmerge_core.errors import PointError, SearchError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
     Array = NDArray[np.float64]
 
 TOLERANCE = 1e-12
@@ -176,11 +174,7 @@ class Box(Space):
     """
 
     def __init__(
-        self,
-        names: Sequence[str],
-        low: ArrayLike = 0.0,
-        high: ArrayLike = 1.0,
-        default: ArrayLike | None = None,
+        self, names: Sequence[str], low: ArrayLike = 0.0, high: ArrayLike = 1.0, default: ArrayLike | None = None
     ) -> None:
         self.names = tuple(names)
         n = self.n_free = len(self.names)

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
 
 from mapmerge_core.errors import CheckpointError, DatasetError, MapMergeError
 from mapmerge_core.tasks.devices import choose_device, choose_precision, dtype_of
-from mapmerge_core.tasks.metrics.base import Score
+from mapmerge_core.tasks.metrics.base import Metric, Score
 from mapmerge_core.tasks.objective import Objective, objectives_of
 from mapmerge_core.tasks.outcome import Outcome, pack
 from mapmerge_core.tasks.subsets import nested_order, standard_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from typing import TypeAlias
-
-    from numpy.typing import ArrayLike, NDArray
-    from torch import Tensor, nn
-
     from mapmerge_core.tasks.families.base import Family
-    from mapmerge_core.tasks.metrics.base import Metric
     from mapmerge_core.tasks.task import Task
     from mapmerge_core.weights.vectors.streamed import Vectors
 

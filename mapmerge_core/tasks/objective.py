@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from mapmerge_core.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from mapmerge_core.tasks.metrics.base import Metric
 
 

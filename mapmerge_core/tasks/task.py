@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapmerge_core.errors import DatasetError
@@ -10,8 +11,6 @@ from mapmerge_core.tasks.data_source import DataSource
 from mapmerge_core.tasks.metrics.accuracy import ACCURACY
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mapmerge_core.tasks.metrics.base import Metric
 
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from threading import Event
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mapmerge_core.errors import Cancelled, MapMergeError
 from mapmerge_core.tasks.devices import dtype_of
 from mapmerge_core.tasks.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from threading import Event
-
-    from torch import Tensor
-
     from mapmerge_core.tasks.data_source import DataSource
     from mapmerge_core.tasks.evaluator import Evaluator, MergedPoint
     from mapmerge_core.tasks.families._models.images import ImageClassifier

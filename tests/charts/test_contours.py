@@ -5,15 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mapmerge_core.charts.contours import (
-    GRID,
-    contours,
-    near_plane,
-    plane_grid,
-    plane_info,
-    plane_points,
-    usable_axes,
-)
+from mapmerge_core.charts.contours import GRID, contours, near_plane, plane_grid, plane_info, plane_points, usable_axes
 from mapmerge_core.charts.palette import DARK
 from mapmerge_core.search.spaces import Box, Product, Simplex, SinglePoint
 from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from mapmerge_core.charts.fronts import (
+    Backdrop,
+    FrontInfo,
     Spot,
     colour_bins,
     front_info,
@@ -20,11 +23,8 @@ from mapmerge_core.charts.palette import DARK, LIGHT, Palette
 from mapmerge_core.tasks.metrics import ACCURACY, LOSS, Metric
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import plotly.graph_objects as go
 
-    from mapmerge_core.charts.fronts import Backdrop, FrontInfo
 
 TASKS = ("MNIST", "Emoji", "Flags")
 METRICS = (ACCURACY,) * 3
@@ -197,9 +197,7 @@ def test_spots_on_a_backdrop_look_like_those_drawn_with_it(
 
 
 @pytest.mark.parametrize("draw_backdrop", [scatter_backdrop, parallel_backdrop])
-def test_changing_a_figure_leaves_its_backdrop_alone(
-    draw_backdrop: Callable[[FrontInfo, Palette], Backdrop],
-) -> None:
+def test_changing_a_figure_leaves_its_backdrop_alone(draw_backdrop: Callable[[FrontInfo, Palette], Backdrop]) -> None:
     *still, pick = spots()
     backdrop = draw_backdrop(front_info(TASKS, METRICS, PREDICTED, points=POINTS, spots=still), LIGHT)
     before = backdrop.with_spots([pick]).to_json()

@@ -11,14 +11,7 @@ import pytest
 from mapmerge_core.charts.cosines import cosine_heatmap
 from mapmerge_core.charts.evaluations import evaluations_info, evaluations_scatter, fit_info, fit_scatter
 from mapmerge_core.charts.palette import DARK, LIGHT, Palette, translucent
-from mapmerge_core.charts.units import (
-    axis_title,
-    hover_texts,
-    notation,
-    point_text,
-    shared_axis,
-    value_text,
-)
+from mapmerge_core.charts.units import axis_title, hover_texts, notation, point_text, shared_axis, value_text
 from mapmerge_core.registries import METRICS
 from mapmerge_core.tasks.metrics import ACCURACY, LOSS
 

@@ -9,18 +9,16 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from mapmerge_core.__main__ import main
 from mapmerge_core.studies.store import Store
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
 LEARN = ("--merge", "pareto_merging", "--steps", "30", "--rank", "4", "--lr", "0.03", "--beta-norm", "0")

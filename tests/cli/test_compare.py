@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.cli.conftest import Command, Made
 
 RUNS = [f"{method} on Task arithmetic" for method in ("MAP", "Bayesian MAP", "Nested MAP", "Direct search")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,14 +12,11 @@ import pytest
 
 from mapmerge_core.studies.config import QUICK_IMAGES, Compute, RunConfig
 from mapmerge_core.studies.config.demo import DEMO_ZOO, demo_merge_settings
-from tests.cli.conftest import LEARN
+from tests.cli.conftest import LEARN, Command, Made
 from tests.studies.conftest import tiny_config
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mapmerge_core.studies.store import Run, Store
-    from tests.cli.conftest import Command, Made
 
 TWO = ("--tasks", "Colours,Stripes")
 

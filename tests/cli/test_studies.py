@@ -6,17 +6,14 @@ import io
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapmerge_core.__main__ import main
-from tests.cli.conftest import ROOT
+from tests.cli.conftest import ROOT, Command, Made
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pytest
-
-    from tests.cli.conftest import Command, Made
 
 
 def test_studies_are_listed_renamed_and_deleted(demo: Made):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import huggingface_hub
@@ -17,8 +18,6 @@ from mapmerge_core.tasks.data_source import DataSource
 from tests.studies.config.test_study_file import STUDY
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mapmerge_core.studies.store import Store
     from tests.cli.conftest import Command
 

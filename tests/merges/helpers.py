@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapmerge_core.registries import MERGES
@@ -12,8 +13,6 @@ from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 from tests.tiny import CLASS_NAMES
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import ArrayLike
     from torch import Tensor
 

@@ -135,9 +135,7 @@ def test_other_task_vectors(evaluator, tiny_zoo):
     before = {task: outcome.per_example for task, outcome in evaluator.evaluate(c).items()}
     names = ["Light", "Colours", "Stripes"]
     vectors = TaskVectors.from_files(
-        tiny_zoo / "pretrained.safetensors",
-        {name: tiny_zoo / f"{name}.safetensors" for name in names},
-        part="visual.",
+        tiny_zoo / "pretrained.safetensors", {name: tiny_zoo / f"{name}.safetensors" for name in names}, part="visual."
     )
     found = adamerge(evaluator, layer_wise=False, vectors=vectors, steps=10, lr=0.01)
     own = adamerge(evaluator, layer_wise=False, steps=10, lr=0.01)

@@ -266,19 +266,10 @@ def slerp_by_hand(a, b, t):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
 def test_slerp_goes_tensor_by_tensor_over_full_weights(dtype):
     torch.manual_seed(0)
-    pretrained = {
-        "a": torch.randn(5, 7),
-        "b": torch.randn(3),
-        "same": torch.randn(9),
-        "frozen": torch.ones(2),
-    }
+    pretrained = {"a": torch.randn(5, 7), "b": torch.randn(3), "same": torch.randn(9), "frozen": torch.ones(2)}
     first = {key: tensor + torch.randn(tensor.shape) for key, tensor in pretrained.items()}
     second = {key: tensor + torch.randn(tensor.shape) for key, tensor in pretrained.items()}
-    second["same"], first["frozen"], second["frozen"] = (
-        first["same"],
-        pretrained["frozen"],
-        pretrained["frozen"],
-    )
+    second["same"], first["frozen"], second["frozen"] = (first["same"], pretrained["frozen"], pretrained["frozen"])
     pretrained, first, second = (
         {key: tensor.to(dtype) for key, tensor in model.items()} for model in (pretrained, first, second)
     )
@@ -293,18 +284,9 @@ def test_slerp_goes_tensor_by_tensor_over_full_weights(dtype):
 
 
 def test_slerp_is_linear_where_there_is_no_arc():
-    zeros = {
-        "zero": torch.zeros(3),
-        "opposite": torch.zeros(2),
-        "scalar": torch.tensor(0.0),
-        "near": torch.zeros(2),
-    }
+    zeros = {"zero": torch.zeros(3), "opposite": torch.zeros(2), "scalar": torch.tensor(0.0), "near": torch.zeros(2)}
     first = {"zero": torch.zeros(3), "opposite": torch.tensor([3.0, 4.0]), "scalar": torch.tensor(2.0)}
-    second = {
-        "zero": torch.tensor([1.0, 2, 3]),
-        "opposite": torch.tensor([-3.0, -4]),
-        "scalar": torch.tensor(6.0),
-    }
+    second = {"zero": torch.tensor([1.0, 2, 3]), "opposite": torch.tensor([-3.0, -4]), "scalar": torch.tensor(6.0)}
     first["near"], second["near"] = torch.tensor([1.0, 0]), torch.tensor([3.0, 0.09])  # cosine 0.99955
     vectors = TaskVectors.from_state_dicts(zeros, {"first": first, "second": second})
     found = slerp(vectors, 0.25)

@@ -244,18 +244,9 @@ def test_files_that_are_no_state_of_it_are_refused(name, evaluator_of, prepared_
 def test_wrong_points_are_refused(name, evaluator_of, prepared_of):
     prepared, n = prepared_of(name), prepared_of(name).space.n
     module = evaluator_of(name).family.model_in(torch.float32)
-    wrong = [
-        np.full(n + 1, 0.5),
-        np.full((1, n), 0.5),
-        np.full(max(n, 1), np.nan),
-        np.full(max(n, 1), np.inf),
-    ]
+    wrong = [np.full(n + 1, 0.5), np.full((1, n), 0.5), np.full(max(n, 1), np.nan), np.full(max(n, 1), np.inf)]
     for x in wrong:
-        for use in (
-            prepared.tensors,
-            lambda x: prepared.write(module, x),
-            lambda x: prepared.write_exact(module, x),
-        ):
+        for use in (prepared.tensors, lambda x: prepared.write(module, x), lambda x: prepared.write_exact(module, x)):
             with pytest.raises(PointError):
                 use(x)
 
@@ -349,11 +340,7 @@ def test_a_training_resumes_to_the_same_end_and_says_how_it_goes(name, evaluator
     evaluator, checkpoint, cancel, points = evaluator_of(name), tmp_path / "checkpoint", Event(), []
     with pytest.raises(Cancelled):
         make(name).prepare(
-            evaluator,
-            cancel=cancel,
-            progress=lambda *_: cancel.set(),
-            checkpoint=checkpoint,
-            report=points.append,
+            evaluator, cancel=cancel, progress=lambda *_: cancel.set(), checkpoint=checkpoint, report=points.append
         )
     assert checkpoint.exists()
     assert [point.step for point in points] == [1]

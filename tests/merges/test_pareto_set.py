@@ -9,12 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mapmerge_core.errors import CheckpointError, MapMergeError, PointError
-from mapmerge_core.merges._pareto_set import (
-    Block,
-    Personalisation,
-    PreparedParetoMerging,
-    find_blocks,
-)
+from mapmerge_core.merges._pareto_set import Block, Personalisation, PreparedParetoMerging, find_blocks
 from mapmerge_core.registries import MERGES
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 from tests.merges.helpers import make_evaluator

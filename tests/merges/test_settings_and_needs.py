@@ -87,28 +87,12 @@ OF_MEMORY = ("ties", "ties_trim", "dare", "dare_ties", "breadcrumbs", "della", "
 @pytest.mark.parametrize(
     ("names", "changes", "sentence"),
     [
-        (
-            ("slerp",),
-            {"models": ("one", *MODELS)},
-            r"SLERP merges 2 models, not 3 \(one, cars, signs\): choose",
-        ),
+        (("slerp",), {"models": ("one", *MODELS)}, r"SLERP merges 2 models, not 3 \(one, cars, signs\): choose"),
         (("soup", "fisher", "regmean"), {"models": ("cars",)}, "need at least two models"),
-        (
-            OF_MEMORY,
-            {"in_low_rank": True},
-            "needs whole models, and adapters stay in low rank: choose another",
-        ),
+        (OF_MEMORY, {"in_low_rank": True}, "needs whole models, and adapters stay in low rank: choose another"),
         (OF_MEMORY, {"vectors": "bfloat16"}, "looks into the task vectors, which takes float32: hold them in"),
-        (
-            LEARNING[:3],
-            {"gives_logits": False},
-            "needs the logits of image classifiers: choose another merge",
-        ),
-        (
-            LEARNING[3:],
-            {"gives_logits": False},
-            "learns from the logits of image classifiers: train data-free",
-        ),
+        (LEARNING[:3], {"gives_logits": False}, "needs the logits of image classifiers: choose another merge"),
+        (LEARNING[3:], {"gives_logits": False}, "learns from the logits of image classifiers: train data-free"),
         (
             LEARNING[:3],
             {"tasks_with_data": frozenset(("kept", "cars"))},
@@ -138,10 +122,7 @@ def test_learning_from_weights_alone_needs_no_data():
     assert "Pareto Merging needs whole models" in obstacle(
         MERGES["pareto_merging"]({"data_free": True}), replace(nothing, in_low_rank=True)
     )
-    assert {merge.name for merge in applicable(replace(nothing, in_low_rank=True))} == {
-        "soup",
-        "task_arithmetic",
-    }
+    assert {merge.name for merge in applicable(replace(nothing, in_low_rank=True))} == {"soup", "task_arithmetic"}
 
 
 def test_what_preparation_costs_in_passes():

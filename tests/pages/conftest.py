@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,10 @@ from streamlit.testing.v1 import AppTest
 from mapmerge_core.studies.config.demo import demo_study
 from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
 from mapmerge_core.studies.runs.runner import execute_run
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.store import Run, Store, Study
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from mapmerge_core.studies.config import RunConfig
-    from mapmerge_core.studies.store import Run, Study
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 60
@@ -103,16 +101,5 @@ def wait_for_jobs(app: AppTest, study_id: int) -> AppTest:
 
 def texts(app: AppTest) -> str:
     """Everything that the page says, in one string."""
-    kinds = (
-        "title",
-        "subheader",
-        "markdown",
-        "caption",
-        "error",
-        "warning",
-        "info",
-        "success",
-        "code",
-        "html",
-    )
+    kinds = ("title", "subheader", "markdown", "caption", "error", "warning", "info", "success", "code", "html")
     return "\n".join(str(element.value) for kind in kinds for element in app.get(kind))

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def make_loose_folder(zoo: Path, folder: Path, tasks: tuple[str, ...] = ("Colours", "Stripes")) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,17 +13,13 @@ from mapmerge_core.registries import MERGES
 from mapmerge_core.studies.analysis.comparing import compare
 from mapmerge_core.studies.config import RunConfig
 from mapmerge_core.studies.config.demo import config_from_manifest
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.store import Store, Study
 from mapmerge_core.tasks.outcome import Outcome
 from tests.pages.conftest import texts, wait_for_jobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from streamlit.testing.v1 import AppTest
 
-    from mapmerge_core.studies.store import Study
 
 SLOW = ("adamerging",)
 """Merges that take long to prepare."""

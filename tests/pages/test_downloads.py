@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,8 +11,6 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mapmerge_core.studies.store import Study
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,17 +12,12 @@ from safetensors.numpy import load_file
 
 from mapmerge_core.studies.config import RunConfig
 from mapmerge_core.studies.config.demo import config_from_manifest
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.store import Store, Study
 from mapmerge_core.tasks.outcome import Outcome
 from tests.pages.conftest import make_demo, texts, wait_for_jobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from streamlit.testing.v1 import AppTest
-
-    from mapmerge_core.studies.store import Study
 
 
 def test_three_clicks_lead_from_home_to_a_file(visit: Callable[..., AppTest], home: Path, tiny_zoo: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,17 +14,13 @@ import pytest
 
 from mapmerge_core.studies.config import RunConfig
 from mapmerge_core.studies.config.demo import config_from_manifest
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.store import Store, Study
 from mapmerge_core.tasks.metrics import ACCURACY, LOSS, Metric
 from mapmerge_core.tasks.outcome import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from streamlit.testing.v1 import AppTest
 
-    from mapmerge_core.studies.store import Study
 
 TASKS = ("Colours", "Stripes")
 BEST = np.array([[0.8, 0.2], [0.3, 0.9]])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,16 +12,11 @@ from mapmerge_core.merges.base import register
 from mapmerge_core.merges.linear import LinearMerge
 from mapmerge_core.registries import MERGES, METHODS
 from mapmerge_core.settings import setting, settings
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.store import Store, Study
 from tests.pages.conftest import texts, wait_for_jobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
     from streamlit.testing.v1 import AppTest
-
-    from mapmerge_core.studies.store import Study
 
 
 def choose(app: AppTest, study_id: int, what: str, name: str) -> AppTest:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import shutil
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,9 +23,6 @@ from tests.pages.conftest import ROOT, TIMEOUT, texts, wait_for_jobs
 from tests.pages.loose import WORDS, make_language_folder, make_loose_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
     from streamlit.testing.v1 import AppTest
 
 READY = sorted((ROOT / "assets" / "studies").glob("*.yaml"))
@@ -209,8 +208,7 @@ def test_a_proposal_is_saved_and_opened_again(visit: Callable[..., AppTest], loo
 
 
 @pytest.mark.parametrize(
-    ("typed", "sentence"),
-    [("mine.txt", "let it end in .yaml"), ("tiny-clip.json/mine.yaml", "can't be written")],
+    ("typed", "sentence"), [("mine.txt", "let it end in .yaml"), ("tiny-clip.json/mine.yaml", "can't be written")]
 )
 def test_a_place_where_nothing_can_be_saved_is_one_sentence(
     visit: Callable[..., AppTest], loose: Path, typed: str, sentence: str

@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,18 +19,13 @@ from mapmerge_core.registries import METRICS
 from mapmerge_core.studies.config import Compute, RunConfig
 from mapmerge_core.studies.config.demo import config_from_manifest, demo_study, demo_tasks, kept_skills
 from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.store import Store, Study
 from pages.parts.shared import state
 from pages.parts.studies.demos import CARDS
 from tests.pages.conftest import ROOT, TIMEOUT, texts, wait_for_jobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from streamlit.testing.v1 import AppTest
-
-    from mapmerge_core.studies.store import Study
 
 
 @pytest.mark.parametrize("page", ["evaluate", "trade_offs", "export"])
@@ -53,10 +50,7 @@ def test_home_without_demos_says_why(
 
 @pytest.mark.parametrize(
     ("page", "title", "link"),
-    [
-        ("trade_offs", "Nothing measured yet", "Go to Evaluate"),
-        ("export", "No pick yet", "Go to Trade-offs"),
-    ],
+    [("trade_offs", "Nothing measured yet", "Go to Evaluate"), ("export", "No pick yet", "Go to Trade-offs")],
 )
 def test_a_fresh_study_says_what_comes_first(
     visit: Callable[..., AppTest], home: Path, tiny_zoo: Path, page: str, title: str, link: str
@@ -156,10 +150,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_sentence(
     [
         (lambda _: None, "There is no folder"),
         (lambda folder: folder.mkdir(), "holds 0 checkpoints"),
-        (
-            lambda folder: (folder.mkdir(), (folder / "manifest.json").write_text("{")),
-            "can't be read as JSON",
-        ),
+        (lambda folder: (folder.mkdir(), (folder / "manifest.json").write_text("{")), "can't be read as JSON"),
         (
             lambda folder: (folder.mkdir(), (folder / "manifest.json").write_text(json.dumps({"name": "x"}))),
             "has no 'pretrained'",

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,17 +17,13 @@ from sqlalchemy import event
 
 from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
 from mapmerge_core.studies.analysis import analysis
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.store import Store, Study
 from mapmerge_core.tasks.outcome import Outcome
 from tests.pages.conftest import ROOT, TIMEOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from streamlit.testing.v1 import AppTest
 
-    from mapmerge_core.studies.store import Study
 
 EVERYTHING = {"fit_prepared", "find_space_front", "scatter_backdrop", "read"}
 """What takes long: fitting, finding the front, drawing it and reading what was measured."""

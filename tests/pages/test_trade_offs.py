@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,18 +18,14 @@ from mapmerge_core.studies.config import Compute
 from mapmerge_core.studies.config.demo import config_from_manifest
 from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
 from mapmerge_core.studies.runs.preparing import prepare_merge
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.store import Pick, Store, Study
 from mapmerge_core.tasks.outcome import Outcome
 from tests.pages.conftest import texts, wait_for_jobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from streamlit.testing.v1 import AppTest
 
     from mapmerge_core.studies.analysis.analysis import StudyAnalysis
-    from mapmerge_core.studies.store import Pick, Study
 
 TASKS = ("Colours", "Stripes")
 TRAINING = {"steps": 4, "rank": 2, "batch_size": 8, "lr": 0.05}

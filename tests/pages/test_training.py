@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,16 +16,12 @@ import pytest
 from mapmerge_core.merges.base import TrainingPoint
 from mapmerge_core.studies.config import RunConfig
 from mapmerge_core.studies.config.demo import config_from_manifest, demo_merge_settings
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.store import Run, Store, Study
 from tests.pages.conftest import TIMEOUT, execute, texts, wait_for_jobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from streamlit.testing.v1 import AppTest
 
-    from mapmerge_core.studies.store import Run, Study
 
 TASKS = ("Colours", "Stripes")
 
@@ -133,10 +131,7 @@ def test_a_run_is_trained_and_measured_and_shown(visit: Callable[..., AppTest], 
 
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
-    [
-        ("lr", 0.0, "lr = 0.0: give a number above 0"),
-        ("mu", -1.0, "mu = -1.0: give a number above 0"),
-    ],
+    [("lr", 0.0, "lr = 0.0: give a number above 0"), ("mu", -1.0, "mu = -1.0: give a number above 0")],
 )
 @pytest.mark.usefixtures("study")
 def test_bad_settings_are_one_sentence_and_nothing_starts(

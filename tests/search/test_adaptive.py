@@ -60,11 +60,7 @@ def test_there_are_about_as_many_joint_bins_as_parameters():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ((0, 4), "at least one dimension"),
-        ((2, 0), "at least one bin, not 0"),
-    ],
+    ("arguments", "words"), [((0, 4), "at least one dimension"), ((2, 0), "at least one bin, not 0")]
 )
 def test_bins_that_cannot_be_are_refused(arguments, words):
     with pytest.raises(SearchError, match=words):

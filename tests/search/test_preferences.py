@@ -8,8 +8,7 @@ FRONT = np.array([[0.95, 0.30], [0.85, 0.70], [0.60, 0.80], [0.20, 0.90]])
 
 
 @pytest.mark.parametrize(
-    ("weights", "row"),
-    [([1, 1], 1), ([1, 0], 0), ([0, 1], 3), ([3, 1], 1), ([10, 1], 0), ([1, 5], 3), ([1, 3], 2)],
+    ("weights", "row"), [([1, 1], 1), ([1, 0], 0), ([0, 1], 3), ([3, 1], 1), ([10, 1], 0), ([1, 5], 3), ([1, 3], 2)]
 )
 def test_weighted_sum_takes_the_row_with_the_highest(weights, row):
     assert choose_by_preference(FRONT, weights) == row == np.argmax(FRONT @ weights)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from mapmerge_core.studies.config import StudyConfig
+from mapmerge_core.studies.config import Compute, StudyConfig
 from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.store import Store, Study
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    from mapmerge_core.studies.config import Compute
-    from mapmerge_core.studies.store import Study
     from mapmerge_core.tasks.evaluator import Evaluator
 
 

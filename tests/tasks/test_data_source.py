@@ -38,10 +38,7 @@ def test_a_source_survives_json(source):
 
 
 def test_only_what_differs_from_the_defaults_is_written():
-    assert DataSource(path="torchvision://DTD", limit=9).to_dict() == {
-        "path": "torchvision://DTD",
-        "limit": 9,
-    }
+    assert DataSource(path="torchvision://DTD", limit=9).to_dict() == {"path": "torchvision://DTD", "limit": 9}
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,7 @@ from mapmerge_core.tasks.task import Task
 
 
 def test_every_metric_of_every_task_is_an_objective():
-    tasks = [
-        Task("Cars", None, (ACCURACY, METRICS["Cohen's kappa"]), model="cars"),
-        Task("Skill", None, (LOSS,)),
-    ]
+    tasks = [Task("Cars", None, (ACCURACY, METRICS["Cohen's kappa"]), model="cars"), Task("Skill", None, (LOSS,))]
     objectives = objectives_of(tasks)
     assert [(o.name, o.key, o.task, o.metric.name, o.model) for o in objectives] == [
         ("Cars accuracy", "Cars/accuracy", "Cars", "accuracy", "cars"),

@@ -111,10 +111,7 @@ def test_an_outcome_is_handed_out_before_the_next_task_is_measured(evaluator):
 
 def test_parts_of_two_metrics_are_completed_by_one_pass(evaluator):
     numbers = {key: unpack(o.per_example, o.n_examples) for key, o in measure(evaluator, images=40).items()}
-    measured = {
-        "Colours/accuracy": numbers["Colours/accuracy"][:30],
-        "Colours/loss": numbers["Colours/loss"][:10],
-    }
+    measured = {"Colours/accuracy": numbers["Colours/accuracy"][:30], "Colours/loss": numbers["Colours/loss"][:10]}
     before = evaluator.family.n_seen
     keys = ["Colours/accuracy", "Colours/loss"]
     completed = measure(evaluator, keys, images=40, measured=measured)

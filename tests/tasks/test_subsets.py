@@ -221,11 +221,7 @@ def test_a_persons_own_function_is_not_measured_in_part(tiny_zoo):
 def test_a_gpu_measures_the_same_examples(tiny_zoo):
     evaluator = make_evaluator(tiny_zoo)
     on_gpu = Evaluator(
-        evaluator.family,
-        evaluator.vectors,
-        list(evaluator.tasks.values()),
-        device="cuda",
-        precision="float32",
+        evaluator.family, evaluator.vectors, list(evaluator.tasks.values()), device="cuda", precision="float32"
     )
     for task, part in outcomes(on_gpu, C, images=20):
         whole = on_gpu.evaluate(C, [task])[task]

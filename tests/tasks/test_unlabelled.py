@@ -94,11 +94,7 @@ def test_it_can_be_stopped_between_two_batches(evaluator, source):
 
     with pytest.raises(Cancelled):
         entropies(
-            evaluator,
-            source,
-            [evaluator.at(np.zeros(2)), evaluator.at(np.ones(2))],
-            cancel=cancel,
-            progress=stop,
+            evaluator, source, [evaluator.at(np.zeros(2)), evaluator.at(np.ones(2))], cancel=cancel, progress=stop
         )
     assert calls == [1]
 

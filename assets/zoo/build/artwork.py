@@ -16,14 +16,7 @@ from .classes import EMOJI_CLASSES
 from .sources import SourceError
 
 PICTURE_WIDTH = 64
-EMOJI_CATEGORIES = (
-    "Activities",
-    "Animals & Nature",
-    "Food & Drink",
-    "Objects",
-    "Smileys & Emotion",
-    "Travel & Places",
-)
+EMOJI_CATEGORIES = ("Activities", "Animals & Nature", "Food & Drink", "Objects", "Smileys & Emotion", "Travel & Places")
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,7 @@
 """Class names of the eight tasks, and the keys by which the sources know them."""
 
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-CLOTHES = [
-    "t-shirt",
-    "trousers",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle boot",
-]
+CLOTHES = ["t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 DRAWN = ["apple", "bicycle", "cat", "clock", "envelope", "fish", "house", "star", "sun", "umbrella"]
 CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 TEXTURES = [

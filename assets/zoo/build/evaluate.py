@@ -77,10 +77,7 @@ class Zoo:
         for task in manifest["tasks"]:
             with np.load(ZOO / task["data"]) as data:
                 for split in ("val", "test"):
-                    pixels, labels = (
-                        prepare(data[f"{split}_images"]),
-                        torch.as_tensor(data[f"{split}_labels"]),
-                    )
+                    pixels, labels = (prepare(data[f"{split}_images"]), torch.as_tensor(data[f"{split}_labels"]))
                     self._splits[task["name"], split] = pixels, labels
                 prompts = [[t.format(c) for t in data["templates"]] for c in data["class_names"]]
             with torch.inference_mode():

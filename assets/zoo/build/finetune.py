@@ -43,10 +43,7 @@ def finetune(name: str, work: Path, words: Words, settings: Finetuning) -> str:
     val = task.splits["val"]
     val_pixels, val_labels = prepare(val.images), torch.as_tensor(val.labels)
     before = accuracy(tower, val_pixels, val_labels, head)
-    images, labels = (
-        torch.as_tensor(task.splits["train"].images),
-        torch.as_tensor(task.splits["train"].labels),
-    )
+    images, labels = (torch.as_tensor(task.splits["train"].images), torch.as_tensor(task.splits["train"].labels))
     generator = torch.Generator().manual_seed(FINETUNE_SEED + tasks.NAMES.index(name))
     adam = optimizer(tower, 0.0, BETAS)
     order, at = torch.randperm(len(images), generator=generator), 0

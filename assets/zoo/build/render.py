@@ -185,8 +185,7 @@ def waved_flag(rng: Generator, picture: Image.Image, hardness: float) -> np.ndar
     height = int(width * rng.uniform(0.62, 0.8))
     canvas = Image.new("RGBA", (SIZE, SIZE))
     canvas.paste(
-        picture.resize((width, height), Image.Resampling.BILINEAR),
-        ((SIZE - width) // 2, (SIZE - height) // 2),
+        picture.resize((width, height), Image.Resampling.BILINEAR), ((SIZE - width) // 2, (SIZE - height) // 2)
     )
     canvas = warp(rng, canvas, 0.12 * hardness, 15 * hardness)
     image.paste(canvas, (0, 0), canvas)

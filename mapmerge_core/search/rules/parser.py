@@ -13,11 +13,12 @@ Keywords and names may be written in any case, and ≥, ≤, maximise and minimi
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, DecimalException
 from difflib import get_close_matches
 from math import inf, isfinite
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from mapmerge_core.errors import RuleError
 from mapmerge_core.search.rules.rule import (
@@ -31,9 +32,6 @@ from mapmerge_core.search.rules.rule import (
     number_text,
     quoted,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 TOKEN = re.compile(
     r"""(?P<quoted>"(?:[^"\\]|\\.)*")
@@ -252,8 +250,7 @@ class _Parser:
                 raise self._error(f"{value.text} is more than all: did you mean {value.text}%?", value)
             value_text, least, most = (number_text(x, threshold.percent) for x in (threshold.value, low, high))
             raise self._error(
-                f"{quoted(self.names[index])} can't be {value_text}: it lies between {least} and {most}.",
-                value,
+                f"{quoted(self.names[index])} can't be {value_text}: it lies between {least} and {most}.", value
             )
 
     def _check_verb(self, minimize: bool, names: Sequence[str], token: Token) -> None:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from mapmerge_core.errors import SearchError
 from mapmerge_core.search.domains import domain_of
-from mapmerge_core.search.fronts import signs
+from mapmerge_core.search.fronts import Front, signs
 from mapmerge_core.search.rules.parser import parse_rule
 from mapmerge_core.search.spaces import Box
 from mapmerge_core.search.surrogates.spaces import SpaceSurrogates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from mapmerge_core.search.fronts import Front
     from mapmerge_core.search.links.base import Array
     from mapmerge_core.search.rules.rule import Rule
     from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
@@ -217,11 +214,7 @@ class _Problem:
     """A rule over surrogates, on rows of their domain; goodness is an objective turned so that more is better."""
 
     def __init__(self, rule: Rule, surrogates: SpaceSurrogates, wanted: Array, directions: Array) -> None:
-        self.surrogates, self.domain, self.aim = (
-            surrogates,
-            domain_of(surrogates),
-            _Aim(rule, wanted, directions),
-        )
+        self.surrogates, self.domain, self.aim = (surrogates, domain_of(surrogates), _Aim(rule, wanted, directions))
         self.rule, self.wanted, self.directions = rule, wanted, directions
         self.low, self.high = self.domain.low, self.domain.high
         self.constrained, self.weights = self.aim.constrained, self.aim.weights
@@ -298,13 +291,7 @@ class _Problem:
         n = len(self.low)
         bounds = [*zip(self.low, self.high, strict=True), *[(None, None)] * (len(start) - n)]
         end = minimize(
-            loss,
-            start,
-            jac=True,
-            bounds=bounds,
-            constraints=constraints,
-            method="SLSQP",
-            options={"ftol": 1e-9},
+            loss, start, jac=True, bounds=bounds, constraints=constraints, method="SLSQP", options={"ftol": 1e-9}
         ).x[:n]
         return np.clip(end, self.low, self.high) if np.isfinite(end).all() else start[:n]
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mapmerge_core.errors import SearchError
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
     from mapmerge_core.search.links.base import Array
 
 

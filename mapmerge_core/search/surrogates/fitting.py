@@ -241,13 +241,7 @@ def _gauss_newton(link: Link | _Weighted, design: Design, values: Array, penalty
 
 
 def _fit_robust(
-    link: Link | _Weighted,
-    features: Array,
-    values: Array,
-    penalty: Array,
-    loss: LossName,
-    width: float,
-    start: Array,
+    link: Link | _Weighted, features: Array, values: Array, penalty: Array, loss: LossName, width: float, start: Array
 ) -> Array:
     """Return the weights near ``start`` that minimise the losses of the errors, and the squared penalty."""
     from scipy.optimize import least_squares
@@ -267,15 +261,7 @@ def _fit_robust(
 
     return np.asarray(
         least_squares(
-            errors,
-            start,
-            jacobian,
-            method="trf",
-            loss=losses,
-            xtol=1e-12,
-            ftol=1e-12,
-            gtol=1e-12,
-            max_nfev=200,
+            errors, start, jacobian, method="trf", loss=losses, xtol=1e-12, ftol=1e-12, gtol=1e-12, max_nfev=200
         ).x
     )
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
@@ -15,9 +16,6 @@ from mapmerge_core.search.links.base import Array, Link, make_link
 from mapmerge_core.search.surrogates.features import as_points, n_parameters, quadratic_features
 from mapmerge_core.search.surrogates.fitting import Design, Fit, LossName, check_loss, fit, inverse_of_upper
 from mapmerge_core.search.threads import one_thread
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 NONLINEAR_RIDGE = 3e-3
 """Default ridge of the sigmoid and the softplus.

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mapmerge_core.errors import SearchError
 from mapmerge_core.search.surrogates.features import as_points
 from mapmerge_core.search.threads import one_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike
-
     from mapmerge_core.search.links.base import Array
     from mapmerge_core.search.spaces import Space
     from mapmerge_core.search.surrogates.fitting import LossName
@@ -57,12 +55,7 @@ class SpaceSurrogates:
 
 @one_thread()
 def fit_surrogates(
-    space: Space,
-    X: ArrayLike,
-    Y: ArrayLike,
-    links: Links,
-    loss: LossName = "squared",
-    errors: ArrayLike | None = None,
+    space: Space, X: ArrayLike, Y: ArrayLike, links: Links, loss: LossName = "squared", errors: ArrayLike | None = None
 ) -> SpaceSurrogates:
     """Fit one surrogate for each of K objectives.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,22 +12,17 @@ import numpy as np
 from mapmerge_core.errors import SearchError, StudyError
 from mapmerge_core.search.fronts import GENERATIONS, Front, JointFront, find_space_front, join_fronts
 from mapmerge_core.search.preferences import Scalarisation, choose_by_preference
-from mapmerge_core.search.rules import apply_rule, judge, parse_rule
+from mapmerge_core.search.rules import Miss, apply_rule, judge, parse_rule
 from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
 from mapmerge_core.search.surrogates.spaces import SpaceSurrogates, fit_surrogates
 from mapmerge_core.settings import check_seed
 from mapmerge_core.studies.analysis.references import References, references_in, shares_of
 from mapmerge_core.studies.config.run import RunConfig
-from mapmerge_core.studies.store import Measurements
-from mapmerge_core.tasks.objective import maximize_of
+from mapmerge_core.studies.store import Measurements, Store, StoredMerge
+from mapmerge_core.tasks.objective import Objective, maximize_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
-    from mapmerge_core.search.rules import Miss
     from mapmerge_core.search.spaces import Space
-    from mapmerge_core.studies.store import Store, StoredMerge
-    from mapmerge_core.tasks.objective import Objective
 
 Prediction = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Values and the ends of their 90 % intervals."""
@@ -198,11 +194,7 @@ class StudyAnalysis:
         return values[0], lower[0], upper[0]
 
     def by_preference(
-        self,
-        weights: Mapping[str, float],
-        *,
-        scalarisation: Scalarisation = "weighted_sum",
-        normalise: bool = False,
+        self, weights: Mapping[str, float], *, scalarisation: Scalarisation = "weighted_sum", normalise: bool = False
     ) -> int:
         """Return the front's row that suits a preference best.
 

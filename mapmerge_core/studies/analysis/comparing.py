@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import nan
 from typing import TYPE_CHECKING
@@ -9,27 +10,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mapmerge_core.errors import StudyError
-from mapmerge_core.merges.base import applicable
+from mapmerge_core.merges.base import Merge, applicable
 from mapmerge_core.registries import METHODS
 from mapmerge_core.search.fronts import signs
 from mapmerge_core.search.indicators import hypervolume, preference_sums, preference_win_rate, sample_preferences
 from mapmerge_core.settings import check_seed, to_dict
-from mapmerge_core.studies.analysis.entries import Kind, Tested, gather
+from mapmerge_core.studies.analysis.entries import Entry, Kind, Tested, gather
 from mapmerge_core.studies.analysis.references import references, shares_of
 from mapmerge_core.studies.config.run import RunConfig
-from mapmerge_core.tasks.objective import maximize_of
+from mapmerge_core.tasks.objective import Objective, maximize_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from pandas import DataFrame
 
-    from mapmerge_core.merges.base import Merge
-    from mapmerge_core.studies.analysis.entries import Entry
     from mapmerge_core.studies.config.study import StudyConfig
     from mapmerge_core.studies.store import Store
     from mapmerge_core.tasks.metrics import Metric
-    from mapmerge_core.tasks.objective import Objective
 
 N_PREFERENCES = 20
 """Sampled preferences of a comparison (MAP, Table 3)."""

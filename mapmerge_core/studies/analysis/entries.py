@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import nan
 from typing import TYPE_CHECKING, Literal
@@ -11,14 +12,11 @@ import numpy as np
 
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.studies.analysis.replay import run_result, unfinished
-from mapmerge_core.studies.store import point_key
+from mapmerge_core.studies.store import Run, Store, StoredMerge, point_key
 from mapmerge_core.tasks.objective import maximize_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mapmerge_core.studies.config.study import StudyConfig
-    from mapmerge_core.studies.store import Run, Store, StoredMerge
 
 Kind = Literal["run", "baseline", "single", "pretrained"]
 

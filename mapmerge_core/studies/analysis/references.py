@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,6 @@ from mapmerge_core.errors import StudyError
 from mapmerge_core.search.preferences import normalise
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from mapmerge_core.studies.config.study import StudyConfig
     from mapmerge_core.studies.store import Measurements, Split, Store
     from mapmerge_core.tasks.objective import Objective

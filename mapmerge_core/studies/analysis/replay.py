@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -13,16 +15,12 @@ from mapmerge_core.search.fronts import non_dominated
 from mapmerge_core.search.preferences import choose_by_preference
 from mapmerge_core.settings import check_seed
 from mapmerge_core.studies.analysis.analysis import fit, search_front
-from mapmerge_core.studies.store import Measurements
+from mapmerge_core.studies.store import Measurements, Run, Store
 from mapmerge_core.tasks.objective import maximize_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
-
     from mapmerge_core.methods.base import Choice, Method
     from mapmerge_core.search.surrogates.spaces import SpaceSurrogates
-    from mapmerge_core.studies.store import Run, Store
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,6 @@ from mapmerge_core.studies.config.run import Compute, RunConfig
 from mapmerge_core.studies.config.study_file import StudyFile, config_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from mapmerge_core.studies.config.study import StudyConfig
 
 DEMO_ZOO = bundled("assets", "zoo")

@@ -16,12 +16,11 @@ from mapmerge_core.registries import LINKS, MERGES, METHODS
 from mapmerge_core.search.links.base import make_link
 from mapmerge_core.search.surrogates.fitting import LossName
 from mapmerge_core.settings import label, make, to_dict
-from mapmerge_core.studies.config.study import CLOSED, PlacedError, Text
+from mapmerge_core.studies.config.study import CLOSED, PlacedError, StudyConfig, Text
 from mapmerge_core.tasks.families import find_family
 
 if TYPE_CHECKING:
     from mapmerge_core.search.spaces import Space
-    from mapmerge_core.studies.config.study import StudyConfig
 
 QUICK_IMAGES = 500
 """Images of each task that a quick run measures a point on.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mapmerge_core.errors import MapMergeError, StudyError
 from mapmerge_core.files import absolute
@@ -19,9 +20,6 @@ from mapmerge_core.studies.discovery.pairing import pair, short_names
 from mapmerge_core.tasks.data_source import DataSource
 from mapmerge_core.tasks.families import find_family
 from mapmerge_core.weights.io.hub import HubRef, parse_source
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 _PRETRAINED = re.compile(r"(^|[^a-z])(pre-?_?trained|base|zero-?_?shot|init|initial|original)([^a-z]|$)", re.IGNORECASE)
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

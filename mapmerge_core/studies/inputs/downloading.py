@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,6 @@ from mapmerge_core.errors import DatasetError
 from mapmerge_core.weights.io.hub import Download, plan_downloads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from huggingface_hub.hf_api import DatasetInfo
 
     from mapmerge_core.studies.config.study import StudyConfig
@@ -80,10 +79,7 @@ def _plan_hub(url: str, name: str, revision: str | None, config: str | None) -> 
     missing = [
         size
         for file, size in _examples(info, config).items()
-        if not isinstance(
-            try_to_load_from_cache(name, file, revision=info.sha, repo_type="dataset"),
-            str,
-        )
+        if not isinstance(try_to_load_from_cache(name, file, revision=info.sha, repo_type="dataset"), str)
     ]
     sizes = [size for size in missing if size is not None]
     return Download(url, sum(sizes) if len(sizes) == len(missing) else None, not missing)

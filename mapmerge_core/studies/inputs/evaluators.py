@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -13,9 +15,6 @@ from mapmerge_core.tasks.families import find_family
 from mapmerge_core.tasks.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     import torch
 
     from mapmerge_core.studies.config.study import StudyConfig

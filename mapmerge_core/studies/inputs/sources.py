@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapmerge_core.errors import StudyError
@@ -13,9 +15,6 @@ from mapmerge_core.weights.io.folders import hash_of_files, is_settings, weights
 from mapmerge_core.weights.io.hub import fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
-
     from mapmerge_core.studies.config.study import StudyConfig
 
 _SETTINGS = "pretrained settings"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from threading import Event
+from threading import Event, RLock
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from threading import RLock
-
     from filelock import FileLock
 
 JobKind = Literal["run", "prepare", "measure", "estimate", "complete", "export", "refine", "choose"]

@@ -9,7 +9,9 @@ import itertools
 import logging
 import threading
 import time
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -21,24 +23,19 @@ from mapmerge_core.studies.analysis.replay import run_result
 from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
 from mapmerge_core.studies.jobs.job import Job, JobKind, JobSnapshot, JobStatus
 from mapmerge_core.studies.runs.completing import complete
-from mapmerge_core.studies.runs.estimating import estimate
+from mapmerge_core.studies.runs.estimating import Estimate, estimate
 from mapmerge_core.studies.runs.exporting import export_pick, export_point
 from mapmerge_core.studies.runs.measuring import measure
 from mapmerge_core.studies.runs.preparing import prepare_merge
 from mapmerge_core.studies.runs.refining import refine
 from mapmerge_core.studies.runs.runner import execute_run, explain, last_compute
-from mapmerge_core.studies.runs.unlabelled import choose_unlabelled
+from mapmerge_core.studies.runs.unlabelled import UnlabelledChoice, choose_unlabelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
-    from pathlib import Path
-
     from filelock import FileLock
 
     from mapmerge_core.studies.analysis.analysis import RuleChoice
     from mapmerge_core.studies.config import Compute, RunConfig
-    from mapmerge_core.studies.runs.estimating import Estimate
-    from mapmerge_core.studies.runs.unlabelled import UnlabelledChoice
     from mapmerge_core.studies.store import Run, Split, Store
     from mapmerge_core.tasks.data_source import DataSource
     from mapmerge_core.tasks.evaluator import Evaluator
@@ -129,13 +126,7 @@ class Jobs:
             return ended
 
         return self.submit(
-            "run",
-            run.study_id,
-            run.config.label,
-            work,
-            device=run.config.compute.device,
-            run_id=run_id,
-            claim=claim,
+            "run", run.study_id, run.config.label, work, device=run.config.compute.device, run_id=run_id, claim=claim
         )
 
     def prepare(self, merge_id: int, compute: Compute | None = None) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
+from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,18 +15,13 @@ from mapmerge_core.errors import Cancelled
 from mapmerge_core.registries import MERGES
 from mapmerge_core.settings import to_dict
 from mapmerge_core.studies.analysis.comparing import baselines, compare, is_made, is_searched, scalar_search
-from mapmerge_core.studies.runs.measuring import measure, reference_points
+from mapmerge_core.studies.runs.measuring import Progress, measure, reference_points
 from mapmerge_core.studies.runs.preparing import prepare_merge
-from mapmerge_core.studies.runs.runner import execute_run, last_compute
+from mapmerge_core.studies.runs.runner import GetEvaluator, execute_run, last_compute
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
-    from threading import Event
-
     from mapmerge_core.merges.base import Merge
     from mapmerge_core.studies.config import Compute
-    from mapmerge_core.studies.runs.measuring import Progress
-    from mapmerge_core.studies.runs.runner import GetEvaluator
     from mapmerge_core.studies.store import Split, Store, Study
 
 # How much longer an example takes in float32 than on the validation split, until one was measured: from 1
@@ -170,11 +167,7 @@ class _Plan:
 
 
 def _plan(
-    store: Store,
-    study: Study,
-    merges: bool | Collection[str],
-    weights: Mapping[str, float] | None,
-    seed: int,
+    store: Store, study: Study, merges: bool | Collection[str], weights: Mapping[str, float] | None, seed: int
 ) -> _Plan:
     chosen = _chosen(study, merges)
     return _Plan(

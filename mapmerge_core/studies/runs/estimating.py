@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mapmerge_core.errors import Cancelled
-from mapmerge_core.studies.config import MIN_IMAGES
-from mapmerge_core.studies.runs.measuring import measure, reference_points
+from mapmerge_core.studies.config import MIN_IMAGES, RunConfig
+from mapmerge_core.studies.runs.measuring import Progress, measure, reference_points
 from mapmerge_core.studies.runs.preparing import prepare_merge
 
 if TYPE_CHECKING:
-    from threading import Event
-
-    from mapmerge_core.studies.config import RunConfig
-    from mapmerge_core.studies.runs.measuring import Progress
     from mapmerge_core.studies.store import Store, Study
     from mapmerge_core.tasks.evaluator import Evaluator
 

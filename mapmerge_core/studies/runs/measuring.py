@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Event, RLock, Thread
 from typing import TYPE_CHECKING
@@ -13,8 +13,6 @@ from mapmerge_core.errors import Cancelled
 from mapmerge_core.studies.runs.preparing import prepare_merge
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from mapmerge_core.merges.base import PreparedMerge
     from mapmerge_core.studies.store import Evaluation, Split, Store, Study
     from mapmerge_core.tasks.evaluator import Evaluator

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -15,9 +17,6 @@ from filelock import FileLock, Timeout
 from mapmerge_core.errors import Cancelled, StudyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
     from mapmerge_core.merges.base import Merge, PreparedMerge
     from mapmerge_core.studies.store import Store, StoredMerge
     from mapmerge_core.tasks.evaluator import Evaluator

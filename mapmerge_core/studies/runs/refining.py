@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mapmerge_core.errors import Cancelled
-from mapmerge_core.studies.analysis.analysis import analyse
-from mapmerge_core.studies.runs.measuring import measure
+from mapmerge_core.studies.analysis.analysis import RuleChoice, analyse
+from mapmerge_core.studies.runs.measuring import Progress, measure
 
 if TYPE_CHECKING:
-    from threading import Event
-
-    from mapmerge_core.studies.analysis.analysis import RuleChoice
-    from mapmerge_core.studies.runs.measuring import Progress
     from mapmerge_core.studies.store import Store
     from mapmerge_core.tasks.evaluator import Evaluator
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from threading import Event
 from typing import TYPE_CHECKING
@@ -10,19 +11,16 @@ import numpy as np
 
 from mapmerge_core.errors import Cancelled, MapMergeError
 from mapmerge_core.studies.config import Compute
-from mapmerge_core.studies.runs.measuring import measure, reference_points
+from mapmerge_core.studies.runs.measuring import Progress, measure, reference_points
 from mapmerge_core.studies.runs.preparing import prepare_merge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mapmerge_core.merges.base import Merge
-    from mapmerge_core.studies.runs.measuring import Progress
     from mapmerge_core.studies.store import Run, Store, Study
     from mapmerge_core.tasks.evaluator import Evaluator
 
-    GetEvaluator = Callable[[Study, Compute], Evaluator]
-    """Gives a study's evaluator, as `EvaluatorCache.get` does."""
+GetEvaluator = Callable[["Study", Compute], "Evaluator"]
+"""Gives a study's evaluator, as `EvaluatorCache.get` does."""
 
 
 def execute_run(
@@ -90,16 +88,7 @@ def _search(store: Store, run: Run, study: Study, evaluator: Evaluator, cancel: 
 
     prepare_merge(store, run.merge_id, evaluator, cancel=cancel, progress=prepared)
     if len(references):
-        measure(
-            store,
-            study,
-            evaluator,
-            reference_id,
-            references,
-            run_id=run.id,
-            cancel=cancel,
-            progress=measured,
-        )
+        measure(store, study, evaluator, reference_id, references, run_id=run.id, cancel=cancel, progress=measured)
     before, ahead = before + ahead, 0
     while batch is not None:
         values = measure(

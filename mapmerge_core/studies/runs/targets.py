@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mapmerge_core.errors import CheckpointError, ExportError
@@ -11,9 +13,6 @@ from mapmerge_core.files import absolute
 from mapmerge_core.weights.io.folders import SUFFIXES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
     from mapmerge_core.studies.store import Store, Study
 
 _COMPANIONS = (".README.md", ".mergekit.yaml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby
+from threading import Event
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -14,8 +15,6 @@ from mapmerge_core.studies.analysis.analysis import analyse
 from mapmerge_core.studies.runs.preparing import prepare_merge
 
 if TYPE_CHECKING:
-    from threading import Event
-
     from mapmerge_core.studies.runs.measuring import Progress
     from mapmerge_core.studies.store import Store
     from mapmerge_core.tasks.data_source import DataSource

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import URL, Connection, Table, create_engine, event, make_url
 from sqlalchemy.dialects.sqlite import insert
@@ -13,9 +14,6 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, IntegrityEr
 from mapmerge_core.errors import StudyError
 from mapmerge_core.files import absolute
 from mapmerge_core.studies.store.migrations import upgrade
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
 
 _BUSY_MILLISECONDS = 30_000
 _LARGEST_ID = 2**31 - 1

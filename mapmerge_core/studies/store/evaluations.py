@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-from sqlalchemy import func, select
+from sqlalchemy import Row, func, select
 
 from mapmerge_core.errors import PointError, StudyError
 from mapmerge_core.registries import METHODS
-from mapmerge_core.search.spaces import Box, Product
+from mapmerge_core.search.spaces import Box, Product, Space
 from mapmerge_core.studies.config.run import RunConfig
-from mapmerge_core.studies.store.database import as_id, insert_or_replace
+from mapmerge_core.studies.store.database import Database, as_id, insert_or_replace
 from mapmerge_core.studies.store.rows import Evaluation, Measurements, Split
 from mapmerge_core.studies.store.tables import evaluations, merges, runs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sqlalchemy import Row
-
-    from mapmerge_core.search.spaces import Space
-    from mapmerge_core.studies.store.database import Database
     from mapmerge_core.studies.store.merges import Merges
     from mapmerge_core.tasks.outcome import Outcome
 
@@ -48,14 +43,7 @@ class Evaluations:
         self._shapes: dict[int, tuple[int, list[str]]] = {}
 
     def add(
-        self,
-        merge_id: int,
-        x: np.ndarray,
-        objective: str,
-        split: Split,
-        outcome: Outcome,
-        *,
-        run_id: int | None = None,
+        self, merge_id: int, x: np.ndarray, objective: str, split: Split, outcome: Outcome, *, run_id: int | None = None
     ) -> bool:
         """Commit an evaluation; return False and change nothing where as much was measured before.
 
@@ -167,9 +155,7 @@ class Evaluations:
         sampled = (
             select(evaluations.c.id)
             .where(
-                evaluations.c.run_id == runs.c.id,
-                evaluations.c.split == "val",
-                evaluations.c.x.not_in(sorted(anchors)),
+                evaluations.c.run_id == runs.c.id, evaluations.c.split == "val", evaluations.c.x.not_in(sorted(anchors))
             )
             .exists()
         )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from sqlalchemy import Row, select, update
+from sqlalchemy import Connection, Row, select, update
 
 from mapmerge_core.errors import StudyError
 from mapmerge_core.merges.base import TrainingPoint
@@ -15,17 +17,9 @@ from mapmerge_core.registries import MERGES
 from mapmerge_core.search.spaces import space_from_dict
 from mapmerge_core.settings import to_dict
 from mapmerge_core.studies.config.study import StudyConfig
-from mapmerge_core.studies.store.database import as_id, insert_or_keep, insert_or_replace
+from mapmerge_core.studies.store.database import Database, as_id, insert_or_keep, insert_or_replace
 from mapmerge_core.studies.store.rows import StoredMerge
 from mapmerge_core.studies.store.tables import merges, studies, training_steps
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from sqlalchemy import Connection
-
-    from mapmerge_core.studies.store.database import Database
 
 _INSERT = insert_or_keep(merges, ["study_id", "name", "settings"])
 _INSERT_STEP = insert_or_replace(training_steps, ["merge_id", "step"])
@@ -57,21 +51,12 @@ class Merges:
         return self.get(merge_id)
 
     def insert(
-        self,
-        connection: Connection,
-        study_id: int,
-        config: StudyConfig,
-        name: str,
-        settings: Mapping[str, Any],
+        self, connection: Connection, study_id: int, config: StudyConfig, name: str, settings: Mapping[str, Any]
     ) -> int:
         """Do what `add` does within a transaction, and return the merge's id."""
         merge = MERGES[name](dict(settings))
         merge.check(config.facts())
-        key = {
-            "study_id": study_id,
-            "name": name,
-            "settings": json.dumps(to_dict(merge.settings), sort_keys=True),
-        }
+        key = {"study_id": study_id, "name": name, "settings": json.dumps(to_dict(merge.settings), sort_keys=True)}
         values = {
             **key,
             "space": merge.space(config.model_names).to_dict(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,14 +11,11 @@ import numpy as np
 from sqlalchemy import Row, insert, select, update
 
 from mapmerge_core.errors import StudyError
-from mapmerge_core.studies.store.database import as_id
+from mapmerge_core.studies.store.database import Database, as_id
 from mapmerge_core.studies.store.rows import Pick
 from mapmerge_core.studies.store.tables import merges, picks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from mapmerge_core.studies.store.database import Database
     from mapmerge_core.studies.store.merges import Merges
 
 

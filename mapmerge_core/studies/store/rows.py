@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,10 +16,6 @@ from mapmerge_core.studies.inputs.kept import KeptStudy
 from mapmerge_core.tasks.outcome import unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import datetime
-    from pathlib import Path
-
     from mapmerge_core.merges.base import Merge
     from mapmerge_core.search.spaces import Space
     from mapmerge_core.studies.config.run import RunConfig

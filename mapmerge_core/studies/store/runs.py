@@ -10,14 +10,12 @@ from filelock import FileLock, Timeout
 from sqlalchemy import Row, func, insert, select, update
 
 from mapmerge_core.errors import StudyError
-from mapmerge_core.studies.config.run import RunConfig
-from mapmerge_core.studies.store.database import as_id
+from mapmerge_core.studies.config.run import Compute, RunConfig
+from mapmerge_core.studies.store.database import Database, as_id
 from mapmerge_core.studies.store.rows import ACTIVE, Run, RunStatus
 from mapmerge_core.studies.store.tables import evaluations, runs
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.config.run import Compute
-    from mapmerge_core.studies.store.database import Database
     from mapmerge_core.studies.store.merges import Merges
 
 _CLAIM_SECONDS = 0.3

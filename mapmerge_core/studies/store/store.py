@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from platformdirs import user_data_path
 
@@ -14,9 +14,6 @@ from mapmerge_core.studies.store.merges import Merges, Training
 from mapmerge_core.studies.store.picks import Picks
 from mapmerge_core.studies.store.runs import Runs
 from mapmerge_core.studies.store.studies import Studies
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def home() -> Path:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, distinct, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, distinct, func, insert, select, update
 
 from mapmerge_core.errors import StudyError
 from mapmerge_core.studies.inputs.sources import Source, read_sources
-from mapmerge_core.studies.store.database import as_id
+from mapmerge_core.studies.store.database import Database, as_id
 from mapmerge_core.studies.store.rows import ACTIVE, Study
 from mapmerge_core.studies.store.tables import evaluations, merges, picks, runs, studies
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sqlalchemy import Connection, Row
-
     from mapmerge_core.studies.config.study import StudyConfig
-    from mapmerge_core.studies.store.database import Database
     from mapmerge_core.studies.store.merges import Merges
     from mapmerge_core.studies.store.runs import Runs
 
@@ -48,12 +44,7 @@ class Studies:
             free, number = wanted, 2
             while free in taken:
                 free, number = f"{wanted} ({number})", number + 1
-            values = {
-                "name": free,
-                "config": config.to_dict(),
-                "sources": sources,
-                "created": datetime.now(UTC),
-            }
+            values = {"name": free, "config": config.to_dict(), "sources": sources, "created": datetime.now(UTC)}
             study_id = connection.scalar(insert(studies).returning(studies.c.id), values) or 0
             self._merges.insert(connection, study_id, config, "task_arithmetic", {})
         return self.get(study_id)

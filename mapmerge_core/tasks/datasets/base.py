@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,13 +14,11 @@ from mapmerge_core.errors import DatasetError
 from mapmerge_core.registries import READERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
     import numpy as np
 
     from mapmerge_core.tasks.data_source import DataSource
 
-    Examples = Literal["images", "texts"]
+Examples = Literal["images", "texts"]
 
 # Files that together take more are told apart by name, size and time of change, not by what they hold.
 _READ_WHOLE = 2**30

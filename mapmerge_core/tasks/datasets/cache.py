@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -19,9 +21,6 @@ from mapmerge_core.errors import Cancelled, DatasetError
 from mapmerge_core.tasks.datasets.base import key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from threading import Event
-
     from mapmerge_core.tasks.datasets.images import ImageDataset
 
 _SECONDS_BETWEEN_LOOKS = 0.2

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
 
 from mapmerge_core.errors import DatasetError
 from mapmerge_core.files import write_atomically
-from mapmerge_core.tasks.datasets.base import shown
+from mapmerge_core.tasks.datasets.base import Images, shown
 from mapmerge_core.tasks.datasets.cache import cache_folder, in_threads, writing
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-    from threading import Event
-
-    from mapmerge_core.tasks.datasets.base import Images
 
 _NAMED = 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from mapmerge_core.errors import DatasetError
 from mapmerge_core.tasks.datasets.base import (
+    Examples,
     Images,
     LabelledImages,
     RawImages,
@@ -23,10 +25,7 @@ from mapmerge_core.tasks.datasets.decode import to_pixels
 from mapmerge_core.tasks.datasets.splitting import ours
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mapmerge_core.tasks.data_source import DataSource
-    from mapmerge_core.tasks.datasets.base import Examples
 
 IMAGE_FILES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"),

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mapmerge_core.errors import DatasetError
 from mapmerge_core.tasks.datasets import checks, labels, splitting, templates
-from mapmerge_core.tasks.datasets.base import ChosenImages, find_reader, key_of
+from mapmerge_core.tasks.datasets.base import ChosenImages, Images, RawImages, find_reader, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from threading import Event
-
     from mapmerge_core.tasks.data_source import DataSource
-    from mapmerge_core.tasks.datasets.base import Images, RawImages
 
 
 class ImageDataset:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from mapmerge_core.errors import DatasetError
-from mapmerge_core.tasks.datasets.base import shown
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from mapmerge_core.tasks.datasets.base import RawImages
+from mapmerge_core.tasks.datasets.base import RawImages, shown
 
 # Columns of other things than classes, such as identifiers, have more different values.
 _MOST_CLASSES = 100_000

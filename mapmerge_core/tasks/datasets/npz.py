@@ -5,22 +5,25 @@ from __future__ import annotations
 import pickle
 import zipfile
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from mapmerge_core.errors import DatasetError
-from mapmerge_core.tasks.data_source import SPLITS
-from mapmerge_core.tasks.datasets.base import ArrayImages, LabelledImages, RawImages, Reader, key_of_file, register
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from mapmerge_core.tasks.data_source import DataSource
-    from mapmerge_core.tasks.datasets.base import Examples
+from mapmerge_core.tasks.data_source import SPLITS, DataSource
+from mapmerge_core.tasks.datasets.base import (
+    ArrayImages,
+    Examples,
+    LabelledImages,
+    RawImages,
+    Reader,
+    key_of_file,
+    register,
+)
 
 
 class NpzReader(Reader):

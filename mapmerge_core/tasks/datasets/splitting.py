@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from mapmerge_core.errors import DatasetError
 from mapmerge_core.tasks.data_source import SPLITS
 from mapmerge_core.tasks.datasets.base import shown
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),

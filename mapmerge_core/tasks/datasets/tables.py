@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -11,6 +12,7 @@ import numpy as np
 from mapmerge_core.errors import DatasetError
 from mapmerge_core.tasks.datasets import folders
 from mapmerge_core.tasks.datasets.base import (
+    Examples,
     Images,
     LabelledImages,
     LazyTexts,
@@ -28,13 +30,10 @@ from mapmerge_core.tasks.datasets.decode import to_pixels
 from mapmerge_core.tasks.datasets.labels import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
     from datasets import Dataset, DatasetBuilder
     from datasets.features import Features
 
     from mapmerge_core.tasks.data_source import DataSource
-    from mapmerge_core.tasks.datasets.base import Examples
 
 TABLE_FILES: Mapping[str, str] = {
     ".parquet": "parquet",

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from mapmerge_core.errors import DatasetError
 from mapmerge_core.tasks.datasets import splitting
-from mapmerge_core.tasks.datasets.base import RawTexts, Reader, key_of_file, key_of_files, register
+from mapmerge_core.tasks.datasets.base import Examples, RawTexts, Reader, key_of_file, key_of_files, register
 
 if TYPE_CHECKING:
     from mapmerge_core.tasks.data_source import DataSource
-    from mapmerge_core.tasks.datasets.base import Examples
 
 
 class TextFileReader(Reader):

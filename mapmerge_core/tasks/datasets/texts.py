@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,10 @@ import numpy as np
 
 from mapmerge_core.errors import DatasetError
 from mapmerge_core.tasks.datasets import splitting
-from mapmerge_core.tasks.datasets.base import LazyTexts, find_reader, key_of
+from mapmerge_core.tasks.datasets.base import LazyTexts, RawTexts, find_reader, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from mapmerge_core.tasks.data_source import DataSource
-    from mapmerge_core.tasks.datasets.base import RawTexts
 
 _PREVIEW_CHARACTERS = 300
 

@@ -5,22 +5,29 @@ from __future__ import annotations
 import pickle
 import shutil
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from mapmerge_core.errors import DatasetError
-from mapmerge_core.tasks.datasets.base import ChosenImages, Images, LabelledImages, RawImages, Reader, key_of, register
+from mapmerge_core.tasks.datasets.base import (
+    ChosenImages,
+    Examples,
+    Images,
+    LabelledImages,
+    RawImages,
+    Reader,
+    key_of,
+    register,
+)
 from mapmerge_core.tasks.datasets.cache import cache_folder, locked, writing
 from mapmerge_core.tasks.datasets.decode import to_pixels
 from mapmerge_core.tasks.datasets.templates import shipped_class_names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from mapmerge_core.tasks.data_source import DataSource
-    from mapmerge_core.tasks.datasets.base import Examples
 
 _FLAG: Mapping[str, Mapping[str, Any]] = {"train": {"train": True}, "test": {"train": False}}
 _TWO = {"train": {"split": "train"}, "test": {"split": "test"}}

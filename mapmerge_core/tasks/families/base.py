@@ -8,7 +8,9 @@ needs torch. A family of one's own may be one class for both (see the README).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from mapmerge_core.errors import MapMergeError
@@ -18,9 +20,6 @@ from mapmerge_core.settings import make as make_settings
 from mapmerge_core.tasks.metrics.accuracy import ACCURACY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
     import numpy as np
     import torch
     from numpy.typing import NDArray

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,6 @@ from mapmerge_core.settings import setting, settings
 from mapmerge_core.tasks.families.base import Family, register
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from mapmerge_core.weights.io.hub import HubRef
 
 IMAGE_CLASSES = frozenset({"logits", "labels", "predicted", "losses"})

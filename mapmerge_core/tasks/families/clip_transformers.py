@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from mapmerge_core.tasks.families.base import Family, register
 from mapmerge_core.tasks.families.clip import IMAGE_CLASSES
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @register

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapmerge_core.errors import MapMergeError
@@ -12,9 +14,6 @@ from mapmerge_core.settings import make as make_settings
 from mapmerge_core.tasks.families.base import Family
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
     from mapmerge_core.tasks.task import Task
 
 

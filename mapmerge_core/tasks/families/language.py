@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from mapmerge_core.settings import setting, settings
 from mapmerge_core.tasks.families.base import Family, register
 from mapmerge_core.tasks.metrics.loss import LOSS
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @register

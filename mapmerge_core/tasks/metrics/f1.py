@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mapmerge_core.registries import METRICS
 from mapmerge_core.tasks.metrics.base import MetricOfClasses, Score
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 class F1(MetricOfClasses):

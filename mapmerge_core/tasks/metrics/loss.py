@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mapmerge_core.registries import METRICS
 from mapmerge_core.tasks.metrics.base import Metric, Predictions, Score
 from mapmerge_core.tasks.subsets import standard_error
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import Tensor
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,6 @@ from mapmerge_core.weights.io.checks import arithmetic_dtype, dtype_name
 from mapmerge_core.weights.io.folders import is_adapter_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import torch
 
     from mapmerge_core.weights.export.writing import Recipe
@@ -28,10 +27,7 @@ _TRANSFORMERS = {
     "CLIPModel": ("CLIPModel", "zero-shot-image-classification"),
 }
 # What loads the files beside a model that have names that begin so.
-_BESIDE = {
-    "tokenizer": ("AutoTokenizer", "tokenizer"),
-    "preprocessor_config": ("AutoImageProcessor", "processor"),
-}
+_BESIDE = {"tokenizer": ("AutoTokenizer", "tokenizer"), "preprocessor_config": ("AutoImageProcessor", "processor")}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -13,23 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mapmerge_core import __version__
 from mapmerge_core.errors import CheckpointError, ExportError
 from mapmerge_core.weights.export.card import TASK_ARITHMETIC, Facts, mergekit_recipe, model_card
 from mapmerge_core.weights.export.targets import Target
-from mapmerge_core.weights.io.checks import check_shape, describe
+from mapmerge_core.weights.io.checks import Described, check_shape, describe
 from mapmerge_core.weights.io.damaged import DAMAGED
 from mapmerge_core.weights.io.headers import read_header
 from mapmerge_core.weights.io.tensor_files import write_safetensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from numpy.typing import ArrayLike
     from torch import Tensor
 
-    from mapmerge_core.weights.io.checks import Described
     from mapmerge_core.weights.vectors.base import Vectors
 
 _METADATA_KEY = "mapmerge"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +19,6 @@ from mapmerge_core.weights.io.damaged import DAMAGED
 from mapmerge_core.weights.io.folders import ADAPTER_CONFIG, file_of
 from mapmerge_core.weights.io.hub import is_adapter
 from mapmerge_core.weights.io.keys import compared
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
-    from pathlib import Path
 
 __all__ = ["Adapter", "LowRank", "find_misfits", "is_adapter", "read_adapter"]
 

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from threading import local
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,9 +29,6 @@ from mapmerge_core.weights.io.folders import (
 from mapmerge_core.weights.io.headers import DTYPES, read_header, reading
 from mapmerge_core.weights.io.hub import HubRef, fetch
 from mapmerge_core.weights.io.pickles import map_pickle, open_pickle
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @dataclass(frozen=True)

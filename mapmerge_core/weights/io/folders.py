@@ -5,14 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mapmerge_core.errors import CheckpointError
 from mapmerge_core.weights.io.damaged import DAMAGED
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin")
 ADAPTER_CONFIG = "adapter_config.json"

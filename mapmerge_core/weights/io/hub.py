@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import glob
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from mapmerge_core.errors import CheckpointError
-from mapmerge_core.weights.io.folders import (
-    ADAPTER_CONFIG,
-    is_adapter_folder,
-    is_settings,
-    main_file,
-    shards_beside,
-)
+from mapmerge_core.weights.io.folders import ADAPTER_CONFIG, is_adapter_folder, is_settings, main_file, shards_beside
 from mapmerge_core.weights.io.hub_errors import explain, is_unreachable, not_a_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from huggingface_hub.hf_api import ModelInfo
 
 __all__ = ["ADAPTER_CONFIG", "Download", "HubRef", "fetch", "is_adapter", "parse_source", "plan_downloads"]

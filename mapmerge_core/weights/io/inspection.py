@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,11 +19,6 @@ from mapmerge_core.weights.io.folders import weights_files
 from mapmerge_core.weights.io.hub import HubRef, fetch, parse_source
 from mapmerge_core.weights.io.keys import adapted, choose
 from mapmerge_core.weights.io.norms import Norms, NormSums, matrix_shape
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-    from pathlib import Path
-
 
 # Fine-tuning moves weights by a few percent of their norm; two models of other origins differ by about 140 %.
 _FAR, _FAR_FROM_OTHERS = 0.5, 4.0
@@ -207,11 +203,7 @@ def _architecture(path: Path, described: Mapping[str, Described]) -> str:
 
 
 def _fit(
-    path: Path,
-    base: StateDict,
-    compared: Mapping[str, Described],
-    part: str,
-    without: Collection[str],
+    path: Path, base: StateDict, compared: Mapping[str, Described], part: str, without: Collection[str]
 ) -> tuple[tuple[str, ...], StateDict | Adapter | None]:
     """Return why a model can't be merged onto its base, and the model where nothing stands against it."""
     if is_adapter(path):

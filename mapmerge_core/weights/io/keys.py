@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from mapmerge_core.weights.io.checks import describe
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
-
-    from mapmerge_core.weights.io.checks import Described, StateDict
+from mapmerge_core.weights.io.checks import Described, StateDict, describe
 
 # open_clip's name and that of transformers, without the prefix of the vision tower.
 _SAME = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,9 +11,6 @@ from torch import Tensor
 
 from mapmerge_core.weights.io.adapters import LowRank
 from mapmerge_core.weights.io.checks import arithmetic_dtype
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 # Numbers of all task vectors that are compared at once; float32 sums over many more would lose digits.
 _BLOCK = 1 << 20

@@ -7,11 +7,9 @@ a function that decides by the name alone. Instructions that ``torch.save`` does
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any, ClassVar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
+from typing import IO, Any, ClassVar
 
 _REFUSED = (
     *(pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4),

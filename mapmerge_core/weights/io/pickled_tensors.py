@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
+import mmap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mapmerge_core.errors import CheckpointError
 from mapmerge_core.weights.io.pickle_machine import Named, RefusedError, StandIn, key_of
-
-if TYPE_CHECKING:
-    import mmap
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
 _ALIGNMENT = 64
 

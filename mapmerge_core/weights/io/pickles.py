@@ -12,6 +12,8 @@ import itertools
 import mmap
 import struct
 import zipfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mapmerge_core.errors import CheckpointError
@@ -20,9 +22,6 @@ from mapmerge_core.weights.io.pickle_machine import Machine, Named, RefusedError
 from mapmerge_core.weights.io.pickled_tensors import PickledTensor, Storage, answer, count_of, storage_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from torch import Tensor
 
 _ZIP = b"PK\x03\x04"

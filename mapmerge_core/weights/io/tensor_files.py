@@ -7,25 +7,20 @@ import json
 import os
 import sys
 import zlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from mapmerge_core.errors import CheckpointError, ExportError
 from mapmerge_core.files import write_atomically
-from mapmerge_core.weights.io.checks import describe, dtype_name, is_finite, too_large
+from mapmerge_core.weights.io.checks import Described, describe, dtype_name, is_finite, too_large
 from mapmerge_core.weights.io.headers import DTYPES, read_header
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-
-    from torch import Tensor
-
-    from mapmerge_core.weights.io.checks import Described
 
 _CODES = {getattr(torch, name): code for code, name in DTYPES.items()}
 # The header's length is padded to a multiple of this many bytes, so that tensors are aligned.

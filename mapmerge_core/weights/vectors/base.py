@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from mapmerge_core.weights.io.checks import check_coefficients
+from mapmerge_core.weights.io.checks import Described, StateDict, check_coefficients
 from mapmerge_core.weights.vectors.modules import load_part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
     import numpy as np
     import torch
     from numpy.typing import ArrayLike
     from torch import Tensor, nn
 
-    from mapmerge_core.weights.io.checks import Described, StateDict
     from mapmerge_core.weights.io.norms import Norms
 
 

@@ -9,9 +9,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from mapmerge_core.errors import CheckpointError
-from mapmerge_core.weights.io.adapters import LowRank, tensor_of
+from mapmerge_core.weights.io.adapters import Adapter, LowRank, tensor_of
 from mapmerge_core.weights.io.checks import (
     Described,
     StateDict,
@@ -32,9 +33,7 @@ from mapmerge_core.weights.vectors.sums import ADDED, ROUNDED_TO, Sums, make_sum
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
-    from mapmerge_core.weights.io.adapters import Adapter
 
 # Differences are added in pieces of so many elements, which stay near a CPU's cores, and fill a GPU.
 _PIECE_ON_CPU = 1 << 18

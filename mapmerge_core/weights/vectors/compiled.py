@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba import njit, types
 from numba.extending import overload
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _BLOCK = np.uint64(4096)
 """Elements of each row that stay in a core's cache while several sums are made of them."""

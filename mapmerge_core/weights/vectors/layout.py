@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from mapmerge_core.weights.io.checks import (
     Described,
@@ -22,10 +24,7 @@ from mapmerge_core.weights.io.checks import (
 from mapmerge_core.weights.vectors.sums import Sums, weighted_sums
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import numpy as np
-    from torch import Tensor
 
 __all__ = ["Group", "Layout", "Slot", "StateDict", "lay_out"]
 
@@ -160,10 +159,7 @@ def _find_aliases(keys: Sequence[str], models: Sequence[StateDict]) -> dict[str,
     for key in keys:
         if models[0][key].numel() == 0:
             continue
-        memory = (
-            *tuple((m[key].data_ptr(), m[key].stride(), m[key].dtype) for m in models),
-            models[0][key].shape,
-        )
+        memory = (*tuple((m[key].data_ptr(), m[key].stride(), m[key].dtype) for m in models), models[0][key].shape)
         if first.setdefault(memory, key) != key:
             aliases[key] = first[memory]
     return aliases

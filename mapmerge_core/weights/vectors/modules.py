@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor, nn
 
-from mapmerge_core.weights.io.checks import check_keys, check_shape
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torch import Tensor, nn
-
-    from mapmerge_core.weights.io.checks import Described, StateDict
+from mapmerge_core.weights.io.checks import Described, StateDict, check_keys, check_shape
 
 
 def module_tensors(module: nn.Module, expected: Mapping[str, Described]) -> dict[str, Tensor]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import torch
+from torch import Tensor, nn
 
 from mapmerge_core.errors import MapMergeError, PointError
-from mapmerge_core.weights.io.adapters import read_adapter
+from mapmerge_core.weights.io.adapters import Adapter, read_adapter
 from mapmerge_core.weights.io.checkpoints import files_kept_open, open_state_dict
-from mapmerge_core.weights.io.checks import describe, is_finite, too_large
-from mapmerge_core.weights.io.hub import fetch, is_adapter, parse_source
+from mapmerge_core.weights.io.checks import Described, StateDict, describe, is_finite, too_large
+from mapmerge_core.weights.io.hub import HubRef, fetch, is_adapter, parse_source
 from mapmerge_core.weights.io.keys import adapted, choose
 from mapmerge_core.weights.vectors.base import Vectors
 from mapmerge_core.weights.vectors.changes import Changes
@@ -20,16 +23,9 @@ from mapmerge_core.weights.vectors.modules import module_tensors, write_if_other
 from mapmerge_core.weights.vectors.task_vectors import TaskVectors
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import ArrayLike
-    from torch import Tensor, nn
 
-    from mapmerge_core.weights.io.adapters import Adapter
-    from mapmerge_core.weights.io.checks import Described, StateDict
-    from mapmerge_core.weights.io.hub import HubRef
     from mapmerge_core.weights.io.norms import Norms
 
 __all__ = ["StreamedVectors", "Vectors", "in_memory", "open_vectors"]

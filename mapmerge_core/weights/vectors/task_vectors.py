@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,21 +16,17 @@ from torch import Tensor, nn
 from mapmerge_core.weights.io.checkpoints import read_state_dict
 from mapmerge_core.weights.io.hub import HubRef, parse_source
 from mapmerge_core.weights.io.keys import adapt, compared
-from mapmerge_core.weights.io.norms import NormSums
+from mapmerge_core.weights.io.norms import Norms, NormSums
 from mapmerge_core.weights.vectors.base import Vectors
 from mapmerge_core.weights.vectors.layout import Group, Layout, Slot, StateDict, lay_out
 from mapmerge_core.weights.vectors.modules import module_tensors, write_if_other
 from mapmerge_core.weights.vectors.sums import ROUNDED_TO, Sums, make_sums, weighted_sums
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import ArrayLike
 
     from mapmerge_core.weights.io.checks import Described
-    from mapmerge_core.weights.io.norms import Norms
 
 
 @dataclass(frozen=True)
@@ -102,12 +100,7 @@ class TaskVectors(Vectors):
 
     @classmethod
     def from_state_dicts(
-        cls,
-        pretrained: StateDict,
-        finetuned: Mapping[str, StateDict],
-        *,
-        part: str = "",
-        rounded: bool = False,
+        cls, pretrained: StateDict, finetuned: Mapping[str, StateDict], *, part: str = "", rounded: bool = False
     ) -> TaskVectors:
         """Take the difference of each fine-tuned model to the pre-trained one.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from mapmerge_core.charts.units import axis_title
-from mapmerge_core.studies.analysis.comparing import to_table
+from mapmerge_core.studies.analysis.comparing import Comparison, Row, to_table
 from mapmerge_core.studies.runs.targets import slug
 from pages.parts.shared import choice as choosing
 from pages.parts.shared import shell, state
@@ -16,7 +16,6 @@ from pages.parts.shared.choice import Choice
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mapmerge_core.studies.analysis.comparing import Comparison, Row
 
 KINDS = {"run": "Run", "baseline": "Baseline", "single": "Reference", "pretrained": "Reference"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -9,7 +10,7 @@ import streamlit as st
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.merges.base import obstacle
 from mapmerge_core.registries import LINKS, MERGES, METHODS
-from mapmerge_core.settings import MAX_SEED, fields_of
+from mapmerge_core.settings import MAX_SEED, SettingField, fields_of
 from mapmerge_core.studies.analysis.comparing import scalar_search
 from mapmerge_core.studies.config import QUICK_IMAGES, Compute, RunConfig
 from mapmerge_core.studies.config.demo import demo_merge_settings, is_demo
@@ -18,10 +19,7 @@ from pages.parts.shared import live, settings_form, shell, state
 from pages.parts.shared.words import STATUS, duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from mapmerge_core.search.spaces import Space
-    from mapmerge_core.settings import SettingField
     from mapmerge_core.studies.jobs.job import JobSnapshot
     from mapmerge_core.studies.store import Run, Study
 

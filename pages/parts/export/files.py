@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 from urllib.parse import quote
 
 import streamlit as st
 
 from pages.parts.shared import exported, pictures, shell, state
 from pages.parts.shared.words import size
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def draw(pick_id: int, path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,9 +17,6 @@ from pages.parts.models.diagnosis import Diagnosis, diagnose
 from pages.parts.shared import live
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from mapmerge_core.studies.config import StudyConfig
     from mapmerge_core.weights.io.hub import Download
 

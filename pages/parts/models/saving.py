@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 import streamlit as st
 
 from mapmerge_core.errors import MapMergeError, StudyError
 from mapmerge_core.files import absolute, write_atomically
 from pages.parts.shared import shell
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 ENDINGS = (".yaml", ".yml")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import streamlit as st
 
@@ -10,9 +10,6 @@ from mapmerge_core.errors import MapMergeError, StudyError
 from mapmerge_core.studies.config.study_file import StudyFile, parse_study, read_study_file
 from pages.parts.models import saving
 from pages.parts.shared import shell
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LINES = 24
 """Lines of a long file that are in view at once."""

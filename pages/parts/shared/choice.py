@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,6 @@ from mapmerge_core.studies.store.rows import point_key
 from pages.parts.shared import shell, state
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from mapmerge_core.search.preferences import Scalarisation
     from mapmerge_core.studies.analysis.analysis import StudyAnalysis
     from mapmerge_core.studies.store import Pick

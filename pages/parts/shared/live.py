@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -10,8 +11,6 @@ from pages.parts.shared import pictures, shell, state
 from pages.parts.shared.words import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mapmerge_core.studies.jobs.job import JobKind, JobSnapshot
 
 EVERY = 0.7

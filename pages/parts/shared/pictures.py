@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,8 +18,6 @@ from mapmerge_core.tasks.data_source import DataSource
 from mapmerge_core.tasks.datasets import preview, text_preview
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
 
 SIDE = 192

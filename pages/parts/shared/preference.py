@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import streamlit as st
 
 from pages.parts.shared import choice as choosing
 from pages.parts.shared import shell
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
 
 EVEN = 50
 """A slider's first value."""

@@ -8,6 +8,8 @@ import contextlib
 import gc
 import os
 import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import MutableHeaders
@@ -19,9 +21,6 @@ from streamlit.runtime.pages_manager import PagesManager
 from mapmerge_core.errors import MapMergeError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
     import streamlit as st
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -10,8 +11,6 @@ import streamlit as st
 from pages.parts.shared import shell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from mapmerge_core.settings import SettingField
 
 EVEN = 50

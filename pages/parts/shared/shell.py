@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -16,8 +17,6 @@ from mapmerge_core.files import bundled
 from pages.parts.shared import server, state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mapmerge_core.studies.store import Study
 
 ASSETS = bundled("assets")

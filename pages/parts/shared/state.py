@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,9 @@ import streamlit as st
 
 from mapmerge_core.errors import ExportError, StudyError
 from mapmerge_core.studies.config.demo import DEMO_ZOO
-from mapmerge_core.studies.store import ACTIVE, Store
+from mapmerge_core.studies.store import ACTIVE, Run, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
     from mapmerge_core.studies.analysis.analysis import StudyAnalysis
     from mapmerge_core.studies.analysis.comparing import Comparison
     from mapmerge_core.studies.analysis.references import References
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from mapmerge_core.studies.config import RunConfig
     from mapmerge_core.studies.jobs.job import JobKind, JobSnapshot
     from mapmerge_core.studies.jobs.jobs import Jobs
-    from mapmerge_core.studies.store import Run
 
 
 @st.cache_resource(show_spinner=False)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from typing import Literal
 
 STATUS: Mapping[str | None, tuple[str, str, Literal["gray", "blue", "orange", "red", "green"]]] = {
     None: ("New", ":material/fiber_new:", "gray"),

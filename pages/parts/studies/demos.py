@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mapmerge_core.studies.config.demo import demo_tasks, kept_skills, read_manifest
 from pages.parts.shared import pictures, state
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 N_IMAGES = 16
 """How many pictures a demo shows."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from mapmerge_core.charts.fronts import (
     MOST_LINES,
     Backdrop,
     FrontInfo,
+    Spot,
     front_info,
     parallel_backdrop,
     scatter_backdrop,
@@ -21,9 +23,6 @@ from mapmerge_core.charts.units import point_text
 from pages.parts.shared import shell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from mapmerge_core.charts.fronts import Spot
     from mapmerge_core.studies.analysis.analysis import StudyAnalysis
 
 STILL = ("pretrained", "single")
@@ -79,12 +78,7 @@ def settings(view: StudyAnalysis, key: str) -> tuple[str, int, int, int | None]:
     with st.container(horizontal=True):
         kinds = ["Scatter", "Parallel"] if count == 3 else ["Parallel", "Scatter"]
         shown = st.segmented_control(
-            "View",
-            kinds,
-            default=kinds[0],
-            required=True,
-            key=f"front_view_{view.study_id}",
-            persist_state="session",
+            "View", kinds, default=kinds[0], required=True, key=f"front_view_{view.study_id}", persist_state="session"
         )
 
         def choose(label: str, options: Sequence[int | None], number: int, of: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +15,6 @@ from pages.parts.shared import live, pictures, shell, state
 from pages.parts.shared.choice import HOW_BADGES, Choice
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from mapmerge_core.studies.analysis.analysis import StudyAnalysis
     from mapmerge_core.studies.store import Pick
 

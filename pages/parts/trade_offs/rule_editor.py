@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,8 +15,6 @@ from pages.parts.shared import asked, live, shell, state
 from pages.parts.trade_offs import rule_examples
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from mapmerge_core.search.rules.rule import Row
     from mapmerge_core.studies.analysis.analysis import RuleChoice, StudyAnalysis
 

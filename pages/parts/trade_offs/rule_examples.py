@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mapmerge_core.search.rules.rule import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from mapmerge_core.tasks.metrics import Metric
     from mapmerge_core.tasks.objective import Objective
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -15,8 +16,6 @@ from pages.parts.shared import asked, live, shell, state
 from pages.parts.shared.choice import Choice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mapmerge_core.studies.analysis.analysis import StudyAnalysis
     from mapmerge_core.studies.runs.unlabelled import UnlabelledChoice
 

@@ -43,21 +43,13 @@ class TestText:
                 Target("mean"),
             ),
             ("MAXIMIZE mnist, ALL >= 7%", [threshold("all", 0.07)], maximize(("MNIST", 1.0))),
-            (
-                '"fashion mnist">=0.8,maximize CIFAR-10',
-                [threshold("Fashion MNIST", 0.8)],
-                maximize(("CIFAR-10", 1.0)),
-            ),
+            ('"fashion mnist">=0.8,maximize CIFAR-10', [threshold("Fashion MNIST", 0.8)], maximize(("CIFAR-10", 1.0))),
             (
                 "all >= 90% OF Pretrained, MNIST >= 2 of pretrained, maximize worst",
                 [threshold("all", 0.9, reference="pretrained"), threshold("MNIST", 2.0, reference="pretrained")],
                 Target("worst"),
             ),
-            (
-                "MNIST <= 20, minimize worst",
-                [threshold("MNIST", 20.0, at_least=False)],
-                Target("worst", minimize=True),
-            ),
+            ("MNIST <= 20, minimize worst", [threshold("MNIST", 20.0, at_least=False)], Target("worst", minimize=True)),
             (
                 "MNIST ≤ 110% OF SINGLE, minimise MNIST",
                 [threshold("MNIST", 1.1, at_least=False, reference="single")],

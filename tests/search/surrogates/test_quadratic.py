@@ -390,12 +390,7 @@ class TestEstimator:
         C, y = measured(30, 2)
         s = QuadraticSurrogate(link="sigmoid", bounds=(-1, 2), ridge=0.02, loss="huber").fit(C, y)
         twin = clone(s)
-        assert twin.get_params() == {
-            "link": "sigmoid",
-            "bounds": (-1, 2),
-            "ridge": 0.02,
-            "loss": "huber",
-        }
+        assert twin.get_params() == {"link": "sigmoid", "bounds": (-1, 2), "ridge": 0.02, "loss": "huber"}
         assert not hasattr(twin, "A_")
         np.testing.assert_array_equal(twin.fit(C, y).predict(C), s.predict(C))
         assert s.n_features_in_ == 2
@@ -486,10 +481,7 @@ def test_errors_that_are_all_alike_leave_the_fit_as_it_is(link: str, loss: str) 
 
 def test_exact_metrics_are_fitted_as_ever() -> None:
     C, _, y, _ = noisy(40, 0.5, 1)
-    plain, told = (
-        QuadraticSurrogate("sigmoid").fit(C, y),
-        QuadraticSurrogate("sigmoid").fit(C, y, np.zeros(40)),
-    )
+    plain, told = (QuadraticSurrogate("sigmoid").fit(C, y), QuadraticSurrogate("sigmoid").fit(C, y, np.zeros(40)))
     np.testing.assert_array_equal(plain.predict(C), told.predict(C))
     assert plain.sigma_ == told.sigma_
 

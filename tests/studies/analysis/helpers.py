@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,9 +12,6 @@ from mapmerge_core.studies.config import RunConfig, StudyConfig
 from mapmerge_core.tasks.outcome import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from mapmerge_core.studies.store import Run, Split, Store, Study
 
 N_EXAMPLES = 50

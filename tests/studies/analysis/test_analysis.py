@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,13 +10,10 @@ import pytest
 
 from mapmerge_core.errors import PointError, RuleError, SettingError, StudyError
 from mapmerge_core.search.fronts import non_dominated
-from mapmerge_core.studies.analysis import analyse, references
+from mapmerge_core.studies.analysis import MergeAnalysis, StudyAnalysis, analyse, references
 from tests.studies.analysis.helpers import first_merge, four_objectives, put, run_config
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from mapmerge_core.studies.analysis import MergeAnalysis, StudyAnalysis
     from mapmerge_core.studies.store import Store, Study
 
 

@@ -14,13 +14,12 @@ import pytest
 
 from mapmerge_core.errors import SearchError, SettingError, StudyError
 from mapmerge_core.merges.base import applicable
-from mapmerge_core.studies.analysis import Comparison, compare, to_table
+from mapmerge_core.studies.analysis import Comparison, Row, compare, to_table
 from mapmerge_core.tasks.metrics import ACCURACY, LOSS
 from tests.studies.analysis.helpers import N_EXAMPLES, finish, first_merge, four_objectives, put, run_config
 from tests.studies.conftest import tiny_config
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.analysis import Row
     from mapmerge_core.studies.store import Run, Store, Study
 
 ERROR = 0.07

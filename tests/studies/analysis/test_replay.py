@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +15,6 @@ from tests.studies.analysis.helpers import finish, four_objectives, put, run_con
 from tests.studies.conftest import tiny_config
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mapmerge_core.studies.store import Store, Study
 
 

@@ -200,23 +200,14 @@ def test_folders_of_language_models_and_texts(tmp_path):
     touch(tmp_path, "texts/french.txt", "texts/arabic.jsonl", "texts/README.txt", "LICENSE.txt")
     proposal = propose(tmp_path)
     assert (proposal.family, proposal.architecture, proposal.missing) == ("language", "", ())
-    assert what(proposal) == {
-        "arabic": ("Llama-Arabic", "arabic.jsonl"),
-        "french": ("Llama-French", "french.txt"),
-    }
+    assert what(proposal) == {"arabic": ("Llama-Arabic", "arabic.jsonl"), "french": ("Llama-French", "french.txt")}
 
 
 def test_adapters_and_their_model_beside_them(tmp_path):
     model(tmp_path / "tiny-llama", {"model_type": "llama", "architectures": ["LlamaForCausalLM"]})
     adapter(tmp_path / "lora-poems", "/where/it/was/trained/tiny-llama", task_type="CAUSAL_LM")
     adapter(tmp_path / "lora-code", "/where/it/was/trained/tiny-llama", task_type="CAUSAL_LM")
-    touch(
-        tmp_path,
-        "poems/train.txt",
-        "poems/test.txt",
-        "code/data/train-00000-of-00001.parquet",
-        "code/README.md",
-    )
+    touch(tmp_path, "poems/train.txt", "poems/test.txt", "code/data/train-00000-of-00001.parquet", "code/README.md")
     proposal = propose(tmp_path)
     assert proposal.pretrained == tmp_path / "tiny-llama"
     assert (proposal.family, proposal.missing) == ("language", ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +19,6 @@ from mapmerge_core.studies.inputs.checking import check_study, unreadable_images
 from tests.tiny import ARCHITECTURE
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mapmerge_core.studies.config import StudyConfig
 from mapmerge_core.tasks.data_source import DataSource
 

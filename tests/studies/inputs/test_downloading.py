@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import datasets
 import huggingface_hub
@@ -18,9 +18,6 @@ from mapmerge_core.tasks.data_source import DataSource
 from mapmerge_core.tasks.datasets import open_texts
 from mapmerge_core.weights.io.hub import Download
 from tests.studies.config.test_study_file import STUDY
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -123,8 +120,7 @@ def test_sizes_that_cannot_be_known_are_said_to_be(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("n_bytes", "text"),
-    [(None, "of unknown size"), (605_157_884, "605 MB"), (16_060_000_000, "16.1 GB"), (20, "1 kB")],
+    ("n_bytes", "text"), [(None, "of unknown size"), (605_157_884, "605 MB"), (16_060_000_000, "16.1 GB"), (20, "1 kB")]
 )
 def test_sizes_are_shown_as_people_say_them(n_bytes, text):
     assert download_text(Download("hf://a/b", n_bytes, cached=False)) == f"hf://a/b, {text}"

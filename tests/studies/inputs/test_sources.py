@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +12,6 @@ from mapmerge_core.studies.config import StudyConfig, TaskConfig
 from mapmerge_core.studies.inputs.sources import check_sources, read_sources
 from mapmerge_core.tasks.data_source import DataSource
 from tests.studies.config.test_study import make_config
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def files_of(folder: Path, *names: str) -> StudyConfig:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
@@ -12,17 +14,13 @@ import pytest
 
 from mapmerge_core.errors import Cancelled, StudyError
 from mapmerge_core.studies.analysis.comparing import compare
-from mapmerge_core.studies.config import Compute
+from mapmerge_core.studies.config import Compute, StudyConfig
 from mapmerge_core.studies.jobs.jobs import Jobs
 from mapmerge_core.tasks.data_source import DataSource
 from tests.studies.runs.helpers import plain, run_config
 from tests.studies.runs.test_preparing import TRAINING, add
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from mapmerge_core.studies.config import StudyConfig
     from mapmerge_core.studies.store import Run, Store, Study
 
 MANY = 400  # points: more than any test waits for

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import open_clip
 import torch
+from torch import Tensor
 
 from mapmerge_core.studies.config import Compute, RunConfig
 from mapmerge_core.studies.runs.measuring import reference_points
@@ -15,11 +18,6 @@ from mapmerge_core.studies.runs.runner import execute_run
 from tests.tiny import ARCHITECTURE, plain_head, plain_transform
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from torch import Tensor
-
     from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
     from mapmerge_core.studies.store import Run, Split, Store, Study
 

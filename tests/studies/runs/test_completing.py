@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,6 @@ from tests.studies.runs.test_preparing import add
 from tests.studies.runs.test_runner import KEYS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
     from mapmerge_core.studies.store import Store, Study
     from mapmerge_core.tasks.evaluator import Evaluator

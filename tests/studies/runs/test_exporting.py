@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,8 +22,6 @@ from tests.studies.runs.helpers import CPU, execute, plain, plain_scores
 from tests.studies.runs.test_preparing import FAST, TASKS, add
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
     from mapmerge_core.studies.store import Pick, Store, Study
 

@@ -287,12 +287,7 @@ def test_an_adaptive_run_whose_points_were_refined_is_compared_by_what_is_known_
 def test_the_estimate_of_a_run_on_some_images():
     def timed(sizes: tuple[int, ...] = (), few: float = 2.0, each: float = 10.0) -> Estimate:
         return Estimate(
-            seconds_per_point=each,
-            device="cpu",
-            precision="float32",
-            seconds_per_few=few,
-            sizes=sizes,
-            n_references=3,
+            seconds_per_point=each, device="cpu", precision="float32", seconds_per_few=few, sizes=sizes, n_references=3
         )
 
     same = timed((1010, 1010))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,6 @@ from tests.studies.runs.helpers import CPU, execute, plain, plain_scores, run_co
 from tests.studies.runs.test_runner import KEYS, ROOT, RUN
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mapmerge_core.merges.base import PreparedMerge
     from mapmerge_core.studies.config import RunConfig
     from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
@@ -37,15 +36,7 @@ if TYPE_CHECKING:
 
 TASKS = ("Colours", "Stripes")
 # So fast that preferences differ after a few steps.
-TRAINING = {
-    "steps": 10,
-    "rank": 4,
-    "batch_size": 16,
-    "lr": 0.03,
-    "beta_norm": 0.01,
-    "balance": 1.0,
-    "seed": 5,
-}
+TRAINING = {"steps": 10, "rank": 4, "batch_size": 16, "lr": 0.03, "beta_norm": 0.01, "balance": 1.0, "seed": 5}
 FAST = {
     "ties": {"keep": 0.3},
     "fisher": {"examples": 8},
@@ -132,8 +123,7 @@ def test_the_equal_weights_of_regmeans_front_are_regmean(
     other = store.studies.create("Other", study.config)
     stored = add(store, other, "regmean")
     np.testing.assert_array_equal(
-        measure(store, other, evaluators.get(other, CPU), stored.id, stored.space.default[None], split="test"),
-        baseline,
+        measure(store, other, evaluators.get(other, CPU), stored.id, stored.space.default[None], split="test"), baseline
     )
     theirs = store.evaluations.table(stored.id, "test").X
     ours, alone = (
@@ -258,10 +248,7 @@ def test_a_killed_training_loses_no_more_than_its_last_steps(
 
 
 def test_of_two_that_prepare_a_merge_at_once_one_does(
-    store: Store,
-    study: Study,
-    evaluator: Evaluator,
-    monkeypatch: pytest.MonkeyPatch,
+    store: Store, study: Study, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ):
     stored = add(store, study, "pareto_merging")
     kind = type(stored.make())

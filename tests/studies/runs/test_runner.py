@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Timer
@@ -18,21 +19,16 @@ import torch
 from safetensors.torch import load_file
 
 from mapmerge_core.errors import MapMergeError, PointError, SearchError, StudyError
-from mapmerge_core.studies.config import Compute
-from mapmerge_core.studies.inputs.evaluators import load_evaluator
+from mapmerge_core.studies.config import Compute, StudyConfig
+from mapmerge_core.studies.inputs.evaluators import EvaluatorCache, load_evaluator
 from mapmerge_core.studies.runs.estimating import estimate
 from mapmerge_core.studies.runs.measuring import measure
 from mapmerge_core.studies.runs.runner import execute_run, explain, last_compute
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.store import Store, Study
 from mapmerge_core.tasks.outcome import Outcome
 from tests.studies.runs.helpers import CPU, execute, plain, plain_scores, run_config, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from mapmerge_core.studies.config import StudyConfig
-    from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
-    from mapmerge_core.studies.store import Study
     from mapmerge_core.tasks.evaluator import Evaluator
 
 ROOT = Path(__file__).parents[3]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,6 @@ from tests.studies.runs.test_runner import KEYS
 from tests.tiny import plain_entropy
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mapmerge_core.studies.inputs.evaluators import EvaluatorCache
     from mapmerge_core.studies.store import Store, StoredMerge, Study
     from mapmerge_core.tasks.evaluator import Evaluator

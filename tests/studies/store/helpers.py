@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,8 +10,6 @@ import numpy as np
 from mapmerge_core.tasks.outcome import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from mapmerge_core.studies.store import Store, Study
 
 COLOURS, STRIPES = "Colours/accuracy", "Stripes/accuracy"

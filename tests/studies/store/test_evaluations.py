@@ -10,12 +10,11 @@ import pytest
 
 from mapmerge_core.errors import PointError, StudyError
 from mapmerge_core.search.spaces import Box
-from mapmerge_core.studies.config import RunConfig
+from mapmerge_core.studies.config import RunConfig, StudyConfig
 from mapmerge_core.tasks.outcome import Outcome
 from tests.studies.store.helpers import COLOURS, INNER, STRIPES, outcome, part, plain
 
 if TYPE_CHECKING:
-    from mapmerge_core.studies.config import StudyConfig
     from mapmerge_core.studies.store import Store, Study
 
 nan = np.nan

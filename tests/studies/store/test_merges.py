@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,14 +11,9 @@ from mapmerge_core.errors import MapMergeError, RegistryError, SettingError, Stu
 from mapmerge_core.merges.base import TrainingPoint
 from mapmerge_core.registries import MERGES
 from mapmerge_core.search.spaces import Box, Simplex
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.store import Store, Study
 from tests.studies.conftest import tiny_config
 from tests.studies.store.helpers import plain
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from mapmerge_core.studies.store import Study
 
 
 def test_every_study_has_task_arithmetic_from_the_beginning(store: Store, study: Study):

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -19,13 +18,10 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
 from mapmerge_core.errors import StudyError
-from mapmerge_core.studies.store import Store, migrations
+from mapmerge_core.studies.store import Store, Study, migrations
 from mapmerge_core.studies.store.tables import metadata
 from tests.studies.store.helpers import COLOURS, outcome, plain
 from tests.studies.store.test_store import ROOT
-
-if TYPE_CHECKING:
-    from mapmerge_core.studies.store import Study
 
 VERSIONS = Path(str(files(migrations)))
 

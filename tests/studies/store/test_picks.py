@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from mapmerge_core.errors import PointError, StudyError
-from mapmerge_core.studies.store import point_key
+from mapmerge_core.studies.store import Store, Study, point_key
 from tests.studies.store.helpers import plain
-
-if TYPE_CHECKING:
-    from mapmerge_core.studies.store import Store, Study
 
 
 def test_picks_come_back_and_change(store: Store, study: Study):

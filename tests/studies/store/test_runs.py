@@ -6,17 +6,13 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 
 from mapmerge_core.errors import MapMergeError, StudyError
 from mapmerge_core.studies.config import Compute, RunConfig
-from mapmerge_core.studies.store import Store
+from mapmerge_core.studies.store import Run, Store, Study
 from tests.studies.store.test_store import ROOT
-
-if TYPE_CHECKING:
-    from mapmerge_core.studies.store import Run, Study
 
 
 def new_run(store: Store, study: Study) -> Run:

@@ -9,21 +9,16 @@ import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from mapmerge_core.errors import StudyError
 from mapmerge_core.merges.base import TrainingPoint
-from mapmerge_core.studies.config import RunConfig
-from mapmerge_core.studies.store import Store, home
+from mapmerge_core.studies.config import RunConfig, StudyConfig
+from mapmerge_core.studies.store import Store, Study, home
 from tests.studies.conftest import tiny_config
 from tests.studies.store.helpers import COLOURS, STRIPES, outcome, plain
-
-if TYPE_CHECKING:
-    from mapmerge_core.studies.config import StudyConfig
-    from mapmerge_core.studies.store import Study
 
 ROOT = Path(__file__).parents[3]
 

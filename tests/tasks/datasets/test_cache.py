@@ -35,12 +35,7 @@ def dataset(tmp_path):
 def save(path, images=IMAGES):
     labels = np.arange(12) % 2
     np.savez(
-        path,
-        val_images=images,
-        val_labels=labels,
-        test_images=255 - images,
-        test_labels=labels,
-        class_names=["a", "b"],
+        path, val_images=images, val_labels=labels, test_images=255 - images, test_labels=labels, class_names=["a", "b"]
     )
     return path
 
@@ -101,8 +96,7 @@ def slow(image):
 cached_inputs(open_images(DataSource(path=sys.argv[1])), "val", slow, "t", (3, 4, 4))
 """
     process = subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path / "d.npz"), str(IMAGES[6, 0, 0, 0])],
-        stdout=subprocess.PIPE,
+        [sys.executable, "-c", program, str(tmp_path / "d.npz"), str(IMAGES[6, 0, 0, 0])], stdout=subprocess.PIPE
     )
     assert process.stdout.readline().strip() == b"half"
     os.kill(process.pid, signal.SIGKILL)
@@ -167,9 +161,7 @@ def test_a_really_full_disk(dataset, monkeypatch):
         pytest.skip("this system has no /dev/full")
     real = Path.open
     monkeypatch.setattr(
-        Path,
-        "open",
-        lambda self, *args, **kw: real(Path("/dev/full") if self.suffix == ".part" else self, *args, **kw),
+        Path, "open", lambda self, *args, **kw: real(Path("/dev/full") if self.suffix == ".part" else self, *args, **kw)
     )
     with pytest.raises(DatasetError, match="is full; free some space"):
         cached_inputs(dataset, "val", turned, "t", (3, 4, 4))

@@ -83,12 +83,7 @@ def test_files_that_are_no_datasets(tmp_path):
     flipped = bytearray(whole)
     flipped[300] ^= 255
     (tmp_path / "flipped.npz").write_bytes(flipped)
-    for name, says in (
-        ("cut", "damaged"),
-        ("random", "damaged"),
-        ("flipped", "damaged"),
-        ("none", "no dataset"),
-    ):
+    for name, says in (("cut", "damaged"), ("random", "damaged"), ("flipped", "damaged"), ("none", "no dataset")):
         with pytest.raises(DatasetError, match=says):
             read(tmp_path / f"{name}.npz")
     with pytest.raises(DatasetError, match="must hold a folder of images for each"):

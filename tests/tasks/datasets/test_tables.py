@@ -47,9 +47,7 @@ def check(dataset, rows, split="test"):
 
 def test_hugging_face_folders_saved_to_disk(tmp_path):
     datasets.DatasetDict(
-        train=hugging_face(range(20)),
-        validation=hugging_face(range(20, 32)),
-        test=hugging_face(range(32, 60)),
+        train=hugging_face(range(20)), validation=hugging_face(range(20, 32)), test=hugging_face(range(32, 60))
     ).save_to_disk(tmp_path / "d")
     dataset = open_images(DataSource(path=tmp_path / "d"))
     assert dataset.sizes == {"train": 20, "val": 12, "test": 28}
@@ -274,8 +272,7 @@ def test_hub_datasets(tmp_path, monkeypatch):
 def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(
-        DatasetError,
-        match=r"hf://datasets/someone/nothing can't be opened: .*someone/nothing.*; check the address",
+        DatasetError, match=r"hf://datasets/someone/nothing can't be opened: .*someone/nothing.*; check the address"
     ):
         open_images(DataSource(path="hf://datasets/someone/nothing"))
 

@@ -19,16 +19,7 @@ def path(tmp_path):
 
 def test_shipped_prompts_are_those_of_the_papers_datasets():
     shipped = shipped_templates()
-    counts = {
-        "sun397": 2,
-        "cars": 8,
-        "resisc45": 18,
-        "eurosat": 3,
-        "svhn": 1,
-        "gtsrb": 3,
-        "mnist": 1,
-        "dtd": 8,
-    }
+    counts = {"sun397": 2, "cars": 8, "resisc45": 18, "eurosat": 3, "svhn": 1, "gtsrb": 3, "mnist": 1, "dtd": 8}
     assert {name: len(set(prompts)) for name, prompts in shipped.items() if name != "chest-xray"} == counts
     for prompts in shipped.values():
         assert check_templates(prompts, None) == prompts
@@ -47,11 +38,7 @@ def test_shipped_class_names():
         "eurosat": 10,
         "gtsrb": 43,
     }
-    assert (names["gtsrb"][14], names["gtsrb"][33], names["gtsrb"][40]) == (
-        "stop",
-        "turn right ahead",
-        "roundabout",
-    )
+    assert (names["gtsrb"][14], names["gtsrb"][33], names["gtsrb"][40]) == ("stop", "turn right ahead", "roundabout")
 
 
 @pytest.mark.parametrize("name", ["SUN397", "sun397", "Sun-397"])

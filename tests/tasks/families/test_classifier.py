@@ -106,9 +106,7 @@ def tasks_in(folder):
 
 def make_evaluator(zoo, tasks=None, **options):
     family = ClassifierWithHeads(
-        ARCHITECTURE,
-        zoo / "pretrained.safetensors",
-        ClassifierWithHeads.Settings(**{"image_size": SIZE, **options}),
+        ARCHITECTURE, zoo / "pretrained.safetensors", ClassifierWithHeads.Settings(**{"image_size": SIZE, **options})
     )
     vectors = TaskVectors.from_files(
         zoo / "pretrained.safetensors",
@@ -319,14 +317,8 @@ def test_a_folder_of_timm_brings_its_architecture_and_preprocessing(zoo, tmp_pat
     [
         ("resnet", "timm has no architecture 'resnet'"),
         ("hf-hub:timm/resnet18", "timm has no architecture 'hf-hub:timm/resnet18'"),
-        (
-            "resnet18.nothing",
-            "can't build a classifier of images from resnet18.nothing: Invalid pretrained tag",
-        ),
-        (
-            "vit_tiny_patch16_224",
-            r"images from vit_tiny_patch16_224: Input height \(32\) doesn't match model \(224\)",
-        ),
+        ("resnet18.nothing", "can't build a classifier of images from resnet18.nothing: Invalid pretrained tag"),
+        ("vit_tiny_patch16_224", r"images from vit_tiny_patch16_224: Input height \(32\) doesn't match model \(224\)"),
         ("test_efficientnet", "does not fit the architecture test_efficientnet: it lacks the tensor"),
     ],
 )

@@ -218,14 +218,7 @@ def as_open_clip(tower):
     """A tower of transformers under open_clip's names, by hand."""
     model = open_clip.CLIP(
         embed_dim=24,
-        vision_cfg={
-            "image_size": SIZE,
-            "layers": 2,
-            "width": 32,
-            "head_width": 16,
-            "patch_size": 8,
-            "mlp_ratio": 2,
-        },
+        vision_cfg={"image_size": SIZE, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "mlp_ratio": 2},
         text_cfg={"context_length": 8, "vocab_size": 10, "width": 32, "heads": 2, "layers": 1},
     )
     visual = model.visual.state_dict()
@@ -281,8 +274,7 @@ def test_a_checkpoint_with_old_constants(zoo, evaluator, tmp_path, tuned):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"),
-    [("fisher", {}), ("regmean", {}), ("adamerging", {"level": "task", "steps": 3, "lr": 0.1})],
+    ("name", "settings"), [("fisher", {}), ("regmean", {}), ("adamerging", {"level": "task", "steps": 3, "lr": 0.1})]
 )
 def test_merges_that_look_at_data(zoo, name, settings):
     evaluator = make_evaluator(zoo)

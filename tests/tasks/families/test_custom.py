@@ -202,14 +202,8 @@ def test_what_is_said_for_people_passes_and_a_function_may_empty_its_dictionary(
             {"Near": np.zeros(2), "Far": 0},
             "returned array([0., 0.]) for 'Near', which is no finite number: return one.",
         ),
-        (
-            {"Near": 1, "Far": 71.5},
-            "returned 71.5 for 'Far', but accuracy lies between 0 and 1: correct it",
-        ),
-        (
-            {"Near": -1, "Far": 0},
-            "returned -1 for 'Near', but distance lies between 0 and inf: correct it",
-        ),
+        ({"Near": 1, "Far": 71.5}, "returned 71.5 for 'Far', but accuracy lies between 0 and 1: correct it"),
+        ({"Near": -1, "Far": 0}, "returned -1 for 'Near', but distance lies between 0 and inf: correct it"),
     ],
 )
 def test_a_wrong_answer_is_refused_in_one_sentence(models, answer, sentence):
@@ -272,10 +266,7 @@ def regression_zoo(folder):
 def test_a_family_of_ones_own(tmp_path):
     model = regression_zoo(tmp_path)
     names = ("Sum", "First")
-    tasks = [
-        Task.from_file("Sum", tmp_path / "Sum.npz", LOSS),
-        Task.from_file("First", tmp_path / "First.npz", R2),
-    ]
+    tasks = [Task.from_file("Sum", tmp_path / "Sum.npz", LOSS), Task.from_file("First", tmp_path / "First.npz", R2)]
     family = find_family("tests.tasks.own_family:Regression").make(
         "3-32-1", tmp_path / "pretrained.safetensors", {}, tasks
     )
@@ -291,10 +282,7 @@ def test_a_family_of_ones_own(tmp_path):
             for name in names:
                 arrays = np.load(tmp_path / f"{name}.npz")
                 with torch.no_grad():
-                    found[name] = (
-                        model(torch.from_numpy(arrays[f"{split}_x"]))[:, 0].numpy(),
-                        arrays[f"{split}_y"],
-                    )
+                    found[name] = (model(torch.from_numpy(arrays[f"{split}_x"]))[:, 0].numpy(), arrays[f"{split}_y"])
             guess, truth = found["Sum"]
             assert outcomes["Sum"].value == pytest.approx(np.mean((guess - truth) ** 2), rel=1e-5)
             guess, truth = found["First"]

@@ -120,9 +120,7 @@ def test_a_clip_models_folder_loads_in_transformers_by_the_cards_own_lines(tmp_p
     vectors = TaskVectors.from_state_dicts(pretrained, {"one": finetuned}, part="vision_model.")
     result = save_merged(tmp_path / "clip", vectors, [0.5], like=like)
     out = run_in(
-        tmp_path,
-        result.card,
-        "print(model.vision_model.post_layernorm.weight.shape[0], type(model).__name__)",
+        tmp_path, result.card, "print(model.vision_model.post_layernorm.weight.shape[0], type(model).__name__)"
     )
     assert out.split() == ["8", "CLIPModel"]
     assert all(torch.equal(load_file(result.path)[k], t) for k, t in vectors.merge([0.5]).items())

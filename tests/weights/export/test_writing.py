@@ -65,11 +65,7 @@ def test_an_export_holds_the_merged_model_and_its_recipe(tmp_path, vectors, sour
     assert header["version"] == __version__
     found = read_recipe(result.path)
     assert found.coefficients == dict(zip(TASKS, C, strict=True))
-    assert (found.sources, found.predicted, found.measured) == (
-        recipe.sources,
-        recipe.predicted,
-        recipe.measured,
-    )
+    assert (found.sources, found.predicted, found.measured) == (recipe.sources, recipe.predicted, recipe.measured)
     assert sorted(path.name for path in result.path.parent.iterdir()) == [
         "merged.README.md",
         "merged.json",
@@ -201,11 +197,7 @@ def test_a_model_that_is_no_sum_of_task_vectors(tmp_path, vectors, recipe):
     assert all(torch.equal(written[key], tensor) for key, tensor in merged.items())
     assert read_recipe(result.path).settings == {"keep": 0.2, "examples": None}
     assert result.mergekit is None
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "ties.README.md",
-        "ties.json",
-        "ties.safetensors",
-    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ties.README.md", "ties.json", "ties.safetensors"]
     card = result.card.read_text()
     assert "A merge of 3 fine-tuned models by TIES." in card
     assert "Settings: keep 0.2, examples all." in card
@@ -299,10 +291,7 @@ def test_mergekit_finds_adapters_and_repositories(tmp_path):
     (adapter / "adapter_config.json").write_text("{}")
     (adapter / "adapter_model.safetensors").write_text("")
     vectors = TaskVectors.from_state_dicts({"w": torch.zeros(2)}, {"one": {"w": torch.ones(2)}})
-    sources = {
-        "pretrained": {"path": "hf://org/base", "sha256": ""},
-        "one": {"path": str(adapter), "sha256": ""},
-    }
+    sources = {"pretrained": {"path": "hf://org/base", "sha256": ""}, "one": {"path": str(adapter), "sha256": ""}}
     result = save_merged(tmp_path / "m.safetensors", vectors, [1], recipe=Recipe(sources=sources))
     config = yaml.safe_load(result.mergekit.read_text())
     assert config["base_model"] == "org/base"

@@ -7,7 +7,7 @@ import pickle
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,16 +17,8 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mapmerge_core.errors import CheckpointError
-from mapmerge_core.weights.io.checkpoints import (
-    inspect,
-    open_state_dict,
-    read_state_dict,
-    sha256,
-)
+from mapmerge_core.weights.io.checkpoints import inspect, open_state_dict, read_state_dict, sha256
 from mapmerge_core.weights.io.folders import main_file, weights_files
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 WEIGHTS = {
     "a.weight": torch.arange(6, dtype=torch.float16).view(2, 3),

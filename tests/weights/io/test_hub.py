@@ -19,14 +19,7 @@ from tests.weights.io.refusing import refused
 
 SHA = "a" * 40
 WEIGHTS = {"w": torch.arange(3.0)}
-FILES = [
-    "README.md",
-    "config.json",
-    "tokenizer.json",
-    "model.safetensors",
-    "pytorch_model.bin",
-    "flax.msgpack",
-]
+FILES = ["README.md", "config.json", "tokenizer.json", "model.safetensors", "pytorch_model.bin", "flax.msgpack"]
 
 
 @pytest.fixture

@@ -235,10 +235,7 @@ def test_large_tensors_are_compared_block_by_block(tmp_path, monkeypatch):
 
 def test_models_are_never_in_memory_as_a_whole(tmp_path):
     for name, value in (("base", 1.0), ("one", 1.1), ("two", 1.2)):
-        save_file(
-            {f"w{i}": torch.full((2 << 10, 1 << 10), value) for i in range(8)},
-            tmp_path / f"{name}.safetensors",
-        )
+        save_file({f"w{i}": torch.full((2 << 10, 1 << 10), value) for i in range(8)}, tmp_path / f"{name}.safetensors")
     program = (
         "import resource, sys; from pathlib import Path\n"
         "from mapmerge_core.weights.io.inspection import inspect_models\n"

@@ -257,10 +257,7 @@ def test_an_adapters_transposed_and_convolutional_factors_and_whole_tensors():
             adapter({"w": (torch.ones(2, 3), torch.full((4, 2), torch.nan), 1.0, False)}),
             "'w' of the model 'one' holds NaN",
         ),
-        (
-            adapter({"i": (torch.ones(2, 3), torch.ones(4, 2), 1.0, False)}),
-            "quantized models can't be merged",
-        ),
+        (adapter({"i": (torch.ones(2, 3), torch.ones(4, 2), 1.0, False)}), "quantized models can't be merged"),
     ],
 )
 def test_adapters_that_do_not_fit(made, says):

@@ -149,11 +149,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
 
 
 def test_rows_with_a_coefficient_of_zero_are_left_out() -> None:
-    base, rows, out = (
-        torch.tensor([-0.0, 1.0]),
-        torch.tensor([[0.5, 0.5], [torch.inf, 0.0]]),
-        torch.empty(3, 2),
-    )
+    base, rows, out = (torch.tensor([-0.0, 1.0]), torch.tensor([[0.5, 0.5], [torch.inf, 0.0]]), torch.empty(3, 2))
     weighted_sums(base, rows, np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), out)
     assert torch.signbit(out[0, 0]), "-0 + 0 · v would be +0"
     assert out[0].tolist() == [0, 1]

@@ -7,14 +7,10 @@ A change of `tables` comes with a module in ``versions``: ``NNNN_what_changes.py
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from sqlalchemy import inspect, text
+from sqlalchemy import Connection, inspect, text
 
 from mapmerge_core.errors import StudyError
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
 
 LATEST = "0001"
 """The revision that `tables` describes."""

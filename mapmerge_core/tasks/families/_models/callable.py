@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Real
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from mapmerge_core.errors import Cancelled, CheckpointError, MapMergeError
 from mapmerge_core.tasks.families.base import Family
-from mapmerge_core.tasks.metrics.base import Score
+from mapmerge_core.tasks.metrics.base import Metric, Score
 from mapmerge_core.weights.io.checkpoints import open_state_dict
-from mapmerge_core.weights.io.checks import describe
+from mapmerge_core.weights.io.checks import Described, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from mapmerge_core.tasks.metrics.base import Metric
     from mapmerge_core.tasks.task import Task
-    from mapmerge_core.weights.io.checks import Described
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import transformers
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional
-from transformers import AutoImageProcessor, CLIPConfig, CLIPModel
+from transformers import AutoImageProcessor, BaseImageProcessor, BatchEncoding, CLIPConfig, CLIPModel, PreTrainedConfig
 
 from mapmerge_core.errors import CheckpointError, MapMergeError
 from mapmerge_core.tasks.families._models.building import called
@@ -18,12 +20,6 @@ from mapmerge_core.tasks.families._models.transformers_folder import Blueprint, 
 from mapmerge_core.tasks.families._models.zero_shot import ZeroShot
 from mapmerge_core.tasks.families.clip_transformers import ClipOfTransformers
 from mapmerge_core.weights.io.checkpoints import read_state_dict
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torch import Tensor
-    from transformers import BaseImageProcessor, BatchEncoding, PreTrainedConfig
 
 
 class TransformersClip(ZeroShot, ClipOfTransformers):

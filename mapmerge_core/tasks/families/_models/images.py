@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mapmerge_core.tasks.datasets import cached_inputs, open_images
+from mapmerge_core.tasks.datasets import ImageDataset, cached_inputs, open_images
 from mapmerge_core.tasks.families.base import Family
-from mapmerge_core.tasks.metrics.base import Observer, Predictions
+from mapmerge_core.tasks.metrics.base import Metric, Observer, Predictions, Score
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from numpy.typing import NDArray
-
     from mapmerge_core.tasks.data_source import DataSource
-    from mapmerge_core.tasks.datasets import ImageDataset
-    from mapmerge_core.tasks.metrics.base import Metric, Score
     from mapmerge_core.tasks.task import Task
 
 # Images move to the device once if they take less of its free memory than this, else batch by batch.

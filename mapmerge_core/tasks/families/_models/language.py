@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from mapmerge_core.errors import DatasetError, MapMergeError
 from mapmerge_core.tasks.datasets import open_texts
 from mapmerge_core.tasks.families._models.transformers_folder import Blueprint, check_tokens, read_tokenizer
 from mapmerge_core.tasks.families.language import Language
-from mapmerge_core.tasks.metrics.base import Observer, Predictions
+from mapmerge_core.tasks.metrics.base import Metric, Observer, Predictions, Score
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from numpy.typing import NDArray
-    from torch import Tensor
-    from transformers import PreTrainedModel
-
     from mapmerge_core.tasks.data_source import DataSource
-    from mapmerge_core.tasks.metrics.base import Metric, Score
     from mapmerge_core.tasks.task import Task
 
 _BLOCK = 1024

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import CRITICAL
+from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING
 
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer
+from torch import Tensor, nn
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from mapmerge_core.errors import CheckpointError, MapMergeError
 from mapmerge_core.weights.io.checkpoints import open_state_dict
-from mapmerge_core.weights.io.checks import describe
+from mapmerge_core.weights.io.checks import Described, describe
 from mapmerge_core.weights.io.keys import is_constant
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
-
-    from torch import Tensor, nn
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-    from mapmerge_core.weights.io.checks import Described
-
 
 # Its verbosity is the whole process's.
 _ONE_AT_A_TIME = RLock()

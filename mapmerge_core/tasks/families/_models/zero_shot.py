@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from mapmerge_core.files import write_atomically
@@ -18,11 +20,6 @@ from mapmerge_core.tasks.families._models.building import narrow_copy
 from mapmerge_core.tasks.families._models.images import ImageClassifier
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import Any, ClassVar
-
-    from torch import Tensor, nn
-
     from mapmerge_core.tasks.task import Task
 
 WORTH_KEEPING = 32
