@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from mapmerge_core.registries import METHODS
+from mapmerge_core.studies.analysis.comparing import is_of_comparison
 from pages.parts.evaluate import chosen_model, results, run_form
 from pages.parts.shared import live, pictures, shell, state
 from pages.parts.shared.words import STATUS, duration
@@ -23,7 +24,9 @@ def draw() -> None:
     job = state.live_job(study.id, "run")
     elsewhere = state.run_elsewhere(study.id)
     runs = state.store().runs.all(study.id)
-    last = runs[-1] if runs else None
+    # What Compare searched by itself is of interest only where a person started nothing.
+    started = [run for run in runs if not is_of_comparison(run.config)] or runs
+    last = started[-1] if started else None
     left, right = st.columns([1, 2.6], gap="large")
     with left:
         run_form.draw(study, job, elsewhere, runs)
@@ -46,7 +49,7 @@ def draw() -> None:
         if not is_live:
             if last is not None:
                 outcome(study, last)
-            single = next((run for run in runs[::-1] if leads_to_one(run)), None)
+            single = next((run for run in started[::-1] if leads_to_one(run)), None)
             if single is not None:
                 with shell.errors_shown():
                     chosen_model.draw(study, single)

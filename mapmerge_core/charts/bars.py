@@ -212,7 +212,7 @@ def weighted_bars(info: WeightedInfo, palette: Palette, *, height: int | None = 
         bargap=0.3,
         shapes=shapes,
         xaxis={"title_text": info.title, "range": _bar_range(info)},
-        yaxis={"showgrid": False, "tickfont": {"color": palette.text, "size": 12}},
+        yaxis={"showgrid": False, "tickfont": {"color": palette.text, "size": 12}, "ticklabelstandoff": 4},
         margin=MARGIN,
     )
 

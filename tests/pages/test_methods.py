@@ -12,8 +12,9 @@ from mapmerge_core.merges.base import register
 from mapmerge_core.merges.linear import LinearMerge
 from mapmerge_core.registries import MERGES, METHODS
 from mapmerge_core.settings import setting, settings
+from mapmerge_core.studies.analysis.comparing import scalar_search
 from mapmerge_core.studies.store import Store, Study
-from tests.pages.conftest import texts, wait_for_jobs
+from tests.pages.conftest import execute, texts, wait_for_jobs
 
 if TYPE_CHECKING:
     from streamlit.testing.v1 import AppTest
@@ -185,3 +186,13 @@ def test_a_budget_below_the_surrogates_parameters_says_the_minimum(
     app.number_input(key=f"map_points_{number}_1").set_value(5).run()
     assert "6 points or more" in app.error[0].value
     assert app.button(key="start").disabled
+
+
+def test_what_compare_searched_by_itself_stays_out_of_the_way(
+    visit: Callable[..., AppTest], measured_study: Study, home: Path
+) -> None:
+    store = Store(home)
+    execute(store, measured_study.id, scalar_search(MERGES["task_arithmetic"]({})))
+    app = visit("evaluate", study=measured_study.id)
+    assert "leads to" not in texts(app)
+    assert app.selectbox(key=f"method_{measured_study.id}_2").value == "map"

@@ -257,6 +257,11 @@ def scalar_search(merge: Merge) -> RunConfig:
     return RunConfig(merge=merge.name, merge_settings=to_dict(merge.settings), method="scalar")
 
 
+def is_of_comparison(config: RunConfig) -> bool:
+    """Return whether a run is a search for a merge's best scalar, as comparisons start by themselves."""
+    return config.is_same_as(scalar_search(config.make_merge()))
+
+
 def to_table(comparison: Comparison, normalise: bool = False) -> DataFrame:
     """Return the comparison as a table, a line for each row, for the shown preference.
 

@@ -128,11 +128,11 @@ def slices(study_id: int, analysis: StudyAnalysis, merge: MergeAnalysis, *, is_l
 
     def choose(label: str, options: list[int], titles: tuple[str, ...], key: str) -> int:
         return st.selectbox(
-            label, options, key=f"{key}_{study_id}_{merge.merge.id}", format_func=titles.__getitem__, width=180
+            label, options, key=f"{key}_{study_id}_{merge.merge.id}", format_func=titles.__getitem__, width=170
         )
 
+    st.subheader("Measured against fitted", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.subheader("Measured against fitted", anchor=False, width="stretch")
         objective = choose("Metric of", numbers, analysis.names, "contour_objective")
         axes = tuple(usable[:2])
         if len(usable) > 2:

@@ -11,7 +11,7 @@ from mapmerge_core.errors import MapMergeError
 from mapmerge_core.merges.base import obstacle
 from mapmerge_core.registries import LINKS, MERGES, METHODS
 from mapmerge_core.settings import MAX_SEED, SettingField, fields_of
-from mapmerge_core.studies.analysis.comparing import scalar_search
+from mapmerge_core.studies.analysis.comparing import is_of_comparison
 from mapmerge_core.studies.config import QUICK_IMAGES, Compute, RunConfig
 from mapmerge_core.studies.config.demo import demo_merge_settings, is_demo
 from mapmerge_core.tasks.families import find_family
@@ -95,7 +95,7 @@ def run_form(study: Study, runs: Sequence[Run], *, disabled: bool) -> RunConfig 
     config = study.config
     planned = state.planned(study.id)
     # Compare's own searches for a merge's best scalar aren't what a person would run again.
-    chosen = [run.config for run in runs if not run.config.is_same_as(scalar_search(run.config.make_merge()))]
+    chosen = [run.config for run in runs if not is_of_comparison(run.config)]
     made = chosen or ([planned] if planned else [])
     last = made[-1] if made else RunConfig()
 
