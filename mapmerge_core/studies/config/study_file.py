@@ -65,7 +65,7 @@ def _read(path: Path | str) -> str:
     except OSError as error:
         raise StudyError(f"{path} can't be read: {error.strerror or error}.") from error
     if len(content) > MAX_BYTES:
-        raise StudyError(f"{path} is larger than {MAX_BYTES // 1_000_000} MB, so it is no study.")
+        raise StudyError(f"{path} is larger than {MAX_BYTES // 1000} kB, so it is no study.")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

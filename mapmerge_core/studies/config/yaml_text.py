@@ -15,7 +15,8 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent
 from ruamel.yaml.nodes import Node, ScalarNode, SequenceNode
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 250_000
+"""A study file is far smaller, and reading a larger one would take many seconds."""
 _DEEPEST = 20
 _TAGS = {f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp")}
 
@@ -54,7 +55,7 @@ def read_yaml(text: str) -> tuple[Any, Lines]:
             be harmful, such as tags and aliases.
     """
     if len(text) > MAX_BYTES:
-        raise NotYaml(f"it is longer than {MAX_BYTES // 1_000_000} MB, so it is no study.", None)
+        raise NotYaml(f"it is longer than {MAX_BYTES // 1000} kB, so it is no study.", None)
     yaml = YAML(typ="safe", pure=True)
     yaml.Composer = _Composer
     try:

@@ -8,6 +8,7 @@ import streamlit as st
 
 from mapmerge_core.errors import MapMergeError, StudyError
 from mapmerge_core.studies.config.study_file import StudyFile, parse_study, read_study_file
+from mapmerge_core.studies.config.yaml_text import MAX_BYTES
 from pages.parts.models import saving
 from pages.parts.shared import shell
 
@@ -15,8 +16,6 @@ LINES = 24
 """Lines of a long file that are in view at once."""
 LINE_HEIGHT = 20
 """Pixels."""
-MOST_BYTES = 1_000_000
-"""A study file is far smaller."""
 
 
 def draw(path: Path, *, shipped: bool) -> tuple[StudyFile, str] | None:
@@ -64,7 +63,7 @@ def key(path: Path) -> str:
 
 def _read(path: Path) -> str:
     try:
-        if path.stat().st_size > MOST_BYTES:
+        if path.stat().st_size > MAX_BYTES:
             read_study_file(path)  # says why not
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:

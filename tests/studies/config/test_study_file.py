@@ -370,7 +370,7 @@ def test_an_editors_text_has_lines_and_no_file(tmp_path):
         (b"", "it holds nothing"),
         (b"- a\n", "it should hold fields"),
         (b"\xff\xfe\x00", "it holds bytes that aren't text in UTF-8"),
-        (b"#" * 1_000_001, "is larger than 1 MB, so it is no study."),
+        (b"#" * 250_001, "is larger than 250 kB, so it is no study."),
         (b"tasks: []\npretrained: a\narchitecture: b\n", "A study merges one model or more, and none was given"),
         (b"tasks: []\npretrained: a\narchitecture: b\nmodels: {a: b}", "line 1: A study measures one task or more"),
     ],
