@@ -63,5 +63,11 @@ class ExportError(MapMergeError):
     """A merged model could not be written or did not read back as it was written."""
 
 
+def reason_of(error: BaseException) -> str:
+    """Return what another library's error says, as part of a sentence: its first line, or else its type's name."""
+    text = getattr(error, "strerror", None) or next(iter(str(error).strip().splitlines()), "")
+    return str(text).rstrip(" .:") or type(error).__name__
+
+
 class Cancelled(Exception):  # noqa: N818 - not an error
     """Somebody asked to stop; everything measured until then is in the store."""

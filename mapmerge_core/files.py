@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
+import struct
 import threading
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from mapmerge_core.errors import StudyError
+
+DAMAGED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,  # also RecursionError and NotImplementedError
+    SyntaxError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What libraries raise about a file that is damaged, or isn't what its name says."""
+_LARGEST_JSON = 2_000_000
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -40,6 +67,17 @@ def absolute(path: Path | str) -> Path:
     if max(lengths) > _LONGEST_NAME or length > _LONGEST_PATH:
         raise StudyError(f"The path {str(path)[:40]}... is too long: choose a shorter one.")
     return whole
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a small JSON file; {} where it holds none, or can't be read."""
+    try:
+        if path.stat().st_size > _LARGEST_JSON:
+            return {}
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except DAMAGED:
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 @contextmanager

@@ -104,6 +104,15 @@ class Registry(Generic[T]):
                     ) from error
 
 
+class Helpful:
+    """Something whose docstring begins with the one sentence that people get as help."""
+
+    @classmethod
+    def help(cls) -> str:
+        """Return that sentence."""
+        return next(iter((cls.__doc__ or "").strip().splitlines()), "")
+
+
 def _is_same(known: Any, item: Any) -> bool:  # noqa: ANN401 - classes and instances
     """Whether a module was imported again under the same name, as reloading does."""
     key = [(getattr(x, "__module__", None), getattr(x, "__qualname__", type(x).__qualname__)) for x in (known, item)]

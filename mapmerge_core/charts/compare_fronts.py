@@ -228,14 +228,14 @@ def label_places(
             "middle right": (8.0, -_LINE / 2),
             "middle left": (-8.0 - width, -_LINE / 2),
         }
-        found = None
+        free = None
         for place, (dx, dy) in offsets.items():
             box = (x + dx, y + dy, x + dx + width, y + dy + _LINE)
             covers = (pixels > box[:2]).all(axis=1) & (pixels < box[2:]).all(axis=1)
             apart = [box[2] < b[0] or b[2] < box[0] or box[3] < b[1] or b[3] < box[1] for b in boxes]
             if box[0] >= 0 and box[2] <= size[0] and not covers.any() and all(apart):
-                found = place
+                free = place
                 boxes.append(box)
                 break
-        places.append(found)
+        places.append(free)
     return places

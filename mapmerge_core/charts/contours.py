@@ -158,8 +158,8 @@ def plane_info(
     near = ~np.isnan(y) & space.contains(X) & near_plane(space, X, through, axes)
     flat = X[near][:, axes]
     measured = None
-    if len(axes) == 2 and (found := _interpolated(flat, y[near], values)) is not None:
-        measured = np.where(inside, found, np.nan).reshape(shape)
+    if len(axes) == 2 and (between := _interpolated(flat, y[near], values)) is not None:
+        measured = np.where(inside, between, np.nan).reshape(shape)
     held = {name: float(through[k]) for k, name in enumerate(space.names) if k not in axes}
     if len(axes) == space.n_free:
         held = {}

@@ -41,13 +41,13 @@ def front(
     if not json:
         say_analysis(analysis)
         return
-    found = analysis.fitted_front
+    front = analysis.fitted_front
     print_json(
         {
             "objectives": analysis.names,
             "merges": {merge.merge.id: merge.title for merge in analysis.merges},
             "r2": {merge.merge.id: by_name(analysis, merge.r2) for merge in analysis.merges},
-            "front": front_values(found) | {"lower": found.lower, "upper": found.upper},
+            "front": front_values(front) | {"lower": front.lower, "upper": front.upper},
         }
     )
 

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from mapmerge_core.errors import Cancelled, PointError
+from mapmerge_core.files import DAMAGED
 from mapmerge_core.merges._merged_gradients import contract, logits_of_tasks, merge_unrounded, mixed_precision
 from mapmerge_core.merges._state import damaged, read_state, write_state
 from mapmerge_core.merges._statistics import classifier_of, own_task, running_out_of_memory
@@ -71,7 +72,7 @@ class PreparedAdaMerging(PreparedMerge):
         rows = len(exported.layers) if merge.settings.level == "layer" else None
         try:
             learned = check_coefficients(exported.names, tensors["coefficients"].numpy(), rows)
-        except (KeyError, TypeError, PointError) as error:
+        except (PointError, *DAMAGED) as error:
             raise damaged(path, merge) from error
         return cls(merge, vectors, exported, learned)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mapmerge_core.errors import MapMergeError
+from mapmerge_core.files import DAMAGED
 from mapmerge_core.merges._state import damaged, read_state, write_state
 from mapmerge_core.merges._statistics import Gram, fisher_diagonals, gram_matrices
 from mapmerge_core.merges.base import Merge, PreparedMerge
@@ -171,7 +172,7 @@ class PreparedStatistics(PreparedAverage):
                 n, _, packed = key.partition(".")
                 name, statistic = cls.unpack(packed, tensor, header["layers"])
                 statistics[int(n)][name] = statistic
-        except (KeyError, ValueError, IndexError, RuntimeError) as error:
+        except DAMAGED as error:
             raise damaged(path, merge) from error
         return cls(merge, vectors, exported, statistics)
 

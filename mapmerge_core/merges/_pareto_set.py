@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from mapmerge_core.errors import CheckpointError, MapMergeError
+from mapmerge_core.files import DAMAGED
 from mapmerge_core.merges._state import damaged, read_state, write_state
 from mapmerge_core.merges.base import PreparedMerge
 from mapmerge_core.weights.io.checks import check_coefficients
@@ -224,7 +225,7 @@ class PreparedParetoMerging(PreparedMerge):
             lambdas = check_coefficients(exported.names, tensors.pop("lambda").numpy(), len(exported.layers))
             personalisation = Personalisation(blocks, len(exported), tensors["A.0"].shape[1])
             personalisation.load_state_dict(tensors)
-        except (MapMergeError, RuntimeError, KeyError, TypeError, ValueError, IndexError) as error:
+        except (MapMergeError, *DAMAGED) as error:
             raise damaged(path, merge) from error
         personalisation.requires_grad_(requires_grad=False)
         return cls(merge, vectors, exported, lambdas, personalisation)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mapmerge_core.errors import CheckpointError, MapMergeError, StudyError
 from mapmerge_core.registries import MERGES
+from mapmerge_core.registry import Helpful
 from mapmerge_core.settings import NoSettings, make
 from mapmerge_core.settings import label as label_of
 
@@ -150,7 +151,7 @@ class PreparedMerge(ABC):
         raise NotImplementedError(f"{type(self).__name__} has no state to keep: it is made again in no time.")
 
 
-class Merge(ABC):
+class Merge(Helpful, ABC):
     """A merge with its settings.
 
     Args:
@@ -185,11 +186,6 @@ class Merge(ABC):
         if settings is None or isinstance(settings, Mapping):
             settings = make(self.Settings, settings or {}, what=self.title)
         self.settings = settings
-
-    @classmethod
-    def help(cls) -> str:
-        """Return one sentence that says what it does."""
-        return next(iter((cls.__doc__ or "").strip().splitlines()), "")
 
     @property
     def label(self) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from mapmerge_core.errors import SearchError
 from mapmerge_core.registries import METHODS
+from mapmerge_core.registry import Helpful
 from mapmerge_core.search.designs import check_points
 from mapmerge_core.settings import make, setting
 
@@ -76,7 +77,7 @@ class Choice:
     message: str = ""
 
 
-class Method(ABC):
+class Method(Helpful, ABC):
     """A method with its settings, on a space and K objectives.
 
     Args:
@@ -128,11 +129,6 @@ class Method(ABC):
         check_points(self.points)
         self._waiting: Batch | None = None
         self.start()
-
-    @classmethod
-    def help(cls) -> str:
-        """Return one sentence that says what it does."""
-        return (cls.__doc__ or "").strip().splitlines()[0]
 
     @classmethod
     @abstractmethod

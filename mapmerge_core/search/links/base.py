@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mapmerge_core.errors import SearchError
 from mapmerge_core.registries import LINKS
+from mapmerge_core.registry import Helpful
 
 Array = NDArray[np.float64]
 
@@ -19,7 +20,7 @@ INSIDE = 0.005
 register = LINKS.register
 
 
-class Link(ABC):
+class Link(Helpful, ABC):
     """A link with a metric's bounds.
 
     Args:
@@ -48,11 +49,6 @@ class Link(ABC):
     def __init__(self, low: float, high: float) -> None:
         self.low, self.high = float(low), float(high)
         self.check()
-
-    @classmethod
-    def help(cls) -> str:
-        """Return one sentence that says what it does."""
-        return (cls.__doc__ or "").strip().splitlines()[0]
 
     @abstractmethod
     def check(self) -> None:

@@ -232,10 +232,10 @@ class StudyAnalysis:
         choices = []
         for merge in self.merges:
             if merge.surrogates is not None and merge.front is not None:
-                found = apply_rule(rule, merge.front, merge.surrogates, **aims)
-                values = found.predicted, found.lower, found.upper
+                result = apply_rule(rule, merge.front, merge.surrogates, **aims)
+                values = result.predicted, result.lower, result.upper
                 choices.append(
-                    RuleChoice(merge.merge.id, found.x, *values, found.feasible, found.misses, found.message)
+                    RuleChoice(merge.merge.id, result.x, *values, result.feasible, result.misses, result.message)
                 )
             elif merge.front is not None:  # a single point, as it was measured
                 judged, values = judge(rule, merge.Y[:1], **aims), (merge.Y[0],) * 3

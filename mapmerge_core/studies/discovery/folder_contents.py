@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mapmerge_core.files import read_json
 from mapmerge_core.weights.io.folders import ADAPTER_CONFIG, is_index, is_weights, main_file
 
 _DEEPEST = 3
-_LARGEST_JSON = 2_000_000
 _TABLES = (".npz", ".parquet", ".arrow", ".jsonl", ".csv", ".tsv")
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
@@ -84,17 +83,6 @@ def look_into(folder: Path) -> FolderContents:
         for model in contents.models
     ]
     return contents
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a small JSON file; {} where it holds none."""
-    try:
-        if path.stat().st_size > _LARGEST_JSON:
-            return {}
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _look(folder: Path, contents: FolderContents, depth: int) -> None:

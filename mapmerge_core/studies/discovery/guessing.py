@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mapmerge_core.errors import CheckpointError
+from mapmerge_core.weights.io.headers import read_header
 
 if TYPE_CHECKING:
     from mapmerge_core.studies.discovery.folder_contents import FolderContents, Model
 
-_LARGEST_HEADER = 100_000_000
 _VIT = re.compile(r"vit[-_ ]?(?P<size>b|l|h|g|base|large|huge)[-_ /]?(patch)?[-_ ]?(?P<patch>32|16|14)", re.IGNORECASE)
 _VITS = {(768, 32): "ViT-B-32", (768, 16): "ViT-B-16", (1024, 14): "ViT-L-14", (1280, 14): "ViT-H-14"}
 # How many blocks each stage of a ResNet has, and whether these are bottlenecks.
@@ -77,9 +79,9 @@ def _of_header(model: Model) -> Guess | None:
     plain = {name.removeprefix("module.").removeprefix("model."): shape for name, shape in shapes.items()}
     vision = {name.removeprefix("visual."): shape for name, shape in plain.items() if name.startswith("visual.")}
     if vision:
-        first = vision.get("conv1.weight", [0, 0, 0, 0])
+        first = vision.get("conv1.weight", (0, 0, 0, 0))
         name = _VITS.get((first[0], first[-1]), "")
-        if name == "ViT-L-14" and vision.get("positional_embedding", [0])[0] == 24 * 24 + 1:
+        if name == "ViT-L-14" and vision.get("positional_embedding", (0,))[0] == 24 * 24 + 1:
             name = "ViT-L-14-336"
         why = f"{model.name} has the tensors of a CLIP model of open_clip"
         return Guess("clip", name, (f"{why}, {name}: {_QUICK.format(name)}" if name else f"{why}.",))
@@ -94,25 +96,12 @@ def _of_header(model: Model) -> Guess | None:
     return None
 
 
-def _header(path: Path) -> Mapping[str, list[int]]:
+def _header(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a safetensors file's tensors; {} of anything else."""
-    if path.suffix != ".safetensors":
-        return {}
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > min(_LARGEST_HEADER, path.stat().st_size):
-                return {}
-            values: Any = json.loads(file.read(length))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(values, dict):
-        return {}
-    return {
-        name: entry["shape"]
-        for name, entry in values.items()
-        if isinstance(entry, dict) and isinstance(entry.get("shape"), list)
-    }
+    if path.suffix == ".safetensors":
+        with suppress(CheckpointError):
+            return {name: shape for name, (_, shape) in read_header(path).tensors.items()}
+    return {}
 
 
 def _of_names(folder: Path, contents: FolderContents, models: Sequence[Model]) -> Guess:

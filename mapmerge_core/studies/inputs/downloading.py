@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from mapmerge_core.errors import DatasetError
+from mapmerge_core.files import DAMAGED
 from mapmerge_core.weights.io.hub import Download, plan_downloads
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _is_kept(name: str, config: str | None) -> bool:
     short = name.rpartition("/")[2]
     try:
         Cache(repo_id=name, dataset_name=short, config_name=config, version="auto", hash="auto")
-    except (OSError, ValueError, LookupError):
+    except DAMAGED:
         return False
     return True
 

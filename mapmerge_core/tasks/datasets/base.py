@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, overload
 
 from mapmerge_core.errors import DatasetError
 from mapmerge_core.registries import READERS
+from mapmerge_core.registry import Helpful
 
 if TYPE_CHECKING:
     import numpy as np
@@ -176,7 +177,7 @@ class RawTexts:
     columns: dict[str, str] = field(default_factory=dict)
 
 
-class Reader(ABC):
+class Reader(Helpful, ABC):
     """Reads datasets of one kind of file, folder or address; one instance is registered.
 
     Attributes:
@@ -191,11 +192,6 @@ class Reader(ABC):
     examples: ClassVar[tuple[Examples, ...]]
     suffixes: ClassVar[tuple[str, ...]] = ()
     rank: ClassVar[int] = 0
-
-    @property
-    def help(self) -> str:
-        """One sentence that says what it reads."""
-        return (type(self).__doc__ or "").strip().splitlines()[0]
 
     def reads(self, source: DataSource, examples: Examples) -> bool:  # noqa: ARG002
         """Return whether a source is of its kind; by default that is a file with one of its suffixes."""

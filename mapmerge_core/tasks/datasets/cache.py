@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from mapmerge_core.errors import Cancelled, DatasetError
+from mapmerge_core.files import DAMAGED
 from mapmerge_core.tasks.datasets.base import key_of
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def _complete(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """Return the file's array if it is there and whole."""
     try:
         inputs = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except DAMAGED:
         return None
     array: np.ndarray = inputs
     return array if array.shape == shape and array.dtype == np.uint8 else None

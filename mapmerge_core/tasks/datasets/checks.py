@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Event
 
 from mapmerge_core.errors import DatasetError
-from mapmerge_core.files import write_atomically
+from mapmerge_core.files import DAMAGED, write_atomically
 from mapmerge_core.tasks.datasets.base import Images, shown
 from mapmerge_core.tasks.datasets.cache import cache_folder, in_threads, writing
 
@@ -63,6 +63,6 @@ def _known(path: Path, count: int) -> list[int] | None:
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
         rows = [int(row) for row in known["unreadable"]]
-    except (OSError, ValueError, TypeError, LookupError):
+    except DAMAGED:
         return None
     return rows if known["checked"] == count else None

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mapmerge_core.errors import DatasetError
+from mapmerge_core.errors import DatasetError, reason_of
+from mapmerge_core.files import DAMAGED
 
 # Kinds of images that are opened, whatever a file is called. Pillow knows more, such as EPS, a program that
 # it hands to Ghostscript.
 _KINDS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
 
-# What Pillow's many decoders raise on damaged files.
-_DAMAGED = (
-    *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError, OSError),
-    *(RuntimeError, SyntaxError, TypeError, ValueError, struct.error, zlib.error),
-    *(Image.DecompressionBombError, Image.DecompressionBombWarning, UnidentifiedImageError),
-)
+_DAMAGED = (*DAMAGED, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 def to_pixels(held: object, name: str, folder: Path | None = None) -> np.ndarray:
@@ -103,7 +97,4 @@ def _reason(error: BaseException) -> str:
         return f"it is no image, or of another kind than {', '.join(_KINDS)}"
     if isinstance(error, Image.DecompressionBombError):
         return "it has more pixels than is safe to open"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = next(iter(str(error).strip().splitlines()), "")
-    return text.rstrip(" .:") or type(error).__name__
+    return reason_of(error)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from mapmerge_core.errors import DatasetError
+from mapmerge_core.files import DAMAGED
 from mapmerge_core.tasks.data_source import SPLITS, DataSource
 from mapmerge_core.tasks.datasets.base import (
     ArrayImages,
@@ -129,10 +128,7 @@ def _opened(path: Path, name: str) -> Iterator[np.lib.npyio.NpzFile]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             yield arrays
-    except (
-        *(ArithmeticError, EOFError, MemoryError, OSError, RuntimeError, TypeError, ValueError),
-        *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
-    ) as error:
+    except DAMAGED as error:
         if "allow_pickle" in str(error):
             raise DatasetError(
                 f"{path}: '{name}' holds Python objects, which are never loaded: save plain arrays."

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from mapmerge_core.errors import DatasetError
+from mapmerge_core.errors import DatasetError, reason_of
+from mapmerge_core.files import DAMAGED
 from mapmerge_core.tasks.datasets import folders
 from mapmerge_core.tasks.datasets.base import (
     Examples,
@@ -378,15 +379,11 @@ def _opening(source: DataSource) -> Iterator[None]:
 
     try:
         yield
-    except (
-        *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError),
-        *(OSError, RuntimeError, TypeError, ValueError, DatasetsError),
-    ) as error:
+    except (*DAMAGED, DatasetsError) as error:
         bottom: BaseException = error
         while bottom.__cause__ is not None:
             bottom = bottom.__cause__
         if is_full(bottom):
             raise full(cache_folder()) from error
-        reason = next(iter(str(bottom).strip().splitlines()), "").rstrip(" .:") or type(bottom).__name__
         advice = "; check the address, and that this machine reaches the hub" if source.hub else ""
-        raise DatasetError(f"{source.path} can't be opened: {reason}{advice}.") from error
+        raise DatasetError(f"{source.path} can't be opened: {reason_of(bottom)}{advice}.") from error

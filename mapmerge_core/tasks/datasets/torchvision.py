@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from mapmerge_core.errors import DatasetError
+from mapmerge_core.errors import DatasetError, reason_of
+from mapmerge_core.files import DAMAGED
 from mapmerge_core.tasks.datasets.base import (
     ChosenImages,
     Examples,
@@ -70,7 +69,7 @@ class PairImages(Images):
     def __getitem__(self, row: int) -> np.ndarray:
         try:
             held = self._pairs[row][0]
-        except (OSError, ValueError, SyntaxError) as error:
+        except DAMAGED as error:
             raise DatasetError(f"{self.name(row)} can't be read as an image: {error}.") from error
         return to_pixels(held, self.name(row))
 
@@ -136,13 +135,9 @@ def _open(name: str, splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
                     make(root=part, download=True, **options)
                 part.replace(home)
             return {split: make(root=home, download=False, **options) for split, options in splits.items()}
-        except (
-            *(AttributeError, EOFError, ImportError, LookupError, OSError, RuntimeError, TypeError),
-            *(ValueError, pickle.UnpicklingError, shutil.Error, zipfile.BadZipFile),
-        ) as error:
-            reason = next(iter(str(error).strip().splitlines()), "").rstrip(" .:") or type(error).__name__
+        except DAMAGED as error:
             raise DatasetError(
-                f"torchvision's {name} can't be {'opened' if home.is_dir() else 'downloaded'}: {reason}; try "
+                f"torchvision's {name} can't be {'opened' if home.is_dir() else 'downloaded'}: {reason_of(error)}; try "
                 "again, or choose a folder or file that holds it."
             ) from error
         finally:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from mapmerge_core.errors import MapMergeError
 from mapmerge_core.registries import FAMILIES, METRICS
+from mapmerge_core.registry import Helpful
 from mapmerge_core.settings import NoSettings, fields_of
 from mapmerge_core.settings import make as make_settings
 from mapmerge_core.tasks.metrics.accuracy import ACCURACY
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 register = FAMILIES.register
 
 
-class Family(ABC):
+class Family(Helpful, ABC):
     """How parameters become predictions; one object holds one model, into which merges are written.
 
     Made with an architecture's name or file, a local checkpoint or folder of the pre-trained model and, where
@@ -69,11 +70,6 @@ class Family(ABC):
     Settings: ClassVar[type] = NoSettings
 
     # What is known of a family before its model's libraries are imported.
-
-    @classmethod
-    def help(cls) -> str:
-        """Return one sentence that says which models these are."""
-        return next(iter((cls.__doc__ or "").strip().splitlines()), "")
 
     @classmethod
     def usual_metric(cls) -> Metric | None:
@@ -246,7 +242,7 @@ class Family(ABC):
         self.device = torch.device(device)
         self.model_in(torch.float32).to(self.device)
 
-    def merged(self, dtype: torch.dtype) -> None:  # noqa: B027 - most families have nothing to do
+    def merged(self, dtype: torch.dtype) -> None:
         """Do what follows each merge, before it is measured; by default nothing."""
 
     def extras(self) -> tuple[Mapping[str, Tensor], Mapping[str, Mapping[str, Tensor]]]:

@@ -18,10 +18,10 @@ from numpy.typing import ArrayLike
 
 from mapmerge_core import __version__
 from mapmerge_core.errors import CheckpointError, ExportError
+from mapmerge_core.files import DAMAGED
 from mapmerge_core.weights.export.card import TASK_ARITHMETIC, Facts, mergekit_recipe, model_card
 from mapmerge_core.weights.export.targets import Target
 from mapmerge_core.weights.io.checks import Described, check_shape, describe
-from mapmerge_core.weights.io.damaged import DAMAGED
 from mapmerge_core.weights.io.headers import read_header
 from mapmerge_core.weights.io.tensor_files import write_safetensors
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from mapmerge_core.errors import CheckpointError
+from mapmerge_core.files import DAMAGED
 from mapmerge_core.weights.io.checkpoints import open_state_dict
-from mapmerge_core.weights.io.damaged import DAMAGED
 from mapmerge_core.weights.io.folders import ADAPTER_CONFIG, file_of
 from mapmerge_core.weights.io.hub import is_adapter
 from mapmerge_core.weights.io.keys import compared

@@ -85,7 +85,7 @@ class OpenStateDict(Mapping[str, Tensor]):
         return stored.shape, stored.dtype
 
 
-def read_state_dict(source: Path | HubRef) -> dict[str, Tensor]:
+def read_state_dict(source: Path | str | HubRef) -> dict[str, Tensor]:
     """Read a state dict, memory-mapped where the format allows, onto the CPU.
 
     Args:
@@ -108,7 +108,7 @@ def read_state_dict(source: Path | HubRef) -> dict[str, Tensor]:
     return {name: read[shard][name] for name, shard in _in_shards(shards, read, file).items()}
 
 
-def open_state_dict(source: Path | HubRef) -> OpenStateDict:
+def open_state_dict(source: Path | str | HubRef) -> OpenStateDict:
     """Open a state dict whose tensors are read when they are asked for.
 
     Args:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from mapmerge_core.errors import CheckpointError
-from mapmerge_core.weights.io.damaged import DAMAGED
+from mapmerge_core.files import DAMAGED
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin")
 ADAPTER_CONFIG = "adapter_config.json"

@@ -125,7 +125,7 @@ def is_adapter(source: Path | HubRef) -> bool:
     return is_adapter_folder(source)
 
 
-def fetch(source: Path | HubRef) -> Path:
+def fetch(source: Path | str | HubRef) -> Path:
     """Return the local file or folder of a source; what isn't here yet is downloaded, with progress.
 
     Of a repository only weights (safetensors if there are both kinds), configurations and tokenizers are brought.
@@ -135,6 +135,7 @@ def fetch(source: Path | HubRef) -> Path:
         CheckpointError: There is no such model, revision or file, it is gated, the hub can't be reached, or offline
             mode is on and the cache doesn't hold it.
     """
+    source = parse_source(source)
     if isinstance(source, Path):
         return source
     if source.is_open_clip:

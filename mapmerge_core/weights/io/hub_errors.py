@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mapmerge_core.errors import CheckpointError
+from mapmerge_core.errors import CheckpointError, reason_of
 
 
 def is_unreachable(error: Exception) -> bool:
@@ -42,8 +42,7 @@ def explain(url: str, parts: tuple[str, str | None, str], error: Exception) -> C
     elif isinstance(error, errors.HFValidationError):
         text = not_a_model(url)
     else:
-        reason = getattr(error, "strerror", None) or next(iter(str(error).strip().splitlines()), "")
-        text = f"{url} can't be downloaded: {str(reason).rstrip(' .') or 'it is not said why'}."
+        text = f"{url} can't be downloaded: {reason_of(error)}."
     return CheckpointError(text)
 
 

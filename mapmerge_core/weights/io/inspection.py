@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -11,10 +10,10 @@ from statistics import median
 
 import numpy as np
 
+from mapmerge_core.files import read_json
 from mapmerge_core.weights.io.adapters import Adapter, find_misfits, is_adapter, read_adapter, tensor_of
 from mapmerge_core.weights.io.checkpoints import open_state_dict, sha256
 from mapmerge_core.weights.io.checks import Described, StateDict, describe, dtype_name, is_finite
-from mapmerge_core.weights.io.damaged import DAMAGED
 from mapmerge_core.weights.io.folders import weights_files
 from mapmerge_core.weights.io.hub import HubRef, fetch, parse_source
 from mapmerge_core.weights.io.keys import adapted, choose
@@ -191,14 +190,12 @@ def _architecture(path: Path, described: Mapping[str, Described]) -> str:
     if is_adapter(path):
         ranks = {str(about.shape[0]) for key, about in described.items() if ".lora_" in key and "A" in key}
         return f"LoRA adapter (rank {', '.join(sorted(ranks, key=int))})" if ranks else "adapter"
-    try:
-        folder = path if path.is_dir() else path.parent
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        named = config.get("architectures") or [config.get("architecture")]
-        if isinstance(named[0], str):
-            return named[0]
-    except DAMAGED:
-        pass  # no configuration of transformers or timm
+    config = read_json((path if path.is_dir() else path.parent) / "config.json")
+    named = config.get("architectures") or config.get("architecture")
+    if isinstance(named, list):
+        named = named[0]
+    if isinstance(named, str):
+        return named
     return next((title for sign, title in _SIGNS if any(key.endswith(sign) for key in described)), "")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mapmerge_core.errors import CheckpointError
-from mapmerge_core.weights.io.damaged import DAMAGED
+from mapmerge_core.files import DAMAGED
 from mapmerge_core.weights.io.pickle_machine import Machine, Named, RefusedError, StandIn, key_of
 from mapmerge_core.weights.io.pickled_tensors import PickledTensor, Storage, answer, count_of, storage_dtype
 

@@ -15,7 +15,7 @@ from mapmerge_core.errors import MapMergeError, PointError
 from mapmerge_core.weights.io.adapters import Adapter, read_adapter
 from mapmerge_core.weights.io.checkpoints import files_kept_open, open_state_dict
 from mapmerge_core.weights.io.checks import Described, StateDict, describe, is_finite, too_large
-from mapmerge_core.weights.io.hub import HubRef, fetch, is_adapter, parse_source
+from mapmerge_core.weights.io.hub import HubRef, fetch, is_adapter
 from mapmerge_core.weights.io.keys import adapted, choose
 from mapmerge_core.weights.vectors.base import Vectors
 from mapmerge_core.weights.vectors.changes import Changes
@@ -210,8 +210,8 @@ def open_vectors(
     Raises:
         CheckpointError: As for `TaskVectors.from_files` and `StreamedVectors`.
     """
-    origin = fetch(parse_source(pretrained))
-    sources = {name: fetch(parse_source(source)) for name, source in finetuned.items()}
+    origin = fetch(pretrained)
+    sources = {name: fetch(source) for name, source in finetuned.items()}
     adapters = {name for name, path in sources.items() if is_adapter(path)}
     whole = open_state_dict(origin)
     base = choose(whole, [name for name in whole if name not in without])

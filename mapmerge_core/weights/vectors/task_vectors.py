@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from mapmerge_core.weights.io.checkpoints import read_state_dict
-from mapmerge_core.weights.io.hub import HubRef, parse_source
 from mapmerge_core.weights.io.keys import adapt, compared
 from mapmerge_core.weights.io.norms import Norms, NormSums
 from mapmerge_core.weights.vectors.base import Vectors
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from mapmerge_core.weights.io.checks import Described
+    from mapmerge_core.weights.io.hub import HubRef
 
 
 @dataclass(frozen=True)
@@ -148,10 +148,10 @@ class TaskVectors(Vectors):
         Raises:
             CheckpointError: As for `from_state_dicts` and `read_state_dict`.
         """
-        base = {name: t for name, t in read_state_dict(parse_source(pretrained)).items() if name not in without}
+        base = {name: t for name, t in read_state_dict(pretrained).items() if name not in without}
         models = {}
         for name, source in finetuned.items():
-            model = read_state_dict(parse_source(source))
+            model = read_state_dict(source)
             models[name] = adapt({key: model[key] for key in compared(model, base, without)}, base, part)
         layout = lay_out(base, models, part, rounded=rounded)
         return cls(tuple(finetuned), part, layout)

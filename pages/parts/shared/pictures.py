@@ -55,8 +55,8 @@ def changed(source: DataSource) -> int:
 
 @st.cache_data(show_spinner=False, max_entries=128)
 def _samples(source: str, count: int, changed: int) -> list[tuple[str, str]]:  # noqa: ARG001 - `changed` is the cache's key
-    found = preview(DataSource.from_dict(json.loads(source)), count)
-    return [(_data_uri(image), name) for image, name in found]
+    images = preview(DataSource.from_dict(json.loads(source)), count)
+    return [(_data_uri(image), name) for image, name in images]
 
 
 @st.cache_data(show_spinner=False, max_entries=128)

@@ -309,7 +309,7 @@ store = Store(sys.argv[1])
 evaluator = load_evaluator(study, Compute())
 def slowly(*args, **more):
     os.write(1, b"measuring\\n")
-    time.sleep(60)
+    time.sleep(600)
 for each in (evaluator, *evaluator.siblings):
     each.outcomes = slowly
 measure(store, study, evaluator, reference_points(store, study)[0], np.eye(2))
@@ -326,11 +326,9 @@ def test_ctrl_c_does_not_wait_for_any_device(store: Store, study: Study):  # noq
     )
     assert started.stdout is not None
     assert started.stdout.readline() == "measuring\n"
-    began = time.monotonic()
     started.send_signal(signal.SIGINT)
-    assert started.wait(30) != 0
+    assert started.wait(300) != 0, "evaluations in flight take ten minutes"
     started.stdout.close()
-    assert time.monotonic() - began < 20, "evaluations in flight take a minute"
 
 
 def test_an_error_on_one_device_ends_the_run_and_a_stop_reaches_all(

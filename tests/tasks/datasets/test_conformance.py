@@ -79,7 +79,7 @@ OPEN = {"images": open_images, "texts": open_texts}
 
 def test_every_reader_says_what_it_reads():
     for reader in READERS:
-        assert reader.help.endswith(".")
+        assert reader.help().endswith(".")
         assert set(reader.examples) <= {"images", "texts"}
         assert reader.examples
         assert all(suffix.startswith(".") for suffix in reader.suffixes)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mapmerge_core.errors import CheckpointError
+from mapmerge_core.errors import CheckpointError, reason_of
+from mapmerge_core.files import DAMAGED
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -34,12 +35,9 @@ def building(sentence: str) -> Iterator[None]:
     """
     try:
         yield
-    except (
-        *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError),
-        *(OSError, RuntimeError, TypeError, ValueError),
-    ) as error:
-        reason = next(iter(str(error).strip().splitlines()), "").rstrip(" .:")
-        raise CheckpointError(f"{sentence}: {reason or 'it holds a value that is not allowed'}.") from error
+    except DAMAGED as error:
+        reason = reason_of(error) if str(error).strip() else "it holds a value that is not allowed"
+        raise CheckpointError(f"{sentence}: {reason}.") from error
 
 
 def load_exactly(model: nn.Module, state_dict: Mapping[str, Tensor], path: Path | str, architecture: str) -> None:
@@ -55,8 +53,8 @@ def load_exactly(model: nn.Module, state_dict: Mapping[str, Tensor], path: Path 
         elif name not in expected:
             problem = f"holds the tensor '{name}', which the architecture lacks"
         elif state_dict[name].shape != expected[name].shape:
-            found, wanted = tuple(state_dict[name].shape), tuple(expected[name].shape)
-            problem = f"holds '{name}' with shape {found} where the architecture has {wanted}"
+            own, wanted = tuple(state_dict[name].shape), tuple(expected[name].shape)
+            problem = f"holds '{name}' with shape {own} where the architecture has {wanted}"
         else:
             continue
         raise CheckpointError(f"{path} does not fit the architecture {architecture}: it {problem}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mapmerge_core.errors import CheckpointError, DatasetError, MapMergeError
+from mapmerge_core.files import read_json
 from mapmerge_core.tasks.datasets import open_images
 from mapmerge_core.tasks.datasets.splitting import subset
 from mapmerge_core.tasks.families._models.building import building, called, load_exactly
@@ -25,7 +25,6 @@ from mapmerge_core.tasks.families._models.fitting import fit_head
 from mapmerge_core.tasks.families._models.images import ImageClassifier
 from mapmerge_core.tasks.families.classifier import Classifier
 from mapmerge_core.weights.io.checkpoints import read_state_dict
-from mapmerge_core.weights.io.hub import parse_source
 
 if TYPE_CHECKING:
     from mapmerge_core.tasks.task import Task
@@ -88,9 +87,7 @@ class ClassifierWithHeads(ImageClassifier, Classifier):
             self.model.eval().requires_grad_(requires_grad=False)
             if self.model(torch.zeros(1, *config["input_size"])).ndim != 2:
                 raise ValueError("it makes more than one vector of an image")
-        weights = {
-            name: tensor for name, tensor in read_state_dict(parse_source(pretrained)).items() if name not in head
-        }
+        weights = {name: tensor for name, tensor in read_state_dict(pretrained).items() if name not in head}
         load_exactly(self.model, weights, pretrained, architecture)
         self._dtypes = {name: tensor.dtype for name, tensor in weights.items()}
         super().__init__(config["input_size"][-2:], steps, f"timm {config}", config["mean"], config["std"])
@@ -257,10 +254,7 @@ def head_names(architecture: str, pretrained: Path | str) -> tuple[str, ...]:
 
 def _described(architecture: str, pretrained: Path) -> str:
     """Return an architecture, or the pre-trained model's folder if that says what it is."""
-    try:
-        named = json.loads((pretrained / "config.json").read_text(encoding="utf-8"))["architecture"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        named = None
+    named = read_json(pretrained / "config.json").get("architecture")
     return architecture if architecture and named != architecture else str(pretrained)
 
 

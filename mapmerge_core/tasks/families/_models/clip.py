@@ -16,11 +16,11 @@ from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preproc
 from open_clip.zero_shot_classifier import build_zero_shot_classifier
 
 from mapmerge_core.errors import CheckpointError
+from mapmerge_core.files import DAMAGED
 from mapmerge_core.tasks.families._models.building import building, called, load_exactly
 from mapmerge_core.tasks.families._models.zero_shot import ZeroShot
 from mapmerge_core.tasks.families.clip import Clip
 from mapmerge_core.weights.io.checkpoints import read_state_dict
-from mapmerge_core.weights.io.hub import parse_source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +55,7 @@ class ClipZeroShot(ZeroShot, Clip):
                 )
         with _building("a CLIP model", architecture):
             self.model = _build(model_config)
-        weights = read_state_dict(parse_source(pretrained))
+        weights = read_state_dict(pretrained)
         if not any("token_embedding" in name or name.startswith("text.") for name in weights):
             raise CheckpointError(
                 f"{pretrained} lacks the text tower, without which there are no heads: choose the whole "
@@ -123,7 +123,7 @@ def _read_architecture(architecture: str) -> tuple[dict[str, Any], dict[str, Any
         return dict(config.get("model_cfg", config)), dict(config.get("preprocess_cfg", {}))
     except OSError as error:
         raise CheckpointError(f"The configuration {architecture} can't be read: {error.strerror}.") from error
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+    except DAMAGED as error:
         raise CheckpointError(f"{architecture} is not an open_clip configuration in JSON.") from error
 
 

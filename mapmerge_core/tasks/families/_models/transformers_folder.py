@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from mapmerge_core.errors import CheckpointError, MapMergeError
+from mapmerge_core.errors import CheckpointError, MapMergeError, reason_of
 from mapmerge_core.weights.io.checkpoints import open_state_dict
 from mapmerge_core.weights.io.checks import Described, describe
 from mapmerge_core.weights.io.keys import is_constant
@@ -85,10 +85,7 @@ def reading(what: str, folder: Path) -> Iterator[None]:
         except (MapMergeError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # tokenizers raises nothing more special
-            reason = next(iter(str(error).strip().splitlines()), "").rstrip(" .:")
-            raise CheckpointError(
-                f"transformers can't read {what} in {folder}: {reason or type(error).__name__}."
-            ) from error
+            raise CheckpointError(f"transformers can't read {what} in {folder}: {reason_of(error)}.") from error
         finally:
             logging.set_verbosity(verbosity)
             if has_bars:
