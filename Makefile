@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A test machine may have several cores, but torch in every worker must not ask for all of them.
 WORKERS ?= 2
+# What `test` needs is made side by side: Chromium while pip installs, the docs while mypy reads.
+MAKEFLAGS += --jobs=2
 
 .PHONY: run test lint docs format browser clean
 

@@ -54,7 +54,7 @@ def test_the_library_is_the_installed_one(environment: Path, settings: dict[str,
 
 
 def test_the_demo_runs(environment: Path, settings: dict[str, object]):
-    command = [environment / "bin" / "mapmerge", "demo", "--tasks", "2", "--points", "12", "--json"]
+    command = [environment / "bin" / "mapmerge", "demo", "--tasks", "2", "--points", "8", "--json"]
     done = subprocess.run(command, **settings, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert Path(json.loads(done.stdout)["export"]).is_file()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from mapmerge_core.merges import _pareto_training
 from mapmerge_core.merges.base import TrainingPoint
 from mapmerge_core.studies.config import RunConfig
 from mapmerge_core.studies.config.demo import config_from_manifest, demo_merge_settings
@@ -186,7 +187,10 @@ def test_a_data_free_run_needs_no_images(visit: Callable[..., AppTest], home: Pa
 
 
 @pytest.mark.usefixtures("study")
-def test_a_run_is_stopped_and_goes_on_from_where_it_was(visit: Callable[..., AppTest], home: Path) -> None:
+def test_a_run_is_stopped_and_goes_on_from_where_it_was(
+    visit: Callable[..., AppTest], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_pareto_training, "SAVED_EVERY", 0.5)
     app = start(fill(open_form(visit), points=3, steps=100_000, rank=2, batch_size=4))
     from pages.parts.shared import state
 

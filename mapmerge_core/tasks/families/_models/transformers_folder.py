@@ -208,7 +208,8 @@ class Blueprint:
 
     def part_of(self, model: PreTrainedModel) -> nn.Module:
         """Return the part of a built model whose names are the checkpoint's."""
-        return model.get_submodule(self.prefix.removesuffix("."))
+        part: nn.Module = model.get_submodule(self.prefix.removesuffix("."))
+        return part
 
 
 def _problem(expected: Mapping[str, Tensor], stored: Mapping[str, Described], prefix: str) -> str:
