@@ -5,16 +5,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A test machine may have several cores, but torch in every worker must not ask for all of them.
 WORKERS ?= 2
-# What `test` needs is made side by side: Chromium while pip installs, the docs while mypy reads.
+# Chromium is installed while pip installs, and mypy reads while the tests run.
 MAKEFLAGS += --jobs=2
 
-.PHONY: run test lint docs format browser clean
+.PHONY: run test unit journeys lint docs format browser clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/streamlit run app.py
 
-test: $(VENV)/test.stamp browser lint docs
+test: lint docs journeys
+
+unit: $(VENV)/test.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope -m "not journey"
+
+# Alone: a browser, a server and what it evaluates are enough for two cores.
+journeys: unit browser
 	$(BIN)/python -m pytest -m journey
 
 # Writes the pages that are made from the code, then the site in site/; a broken link or docstring is an error.

@@ -45,10 +45,10 @@ def test_one_training_run_is_killed_resumed_and_gives_a_model_for_every_slider(
     home = tiny_demo.home
     page.goto(f"{tiny_demo.url}/evaluate?study=1")
     choose_option(page, "Merge", "Pareto Merging")
-    fill(page, "Steps", 400)
+    fill(page, "Steps", 250)
     fill(page, "Points", 7)
     button(page, "start").click()
-    wait_until(lambda: last_step(home) >= 100)
+    wait_until(lambda: last_step(home) >= 50)
     tiny_demo.stop(signal.SIGKILL)
     kept = query(home, STEPS)
 
@@ -58,7 +58,7 @@ def test_one_training_run_is_killed_resumed_and_gives_a_model_for_every_slider(
     # Until the page is drawn anew, the button of what was measured before is still there.
     wait_until(lambda: query(home, "SELECT status FROM runs ORDER BY id")[-1] == ("done",))
     expect(button(page, "see_tradeoffs")).to_be_enabled(timeout=RUN_MS)
-    assert last_step(home) == 400
+    assert last_step(home) == 250
     assert query(home, STEPS)[: len(kept)] == kept
 
     button(page, "see_tradeoffs").click()
