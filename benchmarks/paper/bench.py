@@ -15,7 +15,7 @@ from safetensors import safe_open
 from benchmarks.pareto_merging import merges as _registers  # noqa: F401 - merges of the benchmarks' own
 from mapmerge_core.registries import MERGES, METHODS
 from mapmerge_core.search.designs import make_design
-from mapmerge_core.search.fronts import Front, find_space_front
+from mapmerge_core.search.fronts import Front, find_front
 from mapmerge_core.search.preferences import normalise
 from mapmerge_core.search.spaces import Box, Space
 from mapmerge_core.search.surrogates.spaces import SpaceSurrogates, fit_surrogates
@@ -222,7 +222,7 @@ class Bench:
         """Return the surrogates' front inside the box, for which the fitted points compete too."""
         directions = maximize(study)[: len(surrogates)]
         include = X[self.inside(study, X)]
-        return find_space_front(surrogates, maximize=directions, seed=seed, include=include)
+        return find_front(surrogates, maximize=directions, seed=seed, include=include)
 
     def inside(self, study: Study, X: Array) -> NDArray[np.bool_]:
         """Return which rows (m,) lie in the box: single-task models may not."""

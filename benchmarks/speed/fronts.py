@@ -16,7 +16,7 @@ from pymoo.optimize import minimize
 from benchmarks.evenly import evenly
 from benchmarks.speed.fitting import N_TASKS, fit, study
 from benchmarks.speed.row import Measured, Row, medians, ratio
-from mapmerge_core.search.fronts import Front, find_space_front, non_dominated, reference_directions
+from mapmerge_core.search.fronts import Front, find_front, non_dominated, reference_directions
 from mapmerge_core.search.indicators import hypervolume
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def surrogates() -> SpaceSurrogates:
 
 def ours(seed: int = 0) -> Front:
     """Our front."""
-    return find_space_front(surrogates(), seed=seed)
+    return find_front(surrogates(), seed=seed)
 
 
 def theirs(seed: int = 0) -> Array:

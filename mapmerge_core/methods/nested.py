@@ -24,7 +24,7 @@ from mapmerge_core.methods._tree import (
 from mapmerge_core.methods.base import Batch, Choice, Method, links_of, register, weights_of
 from mapmerge_core.search.designs import anchors_outside, make_design
 from mapmerge_core.search.domains import best_sum
-from mapmerge_core.search.fronts import Front, find_space_front, signs
+from mapmerge_core.search.fronts import Front, find_front, signs
 from mapmerge_core.search.links.base import make_link
 from mapmerge_core.search.preferences import choose_by_preference, normalise
 from mapmerge_core.search.rules import Rule, Target, apply_rule, parse_rule
@@ -279,7 +279,7 @@ class NestedMAP(Method):
         inside = self._pair_box.contains(design)
         links = [self._links[task] for task in tasks]
         surrogates = fit_surrogates(self._pair_box, design[inside], measured[inside], links, self.loss)
-        front = find_space_front(
+        front = find_front(
             surrogates, maximize=[self._maximize[task] for task in tasks], seed=seed, include=design[inside]
         )
         if self._rule is None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapmerge_core.errors import SearchError
-from mapmerge_core.search.spaces import Box, Space
+from mapmerge_core.search.spaces import Space, box_of
 from mapmerge_core.settings import check_seed
 
 Kind = Literal["uniform", "sobol", "grid"]
@@ -54,7 +54,7 @@ def make_design(
     if isinstance(space, int):
         if space < 1:
             raise SearchError(f"A design needs at least one task vector, not {space}.")
-        space = Box([f"c{i + 1}" for i in range(space)])
+        space = box_of(space)
     space = space.within(low, high)
     check_points(n_points)
     check_seed(seed)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mapmerge_core.errors import SearchError
-from mapmerge_core.search.domains import Domain, best_sums, domain_of
-from mapmerge_core.search.spaces import Box, unit_sobol
+from mapmerge_core.search.domains import Domain
+from mapmerge_core.search.spaces import unit_sobol
 from mapmerge_core.search.surrogates.spaces import SpaceSurrogates
 from mapmerge_core.search.threads import one_thread
 from mapmerge_core.settings import check_seed
@@ -62,30 +62,16 @@ class Front:
 
 
 @dataclass(frozen=True, eq=False)
-class JointFront:
+class JointFront(Front):
     """The points of several merges that no point of any of them dominates, sorted by the first objective.
 
     Attributes:
-        keys: The merge that each of m points belongs to.
         x: The m points, each an array of its own merge's length.
-        predicted: Objectives, `m x K`.
-        lower: Lower ends of their 90 % prediction intervals, `m x K`.
-        upper: Upper ends, `m x K`.
+        keys: The merge that each of the m points belongs to.
     """
 
+    x: tuple[Array, ...]  # type: ignore[assignment]
     keys: tuple[Any, ...]
-    x: tuple[Array, ...]
-    predicted: Array
-    lower: Array
-    upper: Array
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    @property
-    def is_single_point(self) -> bool:
-        """Whether one model is best at everything, so that there is no trade-off to choose."""
-        return len(self.x) == 1
 
 
 def join_fronts(fronts: Iterable[tuple[Hashable, Front]], maximize: Sequence[bool]) -> JointFront:
@@ -104,7 +90,7 @@ def join_fronts(fronts: Iterable[tuple[Hashable, Front]], maximize: Sequence[boo
     best = np.ones(len(points), dtype=bool) if len(pairs) == 1 else non_dominated(predicted, maximize)
     order = [i for i in np.lexsort(predicted.T[::-1]) if best[i]]
     return JointFront(
-        tuple(keys[i] for i in order), tuple(points[i] for i in order), predicted[order], lower[order], upper[order]
+        tuple(points[i] for i in order), predicted[order], lower[order], upper[order], tuple(keys[i] for i in order)
     )
 
 
@@ -147,74 +133,44 @@ def non_dominated(values: ArrayLike, maximize: Sequence[bool]) -> NDArray[np.boo
 
 @one_thread()
 def find_front(
-    surrogates: Sequence[QuadraticSurrogate],
-    low: ArrayLike,
-    high: ArrayLike,
+    surrogates: SpaceSurrogates | Sequence[QuadraticSurrogate],
+    low: ArrayLike = 0.0,
+    high: ArrayLike = 1.0,
     *,
     maximize: Sequence[bool] | None = None,
     seed: int = 0,
     generations: int = GENERATIONS,
     include: ArrayLike | None = None,
 ) -> Front:
-    """Return the non-dominated coefficients of the box [low, high]^N as the surrogates see them.
+    """Return the points of a space that no other dominates, as the surrogates see them.
 
-    NSGA-III starts from the maximisers of every metric and of many weighted sums (L-BFGS-B), so that the ends
+    NSGA-III starts from the maximisers of every objective and of many weighted sums (L-BFGS-B), so that the ends
     and the bulges of the front are there from the beginning; every point it ever evaluates competes for the
-    result. At most ``SIZE`` rows are kept (``SIZE_OF_TWO`` for two metrics): the best for each metric and
+    result. At most ``SIZE`` rows are kept (``SIZE_OF_TWO`` for two objectives): the best for each objective and
     each weighted sum, then always the one farthest from those kept.
 
     Args:
-        surrogates: K fitted surrogates of N coefficients each.
-        low: Lower end of the box, a number or one for each coefficient.
+        surrogates: K fitted surrogates with their space; or K surrogates of the coefficients of a box.
+        low: Lower end of that box, a number or one for each coefficient.
         high: Upper end.
-        maximize: For each metric, whether more is better; all by default.
-        seed: Same seed, same front.
-        generations: NSGA-III generations; 0 leaves the maximisers and a Sobol sample.
-        include: Further coefficients (any number x N) that compete, such as those measured.
-
-    Raises:
-        SearchError: No surrogate, surrogates of different N, an empty box, coefficients outside it, or a
-            negative seed.
-    """
-    widths = {surrogate.n_features_in_ for surrogate in surrogates}
-    if len(widths) != 1:
-        raise SearchError("A front needs fitted surrogates of the same coefficients, at least one.")
-    box = Box([f"c{i + 1}" for i in range(widths.pop())], low, high)
-    return find_space_front(
-        SpaceSurrogates(box, surrogates), maximize=maximize, seed=seed, generations=generations, include=include
-    )
-
-
-@one_thread()
-def find_space_front(
-    surrogates: SpaceSurrogates,
-    *,
-    maximize: Sequence[bool] | None = None,
-    seed: int = 0,
-    generations: int = GENERATIONS,
-    include: ArrayLike | None = None,
-) -> Front:
-    """Return the points of a space that no other dominates, as the surrogates see them; see `find_front`.
-
-    A box is searched as it is, other spaces through their map from the unit cube.
-
-    Args:
-        surrogates: One for each of K objectives, with their space.
         maximize: For each objective, whether more is better; all by default.
         seed: Same seed, same front.
         generations: NSGA-III generations; 0 leaves the maximisers and a Sobol sample.
         include: Further points (any number x D) that compete, such as those measured.
 
     Raises:
-        SearchError: The directions don't match the objectives, or a point lies outside the space.
+        SearchError: No surrogate, surrogates of different coefficients, an empty box, directions that don't
+            match the objectives, or a point outside the space.
         SettingError: The seed can't be used.
     """
+    if not isinstance(surrogates, SpaceSurrogates):
+        surrogates = SpaceSurrogates.in_box(surrogates, low, high)
     check_seed(seed)
     n_objectives = len(surrogates)
     maximize = [True] * n_objectives if maximize is None else maximize
     if len(maximize) != n_objectives:
         raise SearchError(f"{n_objectives} surrogates need as many directions, not {len(maximize)}.")
-    domain = domain_of(surrogates)
+    domain = Domain(surrogates)
     search = _Search(domain, signs(maximize))
     search.add(domain.candidates(seed))
     if include is not None:
@@ -239,14 +195,14 @@ class _Search:
     """All points evaluated so far, with their goodness: metrics, turned so that more is better."""
 
     def __init__(self, domain: Domain, directions: Array) -> None:
-        self.stack, self.directions = domain.stack, directions
+        self.domain, self.directions = domain, directions
         self.box = domain.low, domain.high
         self._points: list[Array] = []
         self._goodness: list[Array] = []
 
     def add(self, points: Array) -> Array:
         """Evaluate and keep `m x n` points, and return their goodness (`m x K`)."""
-        goodness = self.stack.predict(points) * self.directions
+        goodness = self.domain.predict(points) * self.directions
         self._points.append(points.copy())
         self._goodness.append(goodness)
         return goodness
@@ -260,7 +216,7 @@ class _Search:
             ranked = np.argsort(-(scaled @ row), kind="stable")
             weights += [row / spread * self.directions] * n_starts
             starts.append(points[ranked[:n_starts]])
-        self.add(best_sums(self.stack, np.array(weights), np.vstack(starts), *self.box))
+        self.add(self.domain.best_sums(np.array(weights), np.vstack(starts)))
 
     def best_spread(self, size: int) -> Array:
         """Return at most ``size`` non-dominated points: the best for each weighted sum, then the farthest."""
@@ -280,7 +236,7 @@ class _Search:
         scale = self.directions / self._known()[2]
 
         def evaluate(unit: Array) -> tuple[Array, Array]:
-            values, gradients = self.stack.predict_with_gradients(low + width * unit)
+            values, gradients = self.domain.predict_with_gradients(low + width * unit)
             return values * scale, gradients * (scale[:, None] * width)
 
         unit, length = (points - low) / width, np.full(len(points), 0.1)

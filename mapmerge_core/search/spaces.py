@@ -20,21 +20,19 @@ TOLERANCE = 1e-12
 """By how much rounding may take a point out of its space."""
 _SUM_TOLERANCE = 1e-9
 """Weights whose sum is as near to 1 are left as they are."""
-_CORNERS = 8
-"""Up to so many dimensions a cube's corners are few enough to be tried, all of them."""
 
 
 class Space(ABC):
     """A set of points x, each a `D` array of numbers.
 
-    Every space is the image of the unit cube of its free dimensions under a smooth map, in which fronts and
-    rules are searched, and has free coordinates, in which a surrogate is a quadratic.
+    A space is the image of the unit cube of its free dimensions under a smooth map, and has free coordinates,
+    in which a surrogate is a quadratic. Both are the point itself unless a subclass says otherwise.
 
     Attributes:
         names: The D coordinates' names.
-        n_free: How many dimensions it has: a simplex one fewer than it has coordinates.
+        n_free: The number of dimensions; a simplex has one fewer than coordinates.
         anchors: An `a x D` array of points that a design starts with.
-        default: The `D` array of the point that stands for the merge where nothing was searched.
+        default: The point (D,) that stands for the merge where nothing was searched.
     """
 
     names: tuple[str, ...]
@@ -44,7 +42,7 @@ class Space(ABC):
 
     @property
     def n(self) -> int:
-        """How many coordinates a point has, D."""
+        """The number of coordinates, D."""
         return len(self.names)
 
     def point(self, x: ArrayLike) -> Array:
@@ -85,53 +83,43 @@ class Space(ABC):
     def contains(self, X: ArrayLike) -> NDArray[np.bool_]:
         """Return which of `m x D` points lie in the space, up to rounding, an `m` mask."""
 
-    @abstractmethod
     def free(self, X: ArrayLike) -> Array:
         """Return the free coordinates (`m x n_free`) of `m x D` points."""
+        return np.asarray(X, dtype=np.float64)
 
-    @abstractmethod
-    def from_free(self, U: ArrayLike) -> Array:
-        """Return the `m x D` points with `m x n_free` free coordinates."""
-
-    @abstractmethod
-    def from_unit(self, U: ArrayLike) -> Array:
+    def from_unit(self, U: Array) -> Array:
         """Return the images (`m x D`) of `m x n_free` points of the unit cube."""
+        return U
 
-    @abstractmethod
-    def to_unit(self, X: ArrayLike) -> Array:
+    def to_unit(self, X: Array) -> Array:
         """Return the `m x n_free` points whose images are ``X`` (`m x D`): in the unit cube where X is in the space."""
+        return X
 
-    @abstractmethod
-    def unit_jacobian(self, U: ArrayLike) -> Array:
+    def unit_jacobian(self, U: Array) -> Array:
         """Return the derivatives (`m x n_free x n_free`) of the FREE coordinates by those in the unit cube."""
+        return np.broadcast_to(np.eye(self.n_free), (len(U), self.n_free, self.n_free))
 
-    @abstractmethod
-    def _spread(self, U: Array) -> Array:
+    def spread(self, U: Array) -> Array:
         """Return `m x D` points spread over the space as evenly as ``U`` (`m x n_free`) over the unit cube."""
+        return self.from_unit(U)
 
     def sample(self, n: int, rng: np.random.Generator) -> Array:
         """Return ``n`` points drawn uniformly, `n x D`; of a simplex by a Dirichlet distribution of ones."""
-        return self._spread(rng.random((n, self.n_free)))
+        return self.spread(rng.random((n, self.n_free)))
 
     def sobol(self, n: int, seed: int) -> Array:
         """Return the first ``n`` points of a scrambled Sobol sequence, `n x D`."""
-        return self._spread(unit_sobol(n, self.n_free, seed))
+        return self.spread(unit_sobol(n, self.n_free, seed))
 
     def latin(self, n: int, seed: int) -> Array:
         """Return a Latin hypercube of ``n`` points, `n x D`."""
         from scipy.stats import qmc  # heavy: it takes a second to import
 
-        return self._spread(qmc.LatinHypercube(self.n_free, rng=np.random.default_rng(seed)).random(n))
+        return self.spread(qmc.LatinHypercube(self.n_free, rng=np.random.default_rng(seed)).random(n))
 
     @abstractmethod
     def grid(self, most: int) -> Array:
         """Return the largest even grid of at most ``most`` points, `m x D`; no point where none fits."""
-
-    def corners(self) -> Array:
-        """Return the images of the unit cube's corners, without repetition; none where they are too many."""
-        if self.n_free > _CORNERS:
-            return np.empty((0, self.n))
-        return np.unique(self.from_unit(np.array(list(product((0.0, 1.0), repeat=self.n_free)))), axis=0)
 
     def within(self, low: float | None, high: float | None) -> Space:
         """Return the space with other ends of its coefficients, None for those that it has.
@@ -198,24 +186,15 @@ class Box(Space):
         rows = np.asarray(X, dtype=np.float64)
         return np.asarray(((rows >= self.low - TOLERANCE) & (rows <= self.high + TOLERANCE)).all(axis=1))
 
-    def free(self, X: ArrayLike) -> Array:
-        return np.asarray(X, dtype=np.float64)
-
-    def from_free(self, U: ArrayLike) -> Array:
-        return np.asarray(U, dtype=np.float64)
-
-    def from_unit(self, U: ArrayLike) -> Array:
+    def from_unit(self, U: Array) -> Array:
         # Rounding may end a hair above the high end.
-        return np.minimum(self.low + (self.high - self.low) * np.asarray(U, dtype=np.float64), self.high)
+        return np.minimum(self.low + (self.high - self.low) * U, self.high)
 
-    def to_unit(self, X: ArrayLike) -> Array:
-        return np.asarray((np.asarray(X, dtype=np.float64) - self.low) / (self.high - self.low))
+    def to_unit(self, X: Array) -> Array:
+        return (X - self.low) / (self.high - self.low)
 
-    def unit_jacobian(self, U: ArrayLike) -> Array:
-        return np.broadcast_to(np.diag(self.high - self.low), (len(np.asarray(U)), self.n, self.n))
-
-    def _spread(self, U: Array) -> Array:
-        return self.from_unit(U)
+    def unit_jacobian(self, U: Array) -> Array:
+        return np.broadcast_to(np.diag(self.high - self.low), (len(U), self.n, self.n))
 
     def grid(self, most: int) -> Array:
         for levels in range(int(most ** (1 / self.n)) + 1, 1, -1):
@@ -230,6 +209,11 @@ class Box(Space):
     def to_dict(self) -> dict[str, Any]:
         ends = {"low": self.low.tolist(), "high": self.high.tolist(), "default": self.default.tolist()}
         return {"kind": "box", "names": list(self.names), **ends}
+
+
+def box_of(n: int, low: ArrayLike = 0.0, high: ArrayLike = 1.0) -> Box:
+    """Return the box [low, high] of coefficients called c1 to cn."""
+    return Box([f"c{i + 1}" for i in range(n)], low, high)
 
 
 class Simplex(Space):
@@ -281,36 +265,29 @@ class Simplex(Space):
     def free(self, X: ArrayLike) -> Array:
         return np.asarray(X, dtype=np.float64)[:, :-1]
 
-    def from_free(self, U: ArrayLike) -> Array:
-        rows = np.asarray(U, dtype=np.float64)
-        return np.hstack([rows, np.maximum(1.0 - rows.sum(axis=1, keepdims=True), 0.0)])
-
-    def from_unit(self, U: ArrayLike) -> Array:
+    def from_unit(self, U: Array) -> Array:
         """Break a stick: each coordinate takes its share of what those before it have left."""
-        rows = np.asarray(U, dtype=np.float64)
-        left = np.hstack([np.ones((len(rows), 1)), np.cumprod(1.0 - rows, axis=1)])
-        return np.hstack([rows * left[:, :-1], left[:, -1:]])
+        left = np.hstack([np.ones((len(U), 1)), np.cumprod(1.0 - U, axis=1)])
+        return np.hstack([U * left[:, :-1], left[:, -1:]])
 
-    def to_unit(self, X: ArrayLike) -> Array:
-        rows = np.asarray(X, dtype=np.float64)
-        left = np.cumsum(rows[:, ::-1], axis=1)[:, ::-1][:, :-1]
-        return np.clip(np.where(left > 0, rows[:, :-1] / np.where(left > 0, left, 1.0), 0.0), 0.0, 1.0)
+    def to_unit(self, X: Array) -> Array:
+        left = np.cumsum(X[:, ::-1], axis=1)[:, ::-1][:, :-1]
+        return np.clip(np.where(left > 0, X[:, :-1] / np.where(left > 0, left, 1.0), 0.0), 0.0, 1.0)
 
-    def unit_jacobian(self, U: ArrayLike) -> Array:
-        rows = np.asarray(U, dtype=np.float64)
-        m, n = rows.shape
+    def unit_jacobian(self, U: Array) -> Array:
+        m, n = U.shape
         jacobian = np.zeros((m, n, n))
         for i in range(n):  # x_i = u_i Π_{j < i} (1 − u_j)
-            factors = 1.0 - rows[:, :i]
+            factors = 1.0 - U[:, :i]
             jacobian[:, i, i] = factors.prod(axis=1)
             for j in range(i):
-                jacobian[:, i, j] = -rows[:, i] * np.delete(factors, j, axis=1).prod(axis=1)
+                jacobian[:, i, j] = -U[:, i] * np.delete(factors, j, axis=1).prod(axis=1)
         return jacobian
 
-    def _spread(self, U: Array) -> Array:
+    def spread(self, U: Array) -> Array:
         """Map uniform points to uniform ones: of a stick that n more coordinates wait for, take 1 − (1 − u)^(1/n)."""
         waiting = np.arange(self.n_free, 0, -1)
-        return self.from_unit(-np.expm1(np.log1p(-np.asarray(U, dtype=np.float64)) / waiting))
+        return self.from_unit(-np.expm1(np.log1p(-U) / waiting))
 
     def grid(self, most: int) -> Array:
         """Return Das and Dennis' lattice: all weights that are multiples of one over a whole number."""
@@ -355,44 +332,38 @@ class Product(Space):
         _, first = np.unique(np.array(rows), axis=0, return_index=True)
         self.anchors = np.array(rows)[np.sort(first)]
 
-    def _divided(self, X: ArrayLike, sizes: Sequence[int]) -> list[Array]:
-        return np.split(np.asarray(X, dtype=np.float64), np.cumsum(sizes)[:-1], axis=1)
-
-    def _by_coordinates(self, X: ArrayLike) -> list[tuple[Space, Array]]:
-        return list(zip(self.parts, self._divided(X, [part.n for part in self.parts]), strict=True))
-
-    def _by_dimensions(self, U: ArrayLike) -> list[tuple[Space, Array]]:
-        return list(zip(self.parts, self._divided(U, [part.n_free for part in self.parts]), strict=True))
+    def _by_part(self, rows: ArrayLike, *, free: bool = False) -> list[tuple[Space, Array]]:
+        """Return each part with its columns of ``rows``: points, or one column for each free dimension."""
+        sizes = [part.n_free if free else part.n for part in self.parts]
+        columns = np.split(np.asarray(rows, dtype=np.float64), np.cumsum(sizes)[:-1], axis=1)
+        return list(zip(self.parts, columns, strict=True))
 
     def _canonical(self, X: Array) -> Array:
-        return np.hstack([part.points(rows) for part, rows in self._by_coordinates(X)])
+        return np.hstack([part.points(rows) for part, rows in self._by_part(X)])
 
     def contains(self, X: ArrayLike) -> NDArray[np.bool_]:
-        return np.asarray(np.all([part.contains(rows) for part, rows in self._by_coordinates(X)], axis=0))
+        return np.asarray(np.all([part.contains(rows) for part, rows in self._by_part(X)], axis=0))
 
     def free(self, X: ArrayLike) -> Array:
-        return np.hstack([part.free(rows) for part, rows in self._by_coordinates(X)])
+        return np.hstack([part.free(rows) for part, rows in self._by_part(X)])
 
-    def from_free(self, U: ArrayLike) -> Array:
-        return np.hstack([part.from_free(rows) for part, rows in self._by_dimensions(U)])
+    def from_unit(self, U: Array) -> Array:
+        return np.hstack([part.from_unit(rows) for part, rows in self._by_part(U, free=True)])
 
-    def from_unit(self, U: ArrayLike) -> Array:
-        return np.hstack([part.from_unit(rows) for part, rows in self._by_dimensions(U)])
+    def to_unit(self, X: Array) -> Array:
+        return np.hstack([part.to_unit(rows) for part, rows in self._by_part(X)])
 
-    def to_unit(self, X: ArrayLike) -> Array:
-        return np.hstack([part.to_unit(rows) for part, rows in self._by_coordinates(X)])
-
-    def unit_jacobian(self, U: ArrayLike) -> Array:
-        jacobian = np.zeros((len(np.asarray(U)), self.n_free, self.n_free))
+    def unit_jacobian(self, U: Array) -> Array:
+        jacobian = np.zeros((len(U), self.n_free, self.n_free))
         start = 0
-        for part, rows in self._by_dimensions(U):
+        for part, rows in self._by_part(U, free=True):
             own = slice(start, start + part.n_free)
             jacobian[:, own, own] = part.unit_jacobian(rows)
             start += part.n_free
         return jacobian
 
-    def _spread(self, U: Array) -> Array:
-        return np.hstack([part._spread(rows) for part, rows in self._by_dimensions(U)])  # noqa: SLF001 - a space's own
+    def spread(self, U: Array) -> Array:
+        return np.hstack([part.spread(rows) for part, rows in self._by_part(U, free=True)])
 
     def grid(self, most: int) -> Array:
         share = int(most ** (1 / len(self.parts)))
@@ -420,24 +391,6 @@ class SinglePoint(Space):
 
     def contains(self, X: ArrayLike) -> NDArray[np.bool_]:
         return np.ones(len(np.asarray(X)), dtype=bool)
-
-    def free(self, X: ArrayLike) -> Array:
-        return np.asarray(X, dtype=np.float64)
-
-    def from_free(self, U: ArrayLike) -> Array:
-        return np.asarray(U, dtype=np.float64)
-
-    def from_unit(self, U: ArrayLike) -> Array:
-        return np.asarray(U, dtype=np.float64)
-
-    def to_unit(self, X: ArrayLike) -> Array:
-        return np.asarray(X, dtype=np.float64)
-
-    def _spread(self, U: Array) -> Array:
-        return U
-
-    def unit_jacobian(self, U: ArrayLike) -> Array:
-        return np.empty((len(np.asarray(U)), 0, 0))
 
     def grid(self, most: int) -> Array:
         return np.empty((min(most, 1), 0))

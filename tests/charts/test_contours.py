@@ -137,7 +137,7 @@ def test_a_plane_of_four_weights_says_how_the_others_share_the_rest() -> None:
 
 @pytest.mark.parametrize("space", [Simplex(("A", "B")), Box(("A",))])
 def test_one_free_dimension_is_a_line_with_its_points(space) -> None:
-    X = space.from_free(np.linspace(0, 1, 5)[:, None])
+    X = space.from_unit(np.linspace(0, 1, 5)[:, None])
     assert usable_axes(space) == (0,)
 
     def predict(points: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from streamlit.testing.v1 import AppTest
 
 
-EVERYTHING = {"fit_prepared", "find_space_front", "scatter_backdrop", "read"}
+EVERYTHING = {"fit_prepared", "find_front", "scatter_backdrop", "read"}
 """What takes long: fitting, finding the front, drawing it and reading what was measured."""
 
 
@@ -65,7 +65,7 @@ def work(home: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:  # noqa: 
         monkeypatch.setattr(where, name, call)
 
     counted(QuadraticSurrogate, "fit_prepared")
-    counted(analysis, "find_space_front")
+    counted(analysis, "find_front")
     counted(front_chart, "scatter_backdrop")
 
     @event.listens_for(state.store()._database._engine, "before_cursor_execute")

@@ -9,11 +9,11 @@ from mapmerge_core.search.domains import best_sum
 from mapmerge_core.search.fronts import find_front, non_dominated, reference_directions
 from mapmerge_core.search.spaces import Box
 from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
-from mapmerge_core.search.surrogates.spaces import SpaceSurrogates, SurrogateStack
+from mapmerge_core.search.surrogates.spaces import SpaceSurrogates
 
 
 def predict_all(surrogates, C):
-    return SurrogateStack(surrogates).predict(C)
+    return SpaceSurrogates.in_box(surrogates, 0, 1).predict(C)
 
 
 def brute_non_dominated(values, signs):

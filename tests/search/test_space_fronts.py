@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 
 from mapmerge_core.errors import SearchError, SettingError
 from mapmerge_core.search.domains import best_sum
-from mapmerge_core.search.fronts import Front, find_front, find_space_front, join_fronts, non_dominated
+from mapmerge_core.search.fronts import Front, find_front, join_fronts, non_dominated
 from mapmerge_core.search.spaces import Box, Product, Simplex
 from mapmerge_core.search.surrogates.spaces import fit_surrogates
 
@@ -34,7 +36,7 @@ def fitted(space, n_objectives, seed=0):
 def searched(request):
     name, n_objectives = request.param
     surrogates = fitted(SPACES[name], n_objectives)
-    return surrogates, find_space_front(surrogates, generations=10)
+    return surrogates, find_front(surrogates, generations=10)
 
 
 def test_every_point_lies_in_the_space_in_canonical_form(searched):
@@ -67,7 +69,8 @@ def test_nothing_random_clearly_dominates_it(searched):
 
 def test_it_reaches_what_brute_force_does(searched):
     surrogates, front = searched
-    corners = surrogates.space.corners()
+    space = surrogates.space
+    corners = space.from_unit(np.array(list(itertools.product((0.0, 1.0), repeat=space.n_free))))
     everything = np.vstack([surrogates.space.sample(20_000, np.random.default_rng(4)), corners])
     brute = surrogates.predict(everything)
     weights = np.vstack([np.eye(brute.shape[1]), np.random.default_rng(5).dirichlet(np.ones(brute.shape[1]), 50)])
@@ -76,40 +79,40 @@ def test_it_reaches_what_brute_force_does(searched):
 
 def test_a_box_searched_by_either_name_is_the_same():
     surrogates = fitted(Box("ab", 0, 0.7), 2)
-    named = find_space_front(surrogates, generations=4)
+    named = find_front(surrogates, generations=4)
     plain = find_front(surrogates.surrogates, 0, 0.7, generations=4)
     np.testing.assert_array_equal(named.x, plain.x)
 
 
 def test_a_seed_gives_one_front():
     surrogates = fitted(Simplex("abc"), 2)
-    first, again, other = (find_space_front(surrogates, seed=s, generations=3) for s in (1, 1, 2))
+    first, again, other = (find_front(surrogates, seed=s, generations=3) for s in (1, 1, 2))
     np.testing.assert_array_equal(first.x, again.x)
     assert not np.array_equal(first.x, other.x)
 
 
 def test_points_to_include_compete_and_must_lie_inside():
     surrogates = fitted(Simplex("abc"), 2)
-    whole = find_space_front(surrogates)
-    helped = find_space_front(surrogates, generations=0, include=whole.x)
+    whole = find_front(surrogates)
+    helped = find_front(surrogates, generations=0, include=whole.x)
     assert len(helped) >= 0.8 * len(whole)
     for outside in ([[0.5, 0.6, 0.1]], [[1.2, -0.2, 0.0]], [[np.nan, 0.5, 0.5]], [[0.5, 0.5]]):
         with pytest.raises(SearchError, match="Points to include"):
-            find_space_front(surrogates, include=outside)
+            find_front(surrogates, include=outside)
 
 
 def test_directions_and_seeds_that_can_not_be_are_refused():
     surrogates = fitted(Simplex("ab"), 2)
     with pytest.raises(SearchError, match="as many directions"):
-        find_space_front(surrogates, maximize=[True])
+        find_front(surrogates, maximize=[True])
     with pytest.raises(SettingError, match="seed"):
-        find_space_front(surrogates, seed=-1)
+        find_front(surrogates, seed=-1)
 
 
 def test_one_objective_has_a_front_of_one_point_and_fewer_models_than_objectives_are_fine():
-    single = find_space_front(fitted(Simplex("abc"), 1))
+    single = find_front(fitted(Simplex("abc"), 1))
     assert single.is_single_point
-    assert len(find_space_front(fitted(Simplex("ab"), 5), generations=3)) > 1
+    assert len(find_front(fitted(Simplex("ab"), 5), generations=3)) > 1
 
 
 def test_a_weighted_sum_on_a_simplex_is_maximised_as_by_another_optimiser():
@@ -151,7 +154,7 @@ class TestJoined:
         assert len(joint) == len(kept)
 
     def test_one_front_stays_as_it_is(self):
-        front = find_space_front(fitted(Simplex("abc"), 3), generations=3)
+        front = find_front(fitted(Simplex("abc"), 3), generations=3)
         joint = join_fronts([(7, front)], [True] * 3)
         np.testing.assert_array_equal(np.array(joint.x), front.x)
         assert set(joint.keys) == {7}

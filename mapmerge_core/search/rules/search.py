@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mapmerge_core.errors import SearchError
-from mapmerge_core.search.domains import domain_of
+from mapmerge_core.search.domains import Domain
 from mapmerge_core.search.fronts import Front, signs
 from mapmerge_core.search.rules.parser import parse_rule
-from mapmerge_core.search.spaces import Box
 from mapmerge_core.search.surrogates.spaces import SpaceSurrogates
 
 if TYPE_CHECKING:
@@ -93,29 +92,30 @@ def apply_rule(
         SearchError: The rule has another number of objectives, or values that it needs are missing.
     """
     if not isinstance(surrogates, SpaceSurrogates):
-        box = Box([f"c{i + 1}" for i in range(surrogates[0].n_features_in_)], low, high)
-        surrogates = SpaceSurrogates(box, surrogates)
+        surrogates = SpaceSurrogates.in_box(surrogates, low, high)
     n = len(surrogates)
     directions = [True] * n if maximize is None else list(maximize)
     if len(rule.names) != n or len(directions) != n or front.predicted.shape[1] != n:
         raise SearchError(f"The rule is about {len(rule.names)} objectives, and there are {n} surrogates.")
     anything = [(-np.inf, np.inf)] * n
     parse_rule(str(rule), rule.names, maximize=directions, bounds=anything)  # raises where directions clash
-    wanted = _wanted(rule, {"single": single, "pretrained": pretrained}, signs(directions))
-    problem = _Problem(rule, surrogates, wanted, signs(directions))
+    problem = _Problem(rule, {"single": single, "pretrained": pretrained}, signs(directions), Domain(surrogates))
 
     rows = problem.domain.from_points(front.x)
-    if not (problem.slack(rows) >= -ROUNDING).any():
+    if not problem.meets(rows).any():
         rows = np.vstack([rows, problem.nearest(rows)])
-    slack = problem.slack(rows)
-    feasible = bool((slack >= -ROUNDING).any())
-    if feasible:
-        rows = np.vstack([rows, problem.best(rows[slack >= -ROUNDING])])
-        meets = problem.slack(rows) >= -ROUNDING
-        best = rows[np.argmax(np.where(meets, problem.objective(rows), -np.inf))]
-    else:
-        best = rows[np.argmax(slack)]
-    return _result(problem, surrogates.space.points(problem.domain.points(best[None]))[0], feasible)
+    meets = problem.meets(rows)
+    if meets.any():
+        rows = np.vstack([rows, problem.best(rows[meets])])
+    best = problem.best_row(problem.goodness(rows))
+    x = surrogates.space.points(problem.domain.points(rows[best : best + 1]))[0]
+    predicted = surrogates.predict(x[None])[0]
+    lower, upper = surrogates.predict_interval(x[None])
+    misses = problem.misses(predicted * problem.directions)
+    message = "This model meets the rule, as the surrogates see it."
+    if misses:
+        message = f"No model meets this rule; the nearest misses {_missed(misses)}."
+    return RuleResult(x, predicted, lower[0], upper[0], not misses, misses, message)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,21 +123,17 @@ class Judged:
     """How models fare by a rule, given their values.
 
     Attributes:
-        slack: By how much each model (m,) meets the threshold that it meets least; negative if it misses it.
-        objective: What is to be maximised (m,).
         best: The row to take: of those that meet the rule the best, else the nearest.
         misses: The thresholds that it misses, the largest first.
     """
 
-    slack: Array
-    objective: Array
     best: int
     misses: tuple[Miss, ...]
 
     @property
     def feasible(self) -> bool:
         """Whether the best row meets the rule."""
-        return bool(self.slack[self.best] >= -ROUNDING)
+        return not self.misses
 
     @property
     def missed(self) -> str:
@@ -169,79 +165,79 @@ def judge(
     if table.ndim != 2 or not len(table) or table.shape[1] != len(rule.names):
         raise SearchError(f"The rule is about {len(rule.names)} objectives, and the values have shape {table.shape}.")
     directions = signs([True] * len(rule.names) if maximize is None else maximize)
-    aim = _Aim(rule, _wanted(rule, {"single": single, "pretrained": pretrained}, directions), directions)
-    slack, objective = aim.slack(table * directions), aim.objective(table * directions)
-    meets = slack >= -ROUNDING
-    best = int(np.argmax(np.where(meets, objective, -np.inf) if meets.any() else slack))
-    return Judged(slack, objective, best, aim.misses(table[best] * directions))
+    aim = _Aim(rule, {"single": single, "pretrained": pretrained}, directions)
+    best = aim.best_row(table * directions)
+    return Judged(best, aim.misses(table[best] * directions))
 
 
 class _Aim:
-    """A rule over metrics turned so that more is better (goodness)."""
+    """A rule over goodness: objectives (`m x K`), turned so that more is better.
 
-    def __init__(self, rule: Rule, wanted: Array, directions: Array) -> None:
-        self.rule, self.wanted, self.directions = rule, wanted, directions
-        self.constrained = np.flatnonzero(np.isfinite(wanted))
-        if rule.target.kind == "sum":
-            self.weights = np.zeros(len(wanted))
-            for name, weight in rule.target.weights:
-                self.weights[rule.names.index(name)] = weight
-        else:
-            self.weights = np.full(len(wanted), 1 / len(wanted))
+    Attributes:
+        wanted: The least goodness that the thresholds allow each objective (K,), minus infinity without one.
+        constrained: The columns that have a threshold.
+        weights: Each objective's weight in the sum or the mean to be maximised (K,).
+    """
+
+    def __init__(self, rule: Rule, references: Mapping[str, ArrayLike | None], directions: Array) -> None:
+        self.rule, self.directions = rule, directions
+        self.wanted = _wanted(rule, references, directions)
+        self.constrained = np.flatnonzero(np.isfinite(self.wanted))
+        n = len(directions)
+        terms = dict(rule.target.weights if rule.target.kind == "sum" else ((name, 1 / n) for name in rule.names))
+        self.weights = np.array([terms.get(name, 0.0) for name in rule.names])
 
     def slack(self, goodness: Array) -> Array:
         """Return by how much each row meets the threshold that it meets least; negative if it misses it."""
         kept = self.constrained
-        if not len(kept):
-            return np.full(len(goodness), np.inf)
-        return np.asarray((goodness[:, kept] - self.wanted[kept]).min(axis=1))
+        return np.asarray((goodness[:, kept] - self.wanted[kept]).min(axis=1, initial=np.inf))
 
     def objective(self, goodness: Array) -> Array:
         """Return each row's value of what the rule maximises."""
-        if self.rule.target.kind == "worst":
-            return np.asarray(goodness.min(axis=1))
-        return np.asarray(goodness @ self.weights)
+        return np.asarray(goodness.min(axis=1) if self.rule.target.kind == "worst" else goodness @ self.weights)
+
+    def best_row(self, goodness: Array) -> int:
+        """Return the best row of those that meet the rule, or else the one that misses it least."""
+        slack = self.slack(goodness)
+        meets = slack >= -ROUNDING
+        return int(np.argmax(np.where(meets, self.objective(goodness), -np.inf) if meets.any() else slack))
 
     def misses(self, goodness: Array) -> tuple[Miss, ...]:
         """Return the thresholds that one model (K,) misses, the largest miss first."""
-        predicted, wanted = goodness * self.directions, self.wanted * self.directions
-        short = np.where(np.isfinite(self.wanted), self.wanted - goodness, -np.inf)
+        values, wanted = goodness * self.directions, self.wanted * self.directions
+        short = self.wanted - goodness
         missed = [k for k in np.argsort(-short, kind="stable") if short[k] > ROUNDING]
-        return tuple(Miss(self.rule.names[k], float(wanted[k]), float(predicted[k])) for k in missed)
+        return tuple(Miss(self.rule.names[k], float(wanted[k]), float(values[k])) for k in missed)
 
 
-class _Problem:
-    """A rule over surrogates, on rows of their domain; goodness is an objective turned so that more is better."""
+class _Problem(_Aim):
+    """A rule over surrogates, on rows of their domain."""
 
-    def __init__(self, rule: Rule, surrogates: SpaceSurrogates, wanted: Array, directions: Array) -> None:
-        self.surrogates, self.domain, self.aim = (surrogates, domain_of(surrogates), _Aim(rule, wanted, directions))
-        self.rule, self.wanted, self.directions = rule, wanted, directions
-        self.low, self.high = self.domain.low, self.domain.high
-        self.constrained, self.weights = self.aim.constrained, self.aim.weights
+    def __init__(
+        self, rule: Rule, references: Mapping[str, ArrayLike | None], directions: Array, domain: Domain
+    ) -> None:
+        super().__init__(rule, references, directions)
+        self.domain = domain
 
     def goodness(self, C: Array) -> Array:
-        return self.domain.stack.predict(C) * self.directions
+        return self.domain.predict(C) * self.directions
+
+    def meets(self, C: Array) -> NDArray[np.bool_]:
+        """Return which rows meet the rule (m,)."""
+        return self.slack(self.goodness(C)) >= -ROUNDING
 
     def slopes(self, c: Array) -> Array:
         """Return the derivatives (`K x n`) of the goodness at one row."""
-        return np.asarray(self.domain.stack.predict_with_gradients(c[None])[1][0] * self.directions[:, None])
-
-    def slack(self, C: Array) -> Array:
-        """Return by how much each row meets the threshold that it meets least; negative if it misses it."""
-        return self.aim.slack(self.goodness(C))
-
-    def objective(self, C: Array) -> Array:
-        """Return each row's value of what the rule maximises."""
-        return self.aim.objective(self.goodness(C))
+        return np.asarray(self.domain.predict_with_gradients(c[None])[1][0] * self.directions[:, None])
 
     def nearest(self, rows: Array) -> Array:
         """Return where SLSQP ends (`N_STARTS x n`) that maximises the slack from the rows that have most of it."""
-        starts = rows[np.argsort(-self.slack(rows), kind="stable")[:N_STARTS]]
+        starts = rows[np.argsort(-self.slack(self.goodness(rows)), kind="stable")[:N_STARTS]]
         return np.array([self._raise_least(c, self.wanted, self.constrained) for c in starts])
 
     def best(self, rows: Array) -> Array:
         """Return where SLSQP ends (`N_STARTS x n`) that maximises the objective from the rows that have most of it."""
-        starts = rows[np.argsort(-self.objective(rows), kind="stable")[:N_STARTS]]
+        starts = rows[np.argsort(-self.objective(self.goodness(rows)), kind="stable")[:N_STARTS]]
         if self.rule.target.kind == "worst":
             everything = np.arange(len(self.wanted))
             return np.array([self._raise_least(c, np.zeros(len(self.wanted)), everything, keep=True) for c in starts])
@@ -288,12 +284,13 @@ class _Problem:
     ) -> Array:
         from scipy.optimize import minimize
 
-        n = len(self.low)
-        bounds = [*zip(self.low, self.high, strict=True), *[(None, None)] * (len(start) - n)]
+        low, high = self.domain.low, self.domain.high
+        n = len(low)
+        bounds = [*zip(low, high, strict=True), *[(None, None)] * (len(start) - n)]
         end = minimize(
             loss, start, jac=True, bounds=bounds, constraints=constraints, method="SLSQP", options={"ftol": 1e-9}
         ).x[:n]
-        return np.clip(end, self.low, self.high) if np.isfinite(end).all() else start[:n]
+        return np.clip(end, low, high) if np.isfinite(end).all() else start[:n]
 
 
 _OF = {"single": "the own model", "pretrained": "the pre-trained model"}
@@ -316,17 +313,6 @@ def _wanted(rule: Rule, references: Mapping[str, ArrayLike | None], directions: 
                 value *= reference
             wanted[index] = max(wanted[index], directions[index] * value)
     return wanted
-
-
-def _result(problem: _Problem, x: Array, feasible: bool) -> RuleResult:
-    predicted = problem.surrogates.predict(x[None])[0]
-    lower, upper = problem.surrogates.predict_interval(x[None])
-    misses = () if feasible else problem.aim.misses(predicted * problem.directions)
-    if feasible:
-        message = "This model meets the rule, as the surrogates see it."
-    else:
-        message = f"No model meets this rule; the nearest misses {_missed(misses)}."
-    return RuleResult(x, predicted, lower[0], upper[0], feasible, misses, message)
 
 
 def _missed(misses: Sequence[Miss]) -> str:

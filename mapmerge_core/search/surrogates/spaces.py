@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mapmerge_core.errors import SearchError
+from mapmerge_core.search.spaces import Space, box_of
 from mapmerge_core.search.surrogates.features import as_points
 from mapmerge_core.search.threads import one_thread
 
 if TYPE_CHECKING:
     from mapmerge_core.search.links.base import Array
-    from mapmerge_core.search.spaces import Space
     from mapmerge_core.search.surrogates.fitting import LossName
     from mapmerge_core.search.surrogates.quadratic import PreparedPoints, QuadraticSurrogate
 
@@ -31,14 +31,44 @@ class SpaceSurrogates:
 
     def __init__(self, space: Space, surrogates: Sequence[QuadraticSurrogate]) -> None:
         self.space, self.surrogates = space, tuple(surrogates)
-        self.stack = SurrogateStack(self.surrogates)
+        self._constants = np.array([surrogate.e_ for surrogate in surrogates])
+        self._vectors = np.array([surrogate.b_ for surrogate in surrogates])
+        self._matrices = np.hstack([surrogate.A_ for surrogate in surrogates])
+        links = [surrogate.link_ for surrogate in surrogates]
+        self._links = [(link, [k for k, other in enumerate(links) if other == link]) for link in dict.fromkeys(links)]
+
+    @classmethod
+    def in_box(cls, surrogates: Sequence[QuadraticSurrogate], low: ArrayLike, high: ArrayLike) -> SpaceSurrogates:
+        """Return surrogates of N coefficients each, with the box [low, high]^N.
+
+        Raises:
+            SearchError: There is no surrogate, they have different N, or the box is empty.
+        """
+        widths = {surrogate.n_features_in_ for surrogate in surrogates}
+        if len(widths) != 1:
+            raise SearchError("Fitted surrogates of the same coefficients are needed, at least one.")
+        return cls(box_of(widths.pop(), low, high), surrogates)
 
     def __len__(self) -> int:
         return len(self.surrogates)
 
     def predict(self, X: ArrayLike) -> Array:
-        """Return the objectives (`m x K`) at `m x D` points."""
-        return self.stack.predict(self.space.free(X))
+        """Return the objectives (`m x K`) at `m x D` points.
+
+        Raises:
+            SearchError: X has another width than the points fitted, or is not finite.
+        """
+        z, _ = self._quadratic(X)
+        return self._linked("value", z)
+
+    def predict_with_gradients(self, X: ArrayLike) -> tuple[Array, Array]:
+        """Return the objectives and their derivatives by the free coordinates (`m x K x n_free`).
+
+        Raises:
+            SearchError: As for `predict`.
+        """
+        z, gradients = self._quadratic(X)
+        return self._linked("value", z), self._linked("slope", z)[:, :, None] * gradients
 
     def predict_interval(self, X: ArrayLike, level: float = 0.9) -> tuple[Array, Array]:
         """Return the ends (`m x K` each) between which measurements at `m x D` points fall with this probability."""
@@ -51,6 +81,22 @@ class SpaceSurrogates:
     def r2(self) -> Array:
         """Each surrogate's leave-one-out R² (K,)."""
         return np.array([surrogate.loo_r2_ for surrogate in self.surrogates])
+
+    def _quadratic(self, X: ArrayLike) -> tuple[Array, Array]:
+        """Return the quadratic forms (`m x K`) and their derivatives (`m x K x n_free`)."""
+        points = as_points(self.space.free(X), self._vectors.shape[1])
+        bends = (points @ self._matrices).reshape(len(points), *self._vectors.shape)
+        z = self._constants + np.einsum("nkj,nj->nk", self._vectors + 0.5 * bends, points)
+        return z, self._vectors + bends
+
+    def _linked(self, function: Literal["value", "slope"], z: Array) -> Array:
+        """Return a function of each objective's link at its own column of ``z``."""
+        if len(self._links) == 1:
+            return np.asarray(getattr(self._links[0][0], function)(z))
+        values = np.empty_like(z)
+        for link, columns in self._links:
+            values[:, columns] = getattr(link, function)(z[:, columns])
+        return values
 
 
 @one_thread()
@@ -88,54 +134,3 @@ def fit_surrogates(
         surrogate = QuadraticSurrogate(link=link, bounds=bounds, loss=loss)
         surrogates.append(surrogate.fit_prepared(points, table[rows, k], own))
     return SpaceSurrogates(space, surrogates)
-
-
-class SurrogateStack:
-    """K quadratics in N coefficients as one: matrix products for all at once."""
-
-    def __init__(self, surrogates: Sequence[QuadraticSurrogate]) -> None:
-        self._n_vectors = surrogates[0].n_features_in_
-        self._constants = np.array([surrogate.e_ for surrogate in surrogates])
-        self._vectors = np.array([surrogate.b_ for surrogate in surrogates])
-        self._matrices = np.hstack([surrogate.A_ for surrogate in surrogates])
-        links = [surrogate.link_ for surrogate in surrogates]
-        self._links = [(link, [k for k, other in enumerate(links) if other == link]) for link in dict.fromkeys(links)]
-
-    def predict(self, C: ArrayLike) -> Array:
-        """Return the metrics (`n x K`) at `n x N` coefficients.
-
-        Raises:
-            SearchError: C has another width than the points fitted, or is not finite.
-        """
-        return self._values(self._quadratic(as_points(C, self._n_vectors))[0])
-
-    def predict_with_gradients(self, C: ArrayLike) -> tuple[Array, Array]:
-        """Return the metrics (`n x K`) and their derivatives by the coefficients (`n x K x N`).
-
-        Raises:
-            SearchError: As for `predict`.
-        """
-        z, gradients = self._quadratic(as_points(C, self._n_vectors))
-        return self._values(z), self._slopes(z)[:, :, None] * gradients
-
-    def _quadratic(self, points: Array) -> tuple[Array, Array]:
-        """Return the quadratic forms (`n x K`) and their derivatives (`n x K x N`)."""
-        bends = (points @ self._matrices).reshape(len(points), *self._vectors.shape)
-        z = self._constants + np.einsum("nkj,nj->nk", self._vectors + 0.5 * bends, points)
-        return z, self._vectors + bends
-
-    def _values(self, z: Array) -> Array:
-        if len(self._links) == 1:
-            return self._links[0][0].value(z)
-        values = np.empty_like(z)
-        for link, columns in self._links:
-            values[:, columns] = link.value(z[:, columns])
-        return values
-
-    def _slopes(self, z: Array) -> Array:
-        if len(self._links) == 1:
-            return self._links[0][0].slope(z)
-        slopes = np.empty_like(z)
-        for link, columns in self._links:
-            slopes[:, columns] = link.slope(z[:, columns])
-        return slopes

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mapmerge_core.errors import SearchError, StudyError
-from mapmerge_core.search.fronts import GENERATIONS, Front, JointFront, find_space_front, join_fronts
+from mapmerge_core.search.fronts import GENERATIONS, Front, JointFront, find_front, join_fronts
 from mapmerge_core.search.preferences import Scalarisation, choose_by_preference
 from mapmerge_core.search.rules import Miss, apply_rule, judge, parse_rule
 from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
@@ -366,7 +366,7 @@ def search_front(
     generations: int = GENERATIONS,
 ) -> Front:
     """Find the front of surrogates, for which the measured points inside their space compete, too."""
-    return find_space_front(
+    return find_front(
         surrogates,
         maximize=maximize_of(objectives),
         seed=seed,

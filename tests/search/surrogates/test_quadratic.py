@@ -16,7 +16,7 @@ from mapmerge_core.search.designs import make_design
 from mapmerge_core.search.spaces import Box
 from mapmerge_core.search.surrogates.features import quadratic_features
 from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
-from mapmerge_core.search.surrogates.spaces import SurrogateStack, fit_surrogates
+from mapmerge_core.search.surrogates.spaces import SpaceSurrogates, fit_surrogates
 
 LINKS = ["identity", "sigmoid", "softplus"]
 
@@ -320,7 +320,7 @@ class TestPrediction:
         C, y = measured(40, 3)
         surrogates = [QuadraticSurrogate(link=link).fit(C, y) for link in LINKS]
         each = np.column_stack([s.predict(C) for s in surrogates])
-        np.testing.assert_allclose(SurrogateStack(surrogates).predict(C), each, rtol=1e-10)
+        np.testing.assert_allclose(SpaceSurrogates.in_box(surrogates, 0, 1).predict(C), each, rtol=1e-10)
 
     def test_all_gradients_at_once_are_each_alone_whatever_the_kind(self):
         C, y = measured(40, 3)
@@ -328,7 +328,7 @@ class TestPrediction:
         surrogates = [QuadraticSurrogate(link=link, bounds=bounds[link]).fit(C, y) for link in [*LINKS, *LINKS]]
         each = np.stack([s.gradient(C) for s in surrogates], axis=1)
         for models in (surrogates, surrogates[:1]):
-            metrics, gradients = SurrogateStack(models).predict_with_gradients(C)
+            metrics, gradients = SpaceSurrogates.in_box(models, 0, 1).predict_with_gradients(C)
             np.testing.assert_allclose(metrics, np.column_stack([s.predict(C) for s in models]), rtol=1e-12)
             np.testing.assert_allclose(gradients, each[:, : len(models)], rtol=1e-10, atol=1e-12)
 
