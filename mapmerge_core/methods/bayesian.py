@@ -8,7 +8,7 @@ import numpy as np
 
 from mapmerge_core.errors import SearchError
 from mapmerge_core.methods.base import Batch, Method, anchors_setting, links_of, register
-from mapmerge_core.search.adaptive import AngularBins, bins_per_angle, draw_points, make_posterior, score_bins
+from mapmerge_core.search.adaptive import AngularBins, bins_per_angle, draw_points, score_bins
 from mapmerge_core.search.designs import anchors_outside, make_design
 from mapmerge_core.search.surrogates.features import n_parameters
 from mapmerge_core.search.surrogates.spaces import SpaceSurrogates, fit_surrogates
@@ -108,6 +108,5 @@ class BayesianMAP(Method):
         squared = np.abs((Y - self.surrogates.predict(X)) * (Y - left_out))
         errors = (squared / np.where(variance > 0, variance, 1.0)).mean(axis=1)
         scored, scores = score_bins(errors, self._bins.locate(np.clip(self.space.to_unit(X), 0.0, 1.0)), rng)
-        posterior = make_posterior(self._bins, scored, scores)
-        drawn = draw_points(posterior, n_points, self.space.to_unit(self._X), rng)
+        drawn = draw_points(self._bins, scored, scores, n_points, self.space.to_unit(self._X), rng)
         return Batch(self.space.from_unit(drawn), self.all_objectives)

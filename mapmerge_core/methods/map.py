@@ -44,7 +44,7 @@ class MAP(Method):
         return cls.paper_points.get(space.n, 6 * n_parameters(space.n_free))
 
     def start(self) -> None:
-        needs_least = [link for link, _ in links_of(self.objectives) if not LINKS[link].needs_ridge]
+        needs_least = [link for link, _ in links_of(self.objectives) if LINKS[link].is_linear]
         outside = anchors_outside(self.space) if self.settings.anchors else 0
         needed = n_parameters(self.space.n_free) + outside
         if self.is_front == "surrogates" and needs_least and self.points < needed:

@@ -24,9 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-from mapmerge_core.errors import SearchError
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from mapmerge_core.search.links.base import Array
@@ -51,52 +49,28 @@ class AngularBins:
     n - 1 numbers from 0 to K - 1, one for each angle.
 
     Args:
-        n: Dimensions; one has no angle, and a single bin.
-        per_angle: K, the equal parts of each angle.
-
-    Raises:
-        SearchError: There is no dimension, or no bin.
+        n: Dimensions, at least one; one has no angle, and a single bin.
+        per_angle: K, the equal parts of each angle, at least one.
     """
 
     n: int
     per_angle: int
-
-    def __post_init__(self) -> None:
-        if self.n < 1:
-            raise SearchError("Adaptive sampling needs a space of at least one dimension: this one is a single point.")
-        if self.per_angle < 1:
-            raise SearchError(f"Each angle needs at least one bin, not {self.per_angle}.")
 
     @property
     def count(self) -> int:
         """Joint bins, K^(N - 1)."""
         return int(self.per_angle ** (self.n - 1))
 
-    def locate(self, U: ArrayLike) -> Cells:
-        """Return the bin of each point.
-
-        Args:
-            U: `m x n` points of the unit cube.
-
-        Returns:
-            `m x (n - 1)` whole numbers from 0 to K - 1; rows of -1 for points at the origin.
-
-        Raises:
-            SearchError: The shape is another, or a point lies outside the cube.
-        """
-        points = np.asarray(U, dtype=np.float64)
-        if points.ndim != 2 or points.shape[1] != self.n:
-            raise SearchError(f"Bins of {self.n} dimensions don't fit shape {points.shape}.")
-        if not ((points >= 0) & (points <= 1)).all():
-            raise SearchError("Only points inside the space have a bin.")
+    def locate(self, U: Array) -> Cells:
+        """Return the bins of `m x n` points of the unit cube, `m x (n - 1)`; rows of -1 for points at the origin."""
         # |(u_i, ..., u_n)| for each i, by sums from the end.
-        tails = np.sqrt(np.cumsum(points[:, ::-1] ** 2, axis=1))[:, ::-1]
-        angles = np.arctan2(tails[:, 1:], points[:, :-1])
+        tails = np.sqrt(np.cumsum(U[:, ::-1] ** 2, axis=1))[:, ::-1]
+        angles = np.arctan2(tails[:, 1:], U[:, :-1])
         cells = np.minimum((angles / (np.pi / 2) * self.per_angle).astype(np.int64), self.per_angle - 1)
-        cells[(points == 0).all(axis=1)] = -1
+        cells[(U == 0).all(axis=1)] = -1
         return cells
 
-    def draw(self, cell: ArrayLike, size: int, rng: np.random.Generator) -> Array:
+    def draw(self, cell: Cells, size: int, rng: np.random.Generator) -> Array:
         """Return `size x n` points, uniform in the volume of a bin (n - 1 numbers) within the cube.
 
         ``DIRECTIONS`` directions are drawn with uniform angles, and chosen from in proportion to the volume
@@ -104,7 +78,7 @@ class AngularBins:
         radius is R v^(1/n), v uniform.
         """
         n = self.n
-        angles = (np.asarray(cell) + rng.random((DIRECTIONS, n - 1))) / self.per_angle * (np.pi / 2)
+        angles = (cell + rng.random((DIRECTIONS, n - 1))) / self.per_angle * (np.pi / 2)
         sines = np.cumprod(np.sin(angles), axis=1)
         one = np.ones((DIRECTIONS, 1))
         ways = np.hstack([one, sines]) * np.hstack([np.cos(angles), one])
@@ -126,7 +100,7 @@ def bins_per_angle(n: int) -> int:
     return per_angle
 
 
-def score_bins(errors: ArrayLike, cells: Cells, rng: np.random.Generator) -> tuple[Cells, Array]:
+def score_bins(errors: Array, cells: Cells, rng: np.random.Generator) -> tuple[Cells, Array]:
     """Return each bin's mean error plus one half of its bootstrap standard deviation (Algorithm 4, lines 13 to 19).
 
     Each of the ``BOOTSTRAPS`` draws drops ``DROPPED`` of the bin's points, rounded up so that small bins have
@@ -141,9 +115,8 @@ def score_bins(errors: ArrayLike, cells: Cells, rng: np.random.Generator) -> tup
     Returns:
         The bins that have a score, `m x (n - 1)` in lexicographic order, and their scores (m,).
     """
-    squared = np.asarray(errors, dtype=np.float64)
-    counts = np.isfinite(squared) & (cells >= 0).all(axis=1)
-    squared = squared[counts]
+    counts = np.isfinite(errors) & (cells >= 0).all(axis=1)
+    squared = errors[counts]
     scored, member = np.unique(cells[counts], axis=0, return_inverse=True)
     scores = np.empty(len(scored))
     for k in range(len(scored)):
@@ -154,69 +127,48 @@ def score_bins(errors: ArrayLike, cells: Cells, rng: np.random.Generator) -> tup
     return scored, scores
 
 
-@dataclass(frozen=True, eq=False)
-class Posterior:
-    """How likely the next point lies in which bin (Algorithm 4, line 20).
-
-    Attributes:
-        bins: The bins.
-        scored: Those that have a score, `m x (n - 1)`.
-        probabilities: The probability of each of them (m,).
-        elsewhere: The probability of each other bin, the same for all.
-    """
-
-    bins: AngularBins
-    scored: Cells
-    probabilities: Array
-    elsewhere: float
-
-    def draw_bin(self, rng: np.random.Generator) -> Cells:
-        """Draw one bin (n - 1,)."""
-        place = rng.random()
-        for cell, probability in zip(self.scored, self.probabilities, strict=True):
-            place -= probability
-            if place < 0:
-                return np.asarray(cell)
-        if len(self.scored) == self.bins.count:  # rounding left the probabilities a hair below 1
-            return np.asarray(self.scored[-1])
-        while True:
-            cell = rng.integers(self.bins.per_angle, size=self.bins.n - 1)
-            if not (self.scored == cell).all(axis=1).any():
-                return np.asarray(cell)
+def bin_probabilities(scores: Array, n_bins: int) -> Array:
+    """Return the softmax of standardised scores (m,) among ``n_bins``; those without a score count as the largest."""
+    if len(scores) == 0:
+        return scores
+    spread = scores.std()
+    # The largest is 1 after the exponential, as is each bin without a score.
+    weights = np.exp((scores - scores.max()) / (spread if spread > 1e-9 * scores.max() else 1.0))
+    return np.asarray(weights / (weights.sum() + (n_bins - len(scores))))
 
 
-def make_posterior(bins: AngularBins, scored: Cells, scores: ArrayLike) -> Posterior:
-    """Return the softmax of the standardised scores; bins without a score count as the largest.
+def draw_bin(bins: AngularBins, scored: Cells, probabilities: Array, rng: np.random.Generator) -> Cells:
+    """Draw one bin (n - 1,), with probabilities for those scored; the others share the rest equally."""
+    place = rng.random()
+    for cell, probability in zip(scored, probabilities, strict=True):
+        place -= probability
+        if place < 0:
+            return np.asarray(cell)
+    if len(scored) == bins.count:  # rounding left the probabilities a hair below 1
+        return np.asarray(scored[-1])
+    while True:
+        cell = rng.integers(bins.per_angle, size=bins.n - 1)
+        if not (scored == cell).all(axis=1).any():
+            return np.asarray(cell)
+
+
+def draw_points(
+    bins: AngularBins, scored: Cells, scores: Array, n_points: int, asked: Array, rng: np.random.Generator
+) -> Array:
+    """Return the next points of the unit cube, `n_points x n`, one after the other and each away from all before it.
 
     Args:
         bins: The bins.
         scored: Those that have a score, `m x (n - 1)`.
         scores: Their scores (m,).
-    """
-    values = np.asarray(scores, dtype=np.float64)
-    if len(values) == 0:
-        return Posterior(bins, scored, values, 1 / bins.count)
-    spread = values.std()
-    standard = (values - values.max()) / (spread if spread > 1e-9 * values.max() else 1.0)
-    # The largest is 1 after the exponential, as is each bin without a score.
-    weights = np.exp(standard)
-    total = weights.sum() + (bins.count - len(values))
-    return Posterior(bins, scored, weights / total, float(1 / total))
-
-
-def draw_points(posterior: Posterior, n_points: int, asked: ArrayLike, rng: np.random.Generator) -> Array:
-    """Return the next points of the unit cube, `n_points x n`, one after the other and each away from all before it.
-
-    Args:
-        posterior: How likely each bin is.
-        n_points: How many.
+        n_points: The number of points.
         asked: Points that were asked before, `m x n`; none of them is asked again.
         rng: What draws.
     """
-    points = np.asarray(asked, dtype=np.float64)
-    n_asked = len(points)
+    probabilities = bin_probabilities(scores, bins.count)
+    points = asked
     for _ in range(n_points):
-        candidates = posterior.bins.draw(posterior.draw_bin(rng), CANDIDATES, rng)
+        candidates = bins.draw(draw_bin(bins, scored, probabilities, rng), CANDIDATES, rng)
         gaps = ((candidates[:, None] - points[None]) ** 2).sum(axis=2).min(axis=1)
         points = np.vstack([points, candidates[np.argmax(gaps)]])
-    return points[n_asked:]
+    return points[len(asked) :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -20,6 +21,7 @@ INSIDE = 0.005
 register = LINKS.register
 
 
+@dataclass(unsafe_hash=True)
 class Link(Helpful, ABC):
     """A link with a metric's bounds.
 
@@ -32,31 +34,21 @@ class Link(Helpful, ABC):
 
     Attributes:
         name: What study files and the command line call it.
-        title: What pages call it.
         bounds: The bounds that it has unless others are given; None where it ignores bounds.
         n_bounds: How many finite bounds a metric has that it suits.
-        is_linear: Whether it is the quadratic form itself, so that least squares have a closed form.
-        needs_ridge: Whether metrics on a bound would let the fit grow without end, but for a small ridge.
+        is_linear: Whether it is the quadratic form itself, so that least squares have a closed form. Fits of other
+            links need a small ridge: metrics on a bound would let them grow without end.
     """
 
     name: ClassVar[str]
-    title: ClassVar[str]
     bounds: ClassVar[tuple[float, float] | None]
     n_bounds: ClassVar[int]
     is_linear: ClassVar[bool] = False
-    needs_ridge: ClassVar[bool] = True
+    low: float
+    high: float
 
-    def __init__(self, low: float, high: float) -> None:
-        self.low, self.high = float(low), float(high)
-        self.check()
-
-    @abstractmethod
-    def check(self) -> None:
-        """Make sure that it can have its bounds.
-
-        Raises:
-            SearchError: It can't.
-        """
+    def __post_init__(self) -> None:
+        """Raise a `SearchError` where a subclass can't have these bounds."""
 
     @abstractmethod
     def value(self, z: Array) -> Array:
@@ -86,12 +78,6 @@ class Link(Helpful, ABC):
     def error_unit(self, y: Array) -> float:
         """Return what errors of metrics ``y`` are a share of, so that a ridge weighs the same in all units."""
         return float(y.std()) or 1.0
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and (self.low, self.high) == (other.low, other.high)
-
-    def __hash__(self) -> int:
-        return hash((self.name, self.low, self.high))
 
 
 def make_link(name: str, bounds: tuple[float, float] | None = None) -> Link:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from mapmerge_core.search.links.base import Array, Link, register
@@ -14,14 +12,9 @@ class Identity(Link):
     """The quadratic itself, for metrics without bounds; ordinary least squares."""
 
     name = "identity"
-    title = "Identity"
-    bounds: ClassVar[tuple[float, float] | None] = None
+    bounds = None
     n_bounds = 0
     is_linear = True
-    needs_ridge = False
-
-    def check(self) -> None:
-        pass
 
     def value(self, z: Array) -> Array:
         return z

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 from scipy.special import expit, logit
 
@@ -16,11 +14,10 @@ class Sigmoid(Link):
     """l + (u - l) sigmoid(z), for metrics between two bounds, such as accuracies."""
 
     name = "sigmoid"
-    title = "Sigmoid"
-    bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
+    bounds = (0.0, 1.0)
     n_bounds = 2
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         if not (np.isfinite(self.low) and np.isfinite(self.high) and self.low < self.high):
             raise SearchError(f"A sigmoid link needs two finite bounds in order, not {self.low:g} and {self.high:g}.")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 from scipy.special import expit
 
@@ -16,11 +14,10 @@ class Softplus(Link):
     """l + log(1 + exp(z)), for metrics with one bound, such as losses; mirrored below an upper bound."""
 
     name = "softplus"
-    title = "Softplus"
-    bounds: ClassVar[tuple[float, float] | None] = (0.0, np.inf)
+    bounds = (0.0, np.inf)
     n_bounds = 1
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         if not np.isfinite(self.low) and not np.isfinite(self.high):
             raise SearchError("A softplus link needs a finite bound, and this metric has none.")
         if np.isfinite(self.low):

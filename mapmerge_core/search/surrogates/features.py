@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,3 +45,68 @@ def as_points(C: ArrayLike, n_vectors: int | None = None) -> Array:
             f"shape {points.shape}."
         )
     return points
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPoints:
+    """Points that surrogates are fitted to, with everything that doesn't depend on a metric.
+
+    Attributes:
+        centre: Middle of the points' box (N,).
+        half_width: Half its widths (N,), 1 where a coefficient never varies.
+        features: The features (`n x p`) of the points relative to these, of full rank; the first column is constant.
+        orthonormal: Q of features = QR, `n x p`.
+        root: R, `p x p`, upper triangular.
+    """
+
+    centre: Array
+    half_width: Array
+    features: Array
+    orthonormal: Array
+    root: Array
+
+    @classmethod
+    def prepare(cls, C: ArrayLike) -> PreparedPoints:
+        """Scale `n x N` points to [-1, 1] and factorise their features.
+
+        Raises:
+            SearchError: They are too few, not finite, or leave the quadratic undetermined.
+        """
+        points = as_points(C)
+        n_points, n_vectors = points.shape
+        needed = n_parameters(n_vectors)
+        if n_vectors < 1 or n_points < needed:
+            raise SearchError(
+                f"A quadratic surrogate of {n_vectors} coefficients needs at least {needed} points, "
+                f"and there are {n_points}: evaluate {needed - n_points} more."
+            )
+        low, high = points.min(axis=0), points.max(axis=0)
+        centre, half_width = (low + high) / 2, np.where(high > low, (high - low) / 2, 1.0)
+        features = quadratic_features((points - centre) / half_width)
+        orthonormal, root = np.linalg.qr(features)
+        # Features are of size one: what is smaller than 1e-8 of that is rounding.
+        rank = int((np.linalg.svd(root, compute_uv=False) > 1e-8 * np.sqrt(n_points)).sum())
+        if rank < needed:
+            raise SearchError(
+                f"These {n_points} points settle only {rank} of the {needed} parameters of a "
+                f"quadratic in {n_vectors} coefficients: add points with at least three different values of "
+                "every coefficient, in varied combinations."
+            )
+        return cls(centre, half_width, features, orthonormal, root)
+
+    @cached_property
+    def inverse_root(self) -> Array:
+        """R⁻¹: least-squares weights have the covariance R⁻¹R⁻ᵀ times the variance of the errors."""
+        return inverse_of_upper(self.root)
+
+    @cached_property
+    def leverage(self) -> Array:
+        """The diagonal of the hat matrix QQᵀ (n,)."""
+        return np.asarray((self.orthonormal**2).sum(axis=1))
+
+
+def inverse_of_upper(root: Array) -> Array:
+    """Return the inverse of an upper triangular matrix without a zero on its diagonal."""
+    from scipy.linalg.lapack import dtrtri
+
+    return np.asarray(dtrtri(root)[0])

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from mapmerge_core.errors import SearchError
-
 if TYPE_CHECKING:
     from mapmerge_core.search.links.base import Array, Link
+    from mapmerge_core.search.surrogates.features import PreparedPoints
 
 LossName = Literal["squared", "absolute", "huber"]
 
@@ -26,42 +25,6 @@ STEPS = 20
 """The most Gauss-Newton steps: good fits take five, and the others are left to Levenberg and Marquardt."""
 CONVERGED = 1e-12
 """Gauss-Newton ends where a step lowers the cost by less than this share."""
-
-
-@dataclass(frozen=True, eq=False)
-class Design:
-    """The features of n points, factorised once for all that is fitted to them.
-
-    Attributes:
-        features: ``n x p``, of full rank; the first column is constant.
-        orthonormal: Q of features = QR, ``n x p``.
-        root: R, ``p x p``, upper triangular.
-    """
-
-    features: Array
-    orthonormal: Array
-    root: Array
-
-    @classmethod
-    def factorise(cls, features: Array) -> Design:
-        """Factorise features (`n x p`) by Householder's QR."""
-        return cls(features, *np.linalg.qr(features))
-
-    @property
-    def rank(self) -> int:
-        """How many singular values of the features exceed 1e-8, relative to features of size one."""
-        singular_values = np.linalg.svd(self.root, compute_uv=False)
-        return int((singular_values > 1e-8 * np.sqrt(len(self.features))).sum())
-
-    @cached_property
-    def inverse_root(self) -> Array:
-        """R⁻¹: least-squares weights have the covariance R⁻¹R⁻ᵀ times the variance of the errors."""
-        return inverse_of_upper(self.root)
-
-    @cached_property
-    def leverage(self) -> Array:
-        """The diagonal of the hat matrix QQᵀ (n,)."""
-        return np.asarray((self.orthonormal**2).sum(axis=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,13 +48,13 @@ class Fit:
     roots: Array
 
 
-@dataclass(frozen=True, eq=False)
 class _Weighted:
     """A link whose values are multiplied by ``roots`` (n,), and with them a fit's residuals."""
 
-    link: Link
-    roots: Array
-    is_linear: ClassVar[bool] = False
+    is_linear = False
+
+    def __init__(self, link: Link, roots: Array) -> None:
+        self.link, self.roots = link, roots
 
     def value(self, z: Array) -> Array:
         return np.asarray(self.roots * self.link.value(z))
@@ -103,17 +66,9 @@ class _Weighted:
         return self.link.inverse(values / self.roots)
 
 
-def check_loss(loss: str) -> None:
-    """Make sure that a loss is one of those that can be fitted.
-
-    Raises:
-        SearchError: It isn't.
-    """
-    if loss not in ("squared", "absolute", "huber"):
-        raise SearchError(f"There is no loss called {loss!r}: choose squared, absolute or huber.")
-
-
-def fit(link: Link, design: Design, values: Array, ridge: float, loss: LossName, roots: Array | None = None) -> Fit:
+def fit(
+    link: Link, points: PreparedPoints, values: Array, ridge: float, loss: LossName, roots: Array | None = None
+) -> Fit:
     """Minimise the sum of the losses of the errors of link(z) plus ``ridge`` times the squared weights.
 
     Errors are divided by `Link.error_unit`, and the weight of the constant (the first feature) costs nothing. Squared
@@ -126,13 +81,13 @@ def fit(link: Link, design: Design, values: Array, ridge: float, loss: LossName,
 
     Args:
         link: The link with its bounds.
-        design: The features of the n points.
+        points: The n points.
         values: Metrics (n,).
         ridge: Weight of the squared weights.
         loss: ``squared``, ``absolute`` or ``huber``.
         roots: What each error is multiplied by (n,), above 0; 1 if left out.
     """
-    features = design.features
+    features = points.features
     n, p = features.shape
     unit = link.error_unit(values)
     size = float(np.abs(values).max()) if link.is_linear else unit
@@ -142,7 +97,7 @@ def fit(link: Link, design: Design, values: Array, ridge: float, loss: LossName,
     else:
         weighted, values = _Weighted(link, roots), roots * values
     penalty = unit * np.sqrt(ridge) * np.eye(p)[1:]
-    weights = _fit_squared(weighted, design, values, penalty)
+    weights = _fit_squared(weighted, points, values, penalty)
     residuals = values - weighted.value(features @ weights)
     if loss == "squared":
         return Fit(weights, float("nan"), residuals, np.ones(n), penalty, roots)
@@ -167,21 +122,14 @@ def fit(link: Link, design: Design, values: Array, ridge: float, loss: LossName,
     return Fit(weights, scale, first * residuals, curvature, penalty, roots)
 
 
-def inverse_of_upper(root: Array) -> Array:
-    """Return the inverse of an upper triangular matrix without a zero on its diagonal."""
-    from scipy.linalg.lapack import dtrtri
-
-    return np.asarray(dtrtri(root)[0])
-
-
-def _fit_squared(link: Link | _Weighted, design: Design, values: Array, penalty: Array) -> Array:
+def _fit_squared(link: Link | _Weighted, points: PreparedPoints, values: Array, penalty: Array) -> Array:
     """Return the weights of the features that minimise the squared errors of link(z) and the penalty."""
     if link.is_linear and not penalty.any():
-        return np.asarray(design.inverse_root @ (design.orthonormal.T @ values))
-    features, zeros = design.features, np.zeros(len(penalty))
+        return np.asarray(points.inverse_root @ (points.orthonormal.T @ values))
+    features, zeros = points.features, np.zeros(len(penalty))
     if link.is_linear:
         return _least_squares(np.vstack([features, penalty]), np.concatenate([values, zeros]))
-    weights = _gauss_newton(link, design, values, penalty)
+    weights = _gauss_newton(link, points, values, penalty)
     if weights is not None:
         return weights
 
@@ -189,20 +137,14 @@ def _fit_squared(link: Link | _Weighted, design: Design, values: Array, penalty:
     target = link.inverse(values)
     slope = link.slope(target)
     start = _least_squares(np.vstack([slope[:, None] * features, penalty]), np.concatenate([slope * target, zeros]))
-
-    def errors(weights: Array) -> Array:
-        return np.concatenate([link.value(features @ weights) - values, penalty @ weights])
-
-    def jacobian(weights: Array) -> Array:
-        return np.vstack([link.slope(features @ weights)[:, None] * features, penalty])
-
     from scipy.optimize import least_squares
 
     # MINPACK's Levenberg-Marquardt needs at least as many rows as parameters, which n >= p grants.
+    errors, jacobian = _errors(link, features, values, penalty)
     return np.asarray(least_squares(errors, start, jacobian, method="lm", max_nfev=500).x)
 
 
-def _gauss_newton(link: Link | _Weighted, design: Design, values: Array, penalty: Array) -> Array | None:
+def _gauss_newton(link: Link | _Weighted, points: PreparedPoints, values: Array, penalty: Array) -> Array | None:
     """Return what `_fit_squared` looks for by undamped Gauss-Newton steps, or None where a step raises the cost.
 
     Each step solves normal equations in the orthonormal basis of the features: this is quick, and exact enough,
@@ -210,8 +152,8 @@ def _gauss_newton(link: Link | _Weighted, design: Design, values: Array, penalty
     """
     from scipy.linalg.lapack import dpotrf, dpotrs
 
-    basis = design.orthonormal
-    rows = penalty @ design.inverse_root
+    basis = points.orthonormal
+    rows = penalty @ points.inverse_root
     ridge = rows.T @ rows
 
     def solve(slope: Array, right: Array) -> Array | None:
@@ -233,7 +175,7 @@ def _gauss_newton(link: Link | _Weighted, design: Design, values: Array, penalty
         if not cost <= best * (1 + CONVERGED):
             return None
         if cost >= best * (1 - CONVERGED):
-            return np.asarray(design.inverse_root @ weights)
+            return np.asarray(points.inverse_root @ weights)
         slope, best = link.slope(z), cost
         step = solve(slope, basis.T @ (slope * errors) - ridge @ weights)
         weights = None if step is None else weights + step
@@ -247,12 +189,7 @@ def _fit_robust(
     from scipy.optimize import least_squares
 
     n = len(values)
-
-    def errors(weights: Array) -> Array:
-        return np.concatenate([link.value(features @ weights) - values, penalty @ weights]) / width
-
-    def jacobian(weights: Array) -> Array:
-        return np.vstack([link.slope(features @ weights)[:, None] * features, penalty]) / width
+    errors, jacobian = _errors(link, features, values, penalty, width)
 
     def losses(squares: Array) -> Array:
         table = np.vstack([squares, np.ones_like(squares), np.zeros_like(squares)])
@@ -264,6 +201,20 @@ def _fit_robust(
             errors, start, jacobian, method="trf", loss=losses, xtol=1e-12, ftol=1e-12, gtol=1e-12, max_nfev=200
         ).x
     )
+
+
+def _errors(
+    link: Link | _Weighted, features: Array, values: Array, penalty: Array, width: float = 1.0
+) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+    """Return the errors and the penalty in units of ``width``, and their Jacobian, as functions of the weights."""
+
+    def errors(weights: Array) -> Array:
+        return np.concatenate([link.value(features @ weights) - values, penalty @ weights]) / width
+
+    def jacobian(weights: Array) -> Array:
+        return np.vstack([link.slope(features @ weights)[:, None] * features, penalty]) / width
+
+    return errors, jacobian
 
 
 def _loss(loss: LossName, squares: Array) -> tuple[Array, Array, Array]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+from typing import Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,8 +12,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from mapmerge_core.errors import SearchError
 from mapmerge_core.search.links.base import Array, Link, make_link
-from mapmerge_core.search.surrogates.features import as_points, n_parameters, quadratic_features
-from mapmerge_core.search.surrogates.fitting import Design, Fit, LossName, check_loss, fit, inverse_of_upper
+from mapmerge_core.search.surrogates.features import (
+    PreparedPoints,
+    as_points,
+    inverse_of_upper,
+    n_parameters,
+    quadratic_features,
+)
+from mapmerge_core.search.surrogates.fitting import LossName, fit
 from mapmerge_core.search.threads import one_thread
 
 NONLINEAR_RIDGE = 3e-3
@@ -123,25 +128,28 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
         Raises:
             SearchError: As for `fit`, where it isn't about the points.
         """
-        values = points.check_metrics(y)
-        noise = np.zeros(len(values)) if errors is None else points.check_errors(errors) ** 2
+        values, n_points = np.asarray(y, dtype=np.float64), len(points.features)
+        if values.shape != (n_points,):
+            raise SearchError(f"{n_points} points need as many metrics, not an array of shape {values.shape}.")
+        if not np.isfinite(values).all():
+            raise SearchError("Metrics must be finite: there is a NaN or an infinity among them.")
+        deviations = np.zeros(n_points) if errors is None else np.asarray(errors, dtype=np.float64)
+        if deviations.shape != values.shape or not (np.isfinite(deviations) & (deviations >= 0)).all():
+            raise SearchError("Standard errors must be finite and at least 0, one for each metric.")
+        noise = deviations**2
         link = make_link(self.link, self.bounds)
-        check_loss(self.loss)
+        if self.loss not in get_args(LossName):
+            raise SearchError(f"There is no loss called {self.loss!r}: choose squared, absolute or huber.")
         link.check_values(values)
-        self.n_features_in_ = points.n_vectors
+        self.n_features_in_ = len(points.centre)
         self.link_ = link
         self._centre, self._half_width = points.centre, points.half_width
-        fitted = fit(link, points.design, values, self._ridge(), self.loss)
-        self._set_coefficients(fitted.weights)
-        self._set_statistics(points.design, values, fitted)
+        self._learn(points, values)
         if noise.any() and np.isfinite(self.sigma_) and self.sigma_ > 0:
             own = max(self.sigma_**2 - noise.mean(), LEAST_OWN * self.sigma_**2)
             shares = own / (own + noise)
             # The ridge weighs as ever beside weights whose mean is 1.
-            roots = np.sqrt(shares / shares.mean())
-            fitted = fit(link, points.design, values, self._ridge(), self.loss, roots)
-            self._set_coefficients(fitted.weights)
-            self._set_statistics(points.design, values, fitted)
+            self._learn(points, values, np.sqrt(shares / shares.mean()))
             of_exact = float(np.sqrt(shares.mean()))
             self.sigma_ *= of_exact
             self._inverse_root /= of_exact
@@ -189,7 +197,7 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
     def _ridge(self) -> float:
         if self.ridge is None:
             default = ABSOLUTE_RIDGE if self.loss == "absolute" else NONLINEAR_RIDGE
-            return default if self.link_.needs_ridge else 0.0
+            return 0.0 if self.link_.is_linear else default
         if not (np.isfinite(self.ridge) and self.ridge >= 0):
             raise SearchError(f"A ridge is zero or more, not {self.ridge:g}.")
         return self.ridge
@@ -213,15 +221,20 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
         self.b_ = slope - self.A_ @ self._centre
         self.e_ = float(weights[0] - slope @ self._centre + 0.5 * self._centre @ self.A_ @ self._centre)
 
-    def _set_statistics(self, design: Design, values: Array, fitted: Fit) -> None:
-        """Set the residual variance, the covariance and the leave-one-out predictions, by a QR of the Jacobian."""
-        features = design.features
+    def _learn(self, points: PreparedPoints, values: Array, roots: Array | None = None) -> None:
+        """Fit A, b and e; set the residual variance, the covariance and the leave-one-out predictions.
+
+        ``roots`` are what each error is multiplied by (n,). The covariance comes from a QR of the Jacobian.
+        """
+        fitted = fit(self.link_, points, values, self._ridge(), self.loss, roots)
+        self._set_coefficients(fitted.weights)
+        features = points.features
         z = features @ fitted.weights
         slope = fitted.roots * self.link_.slope(z)
         n, p = features.shape
         is_plain = self.link_.is_linear and self.loss == "squared" and not fitted.penalty.any()
         if is_plain and (fitted.roots == 1).all():
-            self._inverse_root, spread = design.inverse_root, design.leverage
+            self._inverse_root, spread = points.inverse_root, points.leverage
         else:
             # The floor keeps the factor invertible where every metric sits on a bound and all slopes vanish,
             # or where a robust loss gives too few points any curvature.
@@ -243,73 +256,6 @@ class QuadraticSurrogate(RegressorMixin, BaseEstimator):
             # mean curvature once more; the noise of a new measurement is that of the uncorrupted ones.
             self._inverse_root *= self.sigma_ / fitted.scale / np.sqrt(fitted.curvature.mean())
             self.sigma_ = fitted.scale
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedPoints:
-    """Points that surrogates are fitted to, with everything that doesn't depend on a metric.
-
-    Attributes:
-        n_vectors: N.
-        centre: Middle of the points' box (N,).
-        half_width: Half its widths (N,), 1 where a coefficient never varies.
-        design: The features of the points relative to these.
-    """
-
-    n_vectors: int
-    centre: Array
-    half_width: Array
-    design: Design
-
-    @classmethod
-    def prepare(cls, C: ArrayLike) -> PreparedPoints:
-        """Scale `n x N` points to [-1, 1] and factorise their features.
-
-        Raises:
-            SearchError: They are too few, not finite, or leave the quadratic undetermined.
-        """
-        points = as_points(C)
-        n_points, n_vectors = points.shape
-        needed = QuadraticSurrogate.n_parameters(n_vectors)
-        if n_vectors < 1 or n_points < needed:
-            raise SearchError(
-                f"A quadratic surrogate of {n_vectors} coefficients needs at least {needed} points, "
-                f"and there are {n_points}: evaluate {needed - n_points} more."
-            )
-        low, high = points.min(axis=0), points.max(axis=0)
-        centre, half_width = (low + high) / 2, np.where(high > low, (high - low) / 2, 1.0)
-        design = Design.factorise(quadratic_features((points - centre) / half_width))
-        if design.rank < needed:
-            raise SearchError(
-                f"These {n_points} points settle only {design.rank} of the {needed} parameters of a "
-                f"quadratic in {n_vectors} coefficients: add points with at least three different values of "
-                "every coefficient, in varied combinations."
-            )
-        return cls(n_vectors, centre, half_width, design)
-
-    def check_metrics(self, y: ArrayLike) -> Array:
-        """Return the metrics (n,) at these points as an array.
-
-        Raises:
-            SearchError: They are of another number, or not finite.
-        """
-        values, n_points = np.asarray(y, dtype=np.float64), len(self.design.features)
-        if values.shape != (n_points,):
-            raise SearchError(f"{n_points} points need as many metrics, not an array of shape {values.shape}.")
-        if not np.isfinite(values).all():
-            raise SearchError("Metrics must be finite: there is a NaN or an infinity among them.")
-        return values
-
-    def check_errors(self, errors: ArrayLike) -> Array:
-        """Return the standard errors (n,) of metrics at these points as an array.
-
-        Raises:
-            SearchError: They are of another number, negative or not finite.
-        """
-        values = np.asarray(errors, dtype=np.float64)
-        if values.shape != (len(self.design.features),) or not (np.isfinite(values) & (values >= 0)).all():
-            raise SearchError("Standard errors must be finite and at least 0, one for each metric.")
-        return values
 
 
 def _r2(values: Array, predictions: Array) -> float:

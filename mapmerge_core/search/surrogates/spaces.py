@@ -10,13 +10,13 @@ from numpy.typing import ArrayLike
 
 from mapmerge_core.errors import SearchError
 from mapmerge_core.search.spaces import Space, box_of
-from mapmerge_core.search.surrogates.features import as_points
+from mapmerge_core.search.surrogates.features import PreparedPoints, as_points
 from mapmerge_core.search.threads import one_thread
 
 if TYPE_CHECKING:
     from mapmerge_core.search.links.base import Array
     from mapmerge_core.search.surrogates.fitting import LossName
-    from mapmerge_core.search.surrogates.quadratic import PreparedPoints, QuadraticSurrogate
+    from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate
 
     Links = Sequence[tuple[str, tuple[float, float] | None]]
 
@@ -117,7 +117,7 @@ def fit_surrogates(
     Raises:
         SearchError: As for `QuadraticSurrogate.fit`.
     """
-    from mapmerge_core.search.surrogates.quadratic import PreparedPoints, QuadraticSurrogate  # takes scikit-learn
+    from mapmerge_core.search.surrogates.quadratic import QuadraticSurrogate  # takes scikit-learn
 
     U, table = space.free(X), np.asarray(Y, dtype=np.float64)
     if table.shape != (len(U), len(links)):

@@ -32,7 +32,6 @@ def link(request):
 def test_it_describes_itself(name):
     kind = LINKS[name]
     assert kind.name == name
-    assert kind.title[0].isupper()
     assert kind.help().endswith(".")
     assert any(case[0] == name for case in CASES)
     assert make_link(name).bounds == kind.bounds
